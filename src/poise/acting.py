@@ -1,0 +1,101 @@
+"""The policy in NumPy: a few small matrix products cost less than one call into JAX.
+
+Used while collecting from host environments and in evaluation; tested equal to the networks.
+"""
+
+import math
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from poise.config import Normalize
+from poise.networks import GaussianPolicy, Policy
+from poise.normalize import Normalizer
+from poise.types import Spec, Tensor
+
+
+class ActionScale:
+    """From the policy's units to the environment's: clip(center + scale * action, low, high).
+
+    With normalization the policy's [-1, 1] is the environment's [low, high], dimension by
+    dimension; a dimension without finite bounds keeps its units. Takes NumPy and JAX arrays.
+    """
+
+    def __init__(self, spec: Spec, *, normalize: bool):
+        low, high = np.array(spec.action_low), np.array(spec.action_high)
+        scaled = np.isfinite(low) & np.isfinite(high) & normalize
+        with np.errstate(invalid="ignore"):
+            self._center = np.where(scaled, (low + high) / 2, 0.0).astype(np.float32)
+            self._scale = np.where(scaled, (high - low) / 2, 1.0).astype(np.float32)
+        self._low, self._high = low.astype(np.float32), high.astype(np.float32)
+        self._discrete = spec.discrete
+
+    def __call__(self, action: Shaped[Tensor, " *N_A"]) -> Shaped[Tensor, " *N_A"]:
+        if self._discrete:
+            return action
+        return (self._center + self._scale * action).clip(self._low, self._high)
+
+
+class Actor:
+    """A policy and its frozen observation statistics, acting on raw observations."""
+
+    def __init__(self, policy: Policy, normalizer: Normalizer, config: Normalize):
+        weights = [np.asarray(w) for w in policy.mlp.weight]
+        self._layers = list(zip(weights, [np.asarray(b) for b in policy.mlp.bias], strict=True))
+        self._activation = np.tanh if policy.mlp.activation == "tanh" else _relu
+        self._mean, self._std = np.asarray(normalizer.obs.mean), np.asarray(normalizer.obs.std)
+        self._config = config
+        self._gaussian = isinstance(policy, GaussianPolicy)
+        if isinstance(policy, GaussianPolicy):
+            self._head_tanh, self._std_min = policy.head_tanh, np.float32(policy.std_min)
+            self._predicted = policy.std == "predicted"
+            self._std_scale = np.float32(policy.std_init / math.log(2))
+            log_std = policy.log_std
+            constant = policy.std_init if log_std is None else np.exp(np.asarray(log_std)) + self._std_min
+            self._constant_std = np.asarray(constant, np.float32)
+
+    def act(
+        self, obs: Float[np.ndarray, "N O"], noise: Float[np.ndarray, "N A"] | None = None
+    ) -> Shaped[np.ndarray, "N ..."]:
+        """Actions in the policy's units: what ``noise`` leads to, or greedy ones without it.
+
+        ``noise`` is standard normal for a Gaussian policy and standard Gumbel for a categorical one.
+        """
+        out = self._forward(obs)
+        if not self._gaussian:
+            return np.argmax(out if noise is None else out + noise, axis=1)
+        mean, std = self._heads(out)
+        return mean if noise is None else mean + std * noise
+
+    def mean_and_std(
+        self, obs: Float[np.ndarray, "N O"]
+    ) -> tuple[Float[np.ndarray, "N A"], Float[np.ndarray, "N A"]]:
+        """Of a Gaussian policy, in its units."""
+        mean, std = self._heads(self._forward(obs))
+        return mean, np.broadcast_to(std, mean.shape)
+
+    def _heads(self, out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self._head_tanh == "all":
+            out = np.tanh(out)
+        mean, std = out, self._constant_std
+        if self._predicted:
+            mean, pre = np.split(out, 2, axis=1)
+            std = np.logaddexp(pre, np.float32(0)) * self._std_scale + self._std_min
+        return (np.tanh(mean) if self._head_tanh == "mean" else mean), std
+
+    def _forward(self, obs: np.ndarray) -> np.ndarray:
+        x, limit = obs, self._config.obs_clip
+        if self._config.obs:
+            x = (x - self._mean) / self._std
+        if limit is not None:
+            x = np.maximum(np.minimum(x, np.float32(limit)), np.float32(-limit))
+        *hidden, (weight, bias) = self._layers
+        for w, b in hidden:
+            x = x @ w
+            x += b
+            self._activation(x, out=x)
+        return x @ weight + bias
+
+
+def _relu(x: np.ndarray, out: np.ndarray) -> np.ndarray:
+    return np.maximum(x, np.float32(0), out=out)

@@ -1,0 +1,288 @@
+"""Everything that decides what is learned, as frozen, checked dataclasses.
+
+The docstring under a field is the text that ``poise train --help`` shows for it.
+"""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Self
+
+from poise.types import PoiseError, Spec
+
+
+class ConfigError(PoiseError):
+    """An option with a value it cannot have. The message names field, value and bound."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a number must satisfy, ``gt < value <= le`` and so on. Infinity and NaN never do."""
+
+    gt: float | None = None
+    ge: float | None = None
+    le: float | None = None
+
+    def __str__(self) -> str:
+        parts = {">": self.gt, ">=": self.ge, "<=": self.le}
+        return " and ".join(f"{sign} {limit:g}" for sign, limit in parts.items() if limit is not None)
+
+    def holds(self, value: float) -> bool:
+        return (
+            math.isfinite(value)
+            and (self.gt is None or value > self.gt)
+            and (self.ge is None or value >= self.ge)
+            and (self.le is None or value <= self.le)
+        )
+
+
+def _problem(hint: Any, value: Any) -> str | None:
+    """What is wrong with ``value`` for the annotation ``hint``, or None."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        inner, bound = arguments
+        problem = _problem(inner, value)
+        if problem or value is None:
+            return problem
+        return None if bound.holds(value) else f"must be {bound}"
+    if origin is Literal:
+        choices = ", ".join(str(a) for a in arguments)
+        return None if value in arguments else f"must be one of: {choices}"
+    if origin is types.UnionType:
+        problems = [_problem(a, value) for a in arguments]
+        return None if None in problems else problems[0]
+    if origin is tuple:
+        if not isinstance(value, tuple) or not value:
+            return "must be one or more numbers"
+        return next((p for v in value if (p := _problem(arguments[0], v))), None)
+    if hint is types.NoneType:
+        return None if value is None else "must be None"
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+    allowed = (int, float) if hint is float else (hint,)
+    right = isinstance(value, allowed) and (hint is bool or not isinstance(value, bool))
+    return None if right else f"must be {names[hint]}"
+
+
+class Checked:
+    """Checks every field against its annotation when the record is made."""
+
+    prefix: typing.ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
+            if name == "prefix" or dataclasses.is_dataclass(hint):
+                continue
+            if problem := _problem(hint, getattr(self, name)):
+                raise ConfigError(f"{self.prefix}{name} = {getattr(self, name)!r}: {problem}")
+
+
+Positive = Annotated[float, Bound(gt=0)]
+Share = Annotated[float, Bound(ge=0, le=1)]
+Count = Annotated[int, Bound(ge=1)]
+Widths = tuple[Count, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPO(Checked):
+    """The algorithm. Schulman et al. 2017, arXiv:1707.06347."""
+
+    prefix = "ppo."
+
+    num_steps: Count = 128
+    """Steps of each environment in a rollout, T."""
+    num_epochs: Count = 10
+    """Passes over each rollout."""
+    minibatch_size: Annotated[int, Bound(ge=2)] = 64
+    """Rows of a minibatch; what does not fill one is dropped after each shuffle."""
+    gamma: Share = 0.99
+    """Discount."""
+    lam: Share = 0.95
+    """Lambda of generalized advantage estimation."""
+    clip: Positive = 0.2
+    """Half width of the interval to which the probability ratio is clipped."""
+    policy_learning_rate: Positive = 3e-4
+    """Step size of the policy's Adam at the start."""
+    value_learning_rate: Positive = 1e-3
+    """Step size of the value function's Adam at the start."""
+    anneal: Literal["linear", "none"] = "linear"
+    """Whether both learning rates go to 0 with the share of the budget that is done."""
+    max_grad_norm: Annotated[float | None, Bound(gt=0)] = 0.5
+    """Global norm to which the gradient of each network is clipped; None: not clipped."""
+    target_kl: Annotated[float | None, Bound(gt=0)] = None
+    """Approximate KL at which the remaining policy updates of an iteration are left out; None: never."""
+    entropy_coef: Annotated[float, Bound(ge=0)] = 0.0
+    """Weight of the entropy bonus in the policy's loss."""
+    normalize_advantage: bool = True
+    """Whether the policy's loss sees advantages with mean 0 and deviation 1 in each minibatch."""
+    reset_every_rollout: bool = False
+    """Whether each rollout begins with fresh episodes; otherwise episodes go on across rollouts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy(Checked):
+    """The policy network."""
+
+    prefix = "policy."
+
+    hidden: Widths = (64, 64)
+    """Units of each hidden layer."""
+    activation: Literal["tanh", "relu"] = "tanh"
+    """Activation of the hidden layers."""
+    init: Literal["orthogonal", "uniform"] = "orthogonal"
+    """Initial weights: orthogonal with gain sqrt 2 (last layer 0.01), or uniform within 1/sqrt(inputs)."""
+    std: Literal["fixed", "predicted", "independent"] = "independent"
+    """Deviation of a continuous action: a constant, an output of the network, or a parameter of its own."""
+    std_init: Positive = 1.0
+    """Initial deviation, in the units the policy acts in ([-1, 1] where actions are normalized)."""
+    std_min: Annotated[float, Bound(ge=0)] = 0.0
+    """Added to a predicted or independent deviation, so that it stays above this."""
+    head_tanh: Literal["none", "mean", "all"] = "none"
+    """A final tanh: none, on the mean, or on all outputs (mean and, where predicted, pre-sigma)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.std == "fixed" and self.std_min:
+            raise ConfigError(
+                f"policy.std_min = {self.std_min!r}: must be 0 with policy.std = fixed, where std_init is all"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Value(Checked):
+    """The value network."""
+
+    prefix = "value."
+
+    hidden: Widths = (64, 64)
+    """Units of each hidden layer."""
+    activation: Literal["tanh", "relu"] = "tanh"
+    """Activation of the hidden layers."""
+    init: Literal["orthogonal", "uniform"] = "orthogonal"
+    """Initial weights: orthogonal with gain sqrt 2 (last layer 1), or uniform within 1/sqrt(inputs)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalize(Checked):
+    """What is brought to a common scale before the networks see it."""
+
+    prefix = "normalize."
+
+    obs: bool = True
+    """Observations: minus the running mean, over the running deviation."""
+    obs_clip: Annotated[float | None, Bound(gt=0)] = 10.0
+    """Bound on each entry of an observation, after normalization; None: no bound."""
+    reward: bool = True
+    """Rewards: over the running deviation of the discounted return."""
+    reward_clip: Annotated[float | None, Bound(gt=0)] = 10.0
+    """Bound on a reward, after normalization; None: no bound."""
+    reward_gamma: Annotated[float | None, Bound(ge=0, le=1)] = None
+    """Discount of the return whose deviation scales the rewards; None: ppo.gamma."""
+    action: bool = True
+    """Whether the policy acts in [-1, 1], rescaled to the environment's bounds; otherwise it acts in the
+    environment's units, clipped to the bounds."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.reward and self.reward_gamma is not None:
+            raise ConfigError(
+                f"normalize.reward_gamma = {self.reward_gamma!r}: must be None where normalize.reward is off"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Checked):
+    """One training, whatever its environment."""
+
+    total_steps: Count = 100_000
+    """Budget in environment steps, rounded down to whole rollouts."""
+    seed: Annotated[int, Bound(ge=0, le=2**32 - 1)] = 0
+    """Seed of everything that is drawn."""
+    num_envs: Count = 16
+    """Environments stepped together, N."""
+    ppo: PPO = field(default_factory=PPO)
+    policy: Policy = field(default_factory=Policy)
+    value: Value = field(default_factory=Value)
+    normalize: Normalize = field(default_factory=Normalize)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ppo.minibatch_size > self.rollout_size:
+            raise ConfigError(
+                f"ppo.minibatch_size = {self.ppo.minibatch_size}: must be <= {self.rollout_size}, "
+                f"the rows of a rollout (num_envs {self.num_envs} x ppo.num_steps {self.ppo.num_steps})"
+            )
+        if self.total_steps < self.rollout_size:
+            raise ConfigError(
+                f"total_steps = {self.total_steps}: must be >= {self.rollout_size}, "
+                f"one rollout (num_envs {self.num_envs} x ppo.num_steps {self.ppo.num_steps})"
+            )
+
+    @property
+    def rollout_size(self) -> int:
+        """Rows of one rollout, B = T * N."""
+        return self.num_envs * self.ppo.num_steps
+
+    @property
+    def num_iterations(self) -> int:
+        return self.total_steps // self.rollout_size
+
+    @property
+    def num_minibatches(self) -> int:
+        """Minibatches of one epoch; the remainder of a shuffle is dropped."""
+        return self.rollout_size // self.ppo.minibatch_size
+
+    @property
+    def reward_gamma(self) -> float:
+        given = self.normalize.reward_gamma
+        return self.ppo.gamma if given is None else given
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The configuration that ``to_dict`` (or JSON made of it) describes.
+
+        Raises:
+            ConfigError: names the first field that is unknown or has a wrong value.
+        """
+        return _from_dict(cls, data, "")
+
+    def check_against(self, spec: Spec) -> None:
+        """Refuses options that a discrete action space would leave without effect."""
+        if not spec.discrete:
+            return
+        default = Config()
+        for group, name in (
+            ("policy", "std"),
+            ("policy", "std_init"),
+            ("policy", "std_min"),
+            ("policy", "head_tanh"),
+            ("normalize", "action"),
+        ):
+            value, usual = (getattr(getattr(c, group), name) for c in (self, default))
+            if value != usual:
+                raise ConfigError(
+                    f"{group}.{name} = {value!r}: has no effect on the discrete actions of {spec.id}; "
+                    f"leave it at {usual!r}"
+                )
+
+
+def _from_dict(cls: type, data: Any, prefix: str) -> Any:
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{prefix.rstrip('.') or 'configuration'} = {data!r}: must be an object")
+    hints = typing.get_type_hints(cls, include_extras=True)
+    known = {f.name for f in dataclasses.fields(cls)}
+    values: dict[str, Any] = {}
+    for name, value in data.items():
+        if name not in known:
+            raise ConfigError(f"{prefix}{name}: no such option")
+        if dataclasses.is_dataclass(hints[name]):
+            value = _from_dict(typing.cast(type, hints[name]), value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            value = tuple(value)
+        values[name] = value
+    return cls(**values)

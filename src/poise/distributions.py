@@ -1,0 +1,79 @@
+"""Action distributions of one observation. Batches are made with ``jax.vmap``."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+
+class DiagGaussian(eqx.Module):
+    """Normal distribution with independent dimensions, N(mean, std^2), in the policy's units."""
+
+    mean: Float[Array, " A"]
+    std: Float[Array, " A"]
+
+    def log_prob(self, action: Float[Array, " A"]) -> Float[Array, ""]:
+        """sum_i -((a_i - mu_i) / sigma_i)^2 / 2 - log sigma_i - log(2 pi) / 2, in nats."""
+        z = (action - self.mean) / self.std
+        return jnp.sum(-0.5 * z**2 - jnp.log(self.std) - 0.5 * math.log(2 * math.pi))
+
+    def entropy(self) -> Float[Array, ""]:
+        """sum_i log sigma_i + (1 + log(2 pi)) / 2, in nats."""
+        return jnp.sum(jnp.log(self.std) + 0.5 * (1 + math.log(2 * math.pi)))
+
+    def kl(self, other: "DiagGaussian") -> Float[Array, ""]:
+        """KL(self || other), in nats.
+
+        sum_i log(s2/s1) + (s1^2 + (m1 - m2)^2) / (2 s2^2) - 1/2.
+        """
+        ratio = (self.std / other.std) ** 2
+        shift = ((self.mean - other.mean) / other.std) ** 2
+        return 0.5 * jnp.sum(ratio + shift - 1 - jnp.log(ratio))
+
+    def mode(self) -> Float[Array, " A"]:
+        """The greedy action, the mean."""
+        return self.mean
+
+    def draw(self, noise: Float[Array, " A"]) -> Float[Array, " A"]:
+        """The sample that standard normal ``noise`` leads to: mean + std * noise."""
+        return self.mean + self.std * noise
+
+    def sample(self, *, key: PRNGKeyArray) -> Float[Array, " A"]:
+        return self.draw(jax.random.normal(key, self.mean.shape))
+
+
+class Categorical(eqx.Module):
+    """A choice among A actions, P(a) = softmax(logits)[a]."""
+
+    logits: Float[Array, " A"]
+
+    def log_prob(self, action: Int[Array, ""]) -> Float[Array, ""]:
+        return jax.nn.log_softmax(self.logits)[action]
+
+    def entropy(self) -> Float[Array, ""]:
+        log_p = jax.nn.log_softmax(self.logits)
+        return -jnp.sum(jnp.exp(log_p) * log_p)
+
+    def kl(self, other: "Categorical") -> Float[Array, ""]:
+        """KL(self || other) = sum_a p(a) (log p(a) - log q(a)), in nats."""
+        log_p, log_q = jax.nn.log_softmax(self.logits), jax.nn.log_softmax(other.logits)
+        return jnp.sum(jnp.exp(log_p) * (log_p - log_q))
+
+    def mode(self) -> Int[Array, ""]:
+        """The most likely action; the first of equals."""
+        return jnp.argmax(self.logits)
+
+    def draw(self, noise: Float[Array, " A"]) -> Int[Array, ""]:
+        """The sample that standard Gumbel ``noise`` leads to: argmax(logits + noise).
+
+        Gumbel (1954); the maximum of perturbed logits is distributed as softmax(logits).
+        """
+        return jnp.argmax(self.logits + noise)
+
+    def sample(self, *, key: PRNGKeyArray) -> Int[Array, ""]:
+        return self.draw(jax.random.gumbel(key, self.logits.shape))
+
+
+Distribution = DiagGaussian | Categorical

@@ -1,0 +1,119 @@
+"""The world: one interface, three backends, and the choice among them."""
+
+import difflib
+import re
+from typing import Literal, NamedTuple
+
+from poise.envs.vector import EnvError, VectorEnv
+
+__all__ = ["Backend", "EnvError", "Resolved", "VectorEnv", "make", "resolve"]
+
+Backend = Literal["auto", "mujoco", "native", "gymnasium", "gymnasium-async"]
+
+# Gymnasium's MuJoCo tasks that once had a -v2 or -v3; True: poise takes -v2 for -v4
+_OLD_TASKS = {
+    "InvertedPendulum": True,
+    "Reacher": True,
+    "HalfCheetah": True,
+    "Hopper": True,
+    "Walker2d": True,
+    "InvertedDoublePendulum": False,
+    "Ant": False,
+    "Swimmer": False,
+    "Pusher": False,
+    "Humanoid": False,
+    "HumanoidStandup": False,
+}
+
+
+class Resolved(NamedTuple):
+    """The environment and backend that will be used, and a sentence where that needs one."""
+
+    id: str
+    backend: Literal["mujoco", "native", "gymnasium", "gymnasium-async"]
+    note: str | None = None
+
+
+def _modern(id: str) -> tuple[str, str | None]:
+    """``id`` with a retired version replaced where the task is the same, and a note that says so."""
+    match = re.fullmatch(r"(\w+)-v([23])", id)
+    if match is None or match[1] not in _OLD_TASKS:
+        return id, None
+    name, version = match.groups()
+    if version == "2" and _OLD_TASKS[name]:
+        return f"{name}-v4", f"{id} is run as {name}-v4: the same task and model, on a MuJoCo that is maintained."
+    raise EnvError(
+        f"{id} needs mujoco-py, which is retired, and is not the same task as {name}-v4 in every part "
+        f"(Ant's observation differs, for one); choose {name}-v5"
+    )
+
+
+def resolve(id: str, backend: Backend = "auto") -> Resolved:
+    """What ``make`` would make, found without making it.
+
+    Raises:
+        EnvError: no such environment (the nearest names are given), or none for this backend.
+    """
+    id, note = _modern(id)
+    offered: list[str] = []
+    # Each check imports its backend only if those before did not settle the matter.
+    if backend in ("auto", "native"):
+        from poise.envs.classic import NATIVE_TASKS
+
+        if id in NATIVE_TASKS:
+            return Resolved(id, "native", note)
+        offered = sorted(NATIVE_TASKS)
+    if backend in ("auto", "mujoco"):
+        from poise.envs.tasks import TASKS
+
+        if id in TASKS:
+            return Resolved(id, "mujoco", note)
+        offered = sorted(TASKS)
+    if backend in ("native", "mujoco"):
+        raise EnvError(f"backend {backend} has no {id}; it has {', '.join(offered)}")
+
+    from poise.envs.gymnasium import is_registered
+
+    if is_registered(id):
+        return Resolved(id, "gymnasium" if backend == "auto" else backend, note)
+    raise EnvError(_unknown(id, backend))
+
+
+def _unknown(id: str, backend: Backend) -> str:
+    from poise.envs.classic import NATIVE_TASKS
+    from poise.envs.gymnasium import registered_ids
+
+    if id in NATIVE_TASKS:
+        return f"backend {backend} has no {id}; backend native has"
+    known = {name.lower(): name for name in [*registered_ids(), *NATIVE_TASKS]}
+    near = difflib.get_close_matches(id.lower(), known, n=3, cutoff=0.5)
+    hint = f"; the nearest names are {', '.join(known[n] for n in near)}" if near else ""
+    return f"there is no environment {id!r}{hint}"
+
+
+def make(id: str, num_envs: int, backend: Backend = "auto") -> VectorEnv:
+    """``num_envs`` environments ``id``.
+
+    ``auto`` takes the fastest backend that has it: native (JAX), then mujoco (batch engine), then
+    gymnasium.
+
+    Raises:
+        EnvError: there is no such environment, or not for this backend, or its spaces are not
+            supported.
+    """
+    found = resolve(id, backend)
+    match found.backend:
+        case "native":
+            from poise.envs.classic import NATIVE_TASKS
+            from poise.envs.native import NativeEnv
+
+            return NativeEnv(NATIVE_TASKS[found.id], num_envs)
+        case "mujoco":
+            from poise.envs.mujoco import MujocoEnv
+            from poise.envs.tasks import TASKS
+
+            return MujocoEnv(found.id, TASKS[found.id](), num_envs)
+        case "gymnasium" | "gymnasium-async":
+            from poise.envs.gymnasium import GymnasiumEnv
+
+            return GymnasiumEnv(found.id, num_envs, processes=found.backend == "gymnasium-async")

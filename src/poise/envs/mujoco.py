@@ -1,0 +1,103 @@
+"""Any MuJoCo task on MuJoCo's own batch engine: N simulations stepped by a C++ thread pool."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import mujoco
+import mujoco.batch
+import numpy as np
+from jaxtyping import Bool, Float
+from mujoco.batch import Batch
+
+from poise.types import EnvStep, Spec
+
+
+class Task(ABC):
+    """A task: an MJCF model, a frame skip, a time limit, and four functions over N simulations.
+
+    The functions read the batch's fields as they would MjData's, with a leading axis N:
+    ``batch.qpos`` is ``[N, nq]``. A derived field (``xpos``, ``sensordata``, ...) describes the
+    state before the last substep, as after ``mj_step``; name those that are read in ``derived``.
+    """
+
+    model: ClassVar[str]  # path of the MJCF file
+    frame_skip: ClassVar[int]  # physics steps of one environment step
+    time_limit: ClassVar[int | None] = None  # environment steps of an episode
+    derived: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def draw(
+        self, rng: np.random.Generator, qpos: Float[np.ndarray, " nq"], qvel: Float[np.ndarray, " nv"]
+    ) -> tuple[Float[np.ndarray, " nq"], Float[np.ndarray, " nv"]]:
+        """The start of one episode; ``qpos``, ``qvel`` are the model's defaults."""
+
+    @abstractmethod
+    def observe(self, batch: Batch) -> Float[np.ndarray, "N O"]:
+        """The observations of the current state."""
+
+    def remember(self, batch: Batch) -> Any:
+        """A copy of what ``outcome`` needs of the state before the step."""
+        return None
+
+    @abstractmethod
+    def outcome(
+        self, batch: Batch, before: Any, action: Float[np.ndarray, "N A"]
+    ) -> tuple[Float[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
+        """Reward and termination of the step that just ended."""
+
+
+class MujocoEnv:
+    """N simulations of a ``Task``. The result is the same at any number of threads."""
+
+    def __init__(self, id: str, task: Task, num_envs: int, num_threads: int | None = None):
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        num_threads = min(num_threads or cores, num_envs)
+        self.num_envs = num_envs
+        self.backend = f"mujoco ({num_threads} thread{'s' * (num_threads > 1)})"
+        self._task = task
+        self._model = mujoco.MjModel.from_xml_path(task.model)
+        self._batch = Batch(self._model, num_envs, num_threads)
+        for field in task.derived:
+            self._batch.bind(field)
+        start = mujoco.MjData(self._model)
+        self._start = start.qpos.copy(), start.qvel.copy()
+        self._elapsed = np.zeros(num_envs, np.int64)
+        self._never = np.zeros(num_envs, bool)
+        low, high = self._model.actuator_ctrlrange.T.astype(np.float32).tolist()
+        self._batch.forward()
+        self.spec = Spec(
+            id=id,
+            obs_size=task.observe(self._batch).shape[1],
+            action_size=self._model.nu,
+            discrete=False,
+            action_low=tuple(low),
+            action_high=tuple(high),
+            time_limit=task.time_limit,
+        )
+
+    def reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Float[np.ndarray, "N O"]:
+        ids = np.flatnonzero(mask)
+        self._batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE)
+        for i, seed in zip(ids, seeds, strict=True):
+            # the generator that Gymnasium makes of the same seed, so both begin alike
+            rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
+            self._batch.qpos[i], self._batch.qvel[i] = self._task.draw(rng, *self._start)
+        self._batch.forward(ids)
+        self._elapsed[ids] = 0
+        return self._task.observe(self._batch)
+
+    def step(self, action: Float[np.ndarray, "N A"]) -> EnvStep:
+        batch, task = self._batch, self._task
+        before = task.remember(batch)
+        batch.ctrl[:] = action
+        batch.step(nstep=task.frame_skip)
+        self._elapsed += 1
+        reward, terminated = task.outcome(batch, before, action)
+        limit = task.time_limit
+        truncated = self._never if limit is None else self._elapsed >= limit
+        return EnvStep(task.observe(batch), reward, terminated, truncated)
+
+    def close(self) -> None:
+        """Nothing to release: the thread pool ends with the batch."""

@@ -1,0 +1,106 @@
+"""Environments written in JAX: the whole rollout, networks included, is one compiled call."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
+
+from poise.types import EnvStep, Spec
+
+
+class NativeTask(eqx.Module):
+    """An environment as pure functions of one state. Frozen and hashable: its fields are settings."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> Spec: ...
+
+    @abstractmethod
+    def reset(self, *, key: PRNGKeyArray) -> PyTree:
+        """The state that an episode begins in."""
+
+    @abstractmethod
+    def observe(self, state: PyTree) -> Float[Array, " O"]: ...
+
+    @abstractmethod
+    def step(
+        self, state: PyTree, action: Shaped[Array, " *A"]
+    ) -> tuple[PyTree, Float[Array, ""], Bool[Array, ""]]:
+        """Next state, reward, and whether the task ended. The time limit is not its business."""
+
+
+class World(eqx.Module):
+    """N states, and the steps since each began."""
+
+    state: PyTree[Shaped[Array, "N ..."]]
+    elapsed: Int[Array, " N"]
+
+
+def begin(task: NativeTask, world: World, mask: Bool[Array, " N"], keys: Shaped[Array, " N"]) -> World:
+    """The world with an episode begun wherever ``mask`` says."""
+    fresh = jax.vmap(lambda key: task.reset(key=key))(keys)
+
+    def choose(new, old):
+        return jnp.where(mask.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    return World(jax.tree.map(choose, fresh, world.state), jnp.where(mask, 0, world.elapsed))
+
+
+def empty_world(task: NativeTask, num_envs: int) -> World:
+    """N worlds of which none has begun."""
+    keys = jax.random.split(jax.random.key(0), num_envs)
+    state = jax.vmap(lambda key: task.reset(key=key))(keys)
+    return World(jax.tree.map(jnp.zeros_like, state), jnp.zeros(num_envs, jnp.int32))
+
+
+def observe(task: NativeTask, world: World) -> Float[Array, "N O"]:
+    return jax.vmap(task.observe)(world.state)
+
+
+def advance(task: NativeTask, world: World, action: Shaped[Array, "N ..."]) -> tuple[World, EnvStep]:
+    """One step of all N, and the time limit."""
+    state, reward, terminated = jax.vmap(task.step)(world.state, action)
+    after = World(state, world.elapsed + 1)
+    limit = task.spec.time_limit
+    truncated = jnp.zeros_like(terminated) if limit is None else after.elapsed >= limit
+    return after, EnvStep(observe(task, after), reward, terminated, truncated)
+
+
+@partial(jax.jit, static_argnames="task")
+def _begin(task, world, mask, seeds):
+    after = begin(task, world, mask, jax.vmap(jax.random.key)(seeds))
+    return after, observe(task, after)
+
+
+_advance = jax.jit(advance, static_argnames="task")
+
+
+class NativeEnv:
+    """A native task behind the interface of every other backend, one compiled call a step."""
+
+    def __init__(self, task: NativeTask, num_envs: int):
+        self.task = task
+        self.spec = task.spec
+        self.num_envs = num_envs
+        self.backend = "native (compiled with the networks)"
+        self._world = empty_world(task, num_envs)
+
+    def reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Float[np.ndarray, "N O"]:
+        every = np.zeros(self.num_envs, np.uint32)
+        every[mask] = seeds
+        self._world, obs = _begin(self.task, self._world, mask, every)
+        return np.asarray(obs)
+
+    def step(self, action: Shaped[np.ndarray, "N ..."]) -> EnvStep:
+        self._world, out = _advance(self.task, self._world, action)
+        values: Any = jax.device_get(out)
+        return EnvStep(*values)
+
+    def close(self) -> None:
+        """Nothing to release."""

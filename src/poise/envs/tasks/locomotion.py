@@ -1,0 +1,108 @@
+"""Run forward: speed (m/s), a bonus for staying upright where the body can fall, minus effort."""
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import numpy as np
+
+from poise.envs.mujoco import Task
+from poise.envs.tasks.assets import gymnasium_model
+
+
+class _Runner(Task):
+    """What HalfCheetah, Hopper and Walker2d share. Observation: positions but the first, and velocities."""
+
+    time_limit = 1000
+    noise: ClassVar[float]  # half width of the start's noise
+    control_cost: ClassVar[float]
+
+    def draw(self, rng, qpos, qvel):
+        return (
+            qpos + rng.uniform(low=-self.noise, high=self.noise, size=qpos.size),
+            qvel + rng.uniform(low=-self.noise, high=self.noise, size=qvel.size),
+        )
+
+    def observe(self, batch):
+        return np.concatenate((batch.qpos[:, 1:], np.clip(batch.qvel, -10, 10)), axis=1)
+
+    def remember(self, batch):
+        return batch.qpos[:, 0].copy()
+
+    def _run_reward(self, batch, before):
+        return (batch.qpos[:, 0] - before) / (batch.model.opt.timestep * self.frame_skip)
+
+    def _effort(self, action):
+        return self.control_cost * np.square(action).sum(axis=1)
+
+
+class _Faller(_Runner):
+    """A runner whose episode ends when it is not healthy any more."""
+
+    noise = 5e-3
+    control_cost = 1e-3
+    bonus_for_last: ClassVar[bool] = True  # -v4 pays the bonus also for the step that ends the episode
+
+    @abstractmethod
+    def _healthy(self, batch) -> np.ndarray: ...
+
+    def outcome(self, batch, before, action):
+        healthy = self._healthy(batch)
+        bonus = np.ones(len(action)) if self.bonus_for_last else healthy.astype(float)
+        return self._run_reward(batch, before) + bonus - self._effort(action), ~healthy
+
+
+class HalfCheetah(_Runner):
+    """Gymnasium's HalfCheetah-v4 and -v5, which are alike."""
+
+    model = gymnasium_model("half_cheetah.xml")
+    frame_skip = 5
+    noise = 0.1
+    control_cost = 0.1
+
+    def draw(self, rng, qpos, qvel):
+        return (
+            qpos + rng.uniform(low=-self.noise, high=self.noise, size=qpos.size),
+            qvel + self.noise * rng.standard_normal(qvel.size),
+        )
+
+    def observe(self, batch):
+        return np.concatenate((batch.qpos[:, 1:], batch.qvel), axis=1)
+
+    def outcome(self, batch, before, action):
+        return self._run_reward(batch, before) - self._effort(action), np.zeros(len(action), bool)
+
+
+class HopperV4(_Faller):
+    """Gymnasium's Hopper-v4: higher than 0.7 m, within 0.2 rad, all else within 100."""
+
+    model = gymnasium_model("hopper.xml")
+    frame_skip = 4
+
+    def _healthy(self, batch):
+        height, angle = batch.qpos[:, 1], batch.qpos[:, 2]
+        bounded = (np.abs(batch.qpos[:, 2:]) < 100).all(axis=1) & (np.abs(batch.qvel) < 100).all(axis=1)
+        return bounded & (height > 0.7) & (height < np.inf) & (np.abs(angle) < 0.2)
+
+
+class HopperV5(HopperV4):
+    """Gymnasium's Hopper-v5: no bonus for the step that ends the episode."""
+
+    bonus_for_last = False
+
+
+class Walker2dV4(_Faller):
+    """Gymnasium's Walker2d-v4: between 0.8 and 2 m high, within 1 rad."""
+
+    model = gymnasium_model("walker2d.xml")
+    frame_skip = 4
+
+    def _healthy(self, batch):
+        height, angle = batch.qpos[:, 1], batch.qpos[:, 2]
+        return (height > 0.8) & (height < 2.0) & (np.abs(angle) < 1.0)
+
+
+class Walker2dV5(Walker2dV4):
+    """Gymnasium's Walker2d-v5: both feet have the same friction, no bonus for the last step."""
+
+    model = gymnasium_model("walker2d_v5.xml")
+    bonus_for_last = False

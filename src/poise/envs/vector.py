@@ -1,0 +1,38 @@
+"""What every backend offers: N environments stepped together, each episode with a seed of its own."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float, Shaped
+
+from poise.types import EnvStep, PoiseError, Spec
+
+
+class EnvError(PoiseError):
+    """An environment that cannot be made: unknown, unsupported or not available to a backend."""
+
+
+class VectorEnv(Protocol):
+    """N environments of one kind.
+
+    ``step`` never resets: after an end the caller resets that environment before it steps again.
+    The start of an episode is a function of its seed alone, so it can be had again.
+    """
+
+    spec: Spec
+    num_envs: int
+    backend: str  # what to show on the terminal, for example "mujoco (2 threads)"
+
+    def reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Float[np.ndarray, "N O"]:
+        """Begins an episode in each environment of ``mask``, ``seeds`` in their order.
+
+        Returns the current observation of all N, also of those that were not reset.
+        """
+        ...
+
+    def step(self, action: Shaped[np.ndarray, "N ..."]) -> EnvStep:
+        """One step of all N. ``action`` is in the environment's units, or an index where discrete."""
+        ...
+
+    def close(self) -> None: ...

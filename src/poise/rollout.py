@@ -1,0 +1,214 @@
+"""Collecting rollouts, from environments on the host or compiled together with the policy."""
+
+from functools import partial
+from typing import NamedTuple, Protocol
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from poise.acting import ActionScale, Actor
+from poise.config import Config
+from poise.envs import VectorEnv
+from poise.envs.native import NativeEnv, NativeTask, World, advance, begin, empty_world, observe
+from poise.networks import GaussianPolicy, Policy
+from poise.normalize import Normalizer, normalize_obs
+from poise.types import Episode, Rollout
+
+# Streams of seeds, kept apart so that no episode of one purpose ever meets another.
+TRAINING, EVALUATION, NOISE = 0, 1, 2
+
+
+def episode_seed(seed: int, stream: int, env: int, index: int) -> int:
+    """The seed of one episode, 32 bits: a function of the run's seed, the purpose, and its place."""
+    return int(np.random.SeedSequence((seed, stream, env, index)).generate_state(1)[0])
+
+
+class Collected(NamedTuple):
+    rollout: Rollout
+    episodes: list[Episode]  # those that ended in it, in the order of their ends
+
+
+class Collector(Protocol):
+    """Holds the world between rollouts."""
+
+    def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
+        """``T`` steps of ``N`` environments with the sampling policy."""
+        ...
+
+
+class _Ledger:
+    """What the unfinished episodes have gathered so far."""
+
+    def __init__(self, num_envs: int):
+        self.index = np.full(num_envs, -1)  # of the running episode; -1 before the first
+        self._return = np.zeros(num_envs)
+        self._length = np.zeros(num_envs, np.int64)
+        self._step = 0
+
+    def drop(self) -> None:
+        """Forgets the unfinished episodes."""
+        self._return[:] = 0
+        self._length[:] = 0
+
+    def account(
+        self,
+        index: Int[np.ndarray, " N"],
+        reward: Float[np.ndarray, "T N"],
+        terminated: Bool[np.ndarray, "T N"],
+        truncated: Bool[np.ndarray, "T N"],
+    ) -> list[Episode]:
+        """The episodes that ended in these steps; ``index`` is of those that ran at their start."""
+        num_steps, num_envs = reward.shape
+        start, index, episodes = np.zeros(num_envs, np.int64), index.copy(), []
+        for t, n in np.argwhere(terminated | truncated).tolist():
+            episodes.append(
+                Episode(
+                    env=n,
+                    index=int(index[n]),
+                    step=self._step + (t + 1) * num_envs,
+                    episodic_return=float(self._return[n] + reward[start[n] : t + 1, n].sum()),
+                    length=int(self._length[n] + t + 1 - start[n]),
+                    terminated=bool(terminated[t, n]),
+                )
+            )
+            start[n], self._return[n], self._length[n] = t + 1, 0.0, 0
+            index[n] += 1
+        for n in range(num_envs):
+            self._return[n] += reward[start[n] :, n].sum()
+        self._length += num_steps - start
+        self._step += reward.size
+        return episodes
+
+
+class HostCollector:
+    """Steps a vector environment and acts in NumPy. One array goes to the environment each step."""
+
+    def __init__(self, env: VectorEnv, config: Config):
+        self._env, self._config = env, config
+        self._scale = ActionScale(env.spec, normalize=config.normalize.action)
+        self._ledger = _Ledger(env.num_envs)
+        self._obs = np.zeros((env.num_envs, env.spec.obs_size), np.float32)
+
+    def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
+        env, spec, num_steps = self._env, self._env.spec, self._config.ppo.num_steps
+        actor = Actor(policy, normalizer, self._config.normalize)
+        shape = (num_steps, env.num_envs)
+        noise = self._noise((*shape, spec.action_size), iteration)
+        obs = np.empty((*shape, spec.obs_size), np.float32)
+        next_obs = np.empty_like(obs)
+        action = np.empty(shape, np.int32) if spec.discrete else np.empty_like(noise)
+        reward = np.empty(shape, np.float64)
+        terminated, truncated = np.empty(shape, bool), np.empty(shape, bool)
+
+        if iteration == 0 or self._config.ppo.reset_every_rollout:
+            self._ledger.drop()
+            self._begin(np.ones(env.num_envs, bool))
+        running = self._ledger.index.copy()
+        for t in range(num_steps):
+            obs[t] = self._obs
+            action[t] = actor.act(obs[t], noise[t])
+            next_obs[t], reward[t], terminated[t], truncated[t] = env.step(self._scale(action[t]))
+            self._obs = next_obs[t]
+            done = terminated[t] | truncated[t]
+            if done.any():
+                self._begin(done)
+        episodes = self._ledger.account(running, reward, terminated, truncated)
+        rollout = Rollout(obs, action, reward.astype(np.float32), next_obs, terminated, truncated)
+        return Collected(rollout, episodes)
+
+    def _begin(self, mask: np.ndarray) -> None:
+        index = self._ledger.index
+        index[mask] += 1
+        seed = self._config.seed
+        seeds = [episode_seed(seed, TRAINING, n, int(index[n])) for n in np.flatnonzero(mask)]
+        self._obs = self._env.reset(mask, seeds).astype(np.float32)
+
+    def _noise(self, shape: tuple[int, ...], iteration: int) -> np.ndarray:
+        rng = np.random.default_rng((self._config.seed, NOISE, iteration))
+        if self._env.spec.discrete:
+            return rng.gumbel(size=shape).astype(np.float32)
+        return rng.standard_normal(shape, np.float32)
+
+
+class _Native(eqx.Module):
+    """The world of a native task, and the index of each running episode."""
+
+    world: World
+    index: Int[Array, " N"]
+
+
+class NativeCollector:
+    """Steps a native task and the networks in one compiled scan."""
+
+    def __init__(self, env: NativeEnv, config: Config):
+        self._task, self._config = env.task, config
+        self._ledger = _Ledger(env.num_envs)
+        key = jax.random.key(config.seed)
+        self._episode_key = jax.random.fold_in(key, TRAINING)
+        self._noise_key = jax.random.fold_in(key, NOISE)
+        fresh = _Native(empty_world(env.task, env.num_envs), jnp.full(env.num_envs, -1, jnp.int32))
+        self._now = jax.device_put(fresh, jax.devices()[0])
+
+    def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
+        restart = iteration == 0 or self._config.ppo.reset_every_rollout
+        if restart:
+            self._ledger.drop()
+        running = np.asarray(self._now.index) + restart
+        self._now, rollout = _collect(
+            policy,
+            normalizer,
+            self._now,
+            jnp.array(restart),
+            self._episode_key,
+            jax.random.fold_in(self._noise_key, iteration),
+            task=self._task,
+            config=self._config,
+        )
+        facts = jax.device_get((rollout.reward, rollout.terminated, rollout.truncated))
+        return Collected(rollout, self._ledger.account(running, facts[0].astype(np.float64), *facts[1:]))
+
+
+@partial(jax.jit, static_argnames=("task", "config"))
+def _collect(
+    policy: Policy,
+    normalizer: Normalizer,
+    now: _Native,
+    restart: Bool[Array, ""],
+    episode_key: PRNGKeyArray,
+    noise_key: PRNGKeyArray,
+    *,
+    task: NativeTask,
+    config: Config,
+) -> tuple[_Native, Rollout]:
+    spec = task.spec
+    scale = ActionScale(spec, normalize=config.normalize.action)
+    draw_noise = jax.random.normal if isinstance(policy, GaussianPolicy) else jax.random.gumbel
+    noise = draw_noise(noise_key, (config.ppo.num_steps, config.num_envs, spec.action_size))
+    places = jnp.arange(config.num_envs)
+
+    def restarted(now: _Native, mask: Bool[Array, " N"]) -> _Native:
+        index = now.index + mask
+        keys = jax.vmap(lambda n, i: jax.random.fold_in(jax.random.fold_in(episode_key, n), i))(places, index)
+        return _Native(begin(task, now.world, mask, keys), index)
+
+    def act(obs: Float[Array, " O"], noise: Float[Array, " A"]):
+        action = policy(normalize_obs(normalizer.obs, obs, config.normalize)).draw(noise)
+        return action, scale(action)
+
+    def step(now: _Native, noise: Float[Array, "N A"]):
+        obs = observe(task, now.world)
+        action, given = jax.vmap(act)(obs, noise)
+        world, out = advance(task, now.world, given)
+        row = Rollout(obs, action, out.reward, out.next_obs, out.terminated, out.truncated)
+        return restarted(_Native(world, now.index), out.terminated | out.truncated), row
+
+    now = restarted(now, jnp.full(config.num_envs, restart))
+    return jax.lax.scan(step, now, noise)
+
+
+def make_collector(env: VectorEnv, config: Config) -> Collector:
+    """The collector that suits the environment."""
+    return NativeCollector(env, config) if isinstance(env, NativeEnv) else HostCollector(env, config)

@@ -1,0 +1,272 @@
+"""From a rollout to better parameters: ``prepare`` once, then all epochs and minibatches."""
+
+import math
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from poise.advantages import gae
+from poise.config import PPO, Config
+from poise.losses import PolicyMetrics, explained_variance, policy_loss, value_loss
+from poise.networks import GaussianPolicy, Policy, ValueFunction, distributions, make_policy
+from poise.normalize import Normalizer, discounted_return, normalize_obs, normalize_reward
+from poise.types import Batch, Rollout, Spec
+
+
+class Learner(eqx.Module):
+    """Two networks and the state of their two optimizers."""
+
+    policy: Policy
+    value: ValueFunction
+    policy_opt: optax.OptState
+    value_opt: optax.OptState
+
+
+class TrainState(eqx.Module):
+    """All that the algorithm carries from one iteration to the next.
+
+    ``key`` stays what it was at the start; each use derives its own from it and the iteration.
+    """
+
+    learner: Learner
+    normalizer: Normalizer
+    running_return: Float[Array, " N"]
+    key: PRNGKeyArray
+    iteration: Int[Array, ""]
+
+
+class PolicyEpochs(eqx.Module):
+    """Per epoch: the mean over its minibatches, NaN where target_kl left all of them out."""
+
+    loss: Float[Array, " E"]
+    kl: Float[Array, " E"]
+    clip_fraction: Float[Array, " E"]
+    entropy: Float[Array, " E"]
+    num_updates: Int[Array, " E"]
+
+
+class Prepared(eqx.Module):
+    """What is computed once per rollout, from it and the parameters that acted.
+
+    ``normalizer`` is the one for the next iteration: the return statistics in it have already
+    scaled this rollout's rewards, the observation statistics serve from the next rollout on.
+    """
+
+    batch: Batch
+    normalizer: Normalizer
+    running_return: Float[Array, " N"]
+    explained_variance: Float[Array, ""]
+    std: Float[Array, ""]  # mean over rows and dimensions; NaN where actions are discrete
+
+
+def make_optimizer(config: PPO) -> optax.GradientTransformation:
+    """Gradient clipping by global norm, then Adam (eps 1e-5) without its step size.
+
+    The step size is one value per iteration and applied by the caller.
+    """
+    limit = optax.identity() if config.max_grad_norm is None else optax.clip_by_global_norm(config.max_grad_norm)
+    return optax.flatten(optax.chain(limit, optax.scale_by_adam(eps=1e-5)))
+
+
+def init(spec: Spec, config: Config) -> TrainState:
+    """The state before the first iteration, a function of the seed alone."""
+    config.check_against(spec)
+    key, for_policy, for_value = jax.random.split(jax.random.key(config.seed), 3)
+    policy = make_policy(spec, config.policy, key=for_policy)
+    value = ValueFunction(spec, config.value, key=for_value)
+    optimizer = make_optimizer(config.ppo)
+    state = TrainState(
+        learner=Learner(policy, value, optimizer.init(policy), optimizer.init(value)),  # pyright: ignore
+        normalizer=Normalizer.empty(spec.obs_size),
+        running_return=jnp.zeros(config.num_envs),
+        key=key,
+        iteration=jnp.zeros((), jnp.int32),
+    )
+    # What update returns is strongly typed and bound to the first device. So is this, or the second
+    # iteration would compile everything again.
+    return jax.device_put(jax.tree.map(_strong, state), jax.devices()[0])
+
+
+def _strong(x: Array) -> Array:
+    return jax.lax.convert_element_type(x, x.dtype)
+
+
+def learning_rate(start: float, iteration: int, config: Config) -> float:
+    """The step size of one iteration: ``start``, less the share of the budget done where annealed."""
+    match config.ppo.anneal:
+        case "linear":
+            return start * (1 - iteration / config.num_iterations)
+        case "none":
+            return start
+
+
+@partial(jax.jit, static_argnames="config")
+def prepare(state: TrainState, rollout: Rollout, *, config: Config) -> Prepared:
+    """Values, log-probabilities, advantages and targets of a rollout, rows in C order of [T, N]."""
+    policy, value = state.learner.policy, state.learner.value
+    before = state.normalizer
+
+    def rows(array):
+        return jnp.reshape(array, (-1, *array.shape[2:]))
+
+    scale = jax.vmap(lambda o: normalize_obs(before.obs, o, config.normalize))
+    obs = scale(rows(rollout.obs))
+    shape = rollout.reward.shape
+    values = jax.vmap(value)(obs)
+    next_values = jax.vmap(value)(scale(rows(rollout.next_obs)))
+
+    done = rollout.terminated | rollout.truncated
+    running, returns = discounted_return(state.running_return, rollout.reward, done, config.reward_gamma)
+    after = Normalizer(before.obs.merge(rows(rollout.obs)), before.ret.merge(rows(returns)))
+    advantage = gae(
+        normalize_reward(after.ret, jnp.asarray(rollout.reward), config.normalize),
+        values.reshape(shape),
+        next_values.reshape(shape),
+        rollout.terminated,
+        rollout.truncated,
+        gamma=config.ppo.gamma,
+        lam=config.ppo.lam,
+    ).reshape(-1)
+    target = values + advantage
+    distribution = distributions(policy, obs)
+    action = rows(rollout.action)
+    log_prob = jax.vmap(lambda d, a: d.log_prob(a))(distribution, action)
+    std = jnp.mean(distribution.std) if isinstance(policy, GaussianPolicy) else jnp.array(math.nan)
+    return Prepared(
+        batch=Batch(obs, action, log_prob, advantage, target),
+        normalizer=after,
+        running_return=jnp.zeros_like(running) if config.ppo.reset_every_rollout else running,
+        explained_variance=explained_variance(values, target),
+        std=std,
+    )
+
+
+def shuffle(batch: Batch, config: PPO, *, key: PRNGKeyArray) -> Batch:
+    """The rows in a random order, as minibatches ``[B // M, M, ...]``; the remainder is dropped."""
+    size = batch.log_prob.shape[0]
+    count = size // config.minibatch_size
+    order = jax.random.permutation(key, size)[: count * config.minibatch_size]
+    return jax.tree.map(lambda x: x[order].reshape(count, config.minibatch_size, *x.shape[1:]), batch)
+
+
+def _step(optimizer, params, opt_state, gradient, step_size):
+    updates, opt_state = optimizer.update(gradient, opt_state)
+    return jax.tree.map(lambda p, u: p - step_size * u, params, updates), opt_state
+
+
+@partial(jax.jit, static_argnames="config")
+def learn_policy(
+    policy: Policy,
+    opt_state: optax.OptState,
+    batch: Batch,
+    step_size: Float[Array, ""],
+    *,
+    key: PRNGKeyArray,
+    config: PPO,
+) -> tuple[Policy, optax.OptState, PolicyEpochs]:
+    """All epochs of the policy.
+
+    With ``target_kl``, the minibatch whose approximate KL exceeds it, measured before its update,
+    and all after it in this iteration are left out.
+    """
+    optimizer = make_optimizer(config)
+
+    def learn(carry, minibatch: Batch):
+        params, opt_state, _ = carry
+        (_, metrics), gradient = jax.value_and_grad(policy_loss, has_aux=True)(params, minibatch, config)
+        after = _step(optimizer, params, opt_state, gradient, step_size)
+        if config.target_kl is None:
+            return (*after, jnp.array(False)), (metrics, jnp.array(1))
+        stop = metrics.kl > config.target_kl
+        kept = jax.tree.map(lambda old, new: jnp.where(stop, old, new), (params, opt_state), after)
+        return (*kept, stop), (metrics, 1 - stop.astype(jnp.int32))
+
+    def skip(carry, minibatch: Batch):
+        nan = jnp.array(math.nan)
+        return carry, (PolicyMetrics(nan, nan, nan, nan), jnp.array(0))
+
+    def step(carry, minibatch: Batch):
+        if config.target_kl is None:
+            return learn(carry, minibatch)
+        return jax.lax.cond(carry[2], skip, learn, carry, minibatch)
+
+    def epoch(carry, key):
+        carry, (metrics, updated) = jax.lax.scan(step, carry, shuffle(batch, config, key=key))
+        mean = jax.tree.map(jnp.nanmean, metrics)
+        return carry, PolicyEpochs(mean.loss, mean.kl, mean.clip_fraction, mean.entropy, jnp.sum(updated))
+
+    start = (policy, opt_state, jnp.array(False))
+    (policy, opt_state, _), epochs = jax.lax.scan(epoch, start, jax.random.split(key, config.num_epochs))
+    return policy, opt_state, epochs
+
+
+@partial(jax.jit, static_argnames="config")
+def learn_value(
+    value: ValueFunction,
+    opt_state: optax.OptState,
+    batch: Batch,
+    step_size: Float[Array, ""],
+    *,
+    key: PRNGKeyArray,
+    config: PPO,
+) -> tuple[ValueFunction, optax.OptState, Float[Array, " E"]]:
+    """All epochs of the value function, and its mean loss in each."""
+    optimizer = make_optimizer(config)
+
+    def step(carry, minibatch: Batch):
+        params, opt_state = carry
+        loss, gradient = jax.value_and_grad(value_loss)(params, minibatch)
+        return _step(optimizer, params, opt_state, gradient, step_size), loss
+
+    def epoch(carry, key):
+        carry, loss = jax.lax.scan(step, carry, shuffle(batch, config, key=key))
+        return carry, jnp.mean(loss)
+
+    (value, opt_state), loss = jax.lax.scan(
+        epoch, (value, opt_state), jax.random.split(key, config.num_epochs)
+    )
+    return value, opt_state, loss
+
+
+class Updated(eqx.Module):
+    """What one update leaves: the next state, and what was measured on the way."""
+
+    state: TrainState
+    prepared: Prepared
+    policy: PolicyEpochs
+    value_loss: Float[Array, " E"]
+
+
+def update(state: TrainState, rollout: Rollout, *, config: Config) -> Updated:
+    """One iteration of learning. Policy and value learn at the same time, on two devices if there are two.
+
+    Both go through the same shuffles. The second device changes the time it takes, not the result.
+    """
+    iteration = int(state.iteration)
+    rates = [
+        jnp.float32(learning_rate(start, iteration, config))
+        for start in (config.ppo.policy_learning_rate, config.ppo.value_learning_rate)
+    ]
+    key = jax.random.fold_in(state.key, iteration)
+    learner = state.learner
+    prepared = prepare(state, rollout, config=config)
+
+    here, there = jax.devices()[0], jax.devices()[-1]
+    moved = jax.device_put((learner.value, learner.value_opt, prepared.batch, rates[1], key), there)
+    policy, policy_opt, policy_epochs = learn_policy(
+        learner.policy, learner.policy_opt, prepared.batch, rates[0], key=key, config=config.ppo
+    )
+    learned = learn_value(*moved[:4], key=moved[4], config=config.ppo)
+    value, value_opt, loss = jax.device_put(learned, here)
+    after = TrainState(
+        learner=Learner(policy, value, policy_opt, value_opt),
+        normalizer=prepared.normalizer,
+        running_return=prepared.running_return,
+        key=state.key,
+        iteration=state.iteration + 1,
+    )
+    return Updated(after, prepared, policy_epochs, loss)
