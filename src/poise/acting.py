@@ -11,7 +11,8 @@ from jaxtyping import Float, Shaped
 from poise.config import Normalize
 from poise.networks import GaussianPolicy, Policy
 from poise.normalize import Normalizer
-from poise.types import Spec, Tensor
+from poise.spec import Spec
+from poise.types import Tensor
 
 
 class ActionScale:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
-from poise.types import PoiseError, Spec
+from poise.errors import PoiseError
+from poise.spec import Spec
 
 
 class ConfigError(PoiseError):
@@ -97,13 +98,13 @@ class PPO(Checked):
     """Passes over each rollout."""
     minibatch_size: Annotated[int, Bound(ge=2)] = 64
     """Rows of a minibatch; what does not fill one is dropped after each shuffle."""
-    gamma: Share = 0.99
+    gamma: Share = 0.98
     """Discount."""
     lam: Share = 0.95
     """Lambda of generalized advantage estimation."""
     clip: Positive = 0.2
     """Half width of the interval to which the probability ratio is clipped."""
-    policy_learning_rate: Positive = 3e-4
+    policy_learning_rate: Positive = 5e-4
     """Step size of the policy's Adam at the start."""
     value_learning_rate: Positive = 1e-3
     """Step size of the value function's Adam at the start."""

@@ -1,17 +1,19 @@
 """The training loop, as a generator: it yields after every iteration and reacts to nothing."""
 
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import jax
 import numpy as np
 
+from poise.clock import Clock
 from poise.config import Config
 from poise.envs import VectorEnv
+from poise.errors import PoiseError
 from poise.rollout import make_collector
-from poise.types import Episode, PoiseError, Rollout
+from poise.spec import Episode
+from poise.types import Rollout
 from poise.update import PolicyEpochs, Prepared, TrainState, Updated, init, learning_rate, update
 
 
@@ -34,8 +36,9 @@ class Progress:
     policy_epochs: PolicyEpochs  # NumPy arrays
     value_loss: np.ndarray  # per epoch
     metrics: dict[str, float | int | None]
-    rollout_seconds: float
-    learn_seconds: float
+    rollout_seconds: float  # without compilation
+    learn_seconds: float  # without compilation
+    compile_seconds: float  # of this iteration; in the first also what came before it
 
 
 def iterations(config: Config, env: VectorEnv) -> Iterator[Progress]:
@@ -45,35 +48,45 @@ def iterations(config: Config, env: VectorEnv) -> Iterator[Progress]:
         ConfigError: an option has no meaning for this environment.
         TrainingError: a loss became infinite or NaN.
     """
-    state = init(env.spec, config)
-    collector = make_collector(env, config)
-    for iteration in range(config.num_iterations):
-        begun = time.perf_counter()
-        rollout, episodes = collector.collect(state.learner.policy, state.normalizer, iteration)
-        collected = time.perf_counter()
-        updated = update(state, rollout, config=config)
-        state = updated.state
-        policy_epochs, value_loss = jax.device_get((updated.policy, updated.value_loss))
-        metrics = _metrics(updated, policy_epochs, value_loss, episodes, iteration, config)
-        jax.block_until_ready(state)
-        learned = time.perf_counter()
-        for name in ("policy/loss", "value/loss"):
-            value = metrics[name]
-            if value is None or not math.isfinite(value):
-                raise TrainingError(f"{name} is {value} in iteration {iteration + 1} of {env.spec.id}")
-        yield Progress(
-            iteration=iteration + 1,
-            steps=(iteration + 1) * config.rollout_size,
-            state=state,
-            rollout=rollout,
-            prepared=updated.prepared,
-            episodes=episodes,
-            policy_epochs=policy_epochs,
-            value_loss=value_loss,
-            metrics=metrics,
-            rollout_seconds=collected - begun,
-            learn_seconds=learned - collected,
-        )
+    clock = Clock()
+    try:
+        compiled = clock.now().compiling
+        state = init(env.spec, config)
+        collector = make_collector(env, config)
+        for iteration in range(config.num_iterations):
+            begun = clock.now()
+            rollout, episodes = collector.collect(state.learner.policy, state.normalizer, iteration)
+            collected = clock.now()
+            updated = update(state, rollout, config=config)
+            state = jax.block_until_ready(updated.state)
+            policy_epochs, value_loss = jax.device_get((updated.policy, updated.value_loss))
+            learned = clock.now()
+            metrics = _metrics(updated, policy_epochs, value_loss, episodes, iteration, config)
+            _check(metrics, iteration, env)
+            yield Progress(
+                iteration=iteration + 1,
+                steps=(iteration + 1) * config.rollout_size,
+                state=state,
+                rollout=rollout,
+                prepared=updated.prepared,
+                episodes=episodes,
+                policy_epochs=policy_epochs,
+                value_loss=value_loss,
+                metrics=metrics,
+                rollout_seconds=collected.since(begun),
+                learn_seconds=learned.since(collected),
+                compile_seconds=learned.compiling - compiled,
+            )
+            compiled = learned.compiling
+    finally:
+        clock.close()
+
+
+def _check(metrics: dict[str, float | int | None], iteration: int, env: VectorEnv) -> None:
+    for name in ("policy/loss", "value/loss"):
+        value = metrics[name]
+        if value is None or not math.isfinite(value):
+            raise TrainingError(f"{name} is {value} in iteration {iteration + 1} of {env.spec.id}")
 
 
 def _metrics(

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from poise import config as cfg
 from poise.distributions import Categorical, DiagGaussian, Distribution
-from poise.types import Spec
+from poise.spec import Spec
 
 Activation = Literal["tanh", "relu"]
 Init = Literal["orthogonal", "uniform"]
@@ -28,7 +28,13 @@ class MLP(eqx.Module):
     activation: Activation = eqx.field(static=True)
 
     def __init__(
-        self, widths: tuple[int, ...], activation: Activation, init: Init, *, last_gain: float, key: PRNGKeyArray
+        self,
+        widths: tuple[int, ...],
+        activation: Activation,
+        init: Init,
+        *,
+        last_gain: float,
+        key: PRNGKeyArray,
     ):
         gains = [math.sqrt(2)] * (len(widths) - 2) + [last_gain]
         keys = jax.random.split(key, len(gains))

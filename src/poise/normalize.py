@@ -83,6 +83,7 @@ def discounted_return(
     Returns what to go on with and G at every step. It looks backward and serves only as a scale,
     as in Engstrom et al. 2020, arXiv:2005.12729, section 2.
     """
+
     def step(running, now):
         reward, done = now
         running = gamma * running + reward

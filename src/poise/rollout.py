@@ -15,7 +15,8 @@ from poise.envs import VectorEnv
 from poise.envs.native import NativeEnv, NativeTask, World, advance, begin, empty_world, observe
 from poise.networks import GaussianPolicy, Policy
 from poise.normalize import Normalizer, normalize_obs
-from poise.types import Episode, Rollout
+from poise.spec import Episode
+from poise.types import Rollout, Tensor
 
 # Streams of seeds, kept apart so that no episode of one purpose ever meets another.
 TRAINING, EVALUATION, NOISE = 0, 1, 2
@@ -123,7 +124,7 @@ class HostCollector:
         index = self._ledger.index
         index[mask] += 1
         seed = self._config.seed
-        seeds = [episode_seed(seed, TRAINING, n, int(index[n])) for n in np.flatnonzero(mask)]
+        seeds = [episode_seed(seed, TRAINING, n, int(index[n])) for n in np.flatnonzero(mask).tolist()]
         self._obs = self._env.reset(mask, seeds).astype(np.float32)
 
     def _noise(self, shape: tuple[int, ...], iteration: int) -> np.ndarray:
@@ -189,7 +190,7 @@ def _collect(
     noise = draw_noise(noise_key, (config.ppo.num_steps, config.num_envs, spec.action_size))
     places = jnp.arange(config.num_envs)
 
-    def restarted(now: _Native, mask: Bool[Array, " N"]) -> _Native:
+    def restarted(now: _Native, mask: Bool[Tensor, " N"]) -> _Native:
         index = now.index + mask
         keys = jax.vmap(lambda n, i: jax.random.fold_in(jax.random.fold_in(episode_key, n), i))(places, index)
         return _Native(begin(task, now.world, mask, keys), index)

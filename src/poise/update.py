@@ -11,10 +11,12 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from poise.advantages import gae
 from poise.config import PPO, Config
+from poise.distributions import DiagGaussian
 from poise.losses import PolicyMetrics, explained_variance, policy_loss, value_loss
-from poise.networks import GaussianPolicy, Policy, ValueFunction, distributions, make_policy
+from poise.networks import Policy, ValueFunction, distributions, make_policy
 from poise.normalize import Normalizer, discounted_return, normalize_obs, normalize_reward
-from poise.types import Batch, Rollout, Spec
+from poise.spec import Spec
+from poise.types import Batch, Rollout
 
 
 class Learner(eqx.Module):
@@ -68,7 +70,9 @@ def make_optimizer(config: PPO) -> optax.GradientTransformation:
 
     The step size is one value per iteration and applied by the caller.
     """
-    limit = optax.identity() if config.max_grad_norm is None else optax.clip_by_global_norm(config.max_grad_norm)
+    limit = (
+        optax.identity() if config.max_grad_norm is None else optax.clip_by_global_norm(config.max_grad_norm)
+    )
     return optax.flatten(optax.chain(limit, optax.scale_by_adam(eps=1e-5)))
 
 
@@ -135,7 +139,7 @@ def prepare(state: TrainState, rollout: Rollout, *, config: Config) -> Prepared:
     distribution = distributions(policy, obs)
     action = rows(rollout.action)
     log_prob = jax.vmap(lambda d, a: d.log_prob(a))(distribution, action)
-    std = jnp.mean(distribution.std) if isinstance(policy, GaussianPolicy) else jnp.array(math.nan)
+    std = jnp.mean(distribution.std) if isinstance(distribution, DiagGaussian) else jnp.array(math.nan)
     return Prepared(
         batch=Batch(obs, action, log_prob, advantage, target),
         normalizer=after,

@@ -41,7 +41,10 @@ def _modern(id: str) -> tuple[str, str | None]:
         return id, None
     name, version = match.groups()
     if version == "2" and _OLD_TASKS[name]:
-        return f"{name}-v4", f"{id} is run as {name}-v4: the same task and model, on a MuJoCo that is maintained."
+        return (
+            f"{name}-v4",
+            f"{id} is run as {name}-v4: the same task and model, on a MuJoCo that is maintained.",
+        )
     raise EnvError(
         f"{id} needs mujoco-py, which is retired, and is not the same task as {name}-v4 in every part "
         f"(Ant's observation differs, for one); choose {name}-v5"
@@ -76,15 +79,15 @@ def resolve(id: str, backend: Backend = "auto") -> Resolved:
 
     if is_registered(id):
         return Resolved(id, "gymnasium" if backend == "auto" else backend, note)
-    raise EnvError(_unknown(id, backend))
+    raise EnvError(_unknown(id))
 
 
-def _unknown(id: str, backend: Backend) -> str:
+def _unknown(id: str) -> str:
     from poise.envs.classic import NATIVE_TASKS
     from poise.envs.gymnasium import registered_ids
 
     if id in NATIVE_TASKS:
-        return f"backend {backend} has no {id}; backend native has"
+        return f"Gymnasium has no {id}; backend native has"
     known = {name.lower(): name for name in [*registered_ids(), *NATIVE_TASKS]}
     near = difflib.get_close_matches(id.lower(), known, n=3, cutoff=0.5)
     hint = f"; the nearest names are {', '.join(known[n] for n in near)}" if near else ""

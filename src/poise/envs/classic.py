@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from poise.envs.native import NativeTask
-from poise.types import Spec
+from poise.spec import Spec
 
 
 class PendulumState(NamedTuple):

@@ -1,5 +1,6 @@
 """Everything else that Gymnasium knows, through its vector environments."""
 
+import importlib
 import math
 import warnings
 from collections.abc import Sequence
@@ -11,7 +12,8 @@ from gymnasium.vector import AutoresetMode
 from jaxtyping import Bool, Float, Shaped
 
 from poise.envs.vector import EnvError
-from poise.types import EnvStep, Spec
+from poise.spec import Spec
+from poise.types import EnvStep
 
 
 def registered_ids() -> list[str]:
@@ -25,14 +27,16 @@ def is_registered(id: str) -> bool:
     Raises:
         EnvError: the module of ``module:Name`` cannot be imported.
     """
+    module, _, name = id.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise EnvError(f"{id}: its module cannot be imported: {error}") from error
     try:
-        gym.spec(id)
-    except gym.error.UnregisteredEnv:
+        gym.spec(name)
+    except gym.error.Error:
         return False
-    except ImportError as error:
-        raise EnvError(f"{id}: its module cannot be imported: {error}") from error
-    except gym.error.Error as error:
-        raise EnvError(f"{id}: {error}") from error
     return True
 
 
@@ -79,7 +83,7 @@ class GymnasiumEnv:
         self._first = int(action.start) if isinstance(action, gym.spaces.Discrete) else 0
 
     def reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Float[np.ndarray, "N O"]:
-        every: list[int | None] = [None] * self.num_envs
+        every: Any = [None] * self.num_envs
         for i, seed in zip(np.flatnonzero(mask), seeds, strict=True):
             every[i] = int(seed)
         obs, _ = self._env.reset(seed=every, options={"reset_mask": np.asarray(mask)})
@@ -87,7 +91,7 @@ class GymnasiumEnv:
 
     def step(self, action: Shaped[np.ndarray, "N ..."]) -> EnvStep:
         space = self._env.action_space
-        given = action.reshape(space.shape) + self._first if self.spec.discrete else action.reshape(space.shape)
+        given = action.reshape(space.shape) + self._first
         obs, reward, terminated, truncated, _ = self._env.step(given.astype(space.dtype))
         return EnvStep(self._flat(obs), reward, terminated, truncated)
 

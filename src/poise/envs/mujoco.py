@@ -1,17 +1,19 @@
 """Any MuJoCo task on MuJoCo's own batch engine: N simulations stepped by a C++ thread pool."""
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import mujoco
-import mujoco.batch
 import numpy as np
 from jaxtyping import Bool, Float
 from mujoco.batch import Batch
 
-from poise.types import EnvStep, Spec
+from poise.cores import num_cores
+from poise.spec import Spec
+from poise.types import EnvStep
+
+_mj: Any = mujoco  # its compiled names are invisible to a static checker
 
 
 class Task(ABC):
@@ -52,16 +54,15 @@ class MujocoEnv:
     """N simulations of a ``Task``. The result is the same at any number of threads."""
 
     def __init__(self, id: str, task: Task, num_envs: int, num_threads: int | None = None):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        num_threads = min(num_threads or cores, num_envs)
+        num_threads = min(num_threads or num_cores(), num_envs)
         self.num_envs = num_envs
         self.backend = f"mujoco ({num_threads} thread{'s' * (num_threads > 1)})"
         self._task = task
-        self._model = mujoco.MjModel.from_xml_path(task.model)
+        self._model = _mj.MjModel.from_xml_path(task.model)
         self._batch = Batch(self._model, num_envs, num_threads)
         for field in task.derived:
             self._batch.bind(field)
-        start = mujoco.MjData(self._model)
+        start = _mj.MjData(self._model)
         self._start = start.qpos.copy(), start.qvel.copy()
         self._elapsed = np.zeros(num_envs, np.int64)
         self._never = np.zeros(num_envs, bool)
@@ -79,7 +80,7 @@ class MujocoEnv:
 
     def reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Float[np.ndarray, "N O"]:
         ids = np.flatnonzero(mask)
-        self._batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE)
+        self._batch.reset(ids, stage=_mj.mjtStage.mjSTAGE_NONE)
         for i, seed in zip(ids, seeds, strict=True):
             # the generator that Gymnasium makes of the same seed, so both begin alike
             rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))

@@ -6,7 +6,9 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from poise.types import EnvStep, PoiseError, Spec
+from poise.errors import PoiseError
+from poise.spec import Spec
+from poise.types import EnvStep
 
 
 class EnvError(PoiseError):

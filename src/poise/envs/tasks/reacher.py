@@ -1,5 +1,7 @@
 """Bring the tip of a two-link arm to a target: minus distance (m), minus squared torque."""
 
+from typing import Any
+
 import numpy as np
 
 from poise.envs.mujoco import Task
@@ -36,7 +38,7 @@ class ReacherV4(Task):
             (np.cos(angle), np.sin(angle), batch.qpos[:, 2:], batch.qvel[:, :2], self._gap(batch)), axis=1
         )
 
-    def remember(self, batch):
+    def remember(self, batch) -> Any:
         return self._gap(batch)
 
     def outcome(self, batch, before, action):
@@ -55,7 +57,7 @@ class ReacherV5(ReacherV4):
     def observe(self, batch):
         return super().observe(batch)[:, :-1]
 
-    def remember(self, batch):
+    def remember(self, batch) -> Any:
         return None
 
     def outcome(self, batch, before, action):

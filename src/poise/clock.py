@@ -1,0 +1,41 @@
+"""Wall time, and how much of it JAX spent compiling."""
+
+import time
+from typing import NamedTuple
+
+import jax.monitoring
+
+_COMPILING = (
+    "/jax/core/compile/jaxpr_trace_duration",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration",
+    "/jax/core/compile/backend_compile_duration",
+)
+
+
+class Instant(NamedTuple):
+    """Seconds since an arbitrary start: of the wall clock, and of compilation alone."""
+
+    wall: float
+    compiling: float
+
+    def since(self, before: "Instant") -> float:
+        """Seconds that passed, compilation left out."""
+        return self.wall - before.wall - (self.compiling - before.compiling)
+
+
+class Clock:
+    """Listens to JAX's own report of what each compilation took."""
+
+    def __init__(self) -> None:
+        self._compiling = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def now(self) -> Instant:
+        return Instant(time.perf_counter(), self._compiling)
+
+    def close(self) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._listen)
+
+    def _listen(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event in _COMPILING:
+            self._compiling += duration_secs

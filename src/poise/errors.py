@@ -1,0 +1,10 @@
+"""The errors that are the user's to mend."""
+
+
+class PoiseError(Exception):
+    """Something the user can mend; its message is shown without a traceback.
+
+    ``exit_code`` is what the command exits with: 2 for arguments, 1 for a run that failed.
+    """
+
+    exit_code = 2

@@ -1,0 +1,81 @@
+"""The score of an agent: greedy returns on a fixed list of episodes that training never saw."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.special import stdtrit
+
+from poise.acting import ActionScale, Actor
+from poise.envs import VectorEnv
+from poise.rollout import EVALUATION, episode_seed
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Raw returns and lengths (steps) of the episodes, in the order of the list."""
+
+    episodic_return: Float[np.ndarray, " episodes"]
+    length: Int[np.ndarray, " episodes"]
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.episodic_return))
+
+    @property
+    def std(self) -> float:
+        """Sample deviation between episodes; 0 of a single one."""
+        return float(np.std(self.episodic_return, ddof=1)) if len(self.length) > 1 else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% interval of the mean, mean -+ t s / sqrt(n), Student's t with n - 1 degrees of freedom.
+
+        Infinite for a single episode, which says nothing of the spread.
+        """
+        n = len(self.length)
+        half = float(stdtrit(n - 1, 0.975)) * self.std / math.sqrt(n) if n > 1 else math.inf
+        return self.mean - half, self.mean + half
+
+    def summary(self) -> dict[str, float | int | None]:
+        """The keys of ``summary.json``; None for a bound that is infinite."""
+        low, high = (bound if math.isfinite(bound) else None for bound in self.interval)
+        return {"mean": self.mean, "std": self.std, "low": low, "high": high, "episodes": len(self.length)}
+
+
+def evaluation_lanes(backend: str, episodes: int) -> int:
+    """How many environments to evaluate with: cheap simulations all at once, others sixteen."""
+    return min(episodes, 16 if backend.startswith("gymnasium") else 128)
+
+
+def evaluate(env: VectorEnv, actor: Actor, *, normalize_action: bool, seed: int, episodes: int) -> Evaluation:
+    """Plays ``episodes`` episodes greedily, each to its end, whatever the number of environments.
+
+    Episode i always begins from the same seed, so short episodes are not counted more often than
+    long ones and the score does not depend on who finishes first.
+    """
+    scale = ActionScale(env.spec, normalize=normalize_action)
+    seeds = [episode_seed(seed, EVALUATION, 0, i) for i in range(episodes)]
+    lanes = env.num_envs
+    playing = np.arange(lanes)  # the episode each environment plays; beyond the list it only idles
+    waiting = lanes
+    total, length = np.zeros(lanes), np.zeros(lanes, np.int64)
+    returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
+    obs = env.reset(np.ones(lanes, bool), [seeds[i % episodes] for i in playing])
+    while (playing < episodes).any():
+        action = actor.act(obs.astype(np.float32))
+        obs, reward, terminated, truncated = env.step(scale(action))
+        total += reward
+        length += 1
+        done = terminated | truncated
+        if not done.any():
+            continue
+        for lane in np.flatnonzero(done):
+            if playing[lane] < episodes:
+                returns[playing[lane]], lengths[playing[lane]] = total[lane], length[lane]
+            playing[lane], waiting = waiting, waiting + 1
+        total[done] = 0
+        length[done] = 0
+        obs = env.reset(done, [seeds[i % episodes] for i in playing[done]])
+    return Evaluation(returns, lengths)
