@@ -9,7 +9,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from poise.errors import PoiseError
 from poise.spec import Spec
@@ -98,7 +98,7 @@ class PPO(Checked):
     """Passes over each rollout."""
     minibatch_size: Annotated[int, Bound(ge=2)] = 64
     """Rows of a minibatch; what does not fill one is dropped after each shuffle."""
-    gamma: Share = 0.98
+    gamma: Share = 0.97
     """Discount."""
     lam: Share = 0.95
     """Lambda of generalized advantage estimation."""
@@ -244,7 +244,7 @@ class Config(Checked):
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+    def from_dict(cls, data: Mapping[str, Any]) -> "Config":
         """The configuration that ``to_dict`` (or JSON made of it) describes.
 
         Raises:

@@ -1,7 +1,7 @@
 """Collecting rollouts, from environments on the host or compiled together with the policy."""
 
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -32,6 +32,7 @@ class Collected(NamedTuple):
     episodes: list[Episode]  # those that ended in it, in the order of their ends
 
 
+@runtime_checkable
 class Collector(Protocol):
     """Holds the world between rollouts."""
 

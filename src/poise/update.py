@@ -44,11 +44,11 @@ class TrainState(eqx.Module):
 class PolicyEpochs(eqx.Module):
     """Per epoch: the mean over its minibatches, NaN where target_kl left all of them out."""
 
-    loss: Float[Array, " E"]
-    kl: Float[Array, " E"]
-    clip_fraction: Float[Array, " E"]
-    entropy: Float[Array, " E"]
-    num_updates: Int[Array, " E"]
+    loss: Float[Array, "*E"]
+    kl: Float[Array, "*E"]
+    clip_fraction: Float[Array, "*E"]
+    entropy: Float[Array, "*E"]
+    num_updates: Int[Array, "*E"]
 
 
 class Prepared(eqx.Module):
@@ -111,6 +111,7 @@ def learning_rate(start: float, iteration: int, config: Config) -> float:
 @partial(jax.jit, static_argnames="config")
 def prepare(state: TrainState, rollout: Rollout, *, config: Config) -> Prepared:
     """Values, log-probabilities, advantages and targets of a rollout, rows in C order of [T, N]."""
+    rollout = jax.tree.map(jnp.asarray, rollout)
     policy, value = state.learner.policy, state.learner.value
     before = state.normalizer
 
@@ -127,7 +128,7 @@ def prepare(state: TrainState, rollout: Rollout, *, config: Config) -> Prepared:
     running, returns = discounted_return(state.running_return, rollout.reward, done, config.reward_gamma)
     after = Normalizer(before.obs.merge(rows(rollout.obs)), before.ret.merge(rows(returns)))
     advantage = gae(
-        normalize_reward(after.ret, jnp.asarray(rollout.reward), config.normalize),
+        normalize_reward(after.ret, rollout.reward, config.normalize),
         values.reshape(shape),
         next_values.reshape(shape),
         rollout.terminated,
@@ -158,7 +159,8 @@ def shuffle(batch: Batch, config: PPO, *, key: PRNGKeyArray) -> Batch:
 
 
 def _step(optimizer, params, opt_state, gradient, step_size):
-    updates, opt_state = optimizer.update(gradient, opt_state)
+    with jax.numpy_dtype_promotion("standard"):  # Optax mixes its integer step count with floats
+        updates, opt_state = optimizer.update(gradient, opt_state)
     return jax.tree.map(lambda p, u: p - step_size * u, params, updates), opt_state
 
 

@@ -1,7 +1,7 @@
 """What every backend offers: N environments stepped together, each episode with a seed of its own."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
@@ -15,6 +15,7 @@ class EnvError(PoiseError):
     """An environment that cannot be made: unknown, unsupported or not available to a backend."""
 
 
+@runtime_checkable
 class VectorEnv(Protocol):
     """N environments of one kind.
 

@@ -1,0 +1,112 @@
+"""A plain NumPy PPO in float64, one loop at a time, that shares no line with the product.
+
+Covers the default kind of policy: tanh hidden layers, a linear head, a deviation that is a
+parameter. Gradients are written out by hand.
+"""
+
+import numpy as np
+
+
+class Net:
+    """An MLP with tanh; ``forward`` keeps what ``backward`` needs."""
+
+    def __init__(self, weight, bias):
+        self.weight = [np.array(w, float) for w in weight]
+        self.bias = [np.array(b, float) for b in bias]
+
+    def forward(self, x):
+        self.inputs = [x]
+        for i, (w, b) in enumerate(zip(self.weight, self.bias, strict=True)):
+            x = x @ w + b
+            if i < len(self.weight) - 1:
+                x = np.tanh(x)
+                self.inputs.append(x)
+        return x
+
+    def backward(self, out_gradient):
+        weights, biases, g = [], [], out_gradient
+        for i in reversed(range(len(self.weight))):
+            weights.insert(0, self.inputs[i].T @ g)
+            biases.insert(0, g.sum(0))
+            if i:
+                g = (g @ self.weight[i].T) * (1 - self.inputs[i] ** 2)
+        return weights, biases
+
+
+class Adam:
+    def __init__(self, params):
+        self.m = [np.zeros_like(p) for p in params]
+        self.v = [np.zeros_like(p) for p in params]
+        self.t = 0
+
+    def step(self, params, gradients, rate, max_norm):
+        norm = np.sqrt(sum((g**2).sum() for g in gradients))
+        gradients = [g * min(1, max_norm / norm) for g in gradients]
+        self.t += 1
+        for i, (p, g) in enumerate(zip(params, gradients, strict=True)):
+            self.m[i] = 0.9 * self.m[i] + 0.1 * g
+            self.v[i] = 0.999 * self.v[i] + 0.001 * g**2
+            m, v = self.m[i] / (1 - 0.9**self.t), self.v[i] / (1 - 0.999**self.t)
+            p -= rate * m / (np.sqrt(v) + 1e-5)
+
+
+def log_prob(mean, log_std, action):
+    z = (action - mean) / np.exp(log_std)
+    return (-0.5 * z**2 - log_std - 0.5 * np.log(2 * np.pi)).sum(1)
+
+
+def update(policy, log_std, value, rollout, orders, config, rate_policy, rate_value):
+    """One iteration from fresh statistics and optimizers. Changes the networks in place.
+
+    ``orders`` holds the shuffled row numbers of each epoch.
+    """
+    ppo = config.ppo
+    obs = np.clip(np.asarray(rollout.obs, float), -10, 10)  # statistics of the first iteration: 0 and 1
+    next_obs = np.clip(np.asarray(rollout.next_obs, float), -10, 10)
+    reward = np.asarray(rollout.reward, float)
+    steps, envs = reward.shape
+    terminated, truncated = np.asarray(rollout.terminated), np.asarray(rollout.truncated)
+
+    returns, running = np.zeros_like(reward), np.zeros(envs)
+    for t in range(steps):
+        running = ppo.gamma * running + reward[t]
+        returns[t] = running
+        running = np.where(terminated[t] | truncated[t], 0, running)
+    reward = np.clip(reward / np.sqrt(returns.var() + 1e-8), -10, 10)
+
+    v = np.stack([value.forward(o)[:, 0] for o in obs])
+    v_next = np.stack([value.forward(o)[:, 0] for o in next_obs])
+    advantage = np.zeros_like(reward)
+    for n in range(envs):
+        later = 0.0
+        for t in reversed(range(steps)):
+            bootstrap = 0.0 if terminated[t, n] else v_next[t, n]
+            goes_on = not (terminated[t, n] or truncated[t, n])
+            later = reward[t, n] + ppo.gamma * bootstrap - v[t, n] + ppo.gamma * ppo.lam * goes_on * later
+            advantage[t, n] = later
+
+    rows = obs.reshape(-1, obs.shape[2])
+    action = np.asarray(rollout.action, float).reshape(len(rows), -1)
+    advantage, target = advantage.ravel(), (v + advantage).ravel()
+    old = log_prob(policy.forward(rows), log_std, action)
+    policy_params = [*policy.weight, *policy.bias, log_std]
+    value_params = [*value.weight, *value.bias]
+    adam_policy, adam_value = Adam(policy_params), Adam(value_params)
+    size = ppo.minibatch_size
+    for order in orders:
+        for start in range(0, len(order) - size + 1, size):
+            b = order[start : start + size]
+            a = (advantage[b] - advantage[b].mean()) / (advantage[b].std() + 1e-8)
+            mean = policy.forward(rows[b])
+            ratio = np.exp(log_prob(mean, log_std, action[b]) - old[b])
+            inside = (ratio >= 1 - ppo.clip) & (ratio <= 1 + ppo.clip)
+            free = np.where(inside, True, ratio * a < np.clip(ratio, 1 - ppo.clip, 1 + ppo.clip) * a)
+            slope = -(free * a * ratio / size)[:, None]  # of the loss by the log-probability
+            var = np.exp(2 * log_std)
+            weights, biases = policy.backward(slope * (action[b] - mean) / var)
+            by_log_std = (slope * ((action[b] - mean) ** 2 / var - 1)).sum(0)
+            adam_policy.step(policy_params, [*weights, *biases, by_log_std], rate_policy, ppo.max_grad_norm)
+
+            error = value.forward(rows[b])[:, 0] - target[b]
+            weights, biases = value.backward((2 * error / size)[:, None])
+            adam_value.step(value_params, [*weights, *biases], rate_value, ppo.max_grad_norm)

@@ -1,0 +1,79 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from poise.acting import ActionScale, Actor
+from poise.config import Normalize, Policy
+from poise.networks import distributions, make_policy
+from poise.normalize import Normalizer, RunningStats, normalize_obs
+from poise.spec import Spec
+
+SPEC = Spec("probe", 3, 2, False, (-1.0, -2.0), (1.0, 6.0))
+DISCRETE = Spec("probe", 3, 4, True)
+OBS = np.random.default_rng(0).normal(2, 3, (7, 3)).astype(np.float32)
+NORMALIZER = Normalizer(RunningStats.empty(3).merge(jnp.asarray(OBS)), RunningStats.empty())
+NOISE = np.random.default_rng(1).normal(size=(7, 4)).astype(np.float32)
+
+
+def in_jax(policy, config):
+    obs = jax.vmap(lambda o: normalize_obs(NORMALIZER.obs, o, config))(jnp.asarray(OBS))
+    return distributions(policy, obs)
+
+
+@pytest.mark.parametrize(
+    ("std", "head_tanh", "activation", "normalize"),
+    [
+        *itertools.product(
+            ["fixed", "predicted", "independent"], ["none", "mean", "all"], ["tanh", "relu"], [True, False]
+        )
+    ],
+)
+def test_acting_in_numpy_equals_the_networks(std, head_tanh, activation, normalize):
+    config = Normalize(obs=normalize, obs_clip=10.0 if normalize else None)
+    settings = Policy(std=std, head_tanh=head_tanh, activation=activation, init="uniform", std_init=0.4)
+    policy = make_policy(SPEC, settings, key=jax.random.key(3))
+    expected = in_jax(policy, config)
+    actor = Actor(policy, NORMALIZER, config)
+    mean, deviation = actor.mean_and_std(OBS)
+    np.testing.assert_allclose(mean, expected.mean, atol=1e-5)
+    np.testing.assert_allclose(deviation, expected.std, atol=1e-5)
+    np.testing.assert_array_equal(actor.act(OBS), mean)
+    np.testing.assert_allclose(
+        actor.act(OBS, NOISE[:, :2]), expected.mean + expected.std * NOISE[:, :2], atol=1e-5
+    )
+
+
+def test_a_categorical_policy_acts_alike():
+    policy = make_policy(DISCRETE, Policy(init="uniform"), key=jax.random.key(3))
+    logits = np.asarray(in_jax(policy, Normalize()).logits)
+    actor = Actor(policy, NORMALIZER, Normalize())
+    np.testing.assert_array_equal(actor.act(OBS), logits.argmax(1))
+    np.testing.assert_array_equal(actor.act(OBS, NOISE), (logits + NOISE).argmax(1))
+    assert len(set(actor.act(OBS, 20 * NOISE).tolist())) > 1
+
+
+def test_normalized_actions_are_rescaled_to_the_bounds_and_clipped():
+    scale = ActionScale(SPEC, normalize=True)
+    action = np.array([[0.0, 0.0], [1.0, -1.0], [3.0, 0.5]], np.float32)
+    np.testing.assert_allclose(scale(action), [[0, 2], [1, -2], [1, 4]])
+
+
+def test_plain_actions_are_only_clipped():
+    scale = ActionScale(SPEC, normalize=False)
+    np.testing.assert_allclose(scale(np.array([[0.5, 5.0], [3.0, 7.0]], np.float32)), [[0.5, 5], [1, 6]])
+
+
+def test_a_dimension_without_finite_bounds_keeps_its_units():
+    spec = Spec("probe", 3, 2, False, (-np.inf, -2.0), (np.inf, 2.0))
+    scale = ActionScale(spec, normalize=True)
+    np.testing.assert_allclose(scale(np.array([[7.0, 0.5]], np.float32)), [[7.0, 1.0]])
+
+
+def test_the_scale_is_the_same_in_jax():
+    action = np.array([0.3, -0.9], np.float32)
+    for normalize in (True, False):
+        scale = ActionScale(SPEC, normalize=normalize)
+        np.testing.assert_array_equal(jax.jit(scale)(jnp.asarray(action)), scale(action))

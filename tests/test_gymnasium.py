@@ -1,0 +1,67 @@
+import gymnasium as gym
+import numpy as np
+import pytest
+from probes import GymCounter
+
+from poise.envs import EnvError, make
+
+gym.register("GymCounter-v0", GymCounter)
+gym.register("GymCounterLimited-v0", GymCounter, max_episode_steps=2)
+
+
+def test_an_interaction_tape_without_an_idle_row():
+    env = make("GymCounter-v0", 2)
+    tape = [env.reset(np.array([True, True]), [7, 8]).tolist()]
+    for action in (0, 1, 2):
+        step = env.step(np.array([action, action]))
+        tape.append(step.next_obs.tolist())
+        assert step.reward.tolist() == [5.0 + action] * 2  # the choices begin at 5
+    assert step.terminated.tolist() == [True, True]
+    # the last observation is where the action led, the next one comes from the reset of that lane alone
+    assert tape == [[[7, 0], [8, 0]], [[7, 1], [8, 1]], [[7, 2], [8, 2]], [[7, 3], [8, 3]]]
+    assert env.reset(np.array([False, True]), [9]).tolist() == [[7, 3], [9, 0]]
+
+
+def test_a_time_limit_truncates():
+    env = make("GymCounterLimited-v0", 1)
+    assert env.spec.time_limit == 2
+    env.reset(np.array([True]), [0])
+    env.step(np.array([0]))
+    step = env.step(np.array([0]))
+    assert (step.terminated.tolist(), step.truncated.tolist()) == ([False], [True])
+
+
+def test_spaces_are_read_from_the_environment():
+    spec = make("GymCounter-v0", 1).spec
+    assert (spec.obs_size, spec.action_size, spec.discrete, spec.time_limit) == (2, 3, True, None)
+    pendulum = make("Pendulum-v1", 1, "gymnasium").spec
+    assert (pendulum.action_low, pendulum.action_high, pendulum.discrete) == ((-2.0,), (2.0,), False)
+
+
+def test_processes_give_what_one_process_gives():
+    envs = [make("CartPole-v1", 2, backend) for backend in ("gymnasium", "gymnasium-async")]
+    try:
+        both = np.ones(2, bool)
+        np.testing.assert_array_equal(*(env.reset(both, [3, 4]) for env in envs))
+        for t in range(60):
+            action = np.array([t % 2, t // 2 % 2])
+            one, other = (env.step(action) for env in envs)
+            for a, b in zip(one, other, strict=True):
+                np.testing.assert_array_equal(a, b)
+            done = one.terminated | one.truncated
+            if done.any():
+                np.testing.assert_array_equal(*(env.reset(done, [t + 10] * int(done.sum())) for env in envs))
+    finally:
+        for env in envs:
+            env.close()
+
+
+@pytest.mark.parametrize(
+    ("id", "space", "supported"),
+    [("FrozenLake-v1", "Discrete(16)", "Box"), ("Blackjack-v1", "Tuple", "Box")],
+)
+def test_an_unsupported_space_is_named_with_what_is_supported(id, space, supported):
+    with pytest.raises(EnvError, match=id) as error:
+        make(id, 1)
+    assert space in str(error.value)
+    assert supported in str(error.value)

@@ -1,0 +1,167 @@
+import jax
+import numpy as np
+import pytest
+from probes import Counter, NativeCounter
+
+from poise.config import PPO, Config, Normalize, Policy
+from poise.envs import make
+from poise.envs.native import NativeEnv
+from poise.rollout import EVALUATION, TRAINING, HostCollector, NativeCollector, episode_seed
+from poise.update import init
+
+
+def small(num_envs=3, num_steps=8, **ppo):
+    """Greedy to rounding, so that rewards are known: the fixed deviation is tiny."""
+    return Config(
+        total_steps=num_envs * num_steps,
+        num_envs=num_envs,
+        ppo=PPO(num_steps=num_steps, minibatch_size=2, **ppo),
+        policy=Policy(std="fixed", std_init=1e-9),
+    )
+
+
+def collector_for(env, config, kind=HostCollector):
+    state = init(env.spec, config)
+    collector = kind(env, config)
+    return lambda iteration: collector.collect(state.learner.policy, state.normalizer, iteration)
+
+
+def test_a_rollout_of_episodes_that_end_all_three_ways():
+    env = Counter([3, -5, 0])  # terminates after 3, truncated after 5, goes on
+    rollout, episodes = collector_for(env, small())(0)
+    count = rollout.obs[:, :, 2]
+    np.testing.assert_array_equal(count[:, 0], [0, 1, 2, 0, 1, 2, 0, 1])
+    np.testing.assert_array_equal(count[:, 1], [0, 1, 2, 3, 4, 0, 1, 2])
+    np.testing.assert_array_equal(count[:, 2], range(8))
+    np.testing.assert_array_equal(rollout.next_obs[:, :, 2], count + 1)  # never a reset observation
+    np.testing.assert_allclose(rollout.reward, count + 1, atol=0.05)  # the reset step gives no reward
+    np.testing.assert_array_equal(np.argwhere(rollout.terminated), [[2, 0], [5, 0]])
+    np.testing.assert_array_equal(np.argwhere(rollout.truncated), [[4, 1]])
+
+    got = [(e.env, e.index, e.step, e.length, e.terminated) for e in episodes]
+    assert got == [(0, 0, 9, 3, True), (1, 0, 15, 5, False), (0, 1, 18, 3, True)]
+    assert [round(e.episodic_return) for e in episodes] == [6, 15, 6]
+
+
+def test_episodes_go_on_across_rollouts_and_keep_what_they_have_gathered():
+    collect = collector_for(Counter([3, -5, 0]), small())
+    collect(0)
+    rollout, episodes = collect(1)
+    np.testing.assert_array_equal(rollout.obs[0, :, 2], [2, 3, 8])
+    first = episodes[0]
+    assert (first.env, first.index, first.step, first.length) == (0, 2, 27, 3)
+    assert round(first.episodic_return) == 6
+
+
+def test_with_reset_every_rollout_each_begins_with_fresh_episodes():
+    collect = collector_for(Counter([3, -5, 0]), small(reset_every_rollout=True))
+    before, _ = collect(0)
+    rollout, episodes = collect(1)
+    np.testing.assert_array_equal(rollout.obs[0, :, 2], [0, 0, 0])
+    assert (before.obs[0, :, 1] != rollout.obs[0, :, 1]).all()  # new seeds
+    # the unfinished third episode of environment 0 is dropped with what it had gathered
+    assert [(e.env, e.index, e.length) for e in episodes][:1] == [(0, 3, 3)]
+    assert round(episodes[0].episodic_return) == 6
+
+
+def test_every_episode_has_the_seed_of_its_place():
+    env = Counter([3, -5, 0])
+    rollout, _ = collector_for(env, small())(0)
+    expected = [episode_seed(0, TRAINING, 0, i) % 1000 for i in (0, 0, 0, 1, 1, 1, 2, 2)]
+    np.testing.assert_array_equal(rollout.obs[:, 0, 1], expected)
+    places = [
+        (s, stream, n, i) for s in (0, 1) for stream in (TRAINING, EVALUATION) for n in (0, 1) for i in (0, 1)
+    ]
+    assert len({episode_seed(*place) for place in places}) == 16
+
+
+def test_what_the_environment_gets_is_scaled_and_what_is_stored_is_not():
+    env = Counter([0, 0])
+    env.spec = type(env.spec)("Counter", 3, 1, False, (-2.0,), (4.0,), None)
+    config = Config(
+        total_steps=16, num_envs=2, ppo=PPO(num_steps=8, minibatch_size=2), policy=Policy(std_init=2.0)
+    )
+    rollout, _ = collector_for(env, config)(0)
+    given = np.stack(env.actions)
+    np.testing.assert_allclose(given, 1 + 3 * np.clip(rollout.action, -1, 1), atol=1e-6)
+    assert np.abs(rollout.action).max() > 1
+    plain = Counter([0, 0])
+    unscaled = Config.from_dict(config.to_dict() | {"normalize": {"action": False}})
+    rollout, _ = collector_for(plain, unscaled)(0)
+    np.testing.assert_allclose(np.stack(plain.actions), np.clip(rollout.action, -1, 1), atol=1e-6)
+
+
+def test_the_same_rollout_through_both_host_backends():
+    config = Config(total_steps=240, num_envs=2, ppo=PPO(num_steps=120, minibatch_size=2))
+    ours, theirs = (
+        collector_for(make("Reacher-v4", 2, backend), config)(0) for backend in ("mujoco", "gymnasium")
+    )
+    for a, b in zip(jax.tree.leaves(ours.rollout), jax.tree.leaves(theirs.rollout), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert [e.length for e in ours.episodes] == [50] * 4 == [e.length for e in theirs.episodes]
+
+
+@pytest.mark.parametrize(("end", "limit"), [(3, None), (0, 3), (0, None)])
+def test_the_compiled_collector_ends_episodes_as_the_other_does(end, limit):
+    config = small(num_envs=2)
+    ends = [end or -(limit or 0)] * 2
+    host, host_episodes = collector_for(Counter(ends), config)(0)
+    collect = collector_for(NativeEnv(NativeCounter(end, limit), 2), config, NativeCollector)
+    native, native_episodes = collect(0)
+    for name in ("reward", "terminated", "truncated"):
+        np.testing.assert_allclose(getattr(native, name), getattr(host, name), atol=0.1)
+    for name in ("obs", "next_obs"):
+        np.testing.assert_array_equal(getattr(native, name)[..., 1], getattr(host, name)[..., 2])
+
+    def facts(episodes):
+        return [(e.env, e.index, e.step, e.length, e.terminated) for e in episodes]
+
+    assert facts(native_episodes) == facts(host_episodes)
+    following, _ = collect(1)
+    carried = 8 if not end and not limit else 2
+    np.testing.assert_array_equal(following.obs[0, :, 1], [carried, carried])
+
+
+def test_the_compiled_collector_begins_anew_when_told_and_never_repeats_a_start():
+    config = small(num_envs=2, reset_every_rollout=True)
+    collect = collector_for(NativeEnv(NativeCounter(3, None), 2), config, NativeCollector)
+    starts = [np.asarray(collect(i)[0].obs) for i in range(2)]
+    assert not starts[1][0, :, 1].any()
+    begun = np.concatenate([s[s[..., 1] == 0][:, 0] for s in starts])
+    assert len(set(begun.tolist())) == len(begun) == 12
+
+
+@pytest.mark.parametrize("id", ["Pendulum-v1", "InvertedPendulum-v4", "CartPole-v1"])
+def test_a_rollout_is_a_function_of_the_seed(id):
+    def run(seed):
+        config = Config(total_steps=64, num_envs=2, seed=seed, ppo=PPO(num_steps=32))
+        env = make(id, 2)
+        kind = NativeCollector if id.startswith("Pendulum") else HostCollector
+        state = init(env.spec, Config(total_steps=64, num_envs=2, ppo=PPO(num_steps=32)))
+        return kind(env, config).collect(state.learner.policy, state.normalizer, 0).rollout
+
+    for a, b, c in zip(*(jax.tree.leaves(run(seed)) for seed in (0, 0, 1)), strict=True):
+        np.testing.assert_array_equal(a, b)
+        if a.dtype == np.float32 and a.ndim == 3:
+            assert not np.array_equal(a, c)
+
+
+def test_options_of_collecting_change_the_rollout():
+    base = Config(total_steps=64, num_envs=2, ppo=PPO(num_steps=32))
+
+    def shape(config):
+        return collector_for(make("Pendulum-v1", config.num_envs), config, NativeCollector)(0)[0].obs.shape
+
+    assert shape(base) == (32, 2, 3)
+    assert shape(Config(total_steps=64, num_envs=4, ppo=PPO(num_steps=16))) == (16, 4, 3)
+    rewards = [
+        np.asarray(
+            collector_for(
+                make("Pendulum-v1", 2),
+                Config(total_steps=64, num_envs=2, ppo=PPO(num_steps=32), normalize=Normalize(action=action)),
+                NativeCollector,
+            )(0)[0].reward
+        )
+        for action in (True, False)
+    ]
+    assert not np.array_equal(*rewards)

@@ -1,0 +1,256 @@
+import dataclasses
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from naive import Net
+from naive import update as naive_update
+
+from poise import update as module
+from poise.config import Config
+from poise.losses import policy_loss
+from poise.spec import Spec
+from poise.types import Rollout
+from poise.update import init, learning_rate, prepare, shuffle, update
+
+SPEC = Spec("probe", 3, 2, False, (-1.0, -1.0), (1.0, 1.0))
+BASE = {"total_steps": 400, "num_envs": 4, "ppo": {"num_steps": 25, "num_epochs": 2, "minibatch_size": 32}}
+
+
+def config(**changes):
+    """``BASE`` with changes like ``ppo__clip=0.1``."""
+    data = Config.from_dict(BASE).to_dict()
+    for path, value in changes.items():
+        *groups, name = path.split("__")
+        target = data
+        for group in groups:
+            target = target[group]
+        target[name] = value
+    return Config.from_dict(data)
+
+
+def rollout_for(state, seed=0, steps=25, envs=4):
+    """Random facts, with actions that the state's policy could have sampled."""
+    rng = np.random.default_rng(seed)
+    obs = rng.normal(size=(steps, envs, 3)).astype(np.float32) * 3
+    policy = state.learner.policy
+    d = jax.vmap(jax.vmap(policy))(jnp.clip(jnp.asarray(obs), -10, 10))
+    noise = rng.normal(size=(steps, envs, 2)).astype(np.float32)
+    return Rollout(
+        obs=obs,
+        action=np.asarray(d.mean + d.std * noise),
+        reward=rng.normal(1, 5, size=(steps, envs)).astype(np.float32),
+        next_obs=rng.normal(size=(steps, envs, 3)).astype(np.float32) * 3,
+        terminated=rng.random((steps, envs)) < 0.1,
+        truncated=rng.random((steps, envs)) < 0.1,
+    )
+
+
+def step(settings, state=None, **kwargs):
+    state = state or init(SPEC, settings)
+    return update(state, rollout_for(state, **kwargs), config=settings)
+
+
+def leaves(learner):
+    return [np.asarray(x) for x in jax.tree.leaves((learner.policy, learner.value))]
+
+
+def test_one_whole_update_equals_the_naive_ppo():
+    settings = config()
+    state = init(SPEC, settings)
+    rollout = rollout_for(state)
+    got = update(state, rollout, config=settings).state.learner
+
+    key = jax.random.fold_in(state.key, 0)
+    size = settings.rollout_size
+    orders = [np.asarray(jax.random.permutation(k, size))[:96] for k in jax.random.split(key, 2)]
+    policy = Net(state.learner.policy.mlp.weight, state.learner.policy.mlp.bias)
+    value = Net(state.learner.value.mlp.weight, state.learner.value.mlp.bias)
+    log_std = np.array(state.learner.policy.log_std, float)
+    ppo = settings.ppo
+    rates = ppo.policy_learning_rate, ppo.value_learning_rate
+    naive_update(policy, log_std, value, rollout, orders, settings, *rates)
+
+    for ours, net in ((got.policy.mlp, policy), (got.value.mlp, value)):
+        for a, b in zip([*ours.weight, *ours.bias], [*net.weight, *net.bias], strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-5)
+    np.testing.assert_allclose(got.policy.log_std, log_std, atol=2e-5)
+    moved = np.abs(np.asarray(got.policy.mlp.weight[1]) - np.asarray(state.learner.policy.mlp.weight[1]))
+    assert moved.max() > 1e-3  # far beyond the tolerance
+
+
+def test_on_the_first_minibatch_the_ratio_is_1_and_the_kl_0():
+    settings = config()
+    state = update(init(SPEC, settings), rollout_for(init(SPEC, settings)), config=settings).state
+    rollout = rollout_for(state, seed=1)
+    batch = prepare(state, rollout, config=settings).batch
+    first = jax.tree.map(lambda x: x[:32], batch)
+    _, metrics = policy_loss(state.learner.policy, first, settings.ppo)
+    log_prob = jax.vmap(lambda o, a: state.learner.policy(o).log_prob(a))(first.obs, first.action)
+    np.testing.assert_allclose(jnp.exp(log_prob - first.log_prob), 1, atol=1e-4)
+    assert abs(metrics.kl) < 1e-4
+    assert metrics.clip_fraction == 0
+
+
+CHANGES = {
+    "seed": 1,
+    "ppo__num_epochs": 3,
+    "ppo__minibatch_size": 16,
+    "ppo__gamma": 0.5,
+    "ppo__lam": 0.5,
+    "ppo__clip": 0.01,
+    "ppo__policy_learning_rate": 1e-4,
+    "ppo__value_learning_rate": 1e-4,
+    "ppo__anneal": "none",
+    "ppo__max_grad_norm": None,
+    "ppo__target_kl": 1e-6,
+    "ppo__entropy_coef": 0.1,
+    "ppo__normalize_advantage": False,
+    "policy__hidden": (16,),
+    "policy__activation": "relu",
+    "policy__init": "uniform",
+    "policy__std": "predicted",
+    "policy__std_init": 0.5,
+    "policy__std_min": 0.1,
+    "policy__head_tanh": "mean",
+    "value__hidden": (16,),
+    "value__activation": "relu",
+    "value__init": "uniform",
+    "normalize__obs": False,
+    "normalize__obs_clip": 1.0,
+    "normalize__reward": False,
+    "normalize__reward_clip": 0.5,
+    "normalize__reward_gamma": 0.0,
+    "total_steps": 200,
+}
+# what decides which rows are collected, not what is made of them; tests/test_rollout.py changes these
+COLLECTING = {"num_envs", "ppo__num_steps", "ppo__reset_every_rollout", "normalize__action"}
+
+
+def two_updates(settings):
+    """Two, since annealing and observation statistics first show in the second."""
+    first = step(settings)
+    return leaves(step(settings, first.state, seed=1).state.learner)
+
+
+@pytest.fixture(scope="module")
+def usual():
+    return two_updates(config())
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_option_changes_the_update(change, usual):
+    changed = two_updates(config(**{change: CHANGES[change]}))
+    assert [x.shape for x in changed] != [x.shape for x in usual] or any(
+        not np.array_equal(a, b) for a, b in zip(changed, usual, strict=True)
+    )
+
+
+def test_the_table_of_changes_names_every_option():
+    def paths(data, prefix=""):
+        for name, value in data.items():
+            yield from paths(value, f"{prefix}{name}__") if isinstance(value, dict) else [prefix + name]
+
+    assert set(paths(Config().to_dict())) == set(CHANGES) | COLLECTING
+
+
+def test_beyond_the_target_kl_the_policy_stops_and_the_value_goes_on():
+    never = step(config())
+    soon = step(config(ppo__target_kl=1e-9))
+    # the first minibatch is always at KL 0, the second is beyond
+    assert soon.policy.num_updates.tolist() == [1, 0]
+    assert np.isnan(soon.policy.kl[1])
+    assert never.policy.num_updates.tolist() == [3, 3]
+    np.testing.assert_array_equal(soon.value_loss, never.value_loss)
+    late = step(config(ppo__target_kl=1e9))
+    for a, b in zip(leaves(late.state.learner), leaves(never.state.learner), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_the_remainder_of_a_shuffle_is_dropped_and_no_row_comes_twice():
+    settings = config()
+    state = init(SPEC, settings)
+    batch = prepare(state, rollout_for(state), config=settings).batch
+    numbered = dataclasses.replace(batch, target=jnp.arange(100.0))
+    shuffled = shuffle(numbered, settings.ppo, key=jax.random.key(0))
+    assert shuffled.target.shape == (3, 32)
+    rows = np.asarray(shuffled.target).ravel().astype(int)
+    assert len(set(rows)) == 96
+    np.testing.assert_array_equal(shuffled.obs.reshape(96, -1), np.asarray(batch.obs)[rows])
+
+
+def test_learning_rates_fall_linearly_one_value_an_iteration():
+    settings = config()  # 4 iterations
+    rates = [learning_rate(0.8, i, settings) for i in range(4)]
+    assert rates == pytest.approx([0.8, 0.6, 0.4, 0.2])
+    assert learning_rate(0.8, 3, config(ppo__anneal="none")) == 0.8
+
+
+def test_observation_statistics_are_frozen_and_return_statistics_are_not():
+    settings = config()
+    state = init(SPEC, settings)
+    rollout = rollout_for(state)
+    prepared = prepare(state, rollout, config=settings)
+    np.testing.assert_allclose(prepared.batch.obs, np.clip(rollout.obs, -10, 10).reshape(100, 3))
+    np.testing.assert_allclose(prepared.normalizer.obs.mean, rollout.obs.mean((0, 1)), atol=1e-5)
+    assert prepared.normalizer.ret.count == 100
+
+
+def test_rollouts_that_begin_anew_forget_the_running_return():
+    assert not step(config(ppo__reset_every_rollout=True)).state.running_return.any()
+    assert step(config()).state.running_return.any()
+
+
+def test_compiled_equals_not_compiled():
+    settings = config()
+    compiled = leaves(step(settings).state.learner)
+    with jax.disable_jit():
+        plain = leaves(step(settings).state.learner)
+    for a, b in zip(compiled, plain, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_nothing_is_compiled_again_after_the_first_iteration():
+    settings = config(seed=123)
+    functions = (module.prepare, module.learn_policy, module.learn_value)
+    state = step(settings).state
+    before = [f._cache_size() for f in functions]
+    for seed in (1, 2):
+        state = step(settings, state, seed=seed).state
+    assert [f._cache_size() for f in functions] == before
+
+
+def test_the_next_state_does_not_use_up_the_one_before():
+    settings = config()
+    state = init(SPEC, settings)
+    first = leaves(update(state, rollout_for(state), config=settings).state.learner)
+    again = leaves(update(state, rollout_for(state), config=settings).state.learner)
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+SCRIPT = """
+import sys, jax
+jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
+from poise import envs
+from poise.config import Config, PPO
+from poise.loop import iterations
+from poise.run import parameters_sha256
+env = envs.make("InvertedPendulum-v4", 4)
+config = Config(total_steps=1024, num_envs=4, ppo=PPO(num_steps=128))
+*_, last = iterations(config, env)
+print(len(jax.devices()), parameters_sha256(last.state))
+"""
+
+
+def test_one_device_and_two_give_the_same_bits():
+    outputs = [
+        subprocess.run([sys.executable, "-c", SCRIPT, n], check=True, capture_output=True, text=True).stdout
+        for n in "12"
+    ]
+    (one, first), (two, second) = (out.split() for out in outputs)
+    assert (one, two) == ("1", "2")
+    assert first == second
