@@ -8,7 +8,7 @@ from poise.config import Normalize
 from poise.normalize import RunningStats, discounted_return, normalize_obs, normalize_reward
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(cuts=st.lists(st.integers(1, 40), min_size=1, max_size=6), center=st.floats(-50, 50))
 def test_merging_pieces_equals_numpy_over_the_whole(cuts, center):
     data = np.random.default_rng(sum(cuts)).normal(center, 3, size=(sum(cuts), 2)).astype(np.float32)

@@ -205,10 +205,10 @@ def test_rollouts_that_begin_anew_forget_the_running_return():
 
 
 def test_compiled_equals_not_compiled():
-    settings = config()
-    compiled = leaves(step(settings).state.learner)
+    settings = config(num_envs=2, ppo__num_steps=5, ppo__minibatch_size=5)  # one operation at a time is slow
+    compiled = leaves(step(settings, steps=5, envs=2).state.learner)
     with jax.disable_jit():
-        plain = leaves(step(settings).state.learner)
+        plain = leaves(step(settings, steps=5, envs=2).state.learner)
     for a, b in zip(compiled, plain, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -240,7 +240,7 @@ from poise.config import Config, PPO
 from poise.loop import iterations
 from poise.run import parameters_sha256
 env = envs.make("InvertedPendulum-v4", 4)
-config = Config(total_steps=1024, num_envs=4, ppo=PPO(num_steps=128))
+config = Config(total_steps=512, num_envs=4, ppo=PPO(num_steps=128))
 *_, last = iterations(config, env)
 print(len(jax.devices()), parameters_sha256(last.state))
 """

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import IO, Protocol, cast, runtime_checkable
 
 import numpy as np
 from rich.console import Console
@@ -15,6 +15,15 @@ from rich.progress import Progress as Bar
 from poise.curve import WINDOW
 from poise.loop import Progress
 from poise.spec import Episode
+
+
+@runtime_checkable
+class TextOut(Protocol):
+    """What is needed of a stream to show progress on: sys.stdout has it, and a notebook's, and StringIO."""
+
+    def write(self, text: str, /) -> int: ...
+    def flush(self) -> None: ...
+    def isatty(self) -> bool: ...
 
 
 class Live(ABC):
@@ -56,7 +65,7 @@ class _TerminalLive(Live):
 class _PlainLive(Live):
     """One line for each tenth of the budget."""
 
-    def __init__(self, total_steps: int, file: TextIO):
+    def __init__(self, total_steps: int, file: TextOut):
         super().__init__(total_steps)
         self._file = file
         self._tenth = 0
@@ -70,7 +79,7 @@ class _PlainLive(Live):
 
 
 @contextmanager
-def live(total_steps: int, file: TextIO) -> Iterator[Live]:
+def live(total_steps: int, file: TextOut) -> Iterator[Live]:
     """The view that suits ``file``."""
     if not file.isatty():
         yield _PlainLive(total_steps, file)
@@ -82,5 +91,5 @@ def live(total_steps: int, file: TextIO) -> Iterator[Live]:
         TextColumn("[bold]{task.fields[mean]}"),
         TimeRemainingColumn(compact=True),
     )
-    with Bar(*columns, console=Console(file=file)) as bar:
+    with Bar(*columns, console=Console(file=cast(IO[str], file))) as bar:
         yield _TerminalLive(total_steps, bar)

@@ -192,7 +192,7 @@ def _collect(
     places = jnp.arange(config.num_envs)
 
     def restarted(now: _Native, mask: Bool[Tensor, " N"]) -> _Native:
-        index = now.index + mask
+        index = now.index + mask.astype(jnp.int32)
         keys = jax.vmap(lambda n, i: jax.random.fold_in(jax.random.fold_in(episode_key, n), i))(places, index)
         return _Native(begin(task, now.world, mask, keys), index)
 
@@ -204,11 +204,12 @@ def _collect(
         obs = observe(task, now.world)
         action, given = jax.vmap(act)(obs, noise)
         world, out = advance(task, now.world, given)
-        row = Rollout(obs, action, out.reward, out.next_obs, out.terminated, out.truncated)
+        row = obs, action, out.reward, out.next_obs, out.terminated, out.truncated
         return restarted(_Native(world, now.index), out.terminated | out.truncated), row
 
     now = restarted(now, jnp.full(config.num_envs, restart))
-    return jax.lax.scan(step, now, noise)
+    now, rows = jax.lax.scan(step, now, noise)
+    return now, Rollout(*rows)
 
 
 def make_collector(env: VectorEnv, config: Config) -> Collector:

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,7 +25,7 @@ from poise.cores import num_cores
 from poise.curve import draw_curve
 from poise.errors import PoiseError
 from poise.evaluation import Evaluation, evaluate, evaluation_lanes
-from poise.live import live
+from poise.live import TextOut, live
 from poise.loop import Progress, iterations
 from poise.spec import Episode
 from poise.update import TrainState
@@ -99,7 +99,7 @@ def train(
     out: str | Path = "runs",
     evaluate_after: bool = True,
     import_seconds: float = 0.0,
-    file: TextIO = sys.stdout,
+    file: TextOut = sys.stdout,
 ) -> Run:
     """Trains an agent on ``env`` and leaves a folder under ``out``.
 

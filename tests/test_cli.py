@@ -1,0 +1,137 @@
+"""The command as a person types it."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from poise.cli import main
+
+ROOT = Path(__file__).parent.parent
+TINY = "--total-steps 256 --num-envs 2 --ppo.num-steps 64 --no-evaluate"
+
+
+def poise(command, capsys):
+    """Exit code, standard output and standard error."""
+    try:
+        code = main(shlex.split(command))
+    except SystemExit as stop:  # tyro's own way out, for help and usage
+        code = stop.code
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_training_ends_with_the_folder_alone_on_the_last_line(capsys, tmp_path):
+    code, out, _ = poise(f"train Reacher-v4 {TINY} --out {tmp_path}", capsys)
+    assert code == 0
+    folder = Path(out.splitlines()[-1])
+    assert folder.parent == tmp_path / "Reacher-v4"
+    assert (folder / "summary.json").exists()
+
+
+def test_json_alone_is_on_standard_output(capsys, tmp_path):
+    code, out, err = poise(f"train Pendulum-v0 {TINY} --json --out {tmp_path}", capsys)
+    assert code == 0
+    result = json.loads(out)
+    assert (result["env"], result["backend"], result["steps"]) == ("Pendulum-v0", "native", 256)
+    assert Path(result["folder"]).is_dir()
+    assert "Pendulum-v0 on native" in err
+
+
+def test_options_reach_the_configuration(capsys, tmp_path):
+    options = "--seed 7 --ppo.clip 0.3 --ppo.anneal none --ppo.target-kl 0.05 --policy.hidden 8 8 "
+    options += "--normalize.no-action --ppo.max-grad-norm None --policy.head-tanh mean"
+    code, out, _ = poise(f"train Reacher-v4 {TINY} {options} --out {tmp_path}", capsys)
+    assert code == 0
+    config = json.loads((Path(out.splitlines()[-1]) / "config.json").read_text())
+    assert config["seed"] == 7
+    assert config["ppo"]["clip"] == 0.3
+    assert config["ppo"]["anneal"] == "none"
+    assert config["ppo"]["target_kl"] == 0.05
+    assert config["ppo"]["max_grad_norm"] is None
+    assert config["policy"]["hidden"] == [8, 8]
+    assert config["policy"]["head_tanh"] == "mean"
+    assert config["normalize"]["action"] is False
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("train Reachr-v4", "the nearest names are Reacher-v4"),
+        ("train Ant-v2", "retired"),
+        ("train Reacher-v4 --ppo.clip -1", "ppo.clip = -1.0: must be > 0"),
+        ("train Reacher-v4 --ppo.gamma 2", "ppo.gamma = 2.0: must be >= 0 and <= 1"),
+        ("train Reacher-v4 --total-steps 1k", "total_steps = 1000: must be >= 2048, one rollout"),
+        ("train Reacher-v4 --total-steps ten", "'ten' is not a whole number"),
+        ("train Reacher-v4 --seed 1.5", "'1.5' is not a whole number"),
+        ("train Reacher-v4 --ppo.anneal cosine", "--ppo.anneal"),
+        ("train Reacher-v4 --ppo.clop 1", "--ppo.clip"),
+        ("train Reacher-v4 --backend native", "backend native has no Reacher-v4"),
+        ("train CartPole-v1 --policy.std fixed", "policy.std = 'fixed': has no effect on the discrete"),
+        ("train Reacher-v4 --out /dev/null/x", "out = '/dev/null/x': no folder can be made there"),
+        ("train", "ENV"),
+        ("fly", "train"),
+    ],
+)
+def test_a_wrong_command_exits_2_with_one_clear_message(command, message, capsys):
+    code, out, err = poise(command, capsys)
+    assert code == 2
+    assert message in re.sub(r"\s+", " ", err)
+    assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize("command", ["", "train"])
+def test_help_names_what_there_is(command, capsys):
+    code, out, _ = poise(f"{command} --help", capsys)
+    assert code == 0
+    assert "train" in out
+
+
+def test_help_shows_every_option_of_the_algorithm(capsys):
+    _, out, _ = poise("train --help", capsys)
+    names = (
+        "num-steps num-epochs minibatch-size gamma lam clip policy-learning-rate value-learning-rate anneal "
+    )
+    names += "max-grad-norm target-kl"
+    for name in names.split():
+        assert f"--ppo.{name} " in out
+    for name in ("total-steps", "seed", "num-envs", "backend", "out", "no-evaluate", "json"):
+        assert f"--{name}" in out
+
+
+def test_an_interrupt_exits_130(capsys, monkeypatch):
+    from poise import run
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "train", interrupted)
+    code, _, err = poise("train Reacher-v4", capsys)
+    assert code == 130
+    assert "interrupted" in err
+
+
+def test_help_does_not_load_jax():
+    script = "import sys; from poise.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    script += "assert not {'jax', 'gymnasium', 'mujoco', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_ci_calls_the_test_command_of_the_readme():
+    (command,) = re.findall(r"^.*pytest.*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert command in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_every_poise_command_in_the_readme_is_understood(capsys, tmp_path):
+    commands = re.findall(r"\bpoise (\w+ [^\n`#]*)", (ROOT / "README.md").read_text())
+    assert commands
+    for command in commands:
+        words = shlex.split(command)
+        code, out, _ = poise(shlex.join([words[0], "--help"]), capsys)
+        assert code == 0
+        for option in (w for w in words[1:] if w.startswith("--")):
+            assert option in out

@@ -1,0 +1,99 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from poise.config import PPO, Config, ConfigError, Normalize, Policy
+from poise.counts import parse_count
+from poise.spec import Spec
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PPO(clip=-1.0), "ppo.clip = -1.0: must be > 0"),
+        (lambda: PPO(gamma=1.5), "ppo.gamma = 1.5: must be >= 0 and <= 1"),
+        (lambda: PPO(lam=float("nan")), "ppo.lam = nan: must be >= 0 and <= 1"),
+        (lambda: PPO(policy_learning_rate=float("inf")), "ppo.policy_learning_rate = inf: must be > 0"),
+        (lambda: PPO(num_epochs=0), "ppo.num_epochs = 0: must be >= 1"),
+        (lambda: PPO(num_epochs=2.5), "ppo.num_epochs = 2.5: must be a whole number"),
+        (lambda: PPO(anneal="cosine"), "ppo.anneal = 'cosine': must be one of: linear, none"),
+        (lambda: PPO(target_kl=0.0), "ppo.target_kl = 0.0: must be > 0"),
+        (lambda: PPO(normalize_advantage=1), "ppo.normalize_advantage = 1: must be true or false"),
+        (lambda: Policy(hidden=()), "policy.hidden = (): must be one or more numbers"),
+        (lambda: Policy(hidden=(64, 0)), "policy.hidden = (64, 0): must be >= 1"),
+        (lambda: Policy(std="fixed", std_min=0.1), "policy.std_min = 0.1: must be 0 with policy.std = fixed"),
+        (lambda: Normalize(reward=False, reward_gamma=1.0), "normalize.reward_gamma = 1.0: must be None"),
+        (lambda: Config(seed=-1), "seed = -1: must be >= 0"),
+        (lambda: Config(total_steps=2047), "total_steps = 2047: must be >= 2048, one rollout"),
+        (lambda: Config(num_envs=1, ppo=PPO(num_steps=32)), "ppo.minibatch_size = 64: must be <= 32"),
+    ],
+)
+def test_a_wrong_value_names_field_value_and_bound(make, message):
+    with pytest.raises(ConfigError) as error:
+        make()
+    assert str(error.value).startswith(message)
+
+
+def test_derived_sizes():
+    config = Config(total_steps=100_000, num_envs=1, ppo=PPO(num_steps=2000, minibatch_size=32))
+    assert (config.rollout_size, config.num_iterations, config.num_minibatches) == (2000, 50, 62)
+    assert Config(total_steps=5000).num_iterations == 2  # rounded down
+
+
+def test_the_return_is_discounted_like_the_advantages_unless_told_otherwise():
+    assert Config(ppo=PPO(gamma=0.5)).reward_gamma == 0.5
+    assert Config(normalize=Normalize(reward_gamma=1.0)).reward_gamma == 1.0
+
+
+def test_json_and_back():
+    config = Config(seed=3, policy=Policy(hidden=(32,), std="predicted"), ppo=PPO(target_kl=0.02))
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"ppo": {"clop": 1}}, "ppo.clop: no such option"),
+        ({"ppo": 3}, "ppo = 3: must be an object"),
+        ([], "configuration = []: must be an object"),
+        ({"ppo": {"clip": "x"}}, "ppo.clip = 'x': must be a number"),
+        ({"policy": {"hidden": ["a"]}}, "policy.hidden = ('a',): must be a whole number"),
+    ],
+)
+def test_a_malformed_description_names_the_field(data, message):
+    with pytest.raises(ConfigError, match=r"^" + __import__("re").escape(message)):
+        Config.from_dict(data)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [Policy(std="fixed"), Policy(std_init=0.5), Policy(std_min=0.1), Policy(head_tanh="all")],
+)
+def test_options_of_continuous_actions_are_refused_for_discrete_ones(settings):
+    spec = Spec("CartPole-v1", 4, 2, True)
+    with pytest.raises(ConfigError, match="has no effect on the discrete actions of CartPole-v1"):
+        Config(policy=settings).check_against(spec)
+    Config(policy=settings).check_against(Spec("probe", 4, 2, False, (-1.0,) * 2, (1.0,) * 2))
+    Config().check_against(spec)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("100k", 100_000), ("1e6", 10**6), ("100_000", 100_000), ("1.5M", 1_500_000), ("7", 7), ("2e+3", 2000)],
+)
+def test_whole_numbers_as_people_write_them(text, count):
+    assert parse_count(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "k", "1.5", "1e-3", "ten", "1e6e", "0x10", "1 000", "nan", "inf"])
+def test_what_is_no_whole_number_is_refused(text):
+    with pytest.raises(ValueError, match="is not a whole number"):
+        parse_count(text)
+
+
+@given(st.integers(-(10**12), 10**12))
+def test_every_whole_number_is_understood(number):
+    assert parse_count(str(number)) == number
+    assert parse_count(f"{number:_}") == number

@@ -1,0 +1,58 @@
+import jax
+import numpy as np
+import pytest
+from probes import Counter
+
+from poise.acting import Actor
+from poise.config import Normalize, Policy
+from poise.envs import make
+from poise.evaluation import Evaluation, evaluate
+from poise.networks import make_policy
+from poise.normalize import Normalizer
+from poise.rollout import EVALUATION, episode_seed
+
+
+def still_actor(spec):
+    """Acts 0 whatever it sees."""
+    policy = jax.tree.map(lambda x: x * 0, make_policy(spec, Policy(), key=jax.random.key(0)))
+    return Actor(policy, Normalizer.empty(spec.obs_size), Normalize())
+
+
+class BySeed(Counter):
+    """The length of an episode is fixed by its seed: 1 to 10 steps."""
+
+    def step(self, action):
+        self.ends = self.seed % 10 + 1
+        return super().step(action)
+
+
+@pytest.mark.parametrize("lanes", [1, 3, 7, 20])
+def test_the_list_of_episodes_is_the_same_at_any_number_of_environments(lanes):
+    env = BySeed([1] * lanes)
+    result = evaluate(env, still_actor(env.spec), normalize_action=True, seed=5, episodes=7)
+    expected = [episode_seed(5, EVALUATION, 0, i) % 1000 % 10 + 1 for i in range(7)]
+    assert result.length.tolist() == expected
+    assert result.episodic_return.tolist() == [
+        n * (n + 1) / 2 for n in expected
+    ]  # short ones not counted first
+
+
+def test_the_interval_of_the_mean_by_hand():
+    result = Evaluation(np.array([1.0, 2.0, 3.0, 4.0, 5.0]), np.ones(5, int))
+    half = 2.776445 * np.sqrt(2.5) / np.sqrt(5)  # Student's t, 4 degrees of freedom
+    assert result.mean == 3
+    assert result.std == pytest.approx(np.sqrt(2.5))
+    assert result.interval == pytest.approx((3 - half, 3 + half), rel=1e-5)
+
+
+def test_one_episode_has_no_interval():
+    summary = Evaluation(np.array([1.0]), np.array([3])).summary()
+    assert summary == {"mean": 1.0, "std": 0.0, "low": None, "high": None, "episodes": 1}
+
+
+def test_every_backend_gives_the_same_score_on_shared_episodes():
+    scores = []
+    for backend, lanes in (("mujoco", 8), ("gymnasium", 3)):
+        env = make("Reacher-v4", lanes, backend)
+        scores.append(evaluate(env, still_actor(env.spec), normalize_action=True, seed=0, episodes=8))
+    np.testing.assert_allclose(scores[0].episodic_return, scores[1].episodic_return, atol=1e-6)

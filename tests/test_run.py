@@ -1,0 +1,135 @@
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from poise import run
+from poise.config import PPO, Config
+from poise.curve import recent_mean
+from poise.envs import EnvError
+from poise.loop import iterations as real_iterations
+
+SMALL = Config(total_steps=4 * 128, num_envs=2, ppo=PPO(num_steps=64, num_epochs=2))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    shown = io.StringIO()
+    out = tmp_path_factory.mktemp("runs")
+    return run.train("Reacher-v2", SMALL, out=out, file=shown), shown.getvalue(), out
+
+
+def test_the_folder_holds_what_it_promises(finished):
+    result, _, out = finished
+    assert result.folder.parent == out / "Reacher-v4"
+    assert {f.name for f in result.folder.iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "episodes.csv",
+        "curve.png",
+        "summary.json",
+    }
+
+
+def test_the_summary_has_the_keys_that_scripts_rely_on(finished):
+    result, _, _ = finished
+    summary = json.loads((result.folder / "summary.json").read_text())
+    assert summary == result.summary
+    assert set(summary) == {
+        "env",
+        "backend",
+        "seed",
+        "steps",
+        "status",
+        "steps_per_second",
+        "seconds",
+        "evaluation",
+        "parameters_sha256",
+        "versions",
+    }
+    assert (summary["env"], summary["backend"], summary["steps"]) == ("Reacher-v4", "mujoco", 512)
+    assert summary["status"] == "finished"
+    assert set(summary["seconds"]) == {"import", "compile", "rollout", "learn", "log", "evaluate", "total"}
+    parts = [v for k, v in summary["seconds"].items() if k != "total"]
+    assert 0.5 * summary["seconds"]["total"] < sum(parts) <= summary["seconds"]["total"]
+    evaluation = summary["evaluation"]
+    assert evaluation["episodes"] == 100
+    assert evaluation["low"] < evaluation["mean"] < evaluation["high"]
+    assert summary["versions"]["poise"] == "0.1.0"
+
+
+def test_the_configuration_is_kept_exactly(finished):
+    data = json.loads((finished[0].folder / "config.json").read_text())
+    assert (data.pop("env"), data.pop("backend")) == ("Reacher-v4", "mujoco")
+    assert Config.from_dict(data) == SMALL
+
+
+def test_the_tables_agree_with_each_other(finished):
+    folder = finished[0].folder
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    episodes = list(csv.DictReader((folder / "episodes.csv").read_text().splitlines()))
+    assert [m["steps"] for m in metrics] == [128, 256, 384, 512]
+    assert sum(m["episode/count"] for m in metrics) == len(episodes) == 2 * (256 // 50)
+    assert {e["ended"] for e in episodes} == {"truncated"}
+    for m in metrics:
+        returns = [float(e["return"]) for e in episodes if m["steps"] - 128 < int(e["step"]) <= m["steps"]]
+        assert m["episode/return"] == pytest.approx(np.mean(returns))
+
+
+def test_progress_in_plain_lines_names_backend_and_replacement(finished):
+    shown = finished[1].splitlines()
+    assert shown[0].startswith("Reacher-v2 is run as Reacher-v4")
+    assert shown[1].startswith("Reacher-v4 on mujoco (2 threads): 4 iterations x 128 = 512 steps, seed 0")
+    assert [line.split()[0] for line in shown[2:]] == ["128", "256", "384", "512"]
+    assert "return -" in shown[-1]
+
+
+def test_the_curve_is_a_picture_with_ink(finished):
+    image = np.asarray(Image.open(finished[0].folder / "curve.png").convert("L"))
+    assert image.shape == (900, 1600)
+    assert (image < 128).mean() > 0.003
+
+
+def test_the_same_seed_gives_the_same_parameters_and_another_does_not(finished, tmp_path):
+    quick = {"evaluate_after": False, "out": tmp_path, "file": io.StringIO()}
+    again = run.train("Reacher-v4", SMALL, **quick)
+    other = run.train("Reacher-v4", Config.from_dict(SMALL.to_dict() | {"seed": 1}), **quick)
+    assert again.summary["parameters_sha256"] == finished[0].summary["parameters_sha256"]
+    assert other.summary["parameters_sha256"] != again.summary["parameters_sha256"]
+    assert again.summary["evaluation"] is None
+
+
+def test_an_interrupted_run_keeps_what_it_has(tmp_path, monkeypatch):
+    def interrupted(config, env):
+        for progress in real_iterations(config, env):
+            yield progress
+            if progress.iteration == 2:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "iterations", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.train("Reacher-v4", SMALL, out=tmp_path, file=io.StringIO())
+    (folder,) = (tmp_path / "Reacher-v4").iterdir()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["status"], summary["steps"], summary["evaluation"]) == ("interrupted", 256, None)
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_runs_of_the_same_second_get_folders_of_their_own(tmp_path):
+    names = {run.new_folder(tmp_path, "a:b/C-v0", 3) for _ in range(4)}
+    assert len(names) == 4
+    assert {n.parent.name for n in names} == {"a-b-C-v0"}
+
+
+def test_nothing_is_written_for_an_environment_that_cannot_be_made(tmp_path):
+    with pytest.raises(EnvError):
+        run.train("Reachr-v4", SMALL, out=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_recent_mean_by_hand():
+    step, value = np.array([10, 20, 30, 100]), np.array([1.0, 2.0, 6.0, 5.0])
+    np.testing.assert_allclose(recent_mean(step, value, 20), [1, 1.5, 4, 5])
