@@ -11,8 +11,8 @@ from poise.networks import distributions, make_policy
 from poise.normalize import Normalizer, RunningStats, normalize_obs
 from poise.spec import Spec
 
-SPEC = Spec("probe", 3, 2, False, (-1.0, -2.0), (1.0, 6.0))
-DISCRETE = Spec("probe", 3, 4, True)
+SPEC = Spec("probe", (3,), (2,), (-1.0, -2.0), (1.0, 6.0))
+DISCRETE = Spec("probe", (3,), num_choices=4)
 OBS = np.random.default_rng(0).normal(2, 3, (7, 3)).astype(np.float32)
 NORMALIZER = Normalizer(RunningStats.empty(3).merge(jnp.asarray(OBS)), RunningStats.empty())
 NOISE = np.random.default_rng(1).normal(size=(7, 4)).astype(np.float32)
@@ -67,7 +67,7 @@ def test_plain_actions_are_only_clipped():
 
 
 def test_a_dimension_without_finite_bounds_keeps_its_units():
-    spec = Spec("probe", 3, 2, False, (-np.inf, -2.0), (np.inf, 2.0))
+    spec = Spec("probe", (3,), (2,), (-np.inf, -2.0), (np.inf, 2.0))
     scale = ActionScale(spec, normalize=True)
     np.testing.assert_allclose(scale(np.array([[7.0, 0.5]], np.float32)), [[7.0, 1.0]])
 

@@ -72,10 +72,10 @@ def test_a_malformed_description_names_the_field(data, message):
     [Policy(std="fixed"), Policy(std_init=0.5), Policy(std_min=0.1), Policy(head_tanh="all")],
 )
 def test_options_of_continuous_actions_are_refused_for_discrete_ones(settings):
-    spec = Spec("CartPole-v1", 4, 2, True)
+    spec = Spec("CartPole-v1", (4,), num_choices=2)
     with pytest.raises(ConfigError, match="has no effect on the discrete actions of CartPole-v1"):
         Config(policy=settings).check_against(spec)
-    Config(policy=settings).check_against(Spec("probe", 4, 2, False, (-1.0,) * 2, (1.0,) * 2))
+    Config(policy=settings).check_against(Spec("probe", (4,), (2,), (-1.0,) * 2, (1.0,) * 2))
     Config().check_against(spec)
 
 

@@ -33,7 +33,8 @@ def test_a_time_limit_truncates():
 
 def test_spaces_are_read_from_the_environment():
     spec = make("GymCounter-v0", 1).spec
-    assert (spec.obs_size, spec.action_size, spec.discrete, spec.time_limit) == (2, 3, True, None)
+    assert (spec.obs_shape, spec.obs_size, spec.time_limit) == ((1, 2), 2, None)
+    assert (spec.num_choices, spec.first_choice, spec.action_size, spec.discrete) == (3, 5, 3, True)
     pendulum = make("Pendulum-v1", 1, "gymnasium").spec
     assert (pendulum.action_low, pendulum.action_high, pendulum.discrete) == ((-2.0,), (2.0,), False)
 

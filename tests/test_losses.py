@@ -16,7 +16,7 @@ from poise.networks import ValueFunction, make_policy
 from poise.spec import Spec
 from poise.types import Batch
 
-SPEC = Spec("probe", 2, 1, False, (-1.0,), (1.0,))
+SPEC = Spec("probe", (2,), (1,), (-1.0,), (1.0,))
 
 
 def test_the_surrogate_on_a_grid_of_ratios():

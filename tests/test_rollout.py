@@ -73,11 +73,12 @@ def test_every_episode_has_the_seed_of_its_place():
         (s, stream, n, i) for s in (0, 1) for stream in (TRAINING, EVALUATION) for n in (0, 1) for i in (0, 1)
     ]
     assert len({episode_seed(*place) for place in places}) == 16
+    assert all(episode_seed(*place) % 4 == place[1] for place in places)  # never the seed of another purpose
 
 
 def test_what_the_environment_gets_is_scaled_and_what_is_stored_is_not():
     env = Counter([0, 0])
-    env.spec = type(env.spec)("Counter", 3, 1, False, (-2.0,), (4.0,), None)
+    env.spec = type(env.spec)("Counter", (3,), (1,), (-2.0,), (4.0,))
     config = Config(
         total_steps=16, num_envs=2, ppo=PPO(num_steps=8, minibatch_size=2), policy=Policy(std_init=2.0)
     )

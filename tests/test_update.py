@@ -16,7 +16,7 @@ from poise.spec import Spec
 from poise.types import Rollout
 from poise.update import init, learning_rate, prepare, shuffle, update
 
-SPEC = Spec("probe", 3, 2, False, (-1.0, -1.0), (1.0, 1.0))
+SPEC = Spec("probe", (3,), (2,), (-1.0, -1.0), (1.0, 1.0))
 BASE = {"total_steps": 400, "num_envs": 4, "ppo": {"num_steps": 25, "num_epochs": 2, "minibatch_size": 32}}
 
 

@@ -72,9 +72,13 @@ def train(
 def _score(evaluation: Any) -> str:
     low, high = evaluation.interval
     return (
-        f"greedy return {evaluation.mean:.1f} over {len(evaluation.length)} episodes "
-        f"(95% interval {low:.1f} to {high:.1f})"
+        f"greedy return {_figure(evaluation.mean)} over {len(evaluation.length)} episodes "
+        f"(95% interval {_figure(low)} to {_figure(high)})"
     )
+
+
+def _figure(value: float) -> str:
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"
 
 
 def main(arguments: list[str] | None = None) -> int:

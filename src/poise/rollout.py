@@ -23,8 +23,12 @@ TRAINING, EVALUATION, NOISE = 0, 1, 2
 
 
 def episode_seed(seed: int, stream: int, env: int, index: int) -> int:
-    """The seed of one episode, 32 bits: a function of the run's seed, the purpose, and its place."""
-    return int(np.random.SeedSequence((seed, stream, env, index)).generate_state(1)[0])
+    """The seed of one episode, 32 bits: a function of the run's seed, the purpose, and its place.
+
+    The last two bits are the stream's, so no episode of one purpose has the seed of another.
+    """
+    drawn = int(np.random.SeedSequence((seed, stream, env, index)).generate_state(1)[0])
+    return drawn >> 2 << 2 | stream
 
 
 class Collected(NamedTuple):

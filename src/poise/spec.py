@@ -1,5 +1,6 @@
 """What is known of an environment and of its episodes, without importing JAX."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -7,19 +8,34 @@ from dataclasses import dataclass
 class Spec:
     """What an agent must know of its environment: shapes, bounds and the time limit.
 
-    ``obs_size`` counts the entries of one observation; higher ranks are flattened in C order.
-    ``action_size`` is the number of dimensions of a continuous action, or the number of choices of
-    a discrete one. ``action_low`` and ``action_high`` (continuous only) are the environment's
-    bounds, one per dimension. ``time_limit`` is in steps; None where episodes have no limit.
+    Observations and continuous actions of any shape are flattened in C order between the
+    environment and the networks. ``action_low`` and ``action_high`` are the environment's bounds,
+    one per dimension. A discrete action has ``num_choices`` values from ``first_choice`` on.
+    ``time_limit`` is in steps; None where episodes have no limit.
     """
 
     id: str
-    obs_size: int
-    action_size: int
-    discrete: bool
+    obs_shape: tuple[int, ...]
+    action_shape: tuple[int, ...] = ()
     action_low: tuple[float, ...] = ()
     action_high: tuple[float, ...] = ()
+    num_choices: int | None = None
+    first_choice: int = 0
     time_limit: int | None = None
+
+    @property
+    def discrete(self) -> bool:
+        return self.num_choices is not None
+
+    @property
+    def obs_size(self) -> int:
+        """Entries of one observation, O."""
+        return math.prod(self.obs_shape)
+
+    @property
+    def action_size(self) -> int:
+        """Dimensions of a continuous action, or choices of a discrete one, A."""
+        return math.prod(self.action_shape) if self.num_choices is None else self.num_choices
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,8 @@ class Pendulum(NativeTask):
     def spec(self) -> Spec:
         return Spec(
             id=f"Pendulum-v{self.version}",
-            obs_size=3,
-            action_size=1,
-            discrete=False,
+            obs_shape=(3,),
+            action_shape=(1,),
             action_low=(-2.0,),
             action_high=(2.0,),
             time_limit=200,

@@ -1,7 +1,6 @@
 """Everything else that Gymnasium knows, through its vector environments."""
 
 import importlib
-import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -45,13 +44,13 @@ def _spec(id: str, env: Any) -> Spec:
     limit = env.spec.max_episode_steps if env.spec else None
     if not isinstance(obs, gym.spaces.Box):
         raise EnvError(f"{id}: observation space {obs} is not supported; supported is Box")
-    obs_size = math.prod(obs.shape)
     match action:
         case gym.spaces.Discrete():
-            return Spec(id, obs_size, int(action.n), discrete=True, time_limit=limit)
+            choices = int(action.n)
+            return Spec(id, obs.shape, num_choices=choices, first_choice=int(action.start), time_limit=limit)
         case gym.spaces.Box():
-            low, high = (bound.astype(float).ravel().tolist() for bound in (action.low, action.high))
-            return Spec(id, obs_size, len(low), False, tuple(low), tuple(high), limit)
+            low, high = (tuple(bound.astype(float).ravel().tolist()) for bound in (action.low, action.high))
+            return Spec(id, obs.shape, action.shape, low, high, time_limit=limit)
         case _:
             raise EnvError(f"{id}: action space {action} is not supported; supported are Box and Discrete")
 
@@ -79,8 +78,6 @@ class GymnasiumEnv:
         except EnvError:
             self._env.close()
             raise
-        action = self._env.single_action_space
-        self._first = int(action.start) if isinstance(action, gym.spaces.Discrete) else 0
 
     def reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Float[np.ndarray, "N O"]:
         every: Any = [None] * self.num_envs
@@ -91,7 +88,7 @@ class GymnasiumEnv:
 
     def step(self, action: Shaped[np.ndarray, "N ..."]) -> EnvStep:
         space = self._env.action_space
-        given = action.reshape(space.shape) + self._first
+        given = action.reshape(space.shape) + self.spec.first_choice
         obs, reward, terminated, truncated, _ = self._env.step(given.astype(space.dtype))
         return EnvStep(self._flat(obs), reward, terminated, truncated)
 

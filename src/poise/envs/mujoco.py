@@ -70,9 +70,8 @@ class MujocoEnv:
         self._batch.forward()
         self.spec = Spec(
             id=id,
-            obs_size=task.observe(self._batch).shape[1],
-            action_size=self._model.nu,
-            discrete=False,
+            obs_shape=(task.observe(self._batch).shape[1],),
+            action_shape=(self._model.nu,),
             action_low=tuple(low),
             action_high=tuple(high),
             time_limit=task.time_limit,
