@@ -1,1 +1,74 @@
-"""poise: Proximal Policy Optimization that trains, shows and keeps an agent with one command."""
+"""poise: Proximal Policy Optimization that trains, shows and keeps an agent with one command.
+
+    import poise
+
+    run = poise.train("Reacher-v4", total_steps=100_000, seed=0)
+    agent = poise.load(run.folder)
+    action = agent.act(obs)
+
+Each name is loaded when it is first used, so that ``import poise`` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from poise.agent import Agent, load
+    from poise.config import PPO, Config, Normalize, Policy, Value
+    from poise.envs import make
+    from poise.errors import PoiseError
+    from poise.evaluation import Evaluation
+    from poise.loop import Progress, iterations
+    from poise.presets import PRESETS
+    from poise.run import Run, train
+    from poise.spec import Spec
+
+_HOME = {
+    "Agent": "agent",
+    "load": "agent",
+    "Config": "config",
+    "PPO": "config",
+    "Policy": "config",
+    "Value": "config",
+    "Normalize": "config",
+    "make": "envs",
+    "PoiseError": "errors",
+    "Evaluation": "evaluation",
+    "Progress": "loop",
+    "iterations": "loop",
+    "PRESETS": "presets",
+    "Run": "run",
+    "train": "run",
+    "Spec": "spec",
+}
+
+__all__ = [
+    "PPO",
+    "PRESETS",
+    "Agent",
+    "Config",
+    "Evaluation",
+    "Normalize",
+    "PoiseError",
+    "Policy",
+    "Progress",
+    "Run",
+    "Spec",
+    "Value",
+    "iterations",
+    "load",
+    "make",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'poise' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"poise.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,19 +1,39 @@
 """The command ``poise``."""
 
+import dataclasses
 import json
+import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
 from poise.config import Config
 from poise.counts import parse_count
 from poise.errors import PoiseError
+from poise.presets import PRESETS, starting_point
 
 _registry = ConstructorRegistry()
+
+Json = Annotated[
+    bool,
+    arg(name="json", help="Print the result as JSON on standard output, all else on standard error."),
+    FlagCreatePairsOff,
+]
+RunFolder = Annotated[
+    Path,
+    Positional,
+    arg(metavar="RUN", help="The folder that poise train printed, or one of its checkpoints."),
+]
+Env = Annotated[
+    str | None,
+    arg(metavar="ENV", help="The environment; needed only where the run's own names a module (module:Task)."),
+]
 
 
 @_registry.primitive_rule
@@ -30,43 +50,144 @@ def _count(info: Any) -> PrimitiveConstructorSpec[int] | None:
     )
 
 
-def train(
-    env: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")],
-    /,
-    config: Annotated[Config, tyro.conf.arg(name="")] = Config(),  # noqa: B008
-    backend: Literal["auto", "mujoco", "native", "gymnasium", "gymnasium-async"] = "auto",
-    out: Path = Path("runs"),
-    evaluate: bool = True,
-    json_: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
+def _train_command(default: Config) -> Callable[..., None]:
+    """``poise train`` with the options of ``default``, a preset's or the usual ones."""
+
+    def train(
+        env: Annotated[str, Positional, arg(metavar="ENV|PRESET")],
+        config: Annotated[Config, arg(name="")] = default,
+        backend: Literal["auto", "mujoco", "native", "gymnasium", "gymnasium-async"] = "auto",
+        out: Path = Path("runs"),
+        evaluate: bool = True,
+        video: bool = True,
+        log_every: int = 200,
+        json_: Json = False,
+    ) -> None:
+        """Train an agent, score it, film it, and keep everything in a folder.
+
+        Args:
+            env: The environment's name, for example InvertedPendulum-v4, Pendulum-v1 or CartPole-v1, or a
+                preset's (see poise presets).
+            config: Everything that decides what is learned.
+            backend: What steps the environments; auto takes the fastest that has ENV.
+            out: The folder in which run folders are made.
+            evaluate: Whether the greedy agent plays 100 episodes at the end.
+            video: Whether the greedy agent is filmed at the end.
+            log_every: Environment steps between two that TensorBoard shows one by one.
+        """
+        begun = time.perf_counter()
+        from poise import run
+
+        loaded = time.perf_counter() - begun
+        file = sys.stderr if json_ else sys.stdout
+        if ":" in env:
+            sys.path.insert(0, os.getcwd())  # a module beside the user, as python -m would find it
+        id, _ = starting_point(env)
+        result = run.execute(
+            id,
+            config,
+            backend=backend,
+            out=out,
+            evaluate=evaluate,
+            video=video,
+            log_every=log_every,
+            import_seconds=loaded,
+            file=file,
+        )
+        summary = result.summary
+        if result.evaluation is not None:
+            print(_score(result.evaluation), file=file)
+        pace = summary["steps_per_second"]
+        print(
+            f"{summary['steps']:,} steps in {summary['seconds']['total']:.1f} s"
+            + (f", {pace:,.0f} steps/s while training" if pace else ""),
+            file=file,
+        )
+        print(_json({**summary, "folder": str(result.folder)}) if json_ else result.folder)
+
+    return train
+
+
+def evaluate(
+    run: RunFolder,
+    episodes: int = 100,
+    seed: int | None = None,
+    env: Env = None,
+    json_: Json = False,
 ) -> None:
-    """Train an agent, score it, and keep both in a folder.
+    """Score a trained agent: greedy episodes, each played to its end.
 
     Args:
-        env: The environment's name, for example InvertedPendulum-v4, Pendulum-v1 or CartPole-v1.
-        config: Everything that decides what is learned.
-        backend: What steps the environments; auto takes the fastest that has ENV.
-        out: The folder in which run folders are made.
-        evaluate: Whether the greedy agent plays 100 episodes at the end.
-        json_: Print the summary as JSON on standard output, everything else on standard error.
+        episodes: How many episodes.
+        seed: What the episodes derive from; by default the run's own seed, which repeats its score.
     """
-    begun = time.perf_counter()
-    from poise import run
+    from poise.agent import load
 
-    loaded = time.perf_counter() - begun
-    file = sys.stderr if json_ else sys.stdout
-    result = run.train(
-        env, config, backend=backend, out=out, evaluate_after=evaluate, import_seconds=loaded, file=file
-    )
-    summary = result.summary
-    if result.evaluation is not None:
-        print(_score(result.evaluation), file=file)
-    pace = summary["steps_per_second"]
-    print(
-        f"{summary['steps']:,} steps in {summary['seconds']['total']:.1f} s"
-        + (f", {pace:,.0f} steps/s while training" if pace else ""),
-        file=file,
-    )
-    print(json.dumps({**summary, "folder": str(result.folder)}, indent=2) if json_ else result.folder)
+    if env and ":" in env:
+        sys.path.insert(0, os.getcwd())
+    evaluation = load(run).evaluate(episodes, seed=seed, env=env)
+    print(_json(evaluation.summary()) if json_ else _score(evaluation))
+
+
+def video(run: RunFolder, env: Env = None, json_: Json = False) -> None:
+    """Film the greedy agent of a run: video.mp4 in its folder, or video.gif without an encoder."""
+    from poise.agent import load
+    from poise.recording import film
+
+    if env and ":" in env:
+        sys.path.insert(0, os.getcwd())
+    path = film(load(run), run / "video", env=env)
+    print(_json({"video": str(path)}) if json_ else path)
+
+
+def presets(json_: Json = False) -> None:
+    """List the presets that poise train understands, and what they change."""
+    usual = _flat(Config().to_dict())
+    rows = []
+    for name, preset in PRESETS.items():
+        flat = _flat(preset.config.to_dict())
+        changes = {path: value for path, value in flat.items() if value != usual[path]}
+        rows.append({"name": name, "env": preset.env, "about": preset.about, "changes": changes})
+    if json_:
+        print(_json(rows))
+        return
+    for row in rows:
+        print(f"{row['name']}  ({row['env']})\n  {row['about']}")
+        print("  " + ", ".join(f"{path} {value}" for path, value in row["changes"].items()) + "\n")
+
+
+def envs(json_: Json = False) -> None:
+    """List the environments: backend, spaces, time limit, and the mean return that counts as solved."""
+    from poise.listing import list_envs
+
+    listed, refused = list_envs()
+    if json_:
+        print(_json([dataclasses.asdict(row) for row in listed]))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("environment", "backend", "observation", "action", "time limit", "solved at"):
+        number = title in ("time limit", "solved at")
+        table.add_column(title, justify="right" if number else "left", no_wrap=title == "environment")
+    for row in listed:
+        bar = "" if row.solved is None else f"{row.solved:g}"
+        table.add_row(row.id, row.backend, row.obs, row.action, str(row.time_limit or ""), bar)
+    Console().print(table)
+    print(f"\n{len(refused)} more ids are known to Gymnasium and need another package, or have other spaces.")
+    print("Any id that Gymnasium can make will do, also module:Task of a module of yours.")
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _json(result: Any) -> str:
+    return json.dumps(result, indent=2)
 
 
 def _score(evaluation: Any) -> str:
@@ -84,12 +205,21 @@ def _figure(value: float) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command and returns its exit code.
 
-    0 done; 1 the run or its environment failed; 2 wrong arguments; 130 interrupted.
+    0 done; 1 the run or its environment failed; 2 wrong arguments or files; 130 interrupted.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    named = next((a for a in arguments if a in PRESETS), "")
+    commands: dict[str, Callable[..., Any]] = {
+        "train": _train_command(starting_point(named)[1]),
+        "evaluate": evaluate,
+        "video": video,
+        "presets": presets,
+        "envs": envs,
+    }
     try:
         with _registry:
             tyro.extras.subcommand_cli_from_dict(
-                {"train": train},
+                commands,
                 prog="poise",
                 description="Proximal Policy Optimization: train an agent with one command.",
                 args=arguments,

@@ -7,9 +7,11 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import stdtrit
 
+from poise import envs
 from poise.acting import ActionScale, Actor
 from poise.envs import VectorEnv
 from poise.rollout import EVALUATION, episode_seed
+from poise.spec import Spec
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,33 @@ class Evaluation:
 def evaluation_lanes(backend: str, episodes: int) -> int:
     """How many environments to evaluate with: cheap simulations all at once, others sixteen."""
     return min(episodes, 16 if backend.startswith("gymnasium") else 128)
+
+
+def evaluate_agent(
+    id: str,
+    backend: envs.Backend,
+    spec: Spec,
+    actor: Actor,
+    *,
+    normalize_action: bool,
+    seed: int,
+    episodes: int,
+) -> Evaluation:
+    """Makes environments ``id`` and evaluates on them.
+
+    Raises:
+        EnvError: they cannot be made, or do not have the shapes of ``spec``.
+    """
+    found = envs.resolve(id, backend)
+    world = envs.make(found.id, evaluation_lanes(found.backend, episodes), found.backend)
+    try:
+        for name in ("obs_shape", "action_shape", "num_choices"):
+            got, wanted = getattr(world.spec, name), getattr(spec, name)
+            if got != wanted:
+                raise envs.EnvError(f"{id} has {name} {got}, the agent was trained with {wanted}")
+        return evaluate(world, actor, normalize_action=normalize_action, seed=seed, episodes=episodes)
+    finally:
+        world.close()
 
 
 def evaluate(env: VectorEnv, actor: Actor, *, normalize_action: bool, seed: int, episodes: int) -> Evaluation:

@@ -9,12 +9,13 @@ import numpy as np
 
 from poise.clock import Clock
 from poise.config import Config
+from poise.distributions import DiagGaussian
 from poise.envs import VectorEnv
 from poise.errors import PoiseError
 from poise.rollout import make_collector
 from poise.spec import Episode
 from poise.types import Rollout
-from poise.update import PolicyEpochs, Prepared, TrainState, Updated, init, learning_rate, update
+from poise.update import Prepared, TrainState, Updated, init, learning_rate, update
 
 
 class TrainingError(PoiseError):
@@ -33,9 +34,8 @@ class Progress:
     rollout: Rollout
     prepared: Prepared
     episodes: list[Episode]
-    policy_epochs: PolicyEpochs  # NumPy arrays
-    value_loss: np.ndarray  # per epoch
-    metrics: dict[str, float | int | None]
+    epochs: dict[str, np.ndarray]  # metrics of each epoch, [E]; NaN where target_kl left an epoch out
+    metrics: dict[str, float | int | None]  # of the iteration, None where there is nothing to measure
     rollout_seconds: float  # without compilation
     learn_seconds: float  # without compilation
     compile_seconds: float  # of this iteration; in the first also what came before it
@@ -59,9 +59,9 @@ def iterations(config: Config, env: VectorEnv) -> Iterator[Progress]:
             collected = clock.now()
             updated = update(state, rollout, config=config)
             state = jax.block_until_ready(updated.state)
-            policy_epochs, value_loss = jax.device_get((updated.policy, updated.value_loss))
+            epochs = _epochs(updated, iteration, config)
             learned = clock.now()
-            metrics = _metrics(updated, policy_epochs, value_loss, episodes, iteration, config)
+            metrics = _metrics(updated, epochs, episodes)
             _check(metrics, iteration, env)
             yield Progress(
                 iteration=iteration + 1,
@@ -70,8 +70,7 @@ def iterations(config: Config, env: VectorEnv) -> Iterator[Progress]:
                 rollout=rollout,
                 prepared=updated.prepared,
                 episodes=episodes,
-                policy_epochs=policy_epochs,
-                value_loss=value_loss,
+                epochs=epochs,
                 metrics=metrics,
                 rollout_seconds=collected.since(begun),
                 learn_seconds=learned.since(collected),
@@ -89,36 +88,40 @@ def _check(metrics: dict[str, float | int | None], iteration: int, env: VectorEn
             raise TrainingError(f"{name} is {value} in iteration {iteration + 1} of {env.spec.id}")
 
 
-def _metrics(
-    updated: Updated,
-    policy: PolicyEpochs,
-    value_loss: np.ndarray,
-    episodes: list[Episode],
-    iteration: int,
-    config: Config,
-) -> dict[str, float | int | None]:
-    """The scalars of one iteration; of the epochs, the last in which any minibatch was seen.
-
-    None where there is nothing to measure.
-    """
-    # target_kl may leave epochs out; their means are NaN
-    seen = np.flatnonzero(np.isfinite(policy.kl))
-    last = seen[-1] if len(seen) else -1
-    std, explained = jax.device_get((updated.prepared.std, updated.prepared.explained_variance))
-    returns = [e.episodic_return for e in episodes]
+def _epochs(updated: Updated, iteration: int, config: Config) -> dict[str, np.ndarray]:
+    policy, value_loss = jax.device_get((updated.policy, updated.value_loss))
     ppo = config.ppo
+    rates = {"policy": ppo.policy_learning_rate, "value": ppo.value_learning_rate}
+    return {
+        "policy/loss": policy.loss,
+        "policy/kl": policy.kl,
+        "policy/clip_fraction": policy.clip_fraction,
+        "policy/entropy": policy.entropy,
+        "policy/num_updates": policy.num_updates,
+        "value/loss": value_loss,
+    } | {
+        f"{name}/learning_rate": np.full(ppo.num_epochs, learning_rate(start, iteration, config))
+        for name, start in rates.items()
+    }
+
+
+def _metrics(
+    updated: Updated, epochs: dict[str, np.ndarray], episodes: list[Episode]
+) -> dict[str, float | int | None]:
+    """The scalars of one iteration. Of the epochs, the last in which the policy saw a minibatch."""
+    distribution, explained = jax.device_get(
+        (updated.prepared.distribution, updated.prepared.explained_variance)
+    )
+    returns = [e.episodic_return for e in episodes]
+    seen = np.flatnonzero(np.isfinite(epochs["policy/kl"]))
+    last = seen[-1] if len(seen) else -1
     return {
         "episode/return": float(np.mean(returns)) if episodes else None,
         "episode/length": float(np.mean([e.length for e in episodes])) if episodes else None,
         "episode/count": len(episodes),
-        "policy/loss": float(policy.loss[last]),
-        "policy/kl": float(policy.kl[last]),
-        "policy/clip_fraction": float(policy.clip_fraction[last]),
-        "policy/entropy": float(policy.entropy[last]),
-        "policy/std": None if math.isnan(std) else float(std),
-        "policy/num_updates": int(policy.num_updates.sum()),
-        "policy/learning_rate": learning_rate(ppo.policy_learning_rate, iteration, config),
-        "value/loss": float(value_loss[-1]),
+        **{name: float(values[last]) for name, values in epochs.items() if name.startswith("policy/")},
+        "policy/num_updates": int(epochs["policy/num_updates"].sum()),
+        "policy/std": float(distribution.std.mean()) if isinstance(distribution, DiagGaussian) else None,
+        **{name: float(values[-1]) for name, values in epochs.items() if name.startswith("value/")},
         "value/explained_variance": float(explained),
-        "value/learning_rate": learning_rate(ppo.value_learning_rate, iteration, config),
     }

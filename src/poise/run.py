@@ -19,15 +19,19 @@ import jax
 import numpy as np
 
 from poise import envs
-from poise.acting import Actor
+from poise.agent import load
+from poise.checkpoint import Manifest, save_agent
 from poise.config import Config
 from poise.cores import num_cores
 from poise.curve import draw_curve
 from poise.errors import PoiseError
-from poise.evaluation import Evaluation, evaluate, evaluation_lanes
+from poise.evaluation import Evaluation
 from poise.live import TextOut, live
+from poise.logger import LOG_EVERY, TensorBoard
 from poise.loop import Progress, iterations
-from poise.spec import Episode
+from poise.presets import configure
+from poise.recording import VideoError, film
+from poise.spec import Episode, Spec
 from poise.update import TrainState
 
 EVALUATION_EPISODES = 100
@@ -93,31 +97,64 @@ def versions() -> dict[str, str]:
 
 def train(
     env: str,
-    config: Config,
     *,
     backend: envs.Backend = "auto",
     out: str | Path = "runs",
-    evaluate_after: bool = True,
-    import_seconds: float = 0.0,
-    file: TextOut = sys.stdout,
+    evaluate: bool = True,
+    video: bool = True,
+    log_every: int = LOG_EVERY,
+    file: TextOut | None = None,
+    **options: Any,
 ) -> Run:
-    """Trains an agent on ``env`` and leaves a folder under ``out``.
+    """Trains an agent and leaves a folder with all that there is to know of it.
+
+        run = poise.train("Reacher-v4", total_steps=100_000, ppo={"clip": 0.1})
+        agent = poise.load(run.folder)
 
     Args:
-        env: a Gymnasium id, or one of poise's own.
-        config: everything that decides what is learned.
+        env: a Gymnasium id, one of poise's own, or the name of a preset.
         backend: what steps the environments; "auto" takes the fastest that has ``env``.
-        out: the root in which run folders are made.
-        evaluate_after: whether the greedy agent is scored over 100 episodes at the end.
-        import_seconds: what loading took before this call, for ``summary.json``.
+        out: the root in which the run's folder is made.
+        evaluate: whether the greedy agent plays 100 episodes at the end.
+        video: whether it is filmed at the end.
+        log_every: environment steps between two that TensorBoard shows one by one.
         file: where progress is shown; standard output by default.
+        options: fields of ``Config``: ``total_steps``, ``seed``, ``num_envs``, and the groups ``ppo``,
+            ``policy``, ``value``, ``normalize``, each as its record or as a mapping of what changes.
 
     Raises:
         EnvError: the environment cannot be made.
-        ConfigError: an option has no meaning for it.
+        ConfigError: an option is unknown, wrong, or has no meaning for this environment.
+        EnvFault: the environment failed; the folder holds all up to then.
         TrainingError: training became infinite or NaN; the folder holds all up to then.
         KeyboardInterrupt: interrupted; the folder holds all up to then.
     """
+    id, config = configure(env, **options)
+    return execute(
+        id,
+        config,
+        backend=backend,
+        out=out,
+        evaluate=evaluate,
+        video=video,
+        log_every=log_every,
+        file=file or sys.stdout,
+    )
+
+
+def execute(
+    env: str,
+    config: Config,
+    *,
+    backend: envs.Backend,
+    out: str | Path,
+    evaluate: bool,
+    video: bool,
+    log_every: int = LOG_EVERY,
+    import_seconds: float = 0.0,
+    file: TextOut,
+) -> Run:
+    """``train`` with its configuration made. ``import_seconds``: what loading took before this call."""
     begun = time.perf_counter()
     use_two_devices()
     found = envs.resolve(env, backend)
@@ -127,7 +164,7 @@ def train(
     status, evaluation = "failed", None
     try:
         config.check_against(world.spec)
-        recorder = _Recorder(Path(out), found, config)
+        recorder = _Recorder(Path(out), found, config, world.spec, log_every)
         recorder.seconds["import"] = import_seconds
         print(
             f"{found.id} on {world.backend}: {config.num_iterations} iterations x {config.rollout_size:,} "
@@ -140,13 +177,17 @@ def train(
                 for progress in iterations(config, world):
                     recorder.record(progress)
                     view.show(progress)
-            if evaluate_after:
+            recorder.save()
+            if evaluate:
                 evaluation = recorder.evaluate()
+            if video:
+                recorder.film(file)
             status = "finished"
         except KeyboardInterrupt:
             status = "interrupted"
             raise
         finally:
+            recorder.save()
             run = recorder.finish(status, evaluation, time.perf_counter() - begun + import_seconds)
     finally:
         world.close()
@@ -156,11 +197,12 @@ def train(
 class _Recorder:
     """Gathers what the folder is to hold, and writes the tables after each iteration."""
 
-    def __init__(self, out: Path, found: envs.Resolved, config: Config):
+    def __init__(self, out: Path, found: envs.Resolved, config: Config, spec: Spec, log_every: int):
         self.total_steps = config.num_iterations * config.rollout_size
         self.seconds = dict.fromkeys(("import", "compile", "rollout", "learn", "log", "evaluate"), 0.0)
         self._folder = new_folder(out, found.id, config.seed)
-        self._found, self._config = found, config
+        self._found, self._config, self._spec = found, config, spec
+        self._tensorboard = TensorBoard(self._folder, log_every=log_every)
         described = {"env": found.id, "backend": found.backend, **config.to_dict()}
         (self._folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
         self._metrics = (self._folder / "metrics.jsonl").open("w")
@@ -169,6 +211,7 @@ class _Recorder:
         self._rows.writerow(["step", "env", "episode", "return", "length", "ended"])
         self._episodes: list[Episode] = []
         self._state: TrainState | None = None
+        self._saved: int | None = None  # steps of the agent that was saved
         self._first = self._last = (0.0, 0)  # time and step at which the first and last iteration ended
 
     def record(self, progress: Progress) -> None:
@@ -180,8 +223,9 @@ class _Recorder:
         for e in progress.episodes:
             ended = "terminated" if e.terminated else "truncated"
             self._rows.writerow([e.step, e.env, e.index, e.episodic_return, e.length, ended])
-        self._metrics.flush()
-        self._table.flush()
+        self._tensorboard.write(progress)
+        for log in (self._metrics, self._table, self._tensorboard):
+            log.flush()
         self._episodes += progress.episodes
         self.seconds["compile"] += progress.compile_seconds
         self.seconds["rollout"] += progress.rollout_seconds
@@ -192,30 +236,38 @@ class _Recorder:
         if progress.iteration == 1:
             self._first = self._last
 
+    def save(self) -> None:
+        """Keeps the last agent, once."""
+        _, steps = self._last
+        if self._state is None or self._saved == steps:
+            return
+        begun = time.perf_counter()
+        manifest = Manifest(self._found.id, self._found.backend, steps, self._spec, self._config)
+        save_agent(self._folder, self._state, manifest)
+        self._saved = steps
+        self.seconds["log"] += time.perf_counter() - begun
+
     def evaluate(self) -> Evaluation:
-        """The greedy score of the last agent, its normalizer frozen."""
-        begun, state = time.perf_counter(), self._state
-        assert state is not None, "evaluated before the first iteration"
-        lanes = evaluation_lanes(self._found.backend, EVALUATION_EPISODES)
-        world = envs.make(self._found.id, lanes, self._found.backend)
-        try:
-            evaluation = evaluate(
-                world,
-                Actor(state.learner.policy, state.normalizer, self._config.normalize),
-                normalize_action=self._config.normalize.action,
-                seed=self._config.seed,
-                episodes=EVALUATION_EPISODES,
-            )
-        finally:
-            world.close()
+        """The greedy score of the agent that was saved, its normalizer frozen."""
+        begun = time.perf_counter()
+        evaluation = load(self._folder).evaluate(EVALUATION_EPISODES, env=self._found.id)
         self.seconds["evaluate"] = time.perf_counter() - begun
         return evaluation
+
+    def film(self, file: TextOut) -> None:
+        """A video of the agent that was saved; where none can be made, a line that says why."""
+        begun = time.perf_counter()
+        try:
+            film(load(self._folder), self._folder / "video", env=self._found.id)
+        except VideoError as error:
+            print(error, file=file)
+        self.seconds["log"] += time.perf_counter() - begun
 
     def finish(self, status: str, evaluation: Evaluation | None, total_seconds: float) -> Run:
         """Writes the curve and, last of all, the summary."""
         begun = time.perf_counter()
-        self._metrics.close()
-        self._table.close()
+        for log in (self._metrics, self._table, self._tensorboard):
+            log.close()
         title = f"{self._found.id}, seed {self._config.seed}"
         draw_curve(self._folder / "curve.png", title, self._episodes, self.total_steps, evaluation)
         drawing = time.perf_counter() - begun

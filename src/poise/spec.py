@@ -1,7 +1,12 @@
 """What is known of an environment and of its episodes, without importing JAX."""
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from poise.errors import PoiseError
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,49 @@ class Spec:
     def action_size(self) -> int:
         """Dimensions of a continuous action, or choices of a discrete one, A."""
         return math.prod(self.action_shape) if self.num_choices is None else self.num_choices
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it: a bound that is infinite becomes None."""
+        data = dataclasses.asdict(self)
+        for name in ("action_low", "action_high"):
+            data[name] = [v if math.isfinite(v) else None for v in data[name]]
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Spec":
+        """The spec that ``to_dict`` (or JSON made of it) describes.
+
+        Raises:
+            SpecError: names the first field that is missing or wrong.
+        """
+        try:
+            limit, choices = data["time_limit"], data["num_choices"]
+            spec = cls(
+                id=str(data["id"]),
+                obs_shape=tuple(_whole(n, 0) for n in data["obs_shape"]),
+                action_shape=tuple(_whole(n, 0) for n in data["action_shape"]),
+                action_low=tuple(-math.inf if v is None else float(v) for v in data["action_low"]),
+                action_high=tuple(math.inf if v is None else float(v) for v in data["action_high"]),
+                num_choices=None if choices is None else _whole(choices, 1),
+                first_choice=_whole(data["first_choice"], None),
+                time_limit=None if limit is None else _whole(limit, 1),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise SpecError(f"spec: {error!r}") from error
+        bounds = 0 if spec.discrete else spec.action_size
+        if not len(spec.action_low) == len(spec.action_high) == bounds:
+            raise SpecError(f"spec: action_low and action_high must have {bounds} entries")
+        return spec
+
+
+class SpecError(PoiseError):
+    """A description of an environment that is not one."""
+
+
+def _whole(value: Any, least: int | None) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or (least is not None and value < least):
+        raise ValueError(f"{value!r} is not a whole number" + (f" >= {least}" if least is not None else ""))
+    return value
 
 
 @dataclass(frozen=True)

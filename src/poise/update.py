@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from poise.advantages import gae
 from poise.config import PPO, Config
-from poise.distributions import DiagGaussian
+from poise.distributions import Distribution
 from poise.losses import PolicyMetrics, explained_variance, policy_loss, value_loss
 from poise.networks import Policy, ValueFunction, distributions, make_policy
 from poise.normalize import Normalizer, discounted_return, normalize_obs, normalize_reward
@@ -62,7 +62,7 @@ class Prepared(eqx.Module):
     normalizer: Normalizer
     running_return: Float[Array, " N"]
     explained_variance: Float[Array, ""]
-    std: Float[Array, ""]  # mean over rows and dimensions; NaN where actions are discrete
+    distribution: Distribution  # that acted; its arrays carry a leading axis B
 
 
 def make_optimizer(config: PPO) -> optax.GradientTransformation:
@@ -140,13 +140,12 @@ def prepare(state: TrainState, rollout: Rollout, *, config: Config) -> Prepared:
     distribution = distributions(policy, obs)
     action = rows(rollout.action)
     log_prob = jax.vmap(lambda d, a: d.log_prob(a))(distribution, action)
-    std = jnp.mean(distribution.std) if isinstance(distribution, DiagGaussian) else jnp.array(math.nan)
     return Prepared(
         batch=Batch(obs, action, log_prob, advantage, target),
         normalizer=after,
         running_return=jnp.zeros_like(running) if config.ppo.reset_every_rollout else running,
         explained_variance=explained_variance(values, target),
-        std=std,
+        distribution=distribution,
     )
 
 

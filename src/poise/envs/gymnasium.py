@@ -2,14 +2,16 @@
 
 import importlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from jaxtyping import Bool, Float, Shaped
 
+from poise.envs.checking import Checked, EnvFault
 from poise.envs.vector import EnvError
 from poise.spec import Spec
 from poise.types import EnvStep
@@ -18,6 +20,11 @@ from poise.types import EnvStep
 def registered_ids() -> list[str]:
     """Every id that ``gymnasium.make`` knows at this moment."""
     return list(gym.registry)
+
+
+def threshold(id: str) -> float | None:
+    """The mean return from which Gymnasium calls ``id`` solved; None where it names none."""
+    return gym.registry[id].reward_threshold if id in gym.registry else None
 
 
 def is_registered(id: str) -> bool:
@@ -39,9 +46,11 @@ def is_registered(id: str) -> bool:
     return True
 
 
-def _spec(id: str, env: Any) -> Spec:
-    obs, action = env.single_observation_space, env.single_action_space
+def _spec(id: str, make: Callable[[], gym.Env]) -> Spec:
+    env = make()
+    obs, action = env.observation_space, env.action_space
     limit = env.spec.max_episode_steps if env.spec else None
+    env.close()
     if not isinstance(obs, gym.spaces.Box):
         raise EnvError(f"{id}: observation space {obs} is not supported; supported is Box")
     match action:
@@ -55,41 +64,46 @@ def _spec(id: str, env: Any) -> Spec:
             raise EnvError(f"{id}: action space {action} is not supported; supported are Box and Discrete")
 
 
+def _make_one(id: str, index: int) -> gym.Env:
+    """Environment ``index`` of a vector, checked. Called in the process that will step it."""
+    with warnings.catch_warnings():
+        # "-v4 is out of date": the user named the version
+        warnings.filterwarnings("ignore", message=".*out of date.*")
+        try:
+            return Checked(gym.make(id, disable_env_checker=True), id, index)
+        except gym.error.DependencyNotInstalled as error:
+            raise EnvError(f"{id}: {error}") from error
+        except Exception as error:
+            raise EnvFault(f"{id}: making it raised {type(error).__name__}: {error}") from error
+
+
 class GymnasiumEnv:
     """N Gymnasium environments, in this process or each in a process of its own (spawned)."""
 
     def __init__(self, id: str, num_envs: int, *, processes: bool = False):
         self.num_envs = num_envs
         self.backend = "gymnasium (one process each)" if processes else "gymnasium (in this process)"
-        kwargs: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED}
-        if processes:
-            kwargs["context"] = "spawn"
-        with warnings.catch_warnings():
-            # "-v4 is out of date": the user named the version
-            warnings.filterwarnings("ignore", message=".*out of date.*")
-            try:
-                self._env = gym.make_vec(
-                    id, num_envs, vectorization_mode="async" if processes else "sync", vector_kwargs=kwargs
-                )
-            except gym.error.DependencyNotInstalled as error:
-                raise EnvError(f"{id}: {error}") from error
-        try:
-            self.spec = _spec(id, self._env)
-        except EnvError:
-            self._env.close()
-            raise
+        makers = [partial(_make_one, id, index) for index in range(num_envs)]
+        self.spec = _spec(id, makers[0])
+        with _quiet():
+            if processes:
+                self._env = AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED, context="spawn")
+            else:
+                self._env = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
 
     def reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Float[np.ndarray, "N O"]:
         every: Any = [None] * self.num_envs
         for i, seed in zip(np.flatnonzero(mask), seeds, strict=True):
             every[i] = int(seed)
-        obs, _ = self._env.reset(seed=every, options={"reset_mask": np.asarray(mask)})
+        with _quiet():
+            obs, _ = self._env.reset(seed=every, options={"reset_mask": np.asarray(mask)})
         return self._flat(obs)
 
     def step(self, action: Shaped[np.ndarray, "N ..."]) -> EnvStep:
         space = self._env.action_space
         given = action.reshape(space.shape) + self.spec.first_choice
-        obs, reward, terminated, truncated, _ = self._env.step(given.astype(space.dtype))
+        with _quiet():
+            obs, reward, terminated, truncated, _ = self._env.step(given.astype(space.dtype))
         return EnvStep(self._flat(obs), reward, terminated, truncated)
 
     def close(self) -> None:
@@ -98,3 +112,13 @@ class GymnasiumEnv:
     def _flat(self, obs: np.ndarray) -> np.ndarray:
         flat = obs.reshape(self.num_envs, -1)
         return flat if np.issubdtype(flat.dtype, np.floating) else flat.astype(np.float32)
+
+
+class _quiet:
+    """Keeps Gymnasium from printing a worker's traceback: the fault that is raised says it all."""
+
+    def __enter__(self) -> None:
+        self._level, gym.logger.min_level = gym.logger.min_level, gym.logger.ERROR + 1
+
+    def __exit__(self, *_: object) -> None:
+        gym.logger.min_level = self._level

@@ -1,0 +1,103 @@
+"""A thin layer around each Gymnasium environment that says what went wrong, where and when."""
+
+import math
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from poise.errors import PoiseError
+
+
+class EnvFault(PoiseError):
+    """An environment that raised or returned what no environment may.
+
+    The message names the environment's id, its index, the seed of the episode and the step.
+    """
+
+    exit_code = 1
+
+
+class Checked(gym.Wrapper):
+    """Checks everything that ``reset`` and ``step`` return against the environment's own spaces."""
+
+    def __init__(self, env: gym.Env, id: str, index: int):
+        super().__init__(env)
+        self._place = f"{id}, environment {index}"
+        self._seed: int | None = None
+        self._step = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
+        self._seed, self._step = seed, 0
+        try:
+            returned = self.env.reset(seed=seed, options=options)
+        except Exception as error:
+            raise self._fault(f"reset raised {_described(error)}") from error
+        if not isinstance(returned, tuple) or len(returned) != 2:
+            raise self._fault(f"reset returned {_brief(returned)}, should be (obs, info)")
+        return self._obs(returned[0]), returned[1] if isinstance(returned[1], dict) else {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        self._step += 1
+        try:
+            returned = self.env.step(action)
+        except Exception as error:
+            raise self._fault(f"step raised {_described(error)}") from error
+        if not isinstance(returned, tuple) or len(returned) != 5:
+            shown = f"a tuple of {len(returned)}" if isinstance(returned, tuple) else _brief(returned)
+            raise self._fault(f"step returned {shown}, should be (obs, reward, terminated, truncated, info)")
+        obs, reward, terminated, truncated, info = returned
+        return (
+            self._obs(obs),
+            self._number(reward),
+            self._flag("terminated", terminated),
+            self._flag("truncated", truncated),
+            info if isinstance(info, dict) else {},
+        )
+
+    def _obs(self, obs: Any) -> np.ndarray:
+        space = self.observation_space
+        if not isinstance(obs, np.ndarray | list | tuple | float | int | np.generic):
+            raise self._fault(f"obs is {_brief(obs)}, should be an array")
+        try:
+            array = np.asarray(obs)
+        except ValueError as error:
+            raise self._fault(f"obs is no array: {error}") from error
+        if array.shape != space.shape:
+            raise self._fault(f"obs has shape {array.shape}, the observation space has {space.shape}")
+        if array.dtype.kind not in "fiub":
+            raise self._fault(f"obs has dtype {array.dtype}, the observation space has {space.dtype}")
+        if not np.isfinite(array).all():
+            where = np.argwhere(~np.isfinite(array))[0].tolist()
+            raise self._fault(f"obs{where} is {array[tuple(where)]}")
+        return array
+
+    def _number(self, reward: Any) -> float:
+        try:
+            value = float(reward)
+        except (TypeError, ValueError) as error:
+            raise self._fault(f"reward is {_brief(reward)}, should be a number") from error
+        if not math.isfinite(value):
+            raise self._fault(f"reward is {value}")
+        return value
+
+    def _flag(self, name: str, value: Any) -> bool:
+        if not isinstance(value, bool | np.bool_):
+            raise self._fault(f"{name} is {_brief(value)}, should be True or False")
+        return bool(value)
+
+    def _fault(self, what: str) -> EnvFault:
+        return EnvFault(f"{self._place}, episode seed {self._seed}, step {self._step}: {what}")
+
+
+def _brief(value: Any) -> str:
+    return f"{type(value).__name__} {value!r:.60}" if value is not None else "None"
+
+
+def _described(error: Exception) -> str:
+    """The exception and the line it came from."""
+    trace, last = error.__traceback__, None
+    while trace is not None:
+        last, trace = trace, trace.tb_next
+    where = f" (line {last.tb_lineno} of {last.tb_frame.f_code.co_filename})" if last else ""
+    return f"{type(error).__name__}: {error}{where}"

@@ -1,0 +1,45 @@
+"""What there is to train on: environments with their backend, spaces, limit and bar."""
+
+from dataclasses import dataclass
+
+from poise import envs
+from poise.envs.classic import NATIVE_TASKS
+from poise.envs.gymnasium import registered_ids, threshold
+from poise.envs.tasks import TASKS
+from poise.errors import PoiseError
+from poise.spec import Spec
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One environment. ``solved`` is the mean return that Gymnasium calls solved, if it names one."""
+
+    id: str
+    backend: str
+    obs: str
+    action: str
+    time_limit: int | None
+    solved: float | None
+
+
+def list_envs() -> tuple[list[Listed], list[str]]:
+    """The environments that can be trained on here, and the ids that need another package or space."""
+    own = [*NATIVE_TASKS, *TASKS]
+    others = [id for id in sorted(registered_ids()) if id not in own]
+    listed, refused = [], []
+    for id in [*own, *others]:
+        try:
+            found = envs.resolve(id)
+            env = envs.make(id, 1)
+        except PoiseError:
+            refused.append(id)
+            continue
+        listed.append(_listed(id, found.backend, env.spec))
+        env.close()
+    return listed, refused
+
+
+def _listed(id: str, backend: str, spec: Spec) -> Listed:
+    action = f"{spec.num_choices} choices" if spec.discrete else " x ".join(map(str, spec.action_shape))
+    obs = " x ".join(map(str, spec.obs_shape))
+    return Listed(id, backend, obs, action, spec.time_limit, threshold(id))

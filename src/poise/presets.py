@@ -1,0 +1,95 @@
+"""Settings with a name: an environment and a configuration, to be trained as they are or changed."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from poise.config import PPO, Config, Normalize, Policy
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What ``poise train NAME`` trains."""
+
+    env: str
+    config: Config
+    about: str
+
+
+def _paper(policy: Policy, *, normalize_action: bool, **ppo: Any) -> Config:
+    """What the three experiments of the paper have in common: 50 iterations of 2000 steps."""
+    settings: dict[str, Any] = {"gamma": 0.99, "lam": 0.95, "num_epochs": 10, "minibatch_size": 32}
+    return Config(
+        total_steps=100_000,
+        num_envs=1,
+        ppo=PPO(num_steps=2000, clip=0.2, max_grad_norm=0.5, reset_every_rollout=True, **settings | ppo),
+        policy=policy,
+        normalize=Normalize(action=normalize_action, reward_gamma=1.0),
+    )
+
+
+PRESETS = {
+    "paper/inverted-pendulum": Preset(
+        "InvertedPendulum-v2",
+        _paper(
+            # 0.05 (a_max - a_min), in the environment's units
+            Policy(std="fixed", std_init=0.3),
+            normalize_action=False,
+            policy_learning_rate=1e-5,
+            value_learning_rate=3e-5,
+        ),
+        "The paper's settings: fixed deviation, actions in the environment's units.",
+    ),
+    "paper/reacher": Preset(
+        "Reacher-v2",
+        _paper(
+            Policy(std="fixed", std_init=0.05, head_tanh="all"),
+            normalize_action=True,
+            policy_learning_rate=5e-4,
+            value_learning_rate=3e-5,
+        ),
+        "The paper's settings: fixed deviation, normalized actions, tanh head.",
+    ),
+    "paper/pendulum": Preset(
+        "Pendulum-v0",
+        _paper(
+            Policy(std="predicted", std_init=0.3, std_min=1e-6, head_tanh="all"),
+            normalize_action=True,
+            policy_learning_rate=1e-3,
+            value_learning_rate=5e-3,
+            anneal="none",
+            lam=0.9,
+            num_epochs=20,
+            minibatch_size=64,
+        ),
+        "The paper's settings: predicted deviation, normalized actions, tanh head, no annealing.",
+    ),
+}
+
+
+def starting_point(target: str) -> tuple[str, Config]:
+    """The environment and configuration that a preset's name, or an environment's, stands for."""
+    preset = PRESETS.get(target)
+    return (preset.env, preset.config) if preset else (target, Config())
+
+
+def configure(target: str, **options: Any) -> tuple[str, Config]:
+    """``starting_point`` with options changed.
+
+    A group (``ppo``, ``policy``, ``value``, ``normalize``) is given as its record, which replaces it, or
+    as a mapping, which changes the fields it names.
+
+    Raises:
+        ConfigError: an option is unknown or has a wrong value.
+    """
+    env, config = starting_point(target)
+    data = config.to_dict()
+    for name, value in options.items():
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            value = dataclasses.asdict(value)
+        group = data.get(name)
+        if isinstance(value, Mapping) and isinstance(group, dict):
+            value = {**group, **value}
+        data[name] = value
+    return env, Config.from_dict(data)

@@ -1,0 +1,208 @@
+"""A film of the greedy agent: MP4 where an encoder is at hand, otherwise an animated GIF."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from poise import envs
+from poise.agent import Agent
+from poise.envs.drawing import draw_pendulum
+from poise.errors import PoiseError
+from poise.rollout import EVALUATION, episode_seed
+
+MAX_SECONDS = 10.0  # of film, episodes one after the other
+MAX_FPS = 30.0  # of film; faster environments show every second, third, ... step
+GIF_FPS = 20.0
+
+Frame = UInt8[np.ndarray, "height width 3"]
+
+
+class VideoError(PoiseError):
+    """No picture can be made here. The message says which packages to install."""
+
+    exit_code = 1
+
+
+def film(agent: Agent, path: Path, *, env: str | None = None) -> Path:
+    """Films greedy episodes, the first of those that the evaluation plays.
+
+    Args:
+        path: without suffix; ``.mp4`` or ``.gif`` is added.
+        env: the environment's id, needed only where it names a module (``module:Task``).
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        VideoError: the environment cannot be drawn on this machine.
+        EnvError: it cannot be made.
+    """
+    found = envs.resolve(agent.trusted_env(env))
+    stage = _NativeStage(found.id) if found.backend == "native" else _GymnasiumStage(found.id)
+    try:
+        every = max(1, round(stage.fps / MAX_FPS))
+        fps = stage.fps / every
+        frames = _frames(stage, agent, every, int(MAX_SECONDS * fps))
+        encoder = find_encoder()
+        if encoder is None:
+            return _write_gif(path.with_suffix(".gif"), frames, fps)
+        return _write_mp4(path.with_suffix(".mp4"), frames, fps, encoder)
+    finally:
+        stage.close()
+
+
+class _NativeStage:
+    """A native task, drawn from its observation."""
+
+    fps = 20.0  # Pendulum's time step is 0.05 s
+
+    def __init__(self, id: str):
+        self._env = envs.make(id, 1, "native")
+        self._torque = 0.0
+
+    def reset(self, seed: int) -> np.ndarray:
+        self._torque = 0.0
+        self._obs = self._env.reset(np.ones(1, bool), [seed])[0]
+        return self._obs
+
+    def step(self, action: Any) -> tuple[np.ndarray, bool]:
+        step = self._env.step(action[None])
+        self._torque, self._obs = float(action[0]), step.next_obs[0]
+        return self._obs, bool(step.terminated[0] | step.truncated[0])
+
+    def draw(self) -> Frame:
+        return draw_pendulum(self._obs, self._torque, self._env.spec.action_high[0])
+
+    def close(self) -> None:
+        self._env.close()
+
+
+class _GymnasiumStage:
+    """One Gymnasium environment that draws itself; MuJoCo's without a screen."""
+
+    def __init__(self, id: str):
+        import gymnasium as gym
+
+        with warnings.catch_warnings(), _headless():
+            warnings.simplefilter("ignore")
+            try:
+                self._env: Any = gym.make(id, render_mode="rgb_array")
+                self._env.reset(seed=0)
+                self.draw()
+            except Exception as error:  # whatever a renderer does where it cannot draw
+                raise VideoError(f"no video of {id}: {_advice(error)}") from error
+        self.fps = float(self._env.metadata.get("render_fps") or MAX_FPS)
+
+    def reset(self, seed: int) -> np.ndarray:
+        return self._env.reset(seed=seed)[0]
+
+    def step(self, action: Any) -> tuple[np.ndarray, bool]:
+        obs, _, terminated, truncated, _ = self._env.step(action)
+        return obs, bool(terminated or truncated)
+
+    def draw(self) -> Frame:
+        frame = self._env.render()
+        if not isinstance(frame, np.ndarray) or frame.ndim != 3 or frame.dtype != np.uint8:
+            raise TypeError("render() gives no picture (an array of bytes, height x width x 3)")
+        return np.ascontiguousarray(frame[:, :, :3])
+
+    def close(self) -> None:
+        self._env.close()
+
+
+@contextmanager
+def _headless() -> Iterator[None]:
+    """EGL draws without a screen and without a GPU; Gymnasium would try a window first."""
+    if sys.platform != "linux" or "MUJOCO_GL" in os.environ:
+        yield
+        return
+    os.environ["MUJOCO_GL"] = "egl"
+    try:
+        yield
+    finally:
+        del os.environ["MUJOCO_GL"]
+
+
+def _advice(error: Exception) -> str:
+    text = f"{type(error).__name__}: {error}"
+    if "egl" in text.lower() or "opengl" in text.lower():
+        return "MuJoCo needs EGL to draw; on Debian: apt install libegl1 libegl-mesa0 libgl1-mesa-dri"
+    return str(error).splitlines()[0] if str(error) else text
+
+
+def _frames(
+    stage: _NativeStage | _GymnasiumStage,
+    agent: Agent,
+    every: int,
+    limit: int,
+) -> Iterator[Frame]:
+    """Every ``every``-th step of whole episodes, up to ``limit`` pictures."""
+    shown = episode = 0
+    while shown < limit:
+        obs, over, step = stage.reset(episode_seed(agent.config.seed, EVALUATION, 0, episode)), False, 0
+        while not over and shown < limit:
+            if step % every == 0:
+                yield stage.draw()
+                shown += 1
+            obs, over = stage.step(agent.act(obs))
+            step += 1
+        episode += 1
+
+
+def find_encoder() -> str | None:
+    """The path of an ffmpeg: the system's, or that of the extra ``video``; None without either."""
+    if system := shutil.which("ffmpeg"):
+        return system
+    if importlib.util.find_spec("imageio_ffmpeg"):
+        import imageio_ffmpeg  # pyright: ignore[reportMissingImports]
+
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    return None
+
+
+def _write_mp4(path: Path, frames: Iterator[Frame], fps: float, encoder: str) -> Path:
+    first = next(frames)
+    height, width, _ = first.shape
+    # H.264 with 4:2:0 colors, which every browser plays, wants even sizes
+    command = [encoder, "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
+    command += ["-s", f"{width}x{height}", "-r", f"{fps:g}", "-i", "-", "-an"]
+    command += ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-c:v", "libx264", "-pix_fmt", "yuv420p"]
+    command += ["-movflags", "+faststart", str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        try:
+            process.stdin.write(first.tobytes())
+            for frame in frames:
+                process.stdin.write(frame.tobytes())
+            process.stdin.close()
+        except BrokenPipeError:
+            pass  # the encoder ended early; its message says why
+        message = process.stderr.read().decode(errors="replace").strip()
+    if process.returncode != 0:
+        path.unlink(missing_ok=True)
+        raise VideoError(
+            f"no video: {encoder} failed: {message.splitlines()[-1] if message else 'no message'}"
+        )
+    return path
+
+
+def _write_gif(path: Path, frames: Iterator[Frame], fps: float) -> Path:
+    from PIL import Image
+
+    step = max(1, round(fps / GIF_FPS))
+    pictures = [Image.fromarray(f).quantize(64) for i, f in enumerate(frames) if i % step == 0]
+    milliseconds = 10 * max(2, round(100 * step / fps))  # GIF counts in hundredths of a second
+    first, *others = pictures
+    first.save(path, save_all=True, append_images=others, duration=milliseconds, loop=0)
+    return path
