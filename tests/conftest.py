@@ -1,11 +1,18 @@
 """Every annotation is checked, and JAX refuses silent broadcasting and silent changes of dtype."""
 
+from pathlib import Path
+
 import jax
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# Many tests compile the same functions: both workers share what either has compiled.
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".pytest_cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # The configuration checks itself, and its tests want to see that: it is loaded without the checker.
 import poise.config  # noqa: E402, F401

@@ -12,7 +12,7 @@ import pytest
 from poise.cli import main
 
 ROOT = Path(__file__).parent.parent
-TINY = "--total-steps 256 --num-envs 2 --ppo.num-steps 64 --no-evaluate"
+TINY = "--total-steps 256 --num-envs 2 --ppo.num-steps 64 --no-evaluate --no-video"
 
 
 def poise(command, capsys):
@@ -84,6 +84,61 @@ def test_a_wrong_command_exits_2_with_one_clear_message(command, message, capsys
     assert "Traceback" not in out + err
 
 
+def test_evaluate_repeats_the_score_and_video_films_it(capsys, tmp_path):
+    tiny = TINY.replace("--no-evaluate", "")
+    _, out, _ = poise(f"train Pendulum-v1 {tiny} --seed 4 --out {tmp_path}", capsys)
+    *_, score, _, folder = out.splitlines()
+    assert score.startswith("greedy return")
+    code, out, _ = poise(f"evaluate {folder}", capsys)
+    assert (code, out.strip()) == (0, score)
+    code, out, _ = poise(f"evaluate {folder} --episodes 5 --seed 1 --json", capsys)
+    assert json.loads(out)["episodes"] == 5
+    code, out, _ = poise(f"video {folder}", capsys)
+    assert code == 0
+    assert Path(out.strip()).stat().st_size > 1000
+
+
+def test_a_preset_trains_like_any_name_and_can_be_changed(capsys, tmp_path):
+    options = "--ppo.num-steps 128 --total-steps 256 --ppo.clip 0.1 --no-evaluate --no-video"
+    code, out, _ = poise(f"train paper/reacher {options} --out {tmp_path}", capsys)
+    assert code == 0
+    config = json.loads((Path(out.splitlines()[-1]) / "config.json").read_text())
+    assert (config["env"], config["ppo"]["clip"], config["policy"]["std_init"]) == ("Reacher-v4", 0.1, 0.05)
+
+
+def test_presets_are_listed_with_what_they_change(capsys):
+    code, out, _ = poise("presets --json", capsys)
+    assert code == 0
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert rows["paper/pendulum"]["env"] == "Pendulum-v0"
+    assert rows["paper/pendulum"]["changes"]["ppo.anneal"] == "none"
+    assert "paper/reacher  (Reacher-v2)" in poise("presets", capsys)[1]
+
+
+def test_environments_are_listed_with_backend_spaces_limit_and_bar(capsys):
+    code, out, _ = poise("envs --json", capsys)
+    assert code == 0
+    rows = {row["id"]: row for row in json.loads(out)}
+    assert rows["Reacher-v4"] == {
+        "id": "Reacher-v4",
+        "backend": "mujoco",
+        "obs": "11",
+        "action": "2",
+        "time_limit": 50,
+        "solved": -3.75,
+    }
+    assert rows["CartPole-v1"]["action"] == "2 choices"
+    assert "FrozenLake-v1" not in rows
+    assert "Pendulum-v0" in poise("envs", capsys)[1]
+
+
+def test_a_folder_without_an_agent_exits_2(capsys, tmp_path):
+    for verb in ("evaluate", "video"):
+        code, _, err = poise(f"{verb} {tmp_path}", capsys)
+        assert code == 2
+        assert "no agent is kept there" in err
+
+
 @pytest.mark.parametrize("command", ["", "train"])
 def test_help_names_what_there_is(command, capsys):
     code, out, _ = poise(f"{command} --help", capsys)
@@ -99,7 +154,17 @@ def test_help_shows_every_option_of_the_algorithm(capsys):
     names += "max-grad-norm target-kl"
     for name in names.split():
         assert f"--ppo.{name} " in out
-    for name in ("total-steps", "seed", "num-envs", "backend", "out", "no-evaluate", "json"):
+    for name in (
+        "total-steps",
+        "seed",
+        "num-envs",
+        "backend",
+        "out",
+        "no-evaluate",
+        "no-video",
+        "log-every",
+        "json",
+    ):
         assert f"--{name}" in out
 
 
@@ -109,7 +174,7 @@ def test_an_interrupt_exits_130(capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "train", interrupted)
+    monkeypatch.setattr(run, "execute", interrupted)
     code, _, err = poise("train Reacher-v4", capsys)
     assert code == 130
     assert "interrupted" in err

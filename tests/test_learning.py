@@ -5,14 +5,13 @@ import io
 import numpy as np
 import pytest
 
-from poise.config import Config
 from poise.run import train
 
 FLOOR = {"InvertedPendulum-v4": 1000, "Reacher-v4": -6.0, "Pendulum-v1": -180, "CartPole-v1": 475}
 
 
 def score(id, seed, out, backend="auto"):
-    result = train(id, Config(seed=seed), out=out, backend=backend, file=io.StringIO())
+    result = train(id, seed=seed, out=out, backend=backend, video=False, file=io.StringIO())
     assert result.evaluation is not None
     return result.evaluation.mean
 

@@ -19,18 +19,22 @@ SMALL = Config(total_steps=4 * 128, num_envs=2, ppo=PPO(num_steps=64, num_epochs
 def finished(tmp_path_factory):
     shown = io.StringIO()
     out = tmp_path_factory.mktemp("runs")
-    return run.train("Reacher-v2", SMALL, out=out, file=shown), shown.getvalue(), out
+    result = run.execute("Reacher-v2", SMALL, backend="auto", out=out, evaluate=True, video=False, file=shown)
+    return result, shown.getvalue(), out
 
 
 def test_the_folder_holds_what_it_promises(finished):
     result, _, out = finished
     assert result.folder.parent == out / "Reacher-v4"
+    (events,) = result.folder.glob("events.out.tfevents.*")
     assert {f.name for f in result.folder.iterdir()} == {
         "config.json",
         "metrics.jsonl",
         "episodes.csv",
         "curve.png",
         "summary.json",
+        "checkpoints",
+        events.name,
     }
 
 
@@ -94,9 +98,9 @@ def test_the_curve_is_a_picture_with_ink(finished):
 
 
 def test_the_same_seed_gives_the_same_parameters_and_another_does_not(finished, tmp_path):
-    quick = {"evaluate_after": False, "out": tmp_path, "file": io.StringIO()}
-    again = run.train("Reacher-v4", SMALL, **quick)
-    other = run.train("Reacher-v4", Config.from_dict(SMALL.to_dict() | {"seed": 1}), **quick)
+    quick = SMALL.to_dict() | {"evaluate": False, "video": False, "out": tmp_path, "file": io.StringIO()}
+    again = run.train("Reacher-v4", **quick)
+    other = run.train("Reacher-v4", **quick | {"seed": 1})
     assert again.summary["parameters_sha256"] == finished[0].summary["parameters_sha256"]
     assert other.summary["parameters_sha256"] != again.summary["parameters_sha256"]
     assert again.summary["evaluation"] is None
@@ -111,11 +115,12 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path, monkeypatch):
 
     monkeypatch.setattr(run, "iterations", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run.train("Reacher-v4", SMALL, out=tmp_path, file=io.StringIO())
+        run.train("Reacher-v4", **SMALL.to_dict(), out=tmp_path, file=io.StringIO())
     (folder,) = (tmp_path / "Reacher-v4").iterdir()
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["status"], summary["steps"], summary["evaluation"]) == ("interrupted", 256, None)
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+    assert [f.name for f in (folder / "checkpoints").iterdir()] == ["000000000256"]
 
 
 def test_runs_of_the_same_second_get_folders_of_their_own(tmp_path):
@@ -126,7 +131,7 @@ def test_runs_of_the_same_second_get_folders_of_their_own(tmp_path):
 
 def test_nothing_is_written_for_an_environment_that_cannot_be_made(tmp_path):
     with pytest.raises(EnvError):
-        run.train("Reachr-v4", SMALL, out=tmp_path / "runs")
+        run.train("Reachr-v4", out=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 

@@ -1,0 +1,110 @@
+import ctypes.util
+import importlib.util
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import poise
+from poise import recording
+from poise.envs.drawing import draw_pendulum
+from poise.recording import VideoError, film
+
+
+def trained(id, out):
+    quick = {"total_steps": 256, "num_envs": 2, "ppo": {"num_steps": 64}, "video": False, "evaluate": False}
+    return poise.load(poise.train(id, out=out, file=io.StringIO(), **quick).folder)
+
+
+@pytest.fixture(scope="module")
+def pendulum(tmp_path_factory):
+    return trained("Pendulum-v1", tmp_path_factory.mktemp("runs"))
+
+
+def test_without_an_encoder_the_film_is_a_gif_of_ten_seconds(pendulum, tmp_path, monkeypatch):
+    monkeypatch.setattr(recording, "find_encoder", lambda: None)
+    path = film(pendulum, tmp_path / "video")
+    assert path.name == "video.gif"
+    with Image.open(path) as image:
+        assert image.size == (480, 480)
+        assert image.n_frames * image.info["duration"] == 10_000
+        frames = []
+        for i in (0, 100):
+            image.seek(i)
+            frames.append(np.asarray(image.convert("RGB"), int))
+    assert np.abs(frames[0] - frames[1]).max() > 100  # it moves
+
+
+@pytest.mark.skipif(recording.find_encoder() is None, reason="no ffmpeg on this machine")
+def test_with_an_encoder_the_film_is_an_mp4(pendulum, tmp_path):
+    path = film(pendulum, tmp_path / "video")
+    assert path.name == "video.mp4"
+    assert path.read_bytes()[4:8] == b"ftyp"
+
+
+def test_an_encoder_that_fails_leaves_no_file_and_says_so(pendulum, tmp_path, monkeypatch):
+    monkeypatch.setattr(recording, "find_encoder", lambda: "/bin/false")
+    with pytest.raises(VideoError, match="/bin/false failed"):
+        film(pendulum, tmp_path / "video")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_pole_is_drawn_where_the_observation_says():
+    def orange(frame):
+        r, g, b = np.moveaxis(frame.astype(int), -1, 0)
+        rows, columns = np.nonzero((r > 170) & (g < 130) & (b < 90))
+        return rows.mean(), columns.mean()
+
+    row, column = orange(draw_pendulum(np.array([1.0, 0.0, 0.0]), 0.0, 2.0))
+    assert row < 200  # upright
+    assert abs(column - 240) < 5
+    row, column = orange(draw_pendulum(np.array([0.0, 1.0, 0.0]), 0.0, 2.0))
+    assert abs(row - 240) < 5  # a quarter turn against the clock
+    assert column < 200
+
+
+def test_torque_is_an_arc_on_the_side_it_turns_to():
+    obs = np.array([-1.0, 0.0, 0.0])  # hanging, out of the way
+
+    def blue_column(torque):
+        r, g, b = np.moveaxis(draw_pendulum(obs, torque, 2.0).astype(int), -1, 0)
+        return np.nonzero((b > r + 50) & (g < 130))[1].mean()
+
+    assert blue_column(2.0) < 230
+    assert blue_column(-2.0) > 250
+
+
+def test_training_goes_on_where_nothing_can_be_drawn(tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise VideoError("no video of Pendulum-v1: MuJoCo needs EGL to draw")
+
+    monkeypatch.setattr("poise.run.film", fails)
+    shown = io.StringIO()
+    quick = {"total_steps": 256, "num_envs": 2, "ppo": {"num_steps": 64}, "evaluate": False}
+    run = poise.train("Pendulum-v1", out=tmp_path, file=shown, **quick)
+    assert run.summary["status"] == "finished"
+    assert shown.getvalue().splitlines()[-1] == "no video of Pendulum-v1: MuJoCo needs EGL to draw"
+
+
+def test_a_renderer_that_is_missing_is_one_line_with_the_package(tmp_path):
+    if importlib.util.find_spec("pygame"):
+        pytest.skip("pygame is installed, so CartPole can be drawn")
+    with pytest.raises(VideoError) as error:
+        film(trained("CartPole-v1", tmp_path), tmp_path / "video")
+    assert "pygame" in str(error.value)
+    assert "pip install" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_mujoco_is_drawn_without_a_screen(tmp_path, monkeypatch):
+    monkeypatch.setattr(recording, "find_encoder", lambda: None)
+    agent = trained("Reacher-v4", tmp_path)
+    if ctypes.util.find_library("EGL") is None:
+        with pytest.raises(VideoError, match="apt install libegl1"):
+            film(agent, tmp_path / "video")
+        return
+    path = film(agent, tmp_path / "video")
+    with Image.open(path) as image:
+        assert image.size == (480, 480)
+        assert np.asarray(image.convert("L")).std() > 10
