@@ -206,9 +206,11 @@ def test_rollouts_that_begin_anew_forget_the_running_return():
 
 def test_compiled_equals_not_compiled():
     settings = config(num_envs=2, ppo__num_steps=5, ppo__minibatch_size=5)  # one operation at a time is slow
-    compiled = leaves(step(settings, steps=5, envs=2).state.learner)
+    state = init(SPEC, settings)
+    rollout = rollout_for(state, steps=5, envs=2)
+    compiled = leaves(update(state, rollout, config=settings).state.learner)
     with jax.disable_jit():
-        plain = leaves(step(settings, steps=5, envs=2).state.learner)
+        plain = leaves(update(state, rollout, config=settings).state.learner)
     for a, b in zip(compiled, plain, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
