@@ -21,7 +21,7 @@ import numpy as np
 from poise import envs
 from poise.agent import load
 from poise.checkpoint import Manifest, save_agent
-from poise.config import Config
+from poise.config import Config, ConfigError
 from poise.cores import num_cores
 from poise.curve import draw_curve
 from poise.errors import PoiseError
@@ -156,6 +156,8 @@ def execute(
 ) -> Run:
     """``train`` with its configuration made. ``import_seconds``: what loading took before this call."""
     begun = time.perf_counter()
+    if log_every < 1:
+        raise ConfigError(f"log_every = {log_every}: must be >= 1")
     use_two_devices()
     found = envs.resolve(env, backend)
     if found.note:
@@ -261,6 +263,8 @@ class _Recorder:
             film(load(self._folder), self._folder / "video", env=self._found.id)
         except VideoError as error:
             print(error, file=file)
+        except OSError as error:
+            print(f"no video: {error.strerror}", file=file)
         self.seconds["log"] += time.perf_counter() - begun
 
     def finish(self, status: str, evaluation: Evaluation | None, total_seconds: float) -> Run:
