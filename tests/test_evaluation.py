@@ -37,6 +37,14 @@ def test_the_list_of_episodes_is_the_same_at_any_number_of_environments(lanes):
     ]  # short ones not counted first
 
 
+def test_an_episode_without_end_is_cut_off_and_counted(monkeypatch):
+    monkeypatch.setattr("poise.evaluation.LONGEST", 20)
+    env = Counter([3, 0])  # the second environment's episodes never end
+    result = evaluate(env, still_actor(env.spec), normalize_action=True, seed=0, episodes=6)
+    assert result.num_cut == 1
+    assert sorted(result.length.tolist()) == [3, 3, 3, 3, 3, 20]
+
+
 def test_the_interval_of_the_mean_by_hand():
     result = Evaluation(np.array([1.0, 2.0, 3.0, 4.0, 5.0]), np.ones(5, int))
     half = 2.776445 * np.sqrt(2.5) / np.sqrt(5)  # Student's t, 4 degrees of freedom

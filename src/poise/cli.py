@@ -191,11 +191,16 @@ def _json(result: Any) -> str:
 
 
 def _score(evaluation: Any) -> str:
+    from poise.evaluation import LONGEST
+
     low, high = evaluation.interval
-    return (
+    score = (
         f"greedy return {_figure(evaluation.mean)} over {len(evaluation.length)} episodes "
         f"(95% interval {_figure(low)} to {_figure(high)})"
     )
+    if evaluation.num_cut:
+        score += f"\n{evaluation.num_cut} of them did not end and were cut off after {LONGEST:,} steps"
+    return score
 
 
 def _figure(value: float) -> str:

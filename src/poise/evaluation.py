@@ -13,6 +13,8 @@ from poise.envs import VectorEnv
 from poise.rollout import EVALUATION, episode_seed
 from poise.spec import Spec
 
+LONGEST = 10_000  # steps of an episode where the environment sets no limit
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -20,6 +22,7 @@ class Evaluation:
 
     episodic_return: Float[np.ndarray, " episodes"]
     length: Int[np.ndarray, " episodes"]
+    num_cut: int = 0  # episodes that did not end by themselves within LONGEST steps
 
     @property
     def mean(self) -> float:
@@ -82,13 +85,15 @@ def evaluate(env: VectorEnv, actor: Actor, *, normalize_action: bool, seed: int,
     """Plays ``episodes`` episodes greedily, each to its end, whatever the number of environments.
 
     Episode i always begins from the same seed, so short episodes are not counted more often than
-    long ones and the score does not depend on who finishes first.
+    long ones and the score does not depend on who finishes first. Only where the environment has
+    no time limit, an episode is cut off after ``LONGEST`` steps, and counted in ``num_cut``.
     """
+    longest = LONGEST if env.spec.time_limit is None else env.spec.time_limit
     scale = ActionScale(env.spec, normalize=normalize_action)
     seeds = [episode_seed(seed, EVALUATION, 0, i) for i in range(episodes)]
     lanes = env.num_envs
     playing = np.arange(lanes)  # the episode each environment plays; beyond the list it only idles
-    waiting = lanes
+    waiting, num_cut = lanes, 0
     total, length = np.zeros(lanes), np.zeros(lanes, np.int64)
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
     obs = env.reset(np.ones(lanes, bool), [seeds[i % episodes] for i in playing])
@@ -97,9 +102,10 @@ def evaluate(env: VectorEnv, actor: Actor, *, normalize_action: bool, seed: int,
         obs, reward, terminated, truncated = env.step(scale(action))
         total += reward
         length += 1
-        done = terminated | truncated
+        done = terminated | truncated | (length >= longest)
         if not done.any():
             continue
+        num_cut += int((done & ~terminated & ~truncated & (playing < episodes)).sum())
         for lane in np.flatnonzero(done):
             if playing[lane] < episodes:
                 returns[playing[lane]], lengths[playing[lane]] = total[lane], length[lane]
@@ -107,4 +113,4 @@ def evaluate(env: VectorEnv, actor: Actor, *, normalize_action: bool, seed: int,
         total[done] = 0
         length[done] = 0
         obs = env.reset(done, [seeds[i % episodes] for i in playing[done]])
-    return Evaluation(returns, lengths)
+    return Evaluation(returns, lengths, num_cut)
