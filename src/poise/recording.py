@@ -122,21 +122,23 @@ class _GymnasiumStage:
 
 @contextmanager
 def _headless() -> Iterator[None]:
-    """EGL draws without a screen and without a GPU; Gymnasium would try a window first."""
-    if sys.platform != "linux" or "MUJOCO_GL" in os.environ:
-        yield
-        return
-    os.environ["MUJOCO_GL"] = "egl"
+    """Drawing without a screen: MuJoCo through EGL (Gymnasium would try a window first), pygame likewise."""
+    wanted = {"MUJOCO_GL": "egl", "SDL_VIDEODRIVER": "dummy"} if sys.platform == "linux" else {}
+    missing = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(missing)
     try:
         yield
     finally:
-        del os.environ["MUJOCO_GL"]
+        for name in missing:
+            del os.environ[name]
 
 
 def _advice(error: Exception) -> str:
     text = f"{type(error).__name__}: {error}"
     if "egl" in text.lower() or "opengl" in text.lower():
         return "MuJoCo needs EGL to draw; on Debian: apt install libegl1 libegl-mesa0 libgl1-mesa-dri"
+    if "pygame" in text:
+        return "Gymnasium needs pygame to draw it: uv sync --extra video, or pip install pygame-ce"
     return str(error).splitlines()[0] if str(error) else text
 
 
