@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from poise.envs.native import NativeTask
+from poise.envs.vector import EnvStep
 from poise.spec import Spec
-from poise.types import EnvStep
 
 
 class Counter:

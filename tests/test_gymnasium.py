@@ -1,3 +1,7 @@
+import inspect
+import subprocess
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -55,6 +59,33 @@ def test_processes_give_what_one_process_gives():
     finally:
         for env in envs:
             env.close()
+
+
+class Loaded(GymCounter):
+    """Tells in its observation whether its process has loaded JAX."""
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.array([["jax" in sys.modules, "gymnasium" in sys.modules]], float), {}
+
+
+def test_a_process_that_steps_an_environment_does_not_load_jax(tmp_path, monkeypatch):
+    # registered by a module of its own: the tests' would load JAX by itself
+    source = inspect.getsource(GymCounter) + "\n\n" + inspect.getsource(Loaded)
+    header = "import sys\nimport gymnasium as gym\nimport numpy as np\n\n\n"
+    (tmp_path / "loaded_task.py").write_text(header + source + "\n\ngym.register('Alone-v0', Loaded)\n")
+    script = (
+        "import numpy\nfrom poise import envs\n"
+        "if __name__ == '__main__':\n"
+        "    env = envs.make('loaded_task:Alone-v0', 2, 'gymnasium-async')\n"
+        "    print(env.reset(numpy.ones(2, bool), [0, 1]).tolist())\n"
+        "    env.close()\n"
+    )
+    (tmp_path / "main.py").write_text(script)
+    done = subprocess.run(
+        [sys.executable, "main.py"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[[0.0, 1.0], [0.0, 1.0]]"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ Letters in every annotation: ``T`` steps of a rollout, ``N`` environments, ``B =
 ``O`` observation size, ``A`` action size. A record holds arrays only, from JAX or NumPy.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -17,15 +17,6 @@ if TYPE_CHECKING:
     from typing import Any as Tensor
 else:
     Tensor = jax.Array | np.ndarray
-
-
-class EnvStep(NamedTuple):
-    """What one step of every environment returned. No reset happens inside a step."""
-
-    next_obs: Float[Tensor, "N O"]
-    reward: Float[Tensor, " N"]
-    terminated: Bool[Tensor, " N"]
-    truncated: Bool[Tensor, " N"]
 
 
 class Rollout(eqx.Module):

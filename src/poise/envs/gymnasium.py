@@ -12,9 +12,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from jaxtyping import Bool, Float, Shaped
 
 from poise.envs.checking import Checked, EnvFault
-from poise.envs.vector import EnvError
+from poise.envs.vector import EnvError, EnvStep
 from poise.spec import Spec
-from poise.types import EnvStep
 
 
 def registered_ids() -> list[str]:
@@ -37,8 +36,8 @@ def is_registered(id: str) -> bool:
     if module:
         try:
             importlib.import_module(module)
-        except ImportError as error:
-            raise EnvError(f"{id}: its module cannot be imported: {error}") from error
+        except Exception as error:  # whatever runs at the top of somebody's module
+            raise EnvError(f"{id}: its module cannot be imported: {type(error).__name__}: {error}") from error
     try:
         gym.spec(name)
     except gym.error.Error:

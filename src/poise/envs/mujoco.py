@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from mujoco.batch import Batch
 
 from poise.cores import num_cores
+from poise.envs.vector import EnvStep
 from poise.spec import Spec
-from poise.types import EnvStep
 
 _mj: Any = mujoco  # its compiled names are invisible to a static checker
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
+from poise.envs.vector import EnvStep
 from poise.spec import Spec
-from poise.types import EnvStep
 
 
 class NativeTask(eqx.Module):

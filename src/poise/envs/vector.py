@@ -1,14 +1,26 @@
 """What every backend offers: N environments stepped together, each episode with a seed of its own."""
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
 from poise.errors import PoiseError
 from poise.spec import Spec
-from poise.types import EnvStep
+
+
+class EnvStep(NamedTuple):
+    """What one step of every environment returned. No reset happens inside a step.
+
+    Arrays of NumPy, or of JAX inside a compiled rollout. The record stands here and not in ``types.py`` so
+    that a process which only steps an environment never loads JAX.
+    """
+
+    next_obs: Float[Any, "N O"]  # where the action led
+    reward: Float[Any, " N"]
+    terminated: Bool[Any, " N"]
+    truncated: Bool[Any, " N"]
 
 
 class EnvError(PoiseError):
