@@ -10,7 +10,7 @@ import pytest
 import poise
 from poise.cli import main
 from poise.envs.checking import EnvFault
-from poise.rollout import TRAINING, episode_seed
+from poise.seeds import Stream, episode_seed
 
 GOOD = np.zeros(2, np.float32)
 OBS = {
@@ -74,7 +74,7 @@ def test_what_is_wrong_is_said_with_environment_seed_and_step(kind, when, messag
     quick = {"total_steps": 128, "num_envs": 1, "ppo": {"num_steps": 64, "num_epochs": 1}, "video": False}
     with pytest.raises(EnvFault) as error:
         poise.train("Bad-v0", out=tmp_path, file=io.StringIO(), **quick)
-    seed = episode_seed(0, TRAINING, 0, 0)
+    seed = episode_seed(0, Stream.TRAINING, 0, 0)
     assert str(error.value).startswith(f"Bad-v0, environment 0, episode seed {seed}, step {when}: {message}")
     (folder,) = (tmp_path / "Bad-v0").iterdir()
     rows = (folder / "metrics.jsonl").read_text().splitlines()

@@ -9,7 +9,7 @@ from poise.envs import make
 from poise.evaluation import Evaluation, evaluate
 from poise.networks import make_policy
 from poise.normalize import Normalizer
-from poise.rollout import EVALUATION, episode_seed
+from poise.seeds import Stream, episode_seed
 
 
 def still_actor(spec):
@@ -30,7 +30,7 @@ class BySeed(Counter):
 def test_the_list_of_episodes_is_the_same_at_any_number_of_environments(lanes):
     env = BySeed([1] * lanes)
     result = evaluate(env, still_actor(env.spec), normalize_action=True, seed=5, episodes=7)
-    expected = [episode_seed(5, EVALUATION, 0, i) % 1000 % 10 + 1 for i in range(7)]
+    expected = [episode_seed(5, Stream.EVALUATION, 0, i) % 1000 % 10 + 1 for i in range(7)]
     assert result.length.tolist() == expected
     assert result.episodic_return.tolist() == [
         n * (n + 1) / 2 for n in expected

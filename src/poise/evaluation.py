@@ -10,7 +10,7 @@ from scipy.special import stdtrit
 from poise import envs
 from poise.acting import ActionScale, Actor
 from poise.envs import VectorEnv
-from poise.rollout import EVALUATION, episode_seed
+from poise.seeds import Stream, episode_seed
 from poise.spec import Spec
 
 LONGEST = 10_000  # steps of an episode where the environment sets no limit
@@ -90,7 +90,7 @@ def evaluate(env: VectorEnv, actor: Actor, *, normalize_action: bool, seed: int,
     """
     longest = LONGEST if env.spec.time_limit is None else env.spec.time_limit
     scale = ActionScale(env.spec, normalize=normalize_action)
-    seeds = [episode_seed(seed, EVALUATION, 0, i) for i in range(episodes)]
+    seeds = [episode_seed(seed, Stream.EVALUATION, 0, i) for i in range(episodes)]
     lanes = env.num_envs
     playing = np.arange(lanes)  # the episode each environment plays; beyond the list it only idles
     waiting, num_cut = lanes, 0

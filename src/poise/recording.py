@@ -18,7 +18,7 @@ from poise import envs
 from poise.agent import Agent
 from poise.envs.drawing import draw_pendulum
 from poise.errors import PoiseError
-from poise.rollout import EVALUATION, episode_seed
+from poise.seeds import Stream, episode_seed
 
 MAX_SECONDS = 10.0  # of film, episodes one after the other
 MAX_FPS = 30.0  # of film; faster environments show every second, third, ... step
@@ -151,7 +151,11 @@ def _frames(
     """Every ``every``-th step of whole episodes, up to ``limit`` pictures."""
     shown = episode = 0
     while shown < limit:
-        obs, over, step = stage.reset(episode_seed(agent.config.seed, EVALUATION, 0, episode)), False, 0
+        obs, over, step = (
+            stage.reset(episode_seed(agent.config.seed, Stream.EVALUATION, 0, episode)),
+            False,
+            0,
+        )
         while not over and shown < limit:
             if step % every == 0:
                 yield stage.draw()

@@ -15,20 +15,9 @@ from poise.envs import VectorEnv
 from poise.envs.native import NativeEnv, NativeTask, World, advance, begin, empty_world, observe
 from poise.networks import GaussianPolicy, Policy
 from poise.normalize import Normalizer, normalize_obs
+from poise.seeds import Stream, episode_seed, stream_key
 from poise.spec import Episode
 from poise.types import Rollout, Tensor
-
-# Streams of seeds, kept apart so that no episode of one purpose ever meets another.
-TRAINING, EVALUATION, NOISE = 0, 1, 2
-
-
-def episode_seed(seed: int, stream: int, env: int, index: int) -> int:
-    """The seed of one episode, 32 bits: a function of the run's seed, the purpose, and its place.
-
-    The last two bits are the stream's, so no episode of one purpose has the seed of another.
-    """
-    drawn = int(np.random.SeedSequence((seed, stream, env, index)).generate_state(1)[0])
-    return drawn >> 2 << 2 | stream
 
 
 class Collected(NamedTuple):
@@ -129,11 +118,11 @@ class HostCollector:
         index = self._ledger.index
         index[mask] += 1
         seed = self._config.seed
-        seeds = [episode_seed(seed, TRAINING, n, int(index[n])) for n in np.flatnonzero(mask).tolist()]
+        seeds = [episode_seed(seed, Stream.TRAINING, n, int(index[n])) for n in np.flatnonzero(mask).tolist()]
         self._obs = self._env.reset(mask, seeds).astype(np.float32)
 
     def _noise(self, shape: tuple[int, ...], iteration: int) -> np.ndarray:
-        rng = np.random.default_rng((self._config.seed, NOISE, iteration))
+        rng = np.random.default_rng((self._config.seed, Stream.NOISE, iteration))
         if self._env.spec.discrete:
             return rng.gumbel(size=shape).astype(np.float32)
         return rng.standard_normal(shape, np.float32)
@@ -152,9 +141,8 @@ class NativeCollector:
     def __init__(self, env: NativeEnv, config: Config):
         self._task, self._config = env.task, config
         self._ledger = _Ledger(env.num_envs)
-        key = jax.random.key(config.seed)
-        self._episode_key = jax.random.fold_in(key, TRAINING)
-        self._noise_key = jax.random.fold_in(key, NOISE)
+        self._episode_key = stream_key(config.seed, Stream.TRAINING)
+        self._noise_key = stream_key(config.seed, Stream.NOISE)
         fresh = _Native(empty_world(env.task, env.num_envs), jnp.full(env.num_envs, -1, jnp.int32))
         self._now = jax.device_put(fresh, jax.devices()[0])
 

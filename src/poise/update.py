@@ -15,6 +15,7 @@ from poise.distributions import Distribution
 from poise.losses import PolicyMetrics, explained_variance, policy_loss, value_loss
 from poise.networks import Policy, ValueFunction, distributions, make_policy
 from poise.normalize import Normalizer, discounted_return, normalize_obs, normalize_reward
+from poise.seeds import Stream, stream_key
 from poise.spec import Spec
 from poise.types import Batch, Rollout
 
@@ -31,7 +32,7 @@ class Learner(eqx.Module):
 class TrainState(eqx.Module):
     """All that the algorithm carries from one iteration to the next.
 
-    ``key`` stays what it was at the start; each use derives its own from it and the iteration.
+    ``key`` stays what it was at the start; the shuffles of an iteration derive theirs from both.
     """
 
     learner: Learner
@@ -79,15 +80,14 @@ def make_optimizer(config: PPO) -> optax.GradientTransformation:
 def init(spec: Spec, config: Config) -> TrainState:
     """The state before the first iteration, a function of the seed alone."""
     config.check_against(spec)
-    key, for_policy, for_value = jax.random.split(jax.random.key(config.seed), 3)
-    policy = make_policy(spec, config.policy, key=for_policy)
-    value = ValueFunction(spec, config.value, key=for_value)
+    policy = make_policy(spec, config.policy, key=stream_key(config.seed, Stream.POLICY))
+    value = ValueFunction(spec, config.value, key=stream_key(config.seed, Stream.VALUE))
     optimizer = make_optimizer(config.ppo)
     state = TrainState(
         learner=Learner(policy, value, optimizer.init(policy), optimizer.init(value)),  # pyright: ignore
         normalizer=Normalizer.empty(spec.obs_size),
         running_return=jnp.zeros(config.num_envs),
-        key=key,
+        key=stream_key(config.seed, Stream.SHUFFLE),
         iteration=jnp.zeros((), jnp.int32),
     )
     # What update returns is strongly typed and bound to the first device. So is this, or the second
