@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 from probes import Bandit, Corridor, Counter
 
-from poise.config import PPO, Config, Normalize
+from poise.config import PPO, Config, Normalize, Policy
 from poise.loop import TrainingError, iterations
 
 FAST = {"num_steps": 32, "minibatch_size": 32, "policy_learning_rate": 5e-3, "value_learning_rate": 5e-3}
@@ -71,6 +71,16 @@ def test_metrics_are_what_the_episodes_say():
     assert progress.metrics["policy/num_updates"] == 10 * 3
     assert progress.metrics["policy/learning_rate"] == config.ppo.policy_learning_rate
     assert progress.metrics["policy/std"] == 1.0
+
+
+@pytest.mark.parametrize("num_epochs", [1, 2])
+@pytest.mark.parametrize("std", ["predicted", "fixed"])
+def test_a_policy_that_diverges_ends_the_training_before_anything_is_learned_from_it(std, num_epochs):
+    # after one epoch of one minibatch the weights are huge and finite, the next actions are not
+    ppo = PPO(num_steps=32, minibatch_size=128, num_epochs=num_epochs, policy_learning_rate=1e38)
+    config = Config(total_steps=256, num_envs=4, ppo=ppo, policy=Policy(std=std))
+    with pytest.raises(TrainingError, match=rf"in (step 1 of )?iteration {3 - num_epochs} of Counter"):
+        list(iterations(config, Counter([3, -5, 0, 0])))
 
 
 def test_a_reward_that_is_not_finite_ends_the_training_with_its_name():

@@ -162,6 +162,7 @@ def test_beyond_the_target_kl_the_policy_stops_and_the_value_goes_on():
     soon = step(config(ppo__target_kl=1e-9))
     # the first minibatch is always at KL 0, the second is beyond
     assert soon.policy.num_updates.tolist() == [1, 0]
+    assert soon.policy.num_seen.tolist() == [2, 0]  # the second is looked at, not learned from
     assert np.isnan(soon.policy.kl[1])
     assert never.policy.num_updates.tolist() == [3, 3]
     np.testing.assert_array_equal(soon.value_loss, never.value_loss)

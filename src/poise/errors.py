@@ -8,3 +8,9 @@ class PoiseError(Exception):
     """
 
     exit_code = 2
+
+
+class TrainingError(PoiseError):
+    """A training that cannot go on."""
+
+    exit_code = 1

@@ -5,23 +5,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, PyTree
 
 from poise.clock import Clock
 from poise.config import Config
 from poise.distributions import DiagGaussian
 from poise.envs import VectorEnv
-from poise.errors import PoiseError
+from poise.errors import TrainingError
 from poise.rollout import make_collector
 from poise.spec import Episode
 from poise.types import Rollout
 from poise.update import Prepared, TrainState, Updated, init, learning_rate, update
-
-
-class TrainingError(PoiseError):
-    """A training that cannot go on."""
-
-    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ def iterations(config: Config, env: VectorEnv) -> Iterator[Progress]:
 
     Raises:
         ConfigError: an option has no meaning for this environment.
-        TrainingError: a loss became infinite or NaN.
+        TrainingError: a loss or a parameter became infinite or NaN.
     """
     clock = Clock()
     try:
@@ -62,7 +58,7 @@ def iterations(config: Config, env: VectorEnv) -> Iterator[Progress]:
             epochs = _epochs(updated, iteration, config)
             learned = clock.now()
             metrics = _metrics(updated, epochs, episodes)
-            _check(metrics, iteration, env)
+            _check(metrics, state, iteration, env)
             yield Progress(
                 iteration=iteration + 1,
                 steps=(iteration + 1) * config.rollout_size,
@@ -81,11 +77,24 @@ def iterations(config: Config, env: VectorEnv) -> Iterator[Progress]:
         clock.close()
 
 
-def _check(metrics: dict[str, float | int | None], iteration: int, env: VectorEnv) -> None:
+def _check(metrics: dict[str, float | int | None], state: TrainState, iteration: int, env: VectorEnv) -> None:
+    where = f"in iteration {iteration + 1} of {env.spec.id}"
     for name in ("policy/loss", "value/loss"):
         value = metrics[name]
         if value is None or not math.isfinite(value):
-            raise TrainingError(f"{name} is {value} in iteration {iteration + 1} of {env.spec.id}")
+            raise TrainingError(f"{name} is {value} {where}")
+    for name, part in (
+        ("a parameter of the policy", state.learner.policy),
+        ("a parameter of the value function", state.learner.value),
+        ("a statistic of the normalizer", state.normalizer),
+    ):
+        if not _all_finite(part):
+            raise TrainingError(f"{name} is infinite or NaN {where}")
+
+
+@jax.jit
+def _all_finite(tree: PyTree[Array]) -> Bool[Array, ""]:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def _epochs(updated: Updated, iteration: int, config: Config) -> dict[str, np.ndarray]:
@@ -108,13 +117,12 @@ def _epochs(updated: Updated, iteration: int, config: Config) -> dict[str, np.nd
 def _metrics(
     updated: Updated, epochs: dict[str, np.ndarray], episodes: list[Episode]
 ) -> dict[str, float | int | None]:
-    """The scalars of one iteration. Of the epochs, the last in which the policy saw a minibatch."""
+    """The scalars of one iteration. Of the epochs, the last in which the policy looked at a minibatch."""
     distribution, explained = jax.device_get(
         (updated.prepared.distribution, updated.prepared.explained_variance)
     )
     returns = [e.episodic_return for e in episodes]
-    seen = np.flatnonzero(np.isfinite(epochs["policy/kl"]))
-    last = seen[-1] if len(seen) else -1
+    last = np.flatnonzero(np.asarray(updated.policy.num_seen))[-1]  # the first minibatch always is
     return {
         "episode/return": float(np.mean(returns)) if episodes else None,
         "episode/length": float(np.mean([e.length for e in episodes])) if episodes else None,

@@ -13,6 +13,7 @@ from poise.acting import ActionScale, Actor
 from poise.config import Config
 from poise.envs import VectorEnv
 from poise.envs.native import NativeEnv, NativeTask, World, advance, begin, empty_world, observe
+from poise.errors import TrainingError
 from poise.networks import GaussianPolicy, Policy
 from poise.normalize import Normalizer, normalize_obs
 from poise.seeds import Stream, episode_seed, stream_key
@@ -30,7 +31,11 @@ class Collector(Protocol):
     """Holds the world between rollouts."""
 
     def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
-        """``T`` steps of ``N`` environments with the sampling policy."""
+        """``T`` steps of ``N`` environments with the sampling policy.
+
+        Raises:
+            TrainingError: the policy has diverged so far that its actions are no numbers.
+        """
         ...
 
 
@@ -102,9 +107,13 @@ class HostCollector:
             self._ledger.drop()
             self._begin(np.ones(env.num_envs, bool))
         running = self._ledger.index.copy()
+        at = f"iteration {iteration + 1} of {spec.id}"
         for t in range(num_steps):
             obs[t] = self._obs
-            action[t] = actor.act(obs[t], noise[t])
+            with np.errstate(over="ignore", invalid="ignore"):  # the check below says it better
+                action[t] = actor.act(obs[t], noise[t])
+            if not np.isfinite(action[t]).all():
+                raise TrainingError(f"the policy's action is infinite or NaN in step {t + 1} of {at}")
             next_obs[t], reward[t], terminated[t], truncated[t] = env.step(self._scale(action[t]))
             self._obs = next_obs[t]
             done = terminated[t] | truncated[t]

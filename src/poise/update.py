@@ -1,6 +1,5 @@
 """From a rollout to better parameters: ``prepare`` once, then all epochs and minibatches."""
 
-import math
 from functools import partial
 
 import equinox as eqx
@@ -43,13 +42,17 @@ class TrainState(eqx.Module):
 
 
 class PolicyEpochs(eqx.Module):
-    """Per epoch: the mean over its minibatches, NaN where target_kl left all of them out."""
+    """Per epoch: the mean over the minibatches that were looked at; NaN where target_kl left out all.
+
+    The minibatch that exceeds target_kl is looked at and not learned from.
+    """
 
     loss: Float[Array, "*E"]
     kl: Float[Array, "*E"]
     clip_fraction: Float[Array, "*E"]
     entropy: Float[Array, "*E"]
-    num_updates: Int[Array, "*E"]
+    num_seen: Int[Array, "*E"]  # minibatches that were looked at
+    num_updates: Int[Array, "*E"]  # minibatches that were learned from
 
 
 class Prepared(eqx.Module):
@@ -185,14 +188,14 @@ def learn_policy(
         (_, metrics), gradient = jax.value_and_grad(policy_loss, has_aux=True)(params, minibatch, config)
         after = _step(optimizer, params, opt_state, gradient, step_size)
         if config.target_kl is None:
-            return (*after, jnp.array(False)), (metrics, jnp.array(1))
+            return (*after, jnp.array(False)), (metrics, jnp.array(1), jnp.array(1))
         stop = metrics.kl > config.target_kl
         kept = jax.tree.map(lambda old, new: jnp.where(stop, old, new), (params, opt_state), after)
-        return (*kept, stop), (metrics, 1 - stop.astype(jnp.int32))
+        return (*kept, stop), (metrics, jnp.array(1), 1 - stop.astype(jnp.int32))
 
     def skip(carry, minibatch: Batch):
-        nan = jnp.array(math.nan)
-        return carry, (PolicyMetrics(nan, nan, nan, nan), jnp.array(0))
+        nothing = jnp.array(0.0)
+        return carry, (PolicyMetrics(nothing, nothing, nothing, nothing), jnp.array(0), jnp.array(0))
 
     def step(carry, minibatch: Batch):
         if config.target_kl is None:
@@ -200,9 +203,12 @@ def learn_policy(
         return jax.lax.cond(carry[2], skip, learn, carry, minibatch)
 
     def epoch(carry, key):
-        carry, (metrics, updated) = jax.lax.scan(step, carry, shuffle(batch, config, key=key))
-        mean = jax.tree.map(jnp.nanmean, metrics)
-        return carry, PolicyEpochs(mean.loss, mean.kl, mean.clip_fraction, mean.entropy, jnp.sum(updated))
+        carry, (metrics, seen, learned) = jax.lax.scan(step, carry, shuffle(batch, config, key=key))
+        num_seen = jnp.sum(seen)
+        mean = jax.tree.map(lambda m: jnp.sum(m) / num_seen.astype(m.dtype), metrics)
+        return carry, PolicyEpochs(
+            mean.loss, mean.kl, mean.clip_fraction, mean.entropy, num_seen, jnp.sum(learned)
+        )
 
     start = (policy, opt_state, jnp.array(False))
     (policy, opt_state, _), epochs = jax.lax.scan(epoch, start, jax.random.split(key, config.num_epochs))
