@@ -7,6 +7,7 @@ import sys
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control.pendulum import PendulumEnv
 from safetensors.numpy import load_file, save_file
 
 import poise
@@ -155,6 +156,42 @@ def test_another_environment_must_have_the_agents_shapes(run):
         EnvError, match=r"Hopper-v4 has action_shape \(3,\), the agent was trained with \(2,\)"
     ):
         poise.load(run.folder).evaluate(episodes=1, env="Hopper-v4")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"seed": -1}, "seed = -1: must be >= 0"),
+        ({"seed": 2**32}, "<= 4294967295"),
+        ({"episodes": 0}, "episodes = 0: must be >= 1"),
+    ],
+)
+def test_a_number_out_of_bounds_is_named(run, wrong, message):
+    with pytest.raises(AgentError, match=message):
+        poise.load(run.folder).evaluate(**wrong)
+
+
+class StrongPendulum(PendulumEnv):
+    """The same task with other bounds: the agent keeps acting in those it was trained with."""
+
+    def __init__(self):
+        super().__init__()
+        self.action_space = gym.spaces.Box(-100.0, 100.0, (1,), np.float32)
+
+    def step(self, action):
+        assert abs(action[0]) <= 2
+        return super().step(action)
+
+
+gym.register("GymPendulum-v0", StrongPendulum, max_episode_steps=200)
+
+
+def test_another_environment_is_stepped_by_the_backend_that_has_it(tmp_path):
+    run = poise.train("Pendulum-v1", out=tmp_path, file=io.StringIO(), evaluate=False, **QUICK)
+    agent = poise.load(run.folder)
+    assert agent.world(None) == ("Pendulum-v1", "native", None)
+    assert agent.world("GymPendulum-v0") == ("GymPendulum-v0", "gymnasium", None)
+    assert len(agent.evaluate(episodes=2, env="GymPendulum-v0").length) == 2
 
 
 def test_options_reach_the_run_as_records_or_as_mappings(tmp_path):

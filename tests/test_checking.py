@@ -2,6 +2,9 @@
 
 import io
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 
 import poise
 from poise.cli import main
-from poise.envs.checking import EnvFault
+from poise.envs.checking import Checked, EnvFault
 from poise.seeds import Stream, episode_seed
 
 GOOD = np.zeros(2, np.float32)
@@ -19,11 +22,15 @@ OBS = {
     "shape": (np.zeros(3, np.float32), "obs has shape (3,), the observation space has (2,)"),
     "dtype": (np.array(["a", "b"]), "obs has dtype <U1, the observation space has float32"),
     "none": (None, "obs is None, should be an array"),
+    "huge": (np.array([0, 1e16], np.float32), "obs[1] is 1.0000000272564224e+16, beyond 1e+15"),
+    "float64": (np.array([1e300, 0]), "obs[0] is 1e+300, beyond 1e+15"),
+    "complex": (np.zeros(2, complex), "obs has dtype complex128, the observation space has float32"),
     "ragged": ([[1.0], [1.0, 2.0]], "obs is no array"),
 }
 REWARD = {
     "reward-none": (None, "reward is None, should be a number"),
     "reward-nan": (float("nan"), "reward is nan"),
+    "reward-huge": (1e30, "reward is 1e+30, beyond 1e+15"),
     "reward-text": ("much", "reward is str 'much', should be a number"),
 }
 
@@ -84,6 +91,25 @@ def test_what_is_wrong_is_said_with_environment_seed_and_step(kind, when, messag
     assert (folder / "checkpoints").exists() == bool(rows)
 
 
+@pytest.mark.parametrize(
+    ("space", "obs"), [(np.int64, np.zeros(2)), (np.uint8, np.zeros(2, np.int64)), (np.uint8, [0.5, 1.0])]
+)
+def test_a_dtype_that_cannot_become_that_of_the_space_is_named(space, obs):
+    env = Bad("good", -1)
+    env.observation_space = gym.spaces.Box(0, 100, (2,), space)
+    env.reset = lambda **_: (obs, {})
+    found = np.asarray(obs).dtype
+    with pytest.raises(EnvFault, match=f"obs has dtype {found}, the observation space has {space.__name__}"):
+        Checked(env, "Bad-v0", 0).reset(seed=0)
+
+
+def test_whole_numbers_are_fine_where_floats_are_expected():
+    env = Bad("good", -1)
+    env.reset = lambda **_: ([0, 1], {})
+    obs, _ = Checked(env, "Bad-v0", 0).reset(seed=0)
+    assert obs.tolist() == [0, 1]
+
+
 def test_the_command_says_it_in_one_line_and_exits_1(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gym.registry["Bad-v0"], "kwargs", {"kind": "nan", "when": 5})
     code = main(["train", "Bad-v0", "--out", str(tmp_path)])
@@ -94,23 +120,40 @@ def test_the_command_says_it_in_one_line_and_exits_1(tmp_path, monkeypatch, caps
     assert "Traceback" not in captured.err
 
 
-def test_a_fault_in_a_process_of_its_own_is_named_alike(tmp_path):
-    (tmp_path / "bad_task.py").write_text(
-        "import sys; sys.path.insert(0, "
-        + repr(str(__import__("pathlib").Path(__file__).parent))
-        + ")\nimport gymnasium as gym\nfrom test_checking import Bad\n"
-        "gym.register('Broken-v0', Bad, kwargs={'kind': 'none', 'when': 3})\n"
-    )
-    import subprocess
-    import sys
+ELSEWHERE = """
+import os, sys
+sys.path.insert(0, {tests!r})
+import gymnasium as gym
+from test_checking import Bad
 
-    command = [sys.executable, "-m", "poise", "train", "bad_task:Broken-v0", "--backend", "gymnasium-async"]
+class Dies(Bad):
+    def step(self, action):
+        if self.count == 2:
+            os._exit(7)
+        return super().step(action)
+
+gym.register("Broken-v0", Bad, kwargs={{"kind": "none", "when": 3}})
+gym.register("Dies-v0", Dies, kwargs={{"kind": "good", "when": -1}})
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Broken-v0", "step 3: obs is None, should be an array"),
+        ("Dies-v0", "step 3: its process ended with exit code 7"),
+    ],
+)
+def test_a_fault_in_a_process_of_its_own_is_named_alike(name, message, tmp_path):
+    (tmp_path / "bad_task.py").write_text(ELSEWHERE.format(tests=str(Path(__file__).parent)))
+    command = [sys.executable, "-m", "poise", "train", f"bad_task:{name}", "--backend", "gymnasium-async"]
     done = subprocess.run(
         [*command, "--num-envs", "2"], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line.startswith("poise: ")]
     assert len(lines) == 1
-    assert "bad_task:Broken-v0, environment " in lines[0]
-    assert "step 3: obs is None, should be an array" in lines[0]
+    seeds = [episode_seed(0, Stream.TRAINING, n, 0) for n in (0, 1)]
+    places = [f"poise: bad_task:{name}, environment {n}, episode seed {seeds[n]}, " for n in (0, 1)]
+    assert lines[0] in [place + message for place in places]
     assert "Traceback" not in done.stderr

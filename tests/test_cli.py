@@ -107,6 +107,16 @@ def test_a_preset_trains_like_any_name_and_can_be_changed(capsys, tmp_path):
     assert (config["env"], config["ppo"]["clip"], config["policy"]["std_init"]) == ("Reacher-v4", 0.1, 0.05)
 
 
+@pytest.mark.parametrize("command", ["train Reacher-v4 --out {0}", "train --out {0} Reacher-v4"])
+def test_a_folder_with_the_name_of_a_preset_changes_nothing(command, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = poise(f"{command.format('paper/reacher')} {TINY}", capsys)
+    assert code == 0
+    assert out.splitlines()[-1].startswith("paper/reacher/Reacher-v4/")
+    config = json.loads((tmp_path / out.splitlines()[-1] / "config.json").read_text())
+    assert (config["policy"]["std"], config["ppo"]["num_epochs"]) == ("independent", 10)
+
+
 def test_presets_are_listed_with_what_they_change(capsys):
     code, out, _ = poise("presets --json", capsys)
     assert code == 0

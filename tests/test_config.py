@@ -38,13 +38,13 @@ def test_a_wrong_value_names_field_value_and_bound(make, message):
 
 def test_derived_sizes():
     config = Config(total_steps=100_000, num_envs=1, ppo=PPO(num_steps=2000, minibatch_size=32))
-    assert (config.rollout_size, config.num_iterations, config.num_minibatches) == (2000, 50, 62)
+    assert (config.rollout_size, config.num_iterations) == (2000, 50)
     assert Config(total_steps=5000).num_iterations == 2  # rounded down
 
 
-def test_the_return_is_discounted_like_the_advantages_unless_told_otherwise():
-    assert Config(ppo=PPO(gamma=0.5)).reward_gamma == 0.5
-    assert Config(normalize=Normalize(reward_gamma=1.0)).reward_gamma == 1.0
+def test_a_group_given_as_a_mapping_is_refused_with_what_it_must_be():
+    with pytest.raises(ConfigError, match=r"^ppo = \{'clip': 0.1\}: must be PPO\(...\)$"):
+        Config(ppo={"clip": 0.1})  # pyright: ignore[reportArgumentType]
 
 
 def test_json_and_back():

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from probes import Counter
 
-from poise.acting import Actor
+from poise.acting import ActionScale, Actor
 from poise.config import Normalize, Policy
 from poise.envs import make
 from poise.evaluation import Evaluation, evaluate
@@ -29,7 +29,7 @@ class BySeed(Counter):
 @pytest.mark.parametrize("lanes", [1, 3, 7, 20])
 def test_the_list_of_episodes_is_the_same_at_any_number_of_environments(lanes):
     env = BySeed([1] * lanes)
-    result = evaluate(env, still_actor(env.spec), normalize_action=True, seed=5, episodes=7)
+    result = evaluate(env, still_actor(env.spec), ActionScale(env.spec, normalize=True), seed=5, episodes=7)
     expected = [episode_seed(5, Stream.EVALUATION, 0, i) % 1000 % 10 + 1 for i in range(7)]
     assert result.length.tolist() == expected
     assert result.episodic_return.tolist() == [
@@ -40,7 +40,7 @@ def test_the_list_of_episodes_is_the_same_at_any_number_of_environments(lanes):
 def test_an_episode_without_end_is_cut_off_and_counted(monkeypatch):
     monkeypatch.setattr("poise.evaluation.LONGEST", 20)
     env = Counter([3, 0])  # the second environment's episodes never end
-    result = evaluate(env, still_actor(env.spec), normalize_action=True, seed=0, episodes=6)
+    result = evaluate(env, still_actor(env.spec), ActionScale(env.spec, normalize=True), seed=0, episodes=6)
     assert result.num_cut == 1
     assert sorted(result.length.tolist()) == [3, 3, 3, 3, 3, 20]
 
@@ -55,12 +55,14 @@ def test_the_interval_of_the_mean_by_hand():
 
 def test_one_episode_has_no_interval():
     summary = Evaluation(np.array([1.0]), np.array([3])).summary()
-    assert summary == {"mean": 1.0, "std": 0.0, "low": None, "high": None, "episodes": 1}
+    assert summary == {"mean": 1.0, "std": 0.0, "low": None, "high": None, "episodes": 1, "cut": 0}
 
 
 def test_every_backend_gives_the_same_score_on_shared_episodes():
     scores = []
     for backend, lanes in (("mujoco", 8), ("gymnasium", 3)):
         env = make("Reacher-v4", lanes, backend)
-        scores.append(evaluate(env, still_actor(env.spec), normalize_action=True, seed=0, episodes=8))
+        scores.append(
+            evaluate(env, still_actor(env.spec), ActionScale(env.spec, normalize=True), seed=0, episodes=8)
+        )
     np.testing.assert_allclose(scores[0].episodic_return, scores[1].episodic_return, atol=1e-6)

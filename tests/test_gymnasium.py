@@ -43,6 +43,17 @@ def test_spaces_are_read_from_the_environment():
     assert (pendulum.action_low, pendulum.action_high, pendulum.discrete) == ((-2.0,), (2.0,), False)
 
 
+def test_whole_number_actions_in_a_box_are_refused():
+    class Whole(GymCounter):
+        def __init__(self):
+            super().__init__()
+            self.action_space = gym.spaces.Box(0, 9, (1,), np.int64)
+
+    gym.register("Whole-v0", Whole)
+    with pytest.raises(EnvError, match="supported are Box of floats and Discrete"):
+        make("Whole-v0", 1)
+
+
 def test_processes_give_what_one_process_gives():
     envs = [make("CartPole-v1", 2, backend) for backend in ("gymnasium", "gymnasium-async")]
     try:

@@ -1,15 +1,19 @@
 import ctypes.util
 import importlib.util
 import io
+from typing import ClassVar
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from PIL import Image
 
 import poise
 from poise import recording
+from poise.envs import make
 from poise.envs.drawing import draw_pendulum
 from poise.recording import VideoError, film
+from poise.seeds import Stream, episode_seed
 
 
 def trained(id, out):
@@ -48,6 +52,69 @@ def test_an_encoder_that_fails_leaves_no_file_and_says_so(pendulum, tmp_path, mo
     with pytest.raises(VideoError, match="/bin/false failed"):
         film(pendulum, tmp_path / "video")
     assert not list(tmp_path.iterdir())
+
+
+class BreaksLate(gym.Env):
+    """Draws well ten times, then does what ``how`` says."""
+
+    metadata: ClassVar = {"render_modes": ["rgb_array"], "render_fps": 30}  # pyright: ignore
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, how="raises", render_mode=None):
+        self.how, self.render_mode, self.drawn = how, render_mode, 0
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        if self.drawn > 10 and self.how == "steps":
+            raise RuntimeError("the motor is hot")
+        return np.zeros(2, np.float32), 0.0, False, False, {}
+
+    def render(self):
+        self.drawn += 1
+        if self.drawn > 10 and self.how == "raises":
+            raise RuntimeError("the display is gone")
+        return np.zeros((64, 80 if self.drawn > 10 and self.how == "resizes" else 64, 3), np.uint8)
+
+
+gym.register("BreaksLate-v0", BreaksLate, max_episode_steps=40)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("raises", "the display is gone"),
+        ("steps", "the motor is hot"),
+        ("resizes", "its pictures change from (64, 64, 3) to (64, 80, 3)"),
+    ],
+)
+def test_what_breaks_in_the_middle_of_a_film_leaves_a_finished_run_and_no_stump(
+    how, message, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(gym.registry["BreaksLate-v0"], "kwargs", {"how": how})
+    shown = io.StringIO()
+    quick = {"total_steps": 256, "num_envs": 2, "ppo": {"num_steps": 64}, "evaluate": False}
+    run = poise.train("BreaksLate-v0", out=tmp_path, file=shown, **quick)
+    assert run.summary["status"] == "finished"
+    assert shown.getvalue().splitlines()[-1] == f"no video of BreaksLate-v0: {message}"
+    assert not [f for f in run.folder.iterdir() if "video" in f.name]
+
+
+def test_the_film_shows_the_episodes_of_the_evaluation_on_either_backend(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(recording, "find_encoder", lambda: None)
+    real = recording.draw_pendulum
+    monkeypatch.setattr(recording, "draw_pendulum", lambda obs, *rest: drawn.append(obs) or real(obs, *rest))
+    quick = {"total_steps": 256, "num_envs": 2, "ppo": {"num_steps": 64}, "evaluate": False, "video": False}
+    for backend in ("native", "gymnasium"):
+        run = poise.train("Pendulum-v1", backend=backend, out=tmp_path, file=io.StringIO(), **quick)
+        drawn.clear()
+        film(poise.load(run.folder), tmp_path / "video")
+        env = make("Pendulum-v1", 1, backend)
+        start = env.reset(np.ones(1, bool), [episode_seed(0, Stream.EVALUATION, 0, 0)])[0]
+        np.testing.assert_array_equal(drawn[0], start)
 
 
 def test_the_pole_is_drawn_where_the_observation_says():

@@ -11,6 +11,7 @@ from poise.config import PPO, Config
 from poise.curve import recent_mean
 from poise.envs import EnvError
 from poise.loop import iterations as real_iterations
+from poise.options import Options
 
 SMALL = Config(total_steps=4 * 128, num_envs=2, ppo=PPO(num_steps=64, num_epochs=2))
 
@@ -19,7 +20,7 @@ SMALL = Config(total_steps=4 * 128, num_envs=2, ppo=PPO(num_steps=64, num_epochs
 def finished(tmp_path_factory):
     shown = io.StringIO()
     out = tmp_path_factory.mktemp("runs")
-    result = run.execute("Reacher-v2", SMALL, backend="auto", out=out, evaluate=True, video=False, file=shown)
+    result = run.execute("Reacher-v2", SMALL, Options(out=out, video=False), file=shown)
     return result, shown.getvalue(), out
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 import subprocess
 import sys
 
@@ -10,7 +11,9 @@ from naive import Net
 from naive import update as naive_update
 
 from poise import update as module
-from poise.config import Config
+from poise.acting import ActionScale
+from poise.config import Config, ConfigError
+from poise.distributions import DiagGaussian
 from poise.losses import policy_loss
 from poise.spec import Spec
 from poise.types import Rollout
@@ -39,9 +42,10 @@ def rollout_for(state, seed=0, steps=25, envs=4):
     policy = state.learner.policy
     d = jax.vmap(jax.vmap(policy))(jnp.clip(jnp.asarray(obs), -10, 10))
     noise = rng.normal(size=(steps, envs, 2)).astype(np.float32)
+    action = d.mean + d.std * noise if isinstance(d, DiagGaussian) else jnp.argmax(d.logits + noise, axis=-1)
     return Rollout(
         obs=obs,
-        action=np.asarray(d.mean + d.std * noise),
+        action=np.asarray(action),
         reward=rng.normal(1, 5, size=(steps, envs)).astype(np.float32),
         next_obs=rng.normal(size=(steps, envs, 3)).astype(np.float32) * 3,
         terminated=rng.random((steps, envs)) < 0.1,
@@ -149,6 +153,60 @@ def test_every_option_changes_the_update(change, usual):
     )
 
 
+def test_the_return_is_discounted_like_the_advantages_unless_told_otherwise(usual):
+    for a, b in zip(two_updates(config(normalize__reward_gamma=0.97)), usual, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+DISCRETE = Spec("probe", (3,), num_choices=2)
+UNBOUNDED = Spec("probe", (3,), (2,), (-1e38, -math.inf), (1e38, 1.0))
+KINDS = {"predicted": (SPEC, "predicted"), "fixed": (SPEC, "fixed"), "discrete": (DISCRETE, "independent")}
+OF_THE_POLICY = [
+    "policy__std_init",
+    "policy__std_min",
+    "policy__head_tanh",
+    "ppo__entropy_coef",
+    "normalize__action",
+]
+
+
+@pytest.mark.parametrize("change", OF_THE_POLICY)
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_every_kind_of_policy_an_option_has_an_effect_or_is_refused(kind, change):
+    spec, std = KINDS[kind]
+    value = {**CHANGES, "normalize__action": False, "ppo__entropy_coef": 0.1}[change]
+    if (kind, change) in REFUSED:
+        with pytest.raises(ConfigError, match=change.replace("__", ".")):
+            init(spec, config(policy__std=std, **{change: value}))
+        return
+    settings = config(policy__std=std), config(policy__std=std, **{change: value})
+    if change == "normalize__action":  # acts where actions are scaled, not in the update
+        scales = [ActionScale(Spec("b", (3,), (1,), (0.0,), (4.0,)), normalize=n) for n in (True, False)]
+        assert scales[0](np.zeros(1)) != scales[1](np.zeros(1))
+        return
+    states = [init(spec, c) for c in settings]
+    rollout = rollout_for(states[0])
+    one, two = (
+        leaves(update(s, rollout, config=c).state.learner) for s, c in zip(states, settings, strict=True)
+    )
+    assert any(not np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+REFUSED = {
+    ("fixed", "policy__std_min"),
+    ("fixed", "ppo__entropy_coef"),
+    ("discrete", "policy__std_init"),
+    ("discrete", "policy__std_min"),
+    ("discrete", "policy__head_tanh"),
+    ("discrete", "normalize__action"),
+}
+
+
+def test_actions_without_bounds_cannot_be_told_not_to_be_scaled():
+    with pytest.raises(ConfigError, match=r"normalize.action = False: has no effect on the unbounded"):
+        init(UNBOUNDED, config(normalize__action=False))
+
+
 def test_the_table_of_changes_names_every_option():
     def paths(data, prefix=""):
         for name, value in data.items():
@@ -218,7 +276,7 @@ def test_compiled_equals_not_compiled():
 
 def test_nothing_is_compiled_again_after_the_first_iteration():
     settings = config(seed=123)
-    functions = (module.prepare, module.learn_policy, module.learn_value)
+    functions = (module._prepare, module.learn_policy, module.learn_value)
     state = step(settings).state
     before = [f._cache_size() for f in functions]
     for seed in (1, 2):

@@ -19,16 +19,16 @@ class ActionScale:
     """From the policy's units to the environment's: clip(center + scale * action, low, high).
 
     With normalization the policy's [-1, 1] is the environment's [low, high], dimension by
-    dimension; a dimension without finite bounds keeps its units. Takes NumPy and JAX arrays.
+    dimension; a dimension that ``Spec.scaled`` leaves out keeps its units. Takes NumPy and JAX arrays.
     """
 
     def __init__(self, spec: Spec, *, normalize: bool):
         low, high = np.array(spec.action_low), np.array(spec.action_high)
-        scaled = np.isfinite(low) & np.isfinite(high) & normalize
-        with np.errstate(invalid="ignore"):
+        scaled = np.array(spec.scaled, bool) & normalize
+        with np.errstate(invalid="ignore", over="ignore"):
             self._center = np.where(scaled, (low + high) / 2, 0.0).astype(np.float32)
             self._scale = np.where(scaled, (high - low) / 2, 1.0).astype(np.float32)
-        self._low, self._high = low.astype(np.float32), high.astype(np.float32)
+            self._low, self._high = low.astype(np.float32), high.astype(np.float32)
         self._discrete = spec.discrete
 
     def __call__(self, action: Shaped[Tensor, " *N_A"]) -> Shaped[Tensor, " *N_A"]:
@@ -67,13 +67,6 @@ class Actor:
             return np.argmax(out if noise is None else out + noise, axis=1)
         mean, std = self._heads(out)
         return mean if noise is None else mean + std * noise
-
-    def mean_and_std(
-        self, obs: Float[np.ndarray, "N O"]
-    ) -> tuple[Float[np.ndarray, "N A"], Float[np.ndarray, "N A"]]:
-        """Of a Gaussian policy, in its units."""
-        mean, std = self._heads(self._forward(obs))
-        return mean, np.broadcast_to(std, mean.shape)
 
     def _heads(self, out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self._head_tanh == "all":

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from poise import envs
 from poise.acting import ActionScale, Actor
 from poise.checkpoint import Manifest, Trained, load_agent, newest
 from poise.config import Config
@@ -93,36 +94,36 @@ class Agent:
         Args:
             episodes: how many.
             seed: what their seeds derive from; by default the run's, which repeats the score of the run.
-            env: the environment's id. Needed only where it names a module (``module:Task``): a folder
-                alone never makes Python import one.
+            env: another environment with the same spaces. Also needed where the agent's own names a
+                module (``module:Task``): a folder alone never makes Python import one.
 
         Raises:
-            AgentError: the environment names a module and ``env`` does not repeat it.
+            AgentError: the environment names a module and ``env`` does not repeat it, or a number is
+                out of bounds.
             EnvError: the environment cannot be made, or has other shapes.
         """
         if episodes < 1:
             raise AgentError(f"episodes = {episodes}: must be >= 1")
+        seed = self.config.seed if seed is None else seed
+        if not 0 <= seed < 2**32:
+            raise AgentError(f"seed = {seed}: must be >= 0 and <= {2**32 - 1}")
         return evaluate_agent(
-            self.trusted_env(env),
-            self._manifest.backend,
-            self.spec,
-            self._actor,
-            normalize_action=self.config.normalize.action,
-            seed=self.config.seed if seed is None else seed,
-            episodes=episodes,
+            self.world(env), self.spec, self._actor, self._scale, seed=seed, episodes=episodes
         )
 
-    def trusted_env(self, env: str | None) -> str:
-        """The id to make: the one given, or the agent's own unless it would import a module."""
+    def world(self, env: str | None) -> envs.Resolved:
+        """Where to act: in ``env``, or in the agent's own environment unless that would import a module.
+
+        The agent's own is stepped by the backend it was trained on, another by the fastest.
+        """
         known = self._manifest.env
-        if env is not None:
-            return env
-        if ":" in known:
+        if env is None and ":" in known:
             raise AgentError(
                 f"this agent's environment {known!r} names a Python module; to import and run it, "
                 f"repeat the name: --env {known} (in Python: env={known!r})"
             )
-        return known
+        found = envs.resolve(known if env is None else env)
+        return envs.resolve(known, self._manifest.backend) if found.id == known else found
 
 
 def load(folder: str | Path) -> Agent:

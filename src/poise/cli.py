@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
@@ -16,6 +16,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 from poise.config import Config
 from poise.counts import parse_count
 from poise.errors import PoiseError
+from poise.options import Options
 from poise.presets import PRESETS, starting_point
 
 _registry = ConstructorRegistry()
@@ -50,17 +51,18 @@ def _count(info: Any) -> PrimitiveConstructorSpec[int] | None:
     )
 
 
-def _train_command(default: Config) -> Callable[..., None]:
-    """``poise train`` with the options of ``default``, a preset's or the usual ones."""
+def _train_command(named: str, arguments: list[str]) -> Callable[..., None]:
+    """``poise train`` with the defaults of the preset ``named``, or the usual ones for any other name.
+
+    The defaults have to be known before ``arguments`` are parsed, the name is known only after. Where
+    it turns out to be another, they are parsed again.
+    """
+    _, default = starting_point(named)
 
     def train(
         env: Annotated[str, Positional, arg(metavar="ENV|PRESET")],
         config: Annotated[Config, arg(name="")] = default,
-        backend: Literal["auto", "mujoco", "native", "gymnasium", "gymnasium-async"] = "auto",
-        out: Path = Path("runs"),
-        evaluate: bool = True,
-        video: bool = True,
-        log_every: int = 200,
+        options: Annotated[Options, arg(name="")] = Options(),  # noqa: B008 (frozen)
         json_: Json = False,
     ) -> None:
         """Train an agent, score it, film it, and keep everything in a folder.
@@ -69,12 +71,11 @@ def _train_command(default: Config) -> Callable[..., None]:
             env: The environment's name, for example InvertedPendulum-v4, Pendulum-v1 or CartPole-v1, or a
                 preset's (see poise presets).
             config: Everything that decides what is learned.
-            backend: What steps the environments; auto takes the fastest that has ENV.
-            out: The folder in which run folders are made.
-            evaluate: Whether the greedy agent plays 100 episodes at the end.
-            video: Whether the greedy agent is filmed at the end.
-            log_every: Environment steps between two that TensorBoard shows one by one.
+            options: Everything else.
         """
+        if env != named and not PRESETS.keys().isdisjoint((env, named)):
+            _parse(arguments, env)
+            return
         begun = time.perf_counter()
         from poise import run
 
@@ -83,17 +84,7 @@ def _train_command(default: Config) -> Callable[..., None]:
         if ":" in env:
             sys.path.insert(0, os.getcwd())  # a module beside the user, as python -m would find it
         id, _ = starting_point(env)
-        result = run.execute(
-            id,
-            config,
-            backend=backend,
-            out=out,
-            evaluate=evaluate,
-            video=video,
-            log_every=log_every,
-            import_seconds=loaded,
-            file=file,
-        )
+        result = run.execute(id, config, options, import_seconds=loaded, file=file)
         summary = result.summary
         if result.evaluation is not None:
             print(_score(result.evaluation), file=file)
@@ -207,31 +198,38 @@ def _figure(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"
 
 
+def _parse(arguments: list[str], named: str) -> None:
+    """Runs the verb. ``named``: what poise train's ENV is expected to be, as far as it is a preset."""
+    commands: dict[str, Callable[..., Any]] = {
+        "train": _train_command(named, arguments),
+        "evaluate": evaluate,
+        "video": video,
+        "presets": presets,
+        "envs": envs,
+    }
+    tyro.extras.subcommand_cli_from_dict(
+        commands,
+        prog="poise",
+        description="Proximal Policy Optimization: train an agent with one command.",
+        args=arguments,
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command and returns its exit code.
 
     0 done; 1 the run or its environment failed; 2 wrong arguments or files; 130 interrupted.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    named = next((a for a in arguments if a in PRESETS), "")
-    commands: dict[str, Callable[..., Any]] = {
-        "train": _train_command(starting_point(named)[1]),
-        "evaluate": evaluate,
-        "video": video,
-        "presets": presets,
-        "envs": envs,
-    }
     try:
         with _registry:
-            tyro.extras.subcommand_cli_from_dict(
-                commands,
-                prog="poise",
-                description="Proximal Policy Optimization: train an agent with one command.",
-                args=arguments,
-            )
+            _parse(arguments, next((a for a in arguments if a in PRESETS), ""))
     except PoiseError as error:
         print(f"poise: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # what we print to was closed, for example by head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("poise: interrupted; what was logged is kept", file=sys.stderr)
         return 130

@@ -9,6 +9,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from poise.errors import PoiseError
@@ -59,9 +60,12 @@ def _problem(hint: Any, value: Any) -> str | None:
         if not isinstance(value, tuple) or not value:
             return "must be one or more numbers"
         return next((p for v in value if (p := _problem(arguments[0], v))), None)
+    if dataclasses.is_dataclass(hint):
+        record = typing.cast(type, hint)
+        return None if isinstance(value, record) else f"must be {record.__name__}(...)"
     if hint is types.NoneType:
         return None if value is None else "must be None"
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+    names = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path"}
     allowed = (int, float) if hint is float else (hint,)
     right = isinstance(value, allowed) and (hint is bool or not isinstance(value, bool))
     return None if right else f"must be {names[hint]}"
@@ -74,7 +78,7 @@ class Checked:
 
     def __post_init__(self) -> None:
         for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
-            if name == "prefix" or dataclasses.is_dataclass(hint):
+            if name == "prefix":
                 continue
             if problem := _problem(hint, getattr(self, name)):
                 raise ConfigError(f"{self.prefix}{name} = {getattr(self, name)!r}: {problem}")
@@ -230,16 +234,6 @@ class Config(Checked):
     def num_iterations(self) -> int:
         return self.total_steps // self.rollout_size
 
-    @property
-    def num_minibatches(self) -> int:
-        """Minibatches of one epoch; the remainder of a shuffle is dropped."""
-        return self.rollout_size // self.ppo.minibatch_size
-
-    @property
-    def reward_gamma(self) -> float:
-        given = self.normalize.reward_gamma
-        return self.ppo.gamma if given is None else given
-
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -253,23 +247,26 @@ class Config(Checked):
         return _from_dict(cls, data, "")
 
     def check_against(self, spec: Spec) -> None:
-        """Refuses options that a discrete action space would leave without effect."""
-        if not spec.discrete:
-            return
-        default = Config()
-        for group, name in (
-            ("policy", "std"),
-            ("policy", "std_init"),
-            ("policy", "std_min"),
-            ("policy", "head_tanh"),
-            ("normalize", "action"),
-        ):
-            value, usual = (getattr(getattr(c, group), name) for c in (self, default))
+        """Refuses options that this environment's actions would leave without effect."""
+        idle: dict[str, str] = {}
+        if spec.discrete:
+            names = (
+                "policy.std",
+                "policy.std_init",
+                "policy.std_min",
+                "policy.head_tanh",
+                "normalize.action",
+            )
+            idle = dict.fromkeys(names, f"the discrete actions of {spec.id}")
+        elif not any(spec.scaled):
+            idle["normalize.action"] = f"the unbounded actions of {spec.id}"
+        if not spec.discrete and self.policy.std == "fixed":
+            idle["ppo.entropy_coef"] = "a fixed deviation, whose entropy is constant"
+        for path, why in idle.items():
+            group, name = path.split(".")
+            value, usual = (getattr(getattr(c, group), name) for c in (self, Config()))
             if value != usual:
-                raise ConfigError(
-                    f"{group}.{name} = {value!r}: has no effect on the discrete actions of {spec.id}; "
-                    f"leave it at {usual!r}"
-                )
+                raise ConfigError(f"{path} = {value!r}: has no effect on {why}; leave it at {usual!r}")
 
 
 def _from_dict(cls: type, data: Any, prefix: str) -> Any:

@@ -5,7 +5,7 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int
 
 
 class DiagGaussian(eqx.Module):
@@ -23,25 +23,9 @@ class DiagGaussian(eqx.Module):
         """sum_i log sigma_i + (1 + log(2 pi)) / 2, in nats."""
         return jnp.sum(jnp.log(self.std) + 0.5 * (1 + math.log(2 * math.pi)))
 
-    def kl(self, other: "DiagGaussian") -> Float[Array, ""]:
-        """KL(self || other), in nats.
-
-        sum_i log(s2/s1) + (s1^2 + (m1 - m2)^2) / (2 s2^2) - 1/2.
-        """
-        ratio = (self.std / other.std) ** 2
-        shift = ((self.mean - other.mean) / other.std) ** 2
-        return 0.5 * jnp.sum(ratio + shift - 1 - jnp.log(ratio))
-
-    def mode(self) -> Float[Array, " A"]:
-        """The greedy action, the mean."""
-        return self.mean
-
     def draw(self, noise: Float[Array, " A"]) -> Float[Array, " A"]:
         """The sample that standard normal ``noise`` leads to: mean + std * noise."""
         return self.mean + self.std * noise
-
-    def sample(self, *, key: PRNGKeyArray) -> Float[Array, " A"]:
-        return self.draw(jax.random.normal(key, self.mean.shape))
 
 
 class Categorical(eqx.Module):
@@ -56,24 +40,12 @@ class Categorical(eqx.Module):
         log_p = jax.nn.log_softmax(self.logits)
         return -jnp.sum(jnp.exp(log_p) * log_p)
 
-    def kl(self, other: "Categorical") -> Float[Array, ""]:
-        """KL(self || other) = sum_a p(a) (log p(a) - log q(a)), in nats."""
-        log_p, log_q = jax.nn.log_softmax(self.logits), jax.nn.log_softmax(other.logits)
-        return jnp.sum(jnp.exp(log_p) * (log_p - log_q))
-
-    def mode(self) -> Int[Array, ""]:
-        """The most likely action; the first of equals."""
-        return jnp.argmax(self.logits)
-
     def draw(self, noise: Float[Array, " A"]) -> Int[Array, ""]:
         """The sample that standard Gumbel ``noise`` leads to: argmax(logits + noise).
 
         Gumbel (1954); the maximum of perturbed logits is distributed as softmax(logits).
         """
         return jnp.argmax(self.logits + noise)
-
-    def sample(self, *, key: PRNGKeyArray) -> Int[Array, ""]:
-        return self.draw(jax.random.gumbel(key, self.logits.shape))
 
 
 Distribution = DiagGaussian | Categorical

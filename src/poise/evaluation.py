@@ -46,7 +46,14 @@ class Evaluation:
     def summary(self) -> dict[str, float | int | None]:
         """The keys of ``summary.json``; None for a bound that is infinite."""
         low, high = (bound if math.isfinite(bound) else None for bound in self.interval)
-        return {"mean": self.mean, "std": self.std, "low": low, "high": high, "episodes": len(self.length)}
+        return {
+            "mean": self.mean,
+            "std": self.std,
+            "low": low,
+            "high": high,
+            "episodes": len(self.length),
+            "cut": self.num_cut,
+        }
 
 
 def evaluation_lanes(backend: str, episodes: int) -> int:
@@ -55,33 +62,31 @@ def evaluation_lanes(backend: str, episodes: int) -> int:
 
 
 def evaluate_agent(
-    id: str,
-    backend: envs.Backend,
+    found: envs.Resolved,
     spec: Spec,
     actor: Actor,
+    scale: ActionScale,
     *,
-    normalize_action: bool,
     seed: int,
     episodes: int,
 ) -> Evaluation:
-    """Makes environments ``id`` and evaluates on them.
+    """Makes environments and evaluates on them.
 
     Raises:
         EnvError: they cannot be made, or do not have the shapes of ``spec``.
     """
-    found = envs.resolve(id, backend)
     world = envs.make(found.id, evaluation_lanes(found.backend, episodes), found.backend)
     try:
         for name in ("obs_shape", "action_shape", "num_choices"):
             got, wanted = getattr(world.spec, name), getattr(spec, name)
             if got != wanted:
-                raise envs.EnvError(f"{id} has {name} {got}, the agent was trained with {wanted}")
-        return evaluate(world, actor, normalize_action=normalize_action, seed=seed, episodes=episodes)
+                raise envs.EnvError(f"{found.id} has {name} {got}, the agent was trained with {wanted}")
+        return evaluate(world, actor, scale, seed=seed, episodes=episodes)
     finally:
         world.close()
 
 
-def evaluate(env: VectorEnv, actor: Actor, *, normalize_action: bool, seed: int, episodes: int) -> Evaluation:
+def evaluate(env: VectorEnv, actor: Actor, scale: ActionScale, *, seed: int, episodes: int) -> Evaluation:
     """Plays ``episodes`` episodes greedily, each to its end, whatever the number of environments.
 
     Episode i always begins from the same seed, so short episodes are not counted more often than
@@ -89,7 +94,6 @@ def evaluate(env: VectorEnv, actor: Actor, *, normalize_action: bool, seed: int,
     no time limit, an episode is cut off after ``LONGEST`` steps, and counted in ``num_cut``.
     """
     longest = LONGEST if env.spec.time_limit is None else env.spec.time_limit
-    scale = ActionScale(env.spec, normalize=normalize_action)
     seeds = [episode_seed(seed, Stream.EVALUATION, 0, i) for i in range(episodes)]
     lanes = env.num_envs
     playing = np.arange(lanes)  # the episode each environment plays; beyond the list it only idles

@@ -12,8 +12,6 @@ from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore
 from poise.distributions import DiagGaussian
 from poise.loop import Progress
 
-LOG_EVERY = 200  # environment steps between two logged ones, as in the paper
-
 
 class TensorBoard:
     """Writes an event file into ``folder``. Every tag is a metric of ``poise.metrics``.
@@ -22,7 +20,7 @@ class TensorBoard:
     over the steps of its rollout.
     """
 
-    def __init__(self, folder: Path, *, log_every: int = LOG_EVERY):
+    def __init__(self, folder: Path, *, log_every: int):
         self._writer = EventsWriter(str(folder / "events"))
         self._log_every = log_every
 

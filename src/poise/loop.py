@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
 from poise.clock import Clock
-from poise.config import Config
+from poise.config import Config, ConfigError
 from poise.distributions import DiagGaussian
 from poise.envs import VectorEnv
 from poise.errors import TrainingError
@@ -41,9 +41,11 @@ def iterations(config: Config, env: VectorEnv) -> Iterator[Progress]:
     """Trains on ``env`` and yields after each of ``config.num_iterations`` iterations.
 
     Raises:
-        ConfigError: an option has no meaning for this environment.
+        ConfigError: an option has no meaning for this environment, or ``num_envs`` is not its number.
         TrainingError: a loss or a parameter became infinite or NaN.
     """
+    if env.num_envs != config.num_envs:
+        raise ConfigError(f"num_envs = {config.num_envs}: the environment given has {env.num_envs}")
     clock = Clock()
     try:
         compiled = clock.now().compiling
@@ -79,17 +81,15 @@ def iterations(config: Config, env: VectorEnv) -> Iterator[Progress]:
 
 def _check(metrics: dict[str, float | int | None], state: TrainState, iteration: int, env: VectorEnv) -> None:
     where = f"in iteration {iteration + 1} of {env.spec.id}"
+    if not _all_finite(state.normalizer):
+        raise TrainingError(f"the statistics of observations and returns are infinite or NaN {where}")
     for name in ("policy/loss", "value/loss"):
         value = metrics[name]
         if value is None or not math.isfinite(value):
             raise TrainingError(f"{name} is {value} {where}")
-    for name, part in (
-        ("a parameter of the policy", state.learner.policy),
-        ("a parameter of the value function", state.learner.value),
-        ("a statistic of the normalizer", state.normalizer),
-    ):
+    for name, part in (("policy", state.learner.policy), ("value function", state.learner.value)):
         if not _all_finite(part):
-            raise TrainingError(f"{name} is infinite or NaN {where}")
+            raise TrainingError(f"a parameter of the {name} is infinite or NaN {where}")
 
 
 @jax.jit

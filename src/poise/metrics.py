@@ -128,7 +128,7 @@ def markdown() -> str:
         "# Metrics",
         "",
         "TensorBoard shows all of them, over environment steps. `metrics.jsonl` holds one line an iteration: those of",
-        "each iteration, and of those of each epoch the last. `null` stands where there was nothing to measure.",
+        "each iteration, and of those of each epoch the last (of `policy/num_updates` the sum). `null` stands where there was nothing to measure.",
         "",
         "| name | every | unit | meaning | healthy |",
         "|---|---|---|---|---|",

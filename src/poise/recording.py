@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 
 from poise import envs
 from poise.agent import Agent
+from poise.envs.classic import NATIVE_TASKS
 from poise.envs.drawing import draw_pendulum
 from poise.errors import PoiseError
 from poise.seeds import Stream, episode_seed
@@ -38,36 +39,44 @@ def film(agent: Agent, path: Path, *, env: str | None = None) -> Path:
 
     Args:
         path: without suffix; ``.mp4`` or ``.gif`` is added.
-        env: the environment's id, needed only where it names a module (``module:Task``).
+        env: another environment than the agent's own; also where that names a module (``module:Task``).
 
     Returns:
         The file that was written.
 
     Raises:
-        VideoError: the environment cannot be drawn on this machine.
+        VideoError: the environment cannot be drawn on this machine, or fails; no file is left.
         EnvError: it cannot be made.
     """
-    found = envs.resolve(agent.trusted_env(env))
-    stage = _NativeStage(found.id) if found.backend == "native" else _GymnasiumStage(found.id)
+    found = agent.world(env)
+    stage = _PendulumStage(found) if found.id in NATIVE_TASKS else _GymnasiumStage(found.id)
+    encoder = find_encoder()
+    path = path.with_suffix(".gif" if encoder is None else ".mp4")
+    unfinished = path.with_name(f"unfinished-{path.name}")
     try:
         every = max(1, round(stage.fps / MAX_FPS))
         fps = stage.fps / every
-        frames = _frames(stage, agent, every, int(MAX_SECONDS * fps))
-        encoder = find_encoder()
+        frames = _frames(stage, agent, found.id, every, int(MAX_SECONDS * fps))
         if encoder is None:
-            return _write_gif(path.with_suffix(".gif"), frames, fps)
-        return _write_mp4(path.with_suffix(".mp4"), frames, fps, encoder)
+            _write_gif(unfinished, frames, fps)
+        else:
+            _write_mp4(unfinished, frames, fps, encoder)
+        unfinished.rename(path)
+    except OSError as error:
+        raise VideoError(f"no video: {path}: {error.strerror}") from error
     finally:
+        unfinished.unlink(missing_ok=True)
         stage.close()
+    return path
 
 
-class _NativeStage:
-    """A native task, drawn from its observation."""
+class _PendulumStage:
+    """The only native task so far, stepped by whatever backend and drawn from its observation."""
 
-    fps = 20.0  # Pendulum's time step is 0.05 s
+    fps = 20.0  # its time step is 0.05 s
 
-    def __init__(self, id: str):
-        self._env = envs.make(id, 1, "native")
+    def __init__(self, found: envs.Resolved):
+        self._env = envs.make(found.id, 1, found.backend)
         self._torque = 0.0
 
     def reset(self, seed: int) -> np.ndarray:
@@ -95,12 +104,10 @@ class _GymnasiumStage:
 
         with warnings.catch_warnings(), _headless():
             warnings.simplefilter("ignore")
-            try:
+            with _faults(id):
                 self._env: Any = gym.make(id, render_mode="rgb_array")
                 self._env.reset(seed=0)
                 self.draw()
-            except Exception as error:  # whatever a renderer does where it cannot draw
-                raise VideoError(f"no video of {id}: {_advice(error)}") from error
         self.fps = float(self._env.metadata.get("render_fps") or MAX_FPS)
 
     def reset(self, seed: int) -> np.ndarray:
@@ -142,25 +149,36 @@ def _advice(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else text
 
 
+@contextmanager
+def _faults(id: str) -> Iterator[None]:
+    """Whatever an environment or its renderer does, the film is what fails, not the training."""
+    try:
+        yield
+    except Exception as error:
+        raise VideoError(f"no video of {id}: {_advice(error)}") from error
+
+
 def _frames(
-    stage: _NativeStage | _GymnasiumStage,
-    agent: Agent,
-    every: int,
-    limit: int,
+    stage: _PendulumStage | _GymnasiumStage, agent: Agent, id: str, every: int, limit: int
 ) -> Iterator[Frame]:
-    """Every ``every``-th step of whole episodes, up to ``limit`` pictures."""
-    shown = episode = 0
+    """Every ``every``-th step of whole episodes, up to ``limit`` pictures of one size."""
+    shown, episode, shape = 0, 0, None
     while shown < limit:
-        obs, over, step = (
-            stage.reset(episode_seed(agent.config.seed, Stream.EVALUATION, 0, episode)),
-            False,
-            0,
-        )
+        with _faults(id):
+            obs = stage.reset(episode_seed(agent.config.seed, Stream.EVALUATION, 0, episode))
+        over, step = False, 0
         while not over and shown < limit:
             if step % every == 0:
-                yield stage.draw()
+                with _faults(id):
+                    frame = stage.draw()
+                shape = shape or frame.shape
+                if frame.shape != shape:
+                    raise VideoError(f"no video of {id}: its pictures change from {shape} to {frame.shape}")
+                yield frame
                 shown += 1
-            obs, over = stage.step(agent.act(obs))
+            action = agent.act(obs)
+            with _faults(id):
+                obs, over = stage.step(action)
             step += 1
         episode += 1
 
@@ -176,7 +194,7 @@ def find_encoder() -> str | None:
     return None
 
 
-def _write_mp4(path: Path, frames: Iterator[Frame], fps: float, encoder: str) -> Path:
+def _write_mp4(path: Path, frames: Iterator[Frame], fps: float, encoder: str) -> None:
     first = next(frames)
     height, width, _ = first.shape
     # H.264 with 4:2:0 colors, which every browser plays, wants even sizes
@@ -196,14 +214,12 @@ def _write_mp4(path: Path, frames: Iterator[Frame], fps: float, encoder: str) ->
             pass  # the encoder ended early; its message says why
         message = process.stderr.read().decode(errors="replace").strip()
     if process.returncode != 0:
-        path.unlink(missing_ok=True)
         raise VideoError(
             f"no video: {encoder} failed: {message.splitlines()[-1] if message else 'no message'}"
         )
-    return path
 
 
-def _write_gif(path: Path, frames: Iterator[Frame], fps: float) -> Path:
+def _write_gif(path: Path, frames: Iterator[Frame], fps: float) -> None:
     from PIL import Image
 
     step = max(1, round(fps / GIF_FPS))
@@ -211,4 +227,3 @@ def _write_gif(path: Path, frames: Iterator[Frame], fps: float) -> Path:
     milliseconds = 10 * max(2, round(100 * step / fps))  # GIF counts in hundredths of a second
     first, *others = pictures
     first.save(path, save_all=True, append_images=others, duration=milliseconds, loop=0)
-    return path

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from poise.acting import ActionScale, Actor
-from poise.config import Config
+from poise.config import Config, Normalize
 from poise.envs import VectorEnv
 from poise.envs.native import NativeEnv, NativeTask, World, advance, begin, empty_world, observe
 from poise.errors import TrainingError
@@ -168,13 +168,14 @@ class NativeCollector:
             self._episode_key,
             jax.random.fold_in(self._noise_key, iteration),
             task=self._task,
-            config=self._config,
+            num_steps=self._config.ppo.num_steps,
+            normalize=self._config.normalize,
         )
         facts = jax.device_get((rollout.reward, rollout.terminated, rollout.truncated))
         return Collected(rollout, self._ledger.account(running, facts[0].astype(np.float64), *facts[1:]))
 
 
-@partial(jax.jit, static_argnames=("task", "config"))
+@partial(jax.jit, static_argnames=("task", "num_steps", "normalize"))
 def _collect(
     policy: Policy,
     normalizer: Normalizer,
@@ -184,13 +185,15 @@ def _collect(
     noise_key: PRNGKeyArray,
     *,
     task: NativeTask,
-    config: Config,
+    num_steps: int,
+    normalize: Normalize,
 ) -> tuple[_Native, Rollout]:
     spec = task.spec
-    scale = ActionScale(spec, normalize=config.normalize.action)
+    scale = ActionScale(spec, normalize=normalize.action)
+    num_envs = now.index.size
     draw_noise = jax.random.normal if isinstance(policy, GaussianPolicy) else jax.random.gumbel
-    noise = draw_noise(noise_key, (config.ppo.num_steps, config.num_envs, spec.action_size))
-    places = jnp.arange(config.num_envs)
+    noise = draw_noise(noise_key, (num_steps, num_envs, spec.action_size))
+    places = jnp.arange(num_envs)
 
     def restarted(now: _Native, mask: Bool[Tensor, " N"]) -> _Native:
         index = now.index + mask.astype(jnp.int32)
@@ -198,7 +201,7 @@ def _collect(
         return _Native(begin(task, now.world, mask, keys), index)
 
     def act(obs: Float[Array, " O"], noise: Float[Array, " A"]):
-        action = policy(normalize_obs(normalizer.obs, obs, config.normalize)).draw(noise)
+        action = policy(normalize_obs(normalizer.obs, obs, normalize)).draw(noise)
         return action, scale(action)
 
     def step(now: _Native, noise: Float[Array, "N A"]):
@@ -208,7 +211,7 @@ def _collect(
         row = obs, action, out.reward, out.next_obs, out.terminated, out.truncated
         return restarted(_Native(world, now.index), out.terminated | out.truncated), row
 
-    now = restarted(now, jnp.full(config.num_envs, restart))
+    now = restarted(now, jnp.full(num_envs, restart))
     now, rows = jax.lax.scan(step, now, noise)
     return now, Rollout(*rows)
 

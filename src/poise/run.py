@@ -21,14 +21,15 @@ import numpy as np
 from poise import envs
 from poise.agent import load
 from poise.checkpoint import Manifest, save_agent
-from poise.config import Config, ConfigError
+from poise.config import Config
 from poise.cores import num_cores
 from poise.curve import draw_curve
 from poise.errors import PoiseError
 from poise.evaluation import Evaluation
 from poise.live import TextOut, live
-from poise.logger import LOG_EVERY, TensorBoard
+from poise.logger import TensorBoard
 from poise.loop import Progress, iterations
+from poise.options import Options
 from poise.presets import configure
 from poise.recording import VideoError, film
 from poise.spec import Episode, Spec
@@ -62,7 +63,7 @@ def use_two_devices() -> None:
 
 
 def new_folder(out: Path, env: str, seed: int) -> Path:
-    """Makes ``out/<env>/<date>-<seed>``, with a letter behind it where that exists already."""
+    """Makes ``out/<env>/<date>-<seed>``, with a number behind it where that exists already."""
     parent = out / re.sub(r"[^\w.-]+", "-", env)
     name = f"{datetime.now():%Y%m%d-%H%M%S}-{seed}"
     try:
@@ -102,9 +103,9 @@ def train(
     out: str | Path = "runs",
     evaluate: bool = True,
     video: bool = True,
-    log_every: int = LOG_EVERY,
+    log_every: int = Options.log_every,
     file: TextOut | None = None,
-    **options: Any,
+    **config: Any,
 ) -> Run:
     """Trains an agent and leaves a folder with all that there is to know of it.
 
@@ -119,7 +120,7 @@ def train(
         video: whether it is filmed at the end.
         log_every: environment steps between two that TensorBoard shows one by one.
         file: where progress is shown; standard output by default.
-        options: fields of ``Config``: ``total_steps``, ``seed``, ``num_envs``, and the groups ``ppo``,
+        config: fields of ``Config``: ``total_steps``, ``seed``, ``num_envs``, and the groups ``ppo``,
             ``policy``, ``value``, ``normalize``, each as its record or as a mapping of what changes.
 
     Raises:
@@ -129,44 +130,30 @@ def train(
         TrainingError: training became infinite or NaN; the folder holds all up to then.
         KeyboardInterrupt: interrupted; the folder holds all up to then.
     """
-    id, config = configure(env, **options)
-    return execute(
-        id,
-        config,
-        backend=backend,
-        out=out,
-        evaluate=evaluate,
-        video=video,
-        log_every=log_every,
-        file=file or sys.stdout,
-    )
+    options = Options(backend=backend, out=Path(out), evaluate=evaluate, video=video, log_every=log_every)
+    id, configured = configure(env, **config)
+    return execute(id, configured, options, file=file or sys.stdout)
 
 
 def execute(
     env: str,
     config: Config,
+    options: Options,
     *,
-    backend: envs.Backend,
-    out: str | Path,
-    evaluate: bool,
-    video: bool,
-    log_every: int = LOG_EVERY,
     import_seconds: float = 0.0,
     file: TextOut,
 ) -> Run:
-    """``train`` with its configuration made. ``import_seconds``: what loading took before this call."""
+    """``train`` with its records made. ``import_seconds``: what loading took before this call."""
     begun = time.perf_counter()
-    if log_every < 1:
-        raise ConfigError(f"log_every = {log_every}: must be >= 1")
     use_two_devices()
-    found = envs.resolve(env, backend)
+    found = envs.resolve(env, options.backend)
     if found.note:
         print(found.note, file=file)
     world = envs.make(found.id, config.num_envs, found.backend)
     status, evaluation = "failed", None
     try:
         config.check_against(world.spec)
-        recorder = _Recorder(Path(out), found, config, world.spec, log_every)
+        recorder = _Recorder(options, found, config, world.spec)
         recorder.seconds["import"] = import_seconds
         print(
             f"{found.id} on {world.backend}: {config.num_iterations} iterations x {config.rollout_size:,} "
@@ -180,11 +167,11 @@ def execute(
                     recorder.record(progress)
                     view.show(progress)
             recorder.save()
-            if evaluate:
+            if options.evaluate:
                 evaluation = recorder.evaluate()
-            if video:
-                recorder.film(file)
             status = "finished"
+            if options.video:
+                recorder.film(file)
         except KeyboardInterrupt:
             status = "interrupted"
             raise
@@ -199,12 +186,12 @@ def execute(
 class _Recorder:
     """Gathers what the folder is to hold, and writes the tables after each iteration."""
 
-    def __init__(self, out: Path, found: envs.Resolved, config: Config, spec: Spec, log_every: int):
+    def __init__(self, options: Options, found: envs.Resolved, config: Config, spec: Spec):
         self.total_steps = config.num_iterations * config.rollout_size
         self.seconds = dict.fromkeys(("import", "compile", "rollout", "learn", "log", "evaluate"), 0.0)
-        self._folder = new_folder(out, found.id, config.seed)
+        self._folder = new_folder(options.out, found.id, config.seed)
         self._found, self._config, self._spec = found, config, spec
-        self._tensorboard = TensorBoard(self._folder, log_every=log_every)
+        self._tensorboard = TensorBoard(self._folder, log_every=options.log_every)
         described = {"env": found.id, "backend": found.backend, **config.to_dict()}
         (self._folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
         self._metrics = (self._folder / "metrics.jsonl").open("w")
@@ -263,8 +250,6 @@ class _Recorder:
             film(load(self._folder), self._folder / "video", env=self._found.id)
         except VideoError as error:
             print(error, file=file)
-        except OSError as error:
-            print(f"no video: {error.strerror}", file=file)
         self.seconds["log"] += time.perf_counter() - begun
 
     def finish(self, status: str, evaluation: Evaluation | None, total_seconds: float) -> Run:

@@ -4,9 +4,13 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from poise.errors import PoiseError
+
+WIDEST = 1e8  # range of an action dimension that can be meant
+
+Backend = Literal["auto", "mujoco", "native", "gymnasium", "gymnasium-async"]  # what steps an environment
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,16 @@ class Spec:
     @property
     def discrete(self) -> bool:
         return self.num_choices is not None
+
+    @property
+    def scaled(self) -> tuple[bool, ...]:
+        """Which dimensions of a continuous action have bounds that its [-1, 1] can be rescaled to.
+
+        A range that is infinite or wider than 1e8 (the largest float, often) stands for no bound.
+        """
+        return tuple(
+            high - low <= WIDEST for low, high in zip(self.action_low, self.action_high, strict=True)
+        )
 
     @property
     def obs_size(self) -> int:

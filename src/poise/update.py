@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from poise.advantages import gae
-from poise.config import PPO, Config
+from poise.config import PPO, Config, Normalize
 from poise.distributions import Distribution
 from poise.losses import PolicyMetrics, explained_variance, policy_loss, value_loss
 from poise.networks import Policy, ValueFunction, distributions, make_policy
@@ -111,9 +111,13 @@ def learning_rate(start: float, iteration: int, config: Config) -> float:
             return start
 
 
-@partial(jax.jit, static_argnames="config")
 def prepare(state: TrainState, rollout: Rollout, *, config: Config) -> Prepared:
     """Values, log-probabilities, advantages and targets of a rollout, rows in C order of [T, N]."""
+    return _prepare(state, rollout, ppo=config.ppo, normalize=config.normalize)
+
+
+@partial(jax.jit, static_argnames=("ppo", "normalize"))
+def _prepare(state: TrainState, rollout: Rollout, *, ppo: PPO, normalize: Normalize) -> Prepared:
     rollout = jax.tree.map(jnp.asarray, rollout)
     policy, value = state.learner.policy, state.learner.value
     before = state.normalizer
@@ -121,23 +125,24 @@ def prepare(state: TrainState, rollout: Rollout, *, config: Config) -> Prepared:
     def rows(array):
         return jnp.reshape(array, (-1, *array.shape[2:]))
 
-    scale = jax.vmap(lambda o: normalize_obs(before.obs, o, config.normalize))
+    scale = jax.vmap(lambda o: normalize_obs(before.obs, o, normalize))
     obs = scale(rows(rollout.obs))
     shape = rollout.reward.shape
     values = jax.vmap(value)(obs)
     next_values = jax.vmap(value)(scale(rows(rollout.next_obs)))
 
     done = rollout.terminated | rollout.truncated
-    running, returns = discounted_return(state.running_return, rollout.reward, done, config.reward_gamma)
+    gamma = ppo.gamma if normalize.reward_gamma is None else normalize.reward_gamma
+    running, returns = discounted_return(state.running_return, rollout.reward, done, gamma)
     after = Normalizer(before.obs.merge(rows(rollout.obs)), before.ret.merge(rows(returns)))
     advantage = gae(
-        normalize_reward(after.ret, rollout.reward, config.normalize),
+        normalize_reward(after.ret, rollout.reward, normalize),
         values.reshape(shape),
         next_values.reshape(shape),
         rollout.terminated,
         rollout.truncated,
-        gamma=config.ppo.gamma,
-        lam=config.ppo.lam,
+        gamma=ppo.gamma,
+        lam=ppo.lam,
     ).reshape(-1)
     target = values + advantage
     distribution = distributions(policy, obs)
@@ -146,7 +151,7 @@ def prepare(state: TrainState, rollout: Rollout, *, config: Config) -> Prepared:
     return Prepared(
         batch=Batch(obs, action, log_prob, advantage, target),
         normalizer=after,
-        running_return=jnp.zeros_like(running) if config.ppo.reset_every_rollout else running,
+        running_return=jnp.zeros_like(running) if ppo.reset_every_rollout else running,
         explained_variance=explained_variance(values, target),
         distribution=distribution,
     )

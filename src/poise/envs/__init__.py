@@ -5,10 +5,9 @@ import re
 from typing import Literal, NamedTuple
 
 from poise.envs.vector import EnvError, VectorEnv
+from poise.spec import Backend
 
 __all__ = ["Backend", "EnvError", "Resolved", "VectorEnv", "make", "resolve"]
-
-Backend = Literal["auto", "mujoco", "native", "gymnasium", "gymnasium-async"]
 
 # Gymnasium's MuJoCo tasks that once had a -v2 or -v3; True: poise takes -v2 for -v4
 _OLD_TASKS = {

@@ -8,6 +8,8 @@ import numpy as np
 
 from poise.errors import PoiseError
 
+LARGEST = 1e15  # of observations and rewards: the sum of many squares has to fit a float32
+
 
 class EnvFault(PoiseError):
     """An environment that raised or returned what no environment may.
@@ -19,7 +21,11 @@ class EnvFault(PoiseError):
 
 
 class Checked(gym.Wrapper):
-    """Checks everything that ``reset`` and ``step`` return against the environment's own spaces."""
+    """Checks all that ``reset`` and ``step`` return: types, shapes and dtypes, and that numbers are usable.
+
+    Whether an observation lies within the bounds of its space is not checked: many environments
+    that work well leave them.
+    """
 
     def __init__(self, env: gym.Env, id: str, index: int):
         super().__init__(env)
@@ -65,11 +71,12 @@ class Checked(gym.Wrapper):
             raise self._fault(f"obs is no array: {error}") from error
         if array.shape != space.shape:
             raise self._fault(f"obs has shape {array.shape}, the observation space has {space.shape}")
-        if array.dtype.kind not in "fiub":
+        if array.dtype.kind not in "fiub" or not np.can_cast(array.dtype, np.dtype(space.dtype), "same_kind"):
             raise self._fault(f"obs has dtype {array.dtype}, the observation space has {space.dtype}")
-        if not np.isfinite(array).all():
-            where = np.argwhere(~np.isfinite(array))[0].tolist()
-            raise self._fault(f"obs{where} is {array[tuple(where)]}")
+        usable = np.abs(array.astype(np.float64)) <= LARGEST  # false for NaN, too
+        if not usable.all():
+            where = np.argwhere(~usable)[0].tolist()
+            raise self._fault(f"obs{where} is {_unusable(array[tuple(where)])}")
         return array
 
     def _number(self, reward: Any) -> float:
@@ -77,8 +84,8 @@ class Checked(gym.Wrapper):
             value = float(reward)
         except (TypeError, ValueError) as error:
             raise self._fault(f"reward is {_brief(reward)}, should be a number") from error
-        if not math.isfinite(value):
-            raise self._fault(f"reward is {value}")
+        if not abs(value) <= LARGEST:
+            raise self._fault(f"reward is {_unusable(value)}")
         return value
 
     def _flag(self, name: str, value: Any) -> bool:
@@ -88,6 +95,10 @@ class Checked(gym.Wrapper):
 
     def _fault(self, what: str) -> EnvFault:
         return EnvFault(f"{self._place}, episode seed {self._seed}, step {self._step}: {what}")
+
+
+def _unusable(value: Any) -> str:
+    return f"{value}, beyond {LARGEST:g}" if math.isfinite(value) else f"{value}"
 
 
 def _brief(value: Any) -> str:

@@ -2,7 +2,8 @@
 
 import importlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -56,11 +57,13 @@ def _spec(id: str, make: Callable[[], gym.Env]) -> Spec:
         case gym.spaces.Discrete():
             choices = int(action.n)
             return Spec(id, obs.shape, num_choices=choices, first_choice=int(action.start), time_limit=limit)
-        case gym.spaces.Box():
+        case gym.spaces.Box() if np.issubdtype(action.dtype, np.floating):
             low, high = (tuple(bound.astype(float).ravel().tolist()) for bound in (action.low, action.high))
             return Spec(id, obs.shape, action.shape, low, high, time_limit=limit)
         case _:
-            raise EnvError(f"{id}: action space {action} is not supported; supported are Box and Discrete")
+            raise EnvError(
+                f"{id}: action space {action} is not supported; supported are Box of floats and Discrete"
+            )
 
 
 def _make_one(id: str, index: int) -> gym.Env:
@@ -84,6 +87,9 @@ class GymnasiumEnv:
         self.backend = "gymnasium (one process each)" if processes else "gymnasium (in this process)"
         makers = [partial(_make_one, id, index) for index in range(num_envs)]
         self.spec = _spec(id, makers[0])
+        self._id = id
+        self._seed: list[int | None] = [None] * num_envs
+        self._step = np.zeros(num_envs, np.int64)
         with _quiet():
             if processes:
                 self._env = AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED, context="spawn")
@@ -93,20 +99,46 @@ class GymnasiumEnv:
     def reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Float[np.ndarray, "N O"]:
         every: Any = [None] * self.num_envs
         for i, seed in zip(np.flatnonzero(mask), seeds, strict=True):
-            every[i] = int(seed)
-        with _quiet():
+            every[i] = self._seed[i] = int(seed)
+        self._step[mask] = 0
+        with _quiet(), self._losses():
             obs, _ = self._env.reset(seed=every, options={"reset_mask": np.asarray(mask)})
         return self._flat(obs)
 
     def step(self, action: Shaped[np.ndarray, "N ..."]) -> EnvStep:
         space = self._env.action_space
         given = action.reshape(space.shape) + self.spec.first_choice
-        with _quiet():
+        self._step += 1
+        with _quiet(), self._losses():
             obs, reward, terminated, truncated, _ = self._env.step(given.astype(space.dtype))
         return EnvStep(self._flat(obs), reward, terminated, truncated)
 
     def close(self) -> None:
-        self._env.close()
+        processes = self._env.processes if isinstance(self._env, AsyncVectorEnv) else []
+        if all(process.is_alive() for process in processes):
+            self._env.close()
+            return
+        # Gymnasium would wait for the answer of the one that is gone
+        for process in processes:
+            process.terminate()
+            process.join()
+        self._env.closed = True
+
+    @contextmanager
+    def _losses(self) -> Iterator[None]:
+        """Names the environment whose process ended without a word."""
+        try:
+            yield
+        except (EOFError, ConnectionError) as error:
+            raise EnvFault(self._lost()) from error
+
+    def _lost(self) -> str:
+        for i, process in enumerate(self._env.processes):  # pyright: ignore
+            process.join(0.5)
+            if process.exitcode is not None:
+                place = f"environment {i}, episode seed {self._seed[i]}, step {self._step[i]}"
+                return f"{self._id}, {place}: its process ended with exit code {process.exitcode}"
+        return f"{self._id}: the connection to one of its processes was lost"
 
     def _flat(self, obs: np.ndarray) -> np.ndarray:
         flat = obs.reshape(self.num_envs, -1)
