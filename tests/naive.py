@@ -55,58 +55,77 @@ def log_prob(mean, log_std, action):
     return (-0.5 * z**2 - log_std - 0.5 * np.log(2 * np.pi)).sum(1)
 
 
-def update(policy, log_std, value, rollout, orders, config, rate_policy, rate_value):
-    """One iteration from fresh statistics and optimizers. Changes the networks in place.
+class Learner:
+    """Everything that goes on from one iteration to the next. Changes the networks in place."""
 
-    ``orders`` holds the shuffled row numbers of each epoch.
-    """
-    ppo = config.ppo
-    obs = np.clip(np.asarray(rollout.obs, float), -10, 10)  # statistics of the first iteration: 0 and 1
-    next_obs = np.clip(np.asarray(rollout.next_obs, float), -10, 10)
-    reward = np.asarray(rollout.reward, float)
-    steps, envs = reward.shape
-    terminated, truncated = np.asarray(rollout.terminated), np.asarray(rollout.truncated)
+    def __init__(self, policy, log_std, value, config):
+        self.policy, self.log_std, self.value, self.config = policy, log_std, value, config
+        self.policy_params = [*policy.weight, *policy.bias, log_std]
+        self.value_params = [*value.weight, *value.bias]
+        self.adam_policy, self.adam_value = Adam(self.policy_params), Adam(self.value_params)
+        self.seen_obs, self.seen_returns, self.running = [], [], 0.0
+        self.num_clipped = {"ratio": 0, "reward": 0, "obs": 0}
 
-    returns, running = np.zeros_like(reward), np.zeros(envs)
-    for t in range(steps):
-        running = ppo.gamma * running + reward[t]
-        returns[t] = running
-        running = np.where(terminated[t] | truncated[t], 0, running)
-    reward = np.clip(reward / np.sqrt(returns.var() + 1e-8), -10, 10)
+    def _clip(self, what, x, low, high):
+        self.num_clipped[what] += int(((x < low) | (x > high)).sum())
+        return np.clip(x, low, high)
 
-    v = np.stack([value.forward(o)[:, 0] for o in obs])
-    v_next = np.stack([value.forward(o)[:, 0] for o in next_obs])
-    advantage = np.zeros_like(reward)
-    for n in range(envs):
-        later = 0.0
-        for t in reversed(range(steps)):
-            bootstrap = 0.0 if terminated[t, n] else v_next[t, n]
-            goes_on = not (terminated[t, n] or truncated[t, n])
-            later = reward[t, n] + ppo.gamma * bootstrap - v[t, n] + ppo.gamma * ppo.lam * goes_on * later
-            advantage[t, n] = later
+    def _normalized(self, obs):
+        if self.seen_obs:  # of earlier iterations alone
+            seen = np.concatenate(self.seen_obs)
+            obs = (obs - seen.mean(0)) / np.sqrt(seen.var(0) + 1e-8)
+        limit = self.config.normalize.obs_clip
+        return self._clip("obs", obs, -limit, limit)
 
-    rows = obs.reshape(-1, obs.shape[2])
-    action = np.asarray(rollout.action, float).reshape(len(rows), -1)
-    advantage, target = advantage.ravel(), (v + advantage).ravel()
-    old = log_prob(policy.forward(rows), log_std, action)
-    policy_params = [*policy.weight, *policy.bias, log_std]
-    value_params = [*value.weight, *value.bias]
-    adam_policy, adam_value = Adam(policy_params), Adam(value_params)
-    size = ppo.minibatch_size
-    for order in orders:
-        for start in range(0, len(order) - size + 1, size):
-            b = order[start : start + size]
-            a = (advantage[b] - advantage[b].mean()) / (advantage[b].std() + 1e-8)
-            mean = policy.forward(rows[b])
-            ratio = np.exp(log_prob(mean, log_std, action[b]) - old[b])
-            inside = (ratio >= 1 - ppo.clip) & (ratio <= 1 + ppo.clip)
-            free = np.where(inside, True, ratio * a < np.clip(ratio, 1 - ppo.clip, 1 + ppo.clip) * a)
-            slope = -(free * a * ratio / size)[:, None]  # of the loss by the log-probability
-            var = np.exp(2 * log_std)
-            weights, biases = policy.backward(slope * (action[b] - mean) / var)
-            by_log_std = (slope * ((action[b] - mean) ** 2 / var - 1)).sum(0)
-            adam_policy.step(policy_params, [*weights, *biases, by_log_std], rate_policy, ppo.max_grad_norm)
+    def update(self, rollout, orders, rate_policy, rate_value):
+        """One iteration. ``orders`` holds the shuffled row numbers of each epoch."""
+        ppo, policy, value, log_std = self.config.ppo, self.policy, self.value, self.log_std
+        raw = np.asarray(rollout.obs, float)
+        obs, next_obs = self._normalized(raw), self._normalized(np.asarray(rollout.next_obs, float))
+        self.seen_obs.append(raw.reshape(-1, raw.shape[2]))
+        reward = np.asarray(rollout.reward, float)
+        steps, envs = reward.shape
+        terminated, truncated = np.asarray(rollout.terminated), np.asarray(rollout.truncated)
 
-            error = value.forward(rows[b])[:, 0] - target[b]
-            weights, biases = value.backward((2 * error / size)[:, None])
-            adam_value.step(value_params, [*weights, *biases], rate_value, ppo.max_grad_norm)
+        for t in range(steps):
+            self.running = ppo.gamma * self.running + reward[t]
+            self.seen_returns.append(self.running)
+            self.running = np.where(terminated[t] | truncated[t], 0, self.running)
+        scale = np.sqrt(np.concatenate(self.seen_returns).var() + 1e-8)
+        limit = self.config.normalize.reward_clip
+        reward = self._clip("reward", reward / scale, -limit, limit)
+
+        v = np.stack([value.forward(o)[:, 0] for o in obs])
+        v_next = np.stack([value.forward(o)[:, 0] for o in next_obs])
+        advantage = np.zeros_like(reward)
+        for n in range(envs):
+            later = 0.0
+            for t in reversed(range(steps)):
+                bootstrap = 0.0 if terminated[t, n] else v_next[t, n]
+                goes_on = not (terminated[t, n] or truncated[t, n])
+                later = reward[t, n] + ppo.gamma * bootstrap - v[t, n] + ppo.gamma * ppo.lam * goes_on * later
+                advantage[t, n] = later
+
+        rows = obs.reshape(-1, obs.shape[2])
+        action = np.asarray(rollout.action, float).reshape(len(rows), -1)
+        advantage, target = advantage.ravel(), (v + advantage).ravel()
+        old = log_prob(policy.forward(rows), log_std, action)
+        size = ppo.minibatch_size
+        for order in orders:
+            for start in range(0, len(order) - size + 1, size):
+                b = order[start : start + size]
+                a = (advantage[b] - advantage[b].mean()) / (advantage[b].std() + 1e-8)
+                mean = policy.forward(rows[b])
+                ratio = np.exp(log_prob(mean, log_std, action[b]) - old[b])
+                clipped = self._clip("ratio", ratio, 1 - ppo.clip, 1 + ppo.clip)
+                free = (clipped == ratio) | (ratio * a < clipped * a)
+                slope = -(free * a * ratio / size)[:, None]  # of the loss by the log-probability
+                var = np.exp(2 * log_std)
+                weights, biases = policy.backward(slope * (action[b] - mean) / var)
+                by_log_std = (slope * ((action[b] - mean) ** 2 / var - 1)).sum(0)
+                gradients = [*weights, *biases, by_log_std]
+                self.adam_policy.step(self.policy_params, gradients, rate_policy, ppo.max_grad_norm)
+
+                error = value.forward(rows[b])[:, 0] - target[b]
+                weights, biases = value.backward((2 * error / size)[:, None])
+                self.adam_value.step(self.value_params, [*weights, *biases], rate_value, ppo.max_grad_norm)

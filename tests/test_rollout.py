@@ -6,8 +6,9 @@ from probes import Counter, NativeCounter
 from poise.config import PPO, Config, Normalize, Policy
 from poise.envs import make
 from poise.envs.native import NativeEnv
+from poise.loop import iterations
 from poise.rollout import HostCollector, NativeCollector
-from poise.seeds import Stream, episode_seed
+from poise.seeds import Stream, episode_seed, stream_key
 from poise.update import init
 
 
@@ -162,3 +163,24 @@ def test_options_of_collecting_change_the_rollout():
         for action in (True, False)
     ]
     assert not np.array_equal(*rewards)
+
+
+@pytest.mark.parametrize("id", ["InvertedPendulum-v4", "Pendulum-v1"])
+def test_what_acted_is_what_prepare_takes_for_the_old_policy(id):
+    """At any iteration the sampled action, seen from prepare's distribution, is the noise and no more."""
+    config = Config(total_steps=3 * 128, num_envs=2, ppo=PPO(num_steps=64, policy_learning_rate=3e-3))
+    env = make(id, 2)
+    for progress in iterations(config, env):
+        i = progress.iteration - 1
+        if id == "Pendulum-v1":
+            key = jax.random.fold_in(stream_key(config.seed, Stream.NOISE), i)
+            noise = jax.random.normal(key, (64, 2, 1))
+        else:
+            noise = np.random.default_rng((config.seed, Stream.NOISE, i)).standard_normal(
+                (64, 2, 1), np.float32
+            )
+        acted, batch = progress.prepared.distribution, progress.prepared.batch
+        seen = (np.asarray(batch.action) - acted.mean) / acted.std
+        np.testing.assert_allclose(seen.ravel(), np.asarray(noise).ravel(), atol=2e-4)
+    assert progress.iteration == 3
+    assert abs(float(acted.std[0, 0]) - 1) > 1e-3  # the policy has moved, a stale one would be seen

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from naive import Learner as NaiveLearner
 from naive import Net
-from naive import update as naive_update
 
 from poise import update as module
 from poise.acting import ActionScale
@@ -62,28 +62,31 @@ def leaves(learner):
     return [np.asarray(x) for x in jax.tree.leaves((learner.policy, learner.value))]
 
 
-def test_one_whole_update_equals_the_naive_ppo():
-    settings = config()
+def test_two_whole_updates_equal_the_naive_ppo():
+    """Two, so that statistics and optimizers go on; with every bound so tight that it binds."""
+    settings = config(ppo__clip=0.02, normalize__reward_clip=0.5, normalize__obs_clip=1.5)
     state = init(SPEC, settings)
-    rollout = rollout_for(state)
-    got = update(state, rollout, config=settings).state.learner
-
-    key = jax.random.fold_in(state.key, 0)
-    size = settings.rollout_size
-    orders = [np.asarray(jax.random.permutation(k, size))[:96] for k in jax.random.split(key, 2)]
     policy = Net(state.learner.policy.mlp.weight, state.learner.policy.mlp.bias)
     value = Net(state.learner.value.mlp.weight, state.learner.value.mlp.bias)
     log_std = np.array(state.learner.policy.log_std, float)
-    ppo = settings.ppo
-    rates = ppo.policy_learning_rate, ppo.value_learning_rate
-    naive_update(policy, log_std, value, rollout, orders, settings, *rates)
+    naive = NaiveLearner(policy, log_std, value, settings)
+    start = np.asarray(state.learner.policy.mlp.weight[1])
+    size, ppo = settings.rollout_size, settings.ppo
+    for iteration in (0, 1):
+        rollout = rollout_for(state, seed=iteration)
+        keys = jax.random.split(jax.random.fold_in(state.key, iteration), 2)
+        orders = [np.asarray(jax.random.permutation(k, size))[:96] for k in keys]
+        share = 1 - iteration / 4  # four iterations, annealed linearly
+        naive.update(rollout, orders, share * ppo.policy_learning_rate, share * ppo.value_learning_rate)
+        state = update(state, rollout, config=settings).state
 
-    for ours, net in ((got.policy.mlp, policy), (got.value.mlp, value)):
-        for a, b in zip([*ours.weight, *ours.bias], [*net.weight, *net.bias], strict=True):
-            np.testing.assert_allclose(a, b, atol=2e-5)
-    np.testing.assert_allclose(got.policy.log_std, log_std, atol=2e-5)
-    moved = np.abs(np.asarray(got.policy.mlp.weight[1]) - np.asarray(state.learner.policy.mlp.weight[1]))
-    assert moved.max() > 1e-3  # far beyond the tolerance
+        got = state.learner
+        for ours, net in ((got.policy.mlp, policy), (got.value.mlp, value)):
+            for a, b in zip([*ours.weight, *ours.bias], [*net.weight, *net.bias], strict=True):
+                np.testing.assert_allclose(a, b, atol=2e-5)
+        np.testing.assert_allclose(got.policy.log_std, log_std, atol=2e-5)
+    assert np.abs(np.asarray(got.policy.mlp.weight[1]) - start).max() > 2e-3  # far beyond the tolerance
+    assert min(naive.num_clipped.values()) > 20
 
 
 def test_on_the_first_minibatch_the_ratio_is_1_and_the_kl_0():
