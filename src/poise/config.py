@@ -110,7 +110,7 @@ class PPO(Checked):
     """Half width of the interval to which the probability ratio is clipped."""
     policy_learning_rate: Positive = 5e-4
     """Step size of the policy's Adam at the start."""
-    value_learning_rate: Positive = 1e-3
+    value_learning_rate: Positive = 5e-4
     """Step size of the value function's Adam at the start."""
     anneal: Literal["linear", "none"] = "linear"
     """Whether both learning rates go to 0 with the share of the budget that is done."""
