@@ -1,5 +1,6 @@
 """Every annotation is checked, and JAX refuses silent broadcasting and silent changes of dtype."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -13,6 +14,10 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".pytest_cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+# and so do the processes that tests start
+os.environ["JAX_COMPILATION_CACHE_DIR"] = jax.config.jax_compilation_cache_dir
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 # The configuration checks itself, and its tests want to see that: it is loaded without the checker.
 import poise.config  # noqa: E402, F401

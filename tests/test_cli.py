@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from poise.cli import main
+from poise.experiments import reproduce
 
 ROOT = Path(__file__).parent.parent
 TINY = "--total-steps 256 --num-envs 2 --ppo.num-steps 64 --no-evaluate --no-video"
@@ -73,6 +74,8 @@ def test_options_reach_the_configuration(capsys, tmp_path):
         ("train Reacher-v4 --ppo.clop 1", "--ppo.clip"),
         ("train Reacher-v4 --backend native", "backend native has no Reacher-v4"),
         ("train CartPole-v1 --policy.std fixed", "policy.std = 'fixed': has no effect on the discrete"),
+        ("reproduce 1 --seeds 0", "seeds = 0: must be >= 1"),
+        ("train Reacher-v4 --seeds 0", "seeds = 0: must be >= 1"),
         ("train Reacher-v4 --out /dev/null/x", "out = '/dev/null/x': no folder can be made there"),
         ("train", "ENV"),
         ("fly", "train"),
@@ -117,6 +120,29 @@ def test_a_folder_with_the_name_of_a_preset_changes_nothing(command, capsys, tmp
     assert (config["policy"]["std"], config["ppo"]["num_epochs"]) == ("independent", 10)
 
 
+def test_several_seeds_end_with_the_folder_that_holds_them(capsys, tmp_path):
+    code, out, _ = poise(f"train Pendulum-v1 {TINY} --seed 2 --seeds 2 --out {tmp_path}", capsys)
+    assert code == 0
+    folder = Path(out.splitlines()[-1])
+    assert folder.parent == tmp_path / "Pendulum-v1"
+    assert json.loads((folder / "summary.json").read_text())["seeds"] == [2, 3]
+    assert (folder / "2" / "config.json").exists()
+
+
+def test_reproduce_makes_the_figure_it_is_asked_for(capsys, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        reproduce, "run_plan", lambda plan, **_: asked.append(plan) or plan.out / "results.md"
+    )
+    assert poise("reproduce 2 --quick", capsys)[:2] == (0, "reproduction/quick/results.md\n")
+    assert poise(f"reproduce --seeds 7 --out {tmp_path} --json", capsys)[0] == 0
+    one, every = asked
+    assert [figure.name for figure in one.figures] == ["figure2"]
+    assert (one.seeds, one.quick, one.out) == (1, True, Path("reproduction/quick"))
+    assert (len(every.figures), every.seeds, every.quick, every.out) == (5, 7, False, tmp_path)
+    assert poise("reproduce 6", capsys)[0] == 2
+
+
 def test_presets_are_listed_with_what_they_change(capsys):
     code, out, _ = poise("presets --json", capsys)
     assert code == 0
@@ -150,7 +176,7 @@ def test_a_folder_without_an_agent_exits_2(capsys, tmp_path):
         assert "no agent is kept there" in err
 
 
-@pytest.mark.parametrize("command", ["", "train", "evaluate", "video", "presets", "envs"])
+@pytest.mark.parametrize("command", ["", "train", "reproduce", "evaluate", "video", "presets", "envs"])
 def test_help_names_what_there_is(command, capsys):
     code, out, _ = poise(f"{command} --help", capsys)
     assert code == 0

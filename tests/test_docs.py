@@ -1,10 +1,17 @@
 """What the pages name is there."""
 
+import dataclasses
 import importlib
 import re
 from pathlib import Path
 
 import pytest
+
+from poise.config import Config
+from poise.experiments.paper import FIGURES
+from poise.experiments.reproduce import render
+from poise.metrics import BY_NAME
+from poise.options import Options
 
 ROOT = Path(__file__).parent.parent
 ALGORITHM = (ROOT / "docs" / "algorithm.md").read_text()
@@ -28,7 +35,49 @@ def test_each_test_the_algorithm_page_names_exists():
         assert f"def {name}(" in sources
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/design.md", "docs/algorithm.md"])
+MAPPING = (ROOT / "docs" / "reproduction" / "README.md").read_text()
+OPTIONS = {
+    f"{group}.{name}"
+    for group, fields in Config().to_dict().items()
+    if isinstance(fields, dict)
+    for name in fields
+}
+
+
+def test_every_option_function_test_and_tag_of_the_papers_table_exists():
+    rows = [
+        line.strip("|").split("|")
+        for line in MAPPING.splitlines()
+        if line.startswith("| ") and ".py: " in line
+    ]
+    assert len(rows) == 30
+    sources = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    beside = {field.name for field in dataclasses.fields(Options)}
+    for _, options, functions, proofs in rows:
+        for option in re.findall(r"`([^`]+)`", options):
+            assert option in OPTIONS | beside, option
+        for file, name in re.findall(r"`(\w+)\.py: (\w+)`", functions):
+            assert hasattr(importlib.import_module(f"poise.{file}"), name), name
+        named = re.findall(r"`([^`]+)`", proofs)
+        assert named
+        for name in named:
+            assert name in BY_NAME or f"def {name}(" in sources, name
+
+
+def test_the_committed_results_come_from_the_committed_tables(tmp_path):
+    kept = ROOT / "docs" / "reproduction"
+    for path in [*kept.glob("*.csv"), kept / "about.json"]:
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    render(tmp_path, FIGURES)
+    assert (tmp_path / "results.md").read_text() == (kept / "results.md").read_text()
+    for figure in FIGURES:
+        assert (tmp_path / f"{figure.name}.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", "CONTRIBUTING.md", "docs/design.md", "docs/algorithm.md", "docs/reproduction/README.md"],
+)
 def test_links_and_named_files_exist(page):
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):
@@ -38,7 +87,7 @@ def test_links_and_named_files_exist(page):
 
 def test_the_design_page_names_every_file():
     text = (ROOT / "docs" / "design.md").read_text()
-    small = {"__init__", "__main__", "errors", "counts", "cores", "clock", "vector"}
+    small = {"__init__", "__main__", "errors", "counts", "cores", "clock", "vector", "intervals"}
     for path in (ROOT / "src" / "poise").rglob("*.py"):
         if path.stem not in small and "tasks" not in path.parts:
             assert f"{path.name}`" in text, path.name

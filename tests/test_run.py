@@ -33,6 +33,7 @@ def test_the_folder_holds_what_it_promises(finished):
         "metrics.jsonl",
         "episodes.csv",
         "curve.png",
+        "evaluation.csv",
         "summary.json",
         "checkpoints",
         events.name,
@@ -125,7 +126,7 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path, monkeypatch):
 
 
 def test_runs_of_the_same_second_get_folders_of_their_own(tmp_path):
-    names = {run.new_folder(tmp_path, "a:b/C-v0", 3) for _ in range(4)}
+    names = {run.new_folder(tmp_path, "a:b/C-v0", "3") for _ in range(4)}
     assert len(names) == 4
     assert {n.parent.name for n in names} == {"a-b-C-v0"}
 

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
@@ -63,6 +63,7 @@ def _train_command(named: str, arguments: list[str]) -> Callable[..., None]:
         env: Annotated[str, Positional, arg(metavar="ENV|PRESET")],
         config: Annotated[Config, arg(name="")] = default,
         options: Annotated[Options, arg(name="")] = Options(),  # noqa: B008 (frozen)
+        seeds: int = 1,
         json_: Json = False,
     ) -> None:
         """Train an agent, score it, film it, and keep everything in a folder.
@@ -72,18 +73,22 @@ def _train_command(named: str, arguments: list[str]) -> Callable[..., None]:
                 preset's (see poise presets).
             config: Everything that decides what is learned.
             options: Everything else.
+            seeds: How many trainings, with the seeds from --seed on, side by side on all cores.
         """
         if env != named and not PRESETS.keys().isdisjoint((env, named)):
             _parse(arguments, env)
+            return
+        file = sys.stderr if json_ else sys.stdout
+        if ":" in env:
+            sys.path.insert(0, os.getcwd())  # a module beside the user, as python -m would find it
+        id, _ = starting_point(env)
+        if seeds != 1:
+            _train_seeds(id, config, options, seeds, json_)
             return
         begun = time.perf_counter()
         from poise import run
 
         loaded = time.perf_counter() - begun
-        file = sys.stderr if json_ else sys.stdout
-        if ":" in env:
-            sys.path.insert(0, os.getcwd())  # a module beside the user, as python -m would find it
-        id, _ = starting_point(env)
         result = run.execute(id, config, options, import_seconds=loaded, file=file)
         summary = result.summary
         if result.evaluation is not None:
@@ -97,6 +102,50 @@ def _train_command(named: str, arguments: list[str]) -> Callable[..., None]:
         print(_json({**summary, "folder": str(result.folder)}) if json_ else result.folder)
 
     return train
+
+
+def _train_seeds(id: str, config: Config, options: Options, seeds: int, json_: bool) -> None:
+    from poise.experiments.seeds import execute_seeds
+
+    runs = execute_seeds(id, config, options, num_seeds=seeds, file=sys.stderr if json_ else sys.stdout)
+    if json_:
+        print(_json({**runs.summary, "folder": str(runs.folder)}))
+        return
+    if score := runs.summary["evaluation"]:
+        mean, low, high = (_figure(score[name]) for name in ("mean", "low", "high"))
+        print(f"greedy return {mean}, mean of {score['seeds']} seeds (95% interval {low} to {high})")
+    print(f"{seeds} x {runs.summary['steps']:,} steps in {runs.summary['seconds']['total']:.1f} s")
+    print(runs.folder)
+
+
+def reproduce(
+    figure: Annotated[
+        Literal["all", "1", "2", "3", "4", "5"],
+        Positional,
+        arg(
+            metavar="FIGURE", help="1 to 4 as the paper counts them, 5 for the defaults beside its settings."
+        ),
+    ] = "all",
+    quick: bool = False,
+    seeds: int | None = None,
+    out: Path = Path("reproduction"),
+    json_: Json = False,
+) -> None:
+    """Repeat the paper's experiments: every figure, table and best agent, on all cores.
+
+    Args:
+        quick: One seed and a tenth of the steps, to see that everything runs.
+        seeds: How many of each setting; by default 5, with --quick 1.
+        out: The folder for everything. Runs that are finished there are not run again.
+    """
+    from poise.experiments.paper import FIGURES
+    from poise.experiments.reproduce import USUAL_SEEDS, USUAL_SEEDS_QUICK, Plan, run_plan
+
+    chosen = FIGURES if figure == "all" else tuple(f for f in FIGURES if f.name == f"figure{figure}")
+    usual = USUAL_SEEDS_QUICK if quick else USUAL_SEEDS
+    plan = Plan(chosen, out / "quick" if quick else out, usual if seeds is None else seeds, quick)
+    page = run_plan(plan, file=sys.stderr if json_ else sys.stdout)
+    print(_json({"page": str(page)}) if json_ else page)
 
 
 def evaluate(
@@ -204,6 +253,7 @@ def _parse(arguments: list[str], named: str) -> None:
         "train": _train_command(named, arguments),
         "evaluate": evaluate,
         "video": video,
+        "reproduce": reproduce,
         "presets": presets,
         "envs": envs,
     }

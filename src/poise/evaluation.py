@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import stdtrit
 
 from poise import envs
 from poise.acting import ActionScale, Actor
 from poise.envs import VectorEnv
+from poise.intervals import mean_interval
 from poise.seeds import Stream, episode_seed
 from poise.spec import Spec
 
@@ -35,13 +35,9 @@ class Evaluation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95% interval of the mean, mean -+ t s / sqrt(n), Student's t with n - 1 degrees of freedom.
-
-        Infinite for a single episode, which says nothing of the spread.
-        """
-        n = len(self.length)
-        half = float(stdtrit(n - 1, 0.975)) * self.std / math.sqrt(n) if n > 1 else math.inf
-        return self.mean - half, self.mean + half
+        """95% interval of the mean (``poise.intervals``); infinite for a single episode."""
+        _, low, high = mean_interval(self.episodic_return)
+        return float(low), float(high)
 
     def summary(self) -> dict[str, float | int | None]:
         """The keys of ``summary.json``; None for a bound that is infinite."""

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import math
 import platform
@@ -62,7 +63,12 @@ def use_two_devices() -> None:
         jax.config.update("jax_num_cpu_devices", 2)
 
 
-def new_folder(out: Path, env: str, seed: int) -> Path:
+def described(found: envs.Resolved, config: Config) -> dict[str, Any]:
+    """What ``config.json`` says."""
+    return {"env": found.id, "backend": found.backend, **config.to_dict()}
+
+
+def new_folder(out: Path, env: str, seed: str) -> Path:
     """Makes ``out/<env>/<date>-<seed>``, with a number behind it where that exists already."""
     parent = out / re.sub(r"[^\w.-]+", "-", env)
     name = f"{datetime.now():%Y%m%d-%H%M%S}-{seed}"
@@ -141,9 +147,13 @@ def execute(
     options: Options,
     *,
     import_seconds: float = 0.0,
+    folder: Path | None = None,
     file: TextOut,
 ) -> Run:
-    """``train`` with its records made. ``import_seconds``: what loading took before this call."""
+    """``train`` with its records made, into ``folder``, which is there, or a new one.
+
+    ``import_seconds``: what loading took before this call.
+    """
     begun = time.perf_counter()
     use_two_devices()
     found = envs.resolve(env, options.backend)
@@ -153,7 +163,8 @@ def execute(
     status, evaluation = "failed", None
     try:
         config.check_against(world.spec)
-        recorder = _Recorder(options, found, config, world.spec)
+        folder = folder or new_folder(options.out, found.id, str(config.seed))
+        recorder = _Recorder(folder, options, found, config, world.spec)
         recorder.seconds["import"] = import_seconds
         print(
             f"{found.id} on {world.backend}: {config.num_iterations} iterations x {config.rollout_size:,} "
@@ -186,14 +197,12 @@ def execute(
 class _Recorder:
     """Gathers what the folder is to hold, and writes the tables after each iteration."""
 
-    def __init__(self, options: Options, found: envs.Resolved, config: Config, spec: Spec):
+    def __init__(self, folder: Path, options: Options, found: envs.Resolved, config: Config, spec: Spec):
         self.total_steps = config.num_iterations * config.rollout_size
         self.seconds = dict.fromkeys(("import", "compile", "rollout", "learn", "log", "evaluate"), 0.0)
-        self._folder = new_folder(options.out, found.id, config.seed)
-        self._found, self._config, self._spec = found, config, spec
+        self._folder, self._found, self._config, self._spec = folder, found, config, spec
         self._tensorboard = TensorBoard(self._folder, log_every=options.log_every)
-        described = {"env": found.id, "backend": found.backend, **config.to_dict()}
-        (self._folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
+        (self._folder / "config.json").write_text(json.dumps(described(found, config), indent=2) + "\n")
         self._metrics = (self._folder / "metrics.jsonl").open("w")
         self._table = (self._folder / "episodes.csv").open("w", newline="")
         self._rows = csv.writer(self._table)
@@ -259,6 +268,8 @@ class _Recorder:
             log.close()
         title = f"{self._found.id}, seed {self._config.seed}"
         draw_curve(self._folder / "curve.png", title, self._episodes, self.total_steps, evaluation)
+        if evaluation is not None:
+            self._write_evaluation(evaluation)
         drawing = time.perf_counter() - begun
         self.seconds["log"] += drawing
         (first, first_step), (last, last_step) = self._first, self._last
@@ -276,6 +287,14 @@ class _Recorder:
         }
         (self._folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         return Run(self._folder, summary, evaluation)
+
+    def _write_evaluation(self, evaluation: Evaluation) -> None:
+        with (self._folder / "evaluation.csv").open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["episode", "return", "length"])
+            rows.writerows(
+                zip(itertools.count(), evaluation.episodic_return, evaluation.length, strict=False)
+            )
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Many trainings at once, and what is made of them: several seeds, the figures of the paper."""

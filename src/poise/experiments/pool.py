@@ -1,0 +1,80 @@
+"""Many trainings side by side, each in a process with a core of its own."""
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from poise.config import Config
+from poise.cores import num_cores
+from poise.errors import PoiseError
+from poise.options import Options
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training and the folder that it is to fill."""
+
+    env: str
+    config: Config
+    options: Options
+    folder: Path
+
+
+class PoolError(PoiseError):
+    """A process that trained ended without a word."""
+
+    exit_code = 1
+
+
+def run_jobs(jobs: Sequence[Job]) -> Iterator[tuple[Job, dict[str, Any] | PoiseError]]:
+    """Runs all jobs on all cores and yields each with its summary, or with what went wrong, as it ends.
+
+    What a training prints goes to ``log.txt`` in its folder. On a core of its own a training steps and
+    learns with one thread; its result is the same bits as with more.
+
+    Raises:
+        PoolError: a process was killed, by a lack of memory for example.
+    """
+    if not jobs:
+        return
+    context = multiprocessing.get_context("spawn")  # a process that has loaded JAX must not be forked
+    cores: Any = context.SimpleQueue()
+    workers = min(num_cores(), len(jobs))
+    for core in _cores()[:workers]:
+        cores.put(core)
+    with ProcessPoolExecutor(workers, context, initializer=_take_core, initargs=(cores,)) as pool:
+        futures = {pool.submit(_work, job): job for job in jobs}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise PoolError("a process that trained was killed; is there enough memory?") from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _cores() -> list[int]:
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0] * num_cores()
+
+
+def _take_core(cores: Any) -> None:
+    core = cores.get()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+
+
+def _work(job: Job) -> dict[str, Any] | PoiseError:
+    from poise.run import execute
+
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with (job.folder / "log.txt").open("w") as file:
+        try:
+            return execute(job.env, job.config, job.options, file=file, folder=job.folder).summary
+        except PoiseError as error:
+            print(error, file=file)
+            return error

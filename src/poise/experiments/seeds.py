@@ -1,0 +1,115 @@
+"""One setting, several seeds: what a single training cannot say."""
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from poise import envs
+from poise.config import Config, ConfigError
+from poise.errors import PoiseError
+from poise.experiments import tables
+from poise.experiments.figures import draw
+from poise.experiments.paper import Figure, Panel, Variant
+from poise.experiments.pool import Job, run_jobs
+from poise.intervals import mean_interval
+from poise.live import TextOut
+from poise.options import Options
+from poise.run import new_folder, versions
+
+LAST_SEED = 2**32 - 1
+
+
+class SeedsError(PoiseError):
+    """One of several trainings failed; the others are kept."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Finished trainings: the folder that holds them by seed, and what ``summary.json`` in it says."""
+
+    folder: Path
+    summary: dict[str, Any]
+
+
+def execute_seeds(env: str, config: Config, options: Options, *, num_seeds: int, file: TextOut) -> Runs:
+    """Trains with the seeds from ``config.seed`` on, side by side on all cores.
+
+    Leaves ``<out>/<env>/<date>-<first>-<last>/`` with the run folder of each seed, ``curve.png`` (mean and
+    95% interval of the mean), the tables it was drawn from, and ``summary.json``.
+
+    Raises:
+        ConfigError: there are no such seeds.
+        EnvError: the environment cannot be made.
+        SeedsError: a training failed; ``log.txt`` in its folder says why.
+        PoolError: a process was killed.
+    """
+    first, last = config.seed, config.seed + num_seeds - 1
+    if not first <= last <= LAST_SEED:
+        raise ConfigError(f"seeds = {num_seeds}: must be >= 1, and the last of them <= {LAST_SEED}")
+    begun = time.perf_counter()
+    found = envs.resolve(env, options.backend)
+    if found.note:
+        print(found.note, file=file)
+    folder = new_folder(options.out, found.id, f"{first}-{last}")
+    seeds = range(first, last + 1)
+    jobs = [Job(found.id, dataclasses.replace(config, seed=s), options, folder / str(s)) for s in seeds]
+    steps = config.num_iterations * config.rollout_size
+    print(
+        f"{found.id} on {found.backend}: seeds {first} to {last}, {steps:,} steps each", file=file, flush=True
+    )
+
+    done: dict[int, dict[str, Any]] = {}
+    for job, result in run_jobs(jobs):
+        seed = job.config.seed
+        if isinstance(result, PoiseError):
+            print(f"seed {seed} failed: {result}", file=file, flush=True)
+            continue
+        done[seed] = result
+        score = result["evaluation"]
+        outcome = f"greedy return {score['mean']:.2f}" if score else "trained"
+        print(f"seed {seed}: {outcome}, {result['seconds']['total']:.1f} s", file=file, flush=True)
+    if done:
+        _draw(folder, found.id, sorted(done))
+    summary = {
+        "env": found.id,
+        "backend": found.backend,
+        "seeds": sorted(done),
+        "steps": steps,
+        "status": "finished" if len(done) == num_seeds else "failed",
+        "seconds": {"total": time.perf_counter() - begun},
+        "evaluation": _evaluation([done[s] for s in sorted(done)]) if options.evaluate and done else None,
+        "versions": versions(),
+    }
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    if len(done) < num_seeds:
+        raise SeedsError(
+            f"{num_seeds - len(done)} of {num_seeds} trainings failed; see log.txt in {folder}/*"
+        )
+    return Runs(folder, summary)
+
+
+def _evaluation(summaries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Over seeds: each is the mean of one agent's greedy episodes."""
+    each = np.array([summary["evaluation"]["mean"] for summary in summaries])
+    mean, low, high = (float(v) if np.isfinite(v) else None for v in mean_interval(each))
+    return {"mean": mean, "low": low, "high": high, "seeds": len(each), "each": each.tolist()}
+
+
+def _draw(folder: Path, env: str, seeds: list[int]) -> None:
+    curves, episodes = [], []
+    for seed in seeds:
+        curves += tables.curve_rows(env, seed, folder / str(seed))
+        episodes += tables.episode_rows(env, seed, folder / str(seed))
+    tables.write_table(folder / "curves.csv", tables.CURVE_COLUMNS, curves)
+    line = Variant(env, "mean of the episodes of an iteration", env, {}, "")
+    figure = Figure("curve", env, (Panel("", (line,)),), episodes=True)
+    points = np.array([(float(row[2]), float(row[3])) for row in episodes]).reshape(-1, 2)
+    dots = {env: (points[:, 0], points[:, 1])}
+    draw(folder / "curve.png", figure, tables.as_curves(tables.read_table(folder / "curves.csv")), dots)

@@ -1,0 +1,82 @@
+"""From run folders to tables of many runs, and from tables to curves."""
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+QUANTITIES = ("return", "value_loss", "policy_loss")
+CURVE_COLUMNS = ("variant", "seed", "steps", *QUANTITIES)
+EPISODE_COLUMNS = ("variant", "seed", "step", "return")
+
+Row = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What one setting did, seed by seed, at the end of each iteration. NaN where no episode ended."""
+
+    steps: Float[np.ndarray, " iterations"]
+    values: Mapping[str, Float[np.ndarray, "seeds iterations"]]  # of each of QUANTITIES
+
+
+Dots = Mapping[str, tuple[np.ndarray, np.ndarray]]  # of each setting: steps and returns of its episodes
+
+
+def curve_rows(variant: str, seed: int, run: Path) -> list[Sequence[Any]]:
+    """Of one run, a row of CURVE_COLUMNS for each iteration."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    names = ("episode/return", "value/loss", "policy/loss")
+    return [
+        (variant, seed, r["steps"], *("" if r[n] is None else f"{r[n]:.5g}" for n in names)) for r in rows
+    ]
+
+
+def episode_rows(variant: str, seed: int, run: Path) -> list[Sequence[Any]]:
+    """Of one run, a row of EPISODE_COLUMNS for each episode of the training."""
+    return [(variant, seed, r["step"], f"{float(r['return']):.4g}") for r in read_table(run / "episodes.csv")]
+
+
+def greedy_returns(run: Path) -> Float[np.ndarray, " episodes"]:
+    """The returns of its evaluation."""
+    return np.array([float(r["return"]) for r in read_table(run / "evaluation.csv")])
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    with path.open("w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(columns)
+        table.writerows(rows)
+
+
+def read_table(path: Path) -> list[Row]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def as_curves(rows: Iterable[Row]) -> dict[str, Curves]:
+    """The rows of CURVE_COLUMNS by setting. Every seed of a setting has the same iterations."""
+    found: dict[str, dict[str, list[list[float]]]] = {}
+    for row in rows:
+        seeds = found.setdefault(row["variant"], {})
+        point = [float(row[name] or "nan") for name in ("steps", *QUANTITIES)]
+        seeds.setdefault(row["seed"], []).append(point)
+    curves = {}
+    for variant, seeds in found.items():
+        whole = np.array(list(seeds.values()))  # [seeds, iterations, 4]
+        values = {name: whole[:, :, i] for i, name in enumerate(QUANTITIES, start=1)}
+        curves[variant] = Curves(whole[0, :, 0], values)
+    return curves
+
+
+def as_dots(rows: Iterable[Row]) -> Dots:
+    """The rows of EPISODE_COLUMNS by setting."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        found.setdefault(row["variant"], []).append((float(row["step"]), float(row["return"])))
+    return {name: (np.array(pairs)[:, 0], np.array(pairs)[:, 1]) for name, pairs in found.items()}

@@ -1,0 +1,202 @@
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pytest
+import scipy.stats
+from PIL import Image
+
+from poise import run
+from poise.config import PPO, Config, ConfigError
+from poise.experiments.page import number
+from poise.experiments.paper import FIGURES, Figure, Panel, Variant
+from poise.experiments.pool import Job, run_jobs
+from poise.experiments.reproduce import Plan, is_finished, render, run_plan
+from poise.experiments.seeds import execute_seeds
+from poise.experiments.tables import as_curves, read_table
+from poise.intervals import mean_interval
+from poise.options import Options
+from poise.presets import configure
+
+TINY = {"total_steps": 1024, "num_envs": 2, "ppo": {"num_steps": 256, "num_epochs": 1, "minibatch_size": 256}}
+LINE = Variant("tiny", "a tiny one", "Pendulum-v1", TINY, "nothing")
+FIGURE = Figure("figure1", "Tiny", (Panel("all", (LINE,)),), losses=True, ten_episodes="-1")
+
+
+def test_the_interval_equals_scipys_and_one_value_has_none():
+    values = np.array([[1.0, 5.0], [2.0, 5.5], [4.0, 9.0]])
+    mean, low, high = mean_interval(values)
+    for i in range(2):
+        expected = scipy.stats.t.interval(0.95, 2, values[:, i].mean(), scipy.stats.sem(values[:, i]))
+        assert (low[i], high[i]) == pytest.approx(expected)
+    np.testing.assert_allclose(mean, values.mean(0))
+    assert mean_interval(np.array([3.0])) == (3.0, -np.inf, np.inf)
+
+
+# what each line of the paper's figures changes of the paper's settings, by hand from its text
+CHANGED = {
+    "ip-paper": {},
+    "ip-rates-1e-3": {"ppo.policy_learning_rate": 1e-3, "ppo.value_learning_rate": 3e-3},
+    "ip-sigma-0.15": {"policy.std_init": 0.15 * 6},
+    "ip-sigma-0.5": {"policy.std_init": 0.5 * 6},
+    "ip-raw-reward": {"normalize.reward": False, "normalize.reward_gamma": None},
+    "ip-normalized-action": {
+        "policy.std_init": 0.05 * 2,
+        "policy.head_tanh": "all",
+        "normalize.action": True,
+    },
+    "reacher-fixed-normalized": {},
+    "reacher-fixed-plain": {"policy.head_tanh": "none", "normalize.action": False},
+    "reacher-learned-normalized": {"policy.std": "predicted", "policy.std_init": 0.3, "policy.std_min": 1e-6},
+    "reacher-learned-plain": {
+        "policy.std": "predicted",
+        "policy.std_init": 0.3,
+        "policy.std_min": 1e-6,
+        "policy.head_tanh": "none",
+        "normalize.action": False,
+    },
+    "pendulum-paper": {},
+    "pendulum-annealed": {"ppo.anneal": "linear"},
+    "pendulum-mean": {"policy.head_tanh": "mean"},
+    "pendulum-mean-annealed": {"ppo.anneal": "linear", "policy.head_tanh": "mean"},
+    "pendulum-40-epochs": {"ppo.num_epochs": 40},
+    "pendulum-300k": {"total_steps": 300_000},
+    "ip-defaults": {},
+    "reacher-defaults": {},
+    "pendulum-defaults": {},
+}
+
+
+def flat(data, prefix=""):
+    for name, value in data.items():
+        yield from flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
+
+
+def test_every_line_of_every_figure_changes_what_the_paper_says():
+    variants = {v.name: v for figure in FIGURES for v in figure.variants}
+    assert set(variants) == set(CHANGED)
+    for name, variant in variants.items():
+        before = dict(flat(configure(variant.target)[1].to_dict()))
+        after = dict(flat(configure(variant.target, **variant.changes)[1].to_dict()))
+        changed = {path: value for path, value in after.items() if value != before[path]}
+        assert changed == pytest.approx(CHANGED[name]) if changed else not CHANGED[name]
+
+
+def test_each_figure_has_the_lines_that_it_should():
+    assert [len(f.variants) for f in FIGURES] == [7, 4, 1, 7, 6]
+    assert {v.target for f in FIGURES for v in f.variants if v.name.endswith("defaults")} == {
+        "InvertedPendulum-v2",
+        "Reacher-v2",
+        "Pendulum-v0",
+    }
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory):
+    out = tmp_path_factory.mktemp("reproduction")
+    shown = io.StringIO()
+    plan = Plan((FIGURE,), out, 2, False)
+    page = run_plan(plan, file=shown)
+    return plan, page, shown.getvalue()
+
+
+def test_a_plan_leaves_page_pictures_and_tables(reproduced):
+    plan, page, shown = reproduced
+    assert shown.splitlines()[0] == "2 runs, 0 of them finished already"
+    assert "tiny, seed 1: greedy return -" in shown
+    text = page.read_text()
+    assert "Made by `poise reproduce --seeds 2`" in text
+    assert "2 seeds of each setting" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| a tiny one | nothing | 1,024 |")]
+    scores = read_table(plan.out / "scores.csv")
+    greedy = [float(s["greedy"]) for s in scores]
+    assert row.split(" | ")[3] == number(float(np.mean(greedy)))
+    for score, seed in zip(scores, (0, 1), strict=True):
+        folder = plan.out / "runs" / "tiny" / str(seed)
+        summary = json.loads((folder / "summary.json").read_text())
+        assert float(score["greedy"]) == pytest.approx(summary["evaluation"]["mean"], rel=1e-4)
+        returns = [float(r["return"]) for r in read_table(folder / "evaluation.csv")]
+        assert float(score["greedy_10"]) == pytest.approx(np.mean(returns[:10]), rel=1e-4)
+        metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        mine = [r for r in read_table(plan.out / "figure1.csv") if r["seed"] == str(seed)]
+        assert [float(r["value_loss"]) for r in mine] == pytest.approx(
+            [m["value/loss"] for m in metrics], rel=1e-4
+        )
+        assert [int(r["steps"]) for r in mine] == [512, 1024]
+    image = np.asarray(Image.open(plan.out / "figure1.png").convert("L"))
+    assert (image < 128).mean() > 0.003
+
+
+def test_what_is_finished_is_not_run_again_and_what_has_another_configuration_is(reproduced):
+    plan, _, _ = reproduced
+    assert all(is_finished(job) for job in plan.jobs())
+    shown = io.StringIO()
+    before = (plan.out / "results.md").read_text()
+    run_plan(plan, file=shown)
+    assert shown.getvalue() == "2 runs, 2 of them finished already\n"
+    assert (plan.out / "results.md").read_text() == before
+    job = plan.jobs()[0]
+    assert not is_finished(dataclasses.replace(job, config=dataclasses.replace(job.config, seed=7)))
+    summary = job.folder / "summary.json"
+    kept = summary.read_text()
+    summary.write_text(kept.replace('"finished"', '"interrupted"'))
+    assert not is_finished(job)
+    summary.write_text(kept)
+
+
+def test_quick_has_a_tenth_of_the_steps():
+    (job,) = Plan((Figure("f", "t", (Panel("p", (FIGURES[2].variants)),)),), run.Path("x"), 1, True).jobs()
+    assert job.config.total_steps == 10_000
+    assert job.config.num_iterations == 5
+
+
+def test_pictures_and_page_come_from_the_tables_alone(reproduced, tmp_path):
+    plan, page, _ = reproduced
+    for name in ("figure1.csv", "scores.csv", "about.json"):
+        (tmp_path / name).write_bytes((plan.out / name).read_bytes())
+    render(tmp_path, (FIGURE,))
+    assert (tmp_path / "results.md").read_text() == page.read_text()
+    assert (tmp_path / "figure1.png").read_bytes() == (plan.out / "figure1.png").read_bytes()
+
+
+def test_a_job_that_fails_is_told_from_those_that_finish(tmp_path):
+    good = Config.from_dict(TINY)
+    bad = dataclasses.replace(good, ppo=PPO(num_steps=256, num_epochs=2, policy_learning_rate=1e38))
+    options = Options(evaluate=False, video=False)
+    jobs = [Job("Pendulum-v1", c, options, tmp_path / n) for n, c in (("good", good), ("bad", bad))]
+    results = {job.folder.name: result for job, result in run_jobs(jobs)}
+    assert results["good"]["status"] == "finished"
+    assert "is nan in iteration" in str(results["bad"])
+    assert "is nan in iteration" in (tmp_path / "bad" / "log.txt").read_text()
+    # one core, one thread, one device: the same bits
+    alone = run.train("Pendulum-v1", out=tmp_path, evaluate=False, video=False, file=io.StringIO(), **TINY)
+    assert results["good"]["parameters_sha256"] == alone.summary["parameters_sha256"]
+
+
+def test_several_seeds_leave_their_runs_their_score_and_a_curve(tmp_path):
+    shown = io.StringIO()
+    options = Options(out=tmp_path, video=False)
+    runs = execute_seeds(
+        "Pendulum-v1", Config.from_dict(TINY | {"seed": 3}), options, num_seeds=2, file=shown
+    )
+    assert runs.folder.parent == tmp_path / "Pendulum-v1"
+    assert {"3", "4", "curve.png", "curves.csv", "summary.json"} == {f.name for f in runs.folder.iterdir()}
+    each = [
+        json.loads((runs.folder / str(s) / "summary.json").read_text())["evaluation"]["mean"] for s in (3, 4)
+    ]
+    score = runs.summary["evaluation"]
+    assert score["each"] == each
+    assert (score["low"], score["high"]) == pytest.approx(
+        scipy.stats.t.interval(0.95, 1, np.mean(each), scipy.stats.sem(each))
+    )
+    assert "seed 4: greedy return -" in shown.getvalue()
+    curves = as_curves(read_table(runs.folder / "curves.csv"))["Pendulum-v1"]
+    assert curves.values["value_loss"].shape == (2, 2)
+
+
+@pytest.mark.parametrize(("first", "count"), [(0, 0), (2**32 - 1, 2)])
+def test_seeds_that_are_none_are_refused(first, count, tmp_path):
+    config = Config.from_dict(TINY | {"seed": first})
+    with pytest.raises(ConfigError, match="seeds = "):
+        execute_seeds("Pendulum-v1", config, Options(out=tmp_path), num_seeds=count, file=io.StringIO())
