@@ -200,3 +200,21 @@ def test_seeds_that_are_none_are_refused(first, count, tmp_path):
     config = Config.from_dict(TINY | {"seed": first})
     with pytest.raises(ConfigError, match="seeds = "):
         execute_seeds("Pendulum-v1", config, Options(out=tmp_path), num_seeds=count, file=io.StringIO())
+
+
+def test_a_pool_that_is_left_begins_nothing_more(tmp_path):
+    options = Options(evaluate=False, video=False)
+    config = Config.from_dict(TINY)
+    jobs = [
+        Job("Pendulum-v1", dataclasses.replace(config, seed=s), options, tmp_path / str(s)) for s in range(9)
+    ]
+    results = run_jobs(jobs)
+    next(results)
+    results.close()  # what an interrupt does
+    begun = [job for job in jobs if job.folder.exists()]
+    assert len(begun) < 9
+    assert all(status(job) == "finished" for job in begun)
+
+
+def status(job):
+    return json.loads((job.folder / "summary.json").read_text())["status"]

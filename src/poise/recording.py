@@ -61,7 +61,7 @@ def film(agent: Agent, path: Path, *, env: str | None = None) -> Path:
             _write_gif(unfinished, frames, fps)
         else:
             _write_mp4(unfinished, frames, fps, encoder)
-        unfinished.rename(path)
+        unfinished.replace(path)
     except OSError as error:
         raise VideoError(f"no video: {path}: {error.strerror}") from error
     finally:

@@ -47,7 +47,8 @@ def run_jobs(jobs: Sequence[Job]) -> Iterator[tuple[Job, dict[str, Any] | PoiseE
     workers = min(num_cores(), len(jobs))
     for core in _cores()[:workers]:
         cores.put(core)
-    with ProcessPoolExecutor(workers, context, initializer=_take_core, initargs=(cores,)) as pool:
+    stop = context.Event()  # the pool hands out one job more than it has processes
+    with ProcessPoolExecutor(workers, context, initializer=_prepare, initargs=(cores, stop)) as pool:
         futures = {pool.submit(_work, job): job for job in jobs}
         try:
             for future in as_completed(futures):
@@ -55,6 +56,7 @@ def run_jobs(jobs: Sequence[Job]) -> Iterator[tuple[Job, dict[str, Any] | PoiseE
         except BrokenProcessPool as error:
             raise PoolError("a process that trained was killed; is there enough memory?") from error
         finally:
+            stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -62,7 +64,12 @@ def _cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0] * num_cores()
 
 
-def _take_core(cores: Any) -> None:
+_stop: Any = None  # of the process: whether what has not begun is not to begin any more
+
+
+def _prepare(cores: Any, stop: Any) -> None:
+    global _stop
+    _stop = stop
     core = cores.get()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
@@ -71,6 +78,8 @@ def _take_core(cores: Any) -> None:
 def _work(job: Job) -> dict[str, Any] | PoiseError:
     from poise.run import execute
 
+    if _stop.is_set():
+        return PoolError("not begun")
     job.folder.mkdir(parents=True, exist_ok=True)
     with (job.folder / "log.txt").open("w") as file:
         try:
