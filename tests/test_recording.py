@@ -105,6 +105,7 @@ def test_what_breaks_in_the_middle_of_a_film_leaves_a_finished_run_and_no_stump(
 def test_the_film_shows_the_episodes_of_the_evaluation_on_either_backend(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(recording, "find_encoder", lambda: None)
+    monkeypatch.setattr(recording, "MAX_SECONDS", 0.5)
     real = recording.draw_pendulum
     monkeypatch.setattr(recording, "draw_pendulum", lambda obs, *rest: drawn.append(obs) or real(obs, *rest))
     quick = {"total_steps": 256, "num_envs": 2, "ppo": {"num_steps": 64}, "evaluate": False, "video": False}
@@ -166,6 +167,7 @@ def test_a_renderer_that_is_missing_is_one_line_with_the_package(tmp_path):
 
 def test_mujoco_is_drawn_without_a_screen(tmp_path, monkeypatch):
     monkeypatch.setattr(recording, "find_encoder", lambda: None)
+    monkeypatch.setattr(recording, "MAX_SECONDS", 1.0)
     agent = trained("Reacher-v4", tmp_path)
     if ctypes.util.find_library("EGL") is None:
         with pytest.raises(VideoError, match="apt install libegl1"):

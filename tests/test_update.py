@@ -267,7 +267,8 @@ def test_rollouts_that_begin_anew_forget_the_running_return():
 
 
 def test_compiled_equals_not_compiled():
-    settings = config(num_envs=2, ppo__num_steps=5, ppo__minibatch_size=5)  # one operation at a time is slow
+    small = {"num_envs": 2, "ppo__num_steps": 5, "ppo__minibatch_size": 5, "ppo__num_epochs": 1}
+    settings = config(**small, policy__hidden=(8,), value__hidden=(8,))  # one operation at a time is slow
     state = init(SPEC, settings)
     rollout = rollout_for(state, steps=5, envs=2)
     compiled = leaves(update(state, rollout, config=settings).state.learner)
