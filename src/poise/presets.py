@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from poise.config import PPO, Config, Normalize, Policy
+from poise.config import PPO, Config, ConfigError, Normalize, Policy
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,15 @@ PRESETS = {
 
 
 def starting_point(target: str) -> tuple[str, Config]:
-    """The environment and configuration that a preset's name, or an environment's, stands for."""
+    """The environment and configuration that a preset's name, or an environment's, stands for.
+
+    Raises:
+        ConfigError: the name is of the presets' kind (``paper/...``), and there is none.
+    """
     preset = PRESETS.get(target)
+    kind, slash, _ = target.partition("/")
+    if preset is None and slash and kind in {name.partition("/")[0] for name in PRESETS}:
+        raise ConfigError(f"there is no preset {target!r}; there are {', '.join(PRESETS)}")
     return (preset.env, preset.config) if preset else (target, Config())
 
 
