@@ -8,7 +8,7 @@ import scipy.stats
 from PIL import Image
 
 from poise import run
-from poise.config import PPO, Config, ConfigError
+from poise.config import Config, ConfigError
 from poise.experiments.page import number
 from poise.experiments.paper import FIGURES, Figure, Panel, Variant
 from poise.experiments.pool import Job, run_jobs
@@ -161,17 +161,15 @@ def test_pictures_and_page_come_from_the_tables_alone(reproduced, tmp_path):
 
 
 def test_a_job_that_fails_is_told_from_those_that_finish(tmp_path):
-    good = Config.from_dict(TINY)
-    bad = dataclasses.replace(good, ppo=PPO(num_steps=256, num_epochs=2, policy_learning_rate=1e38))
-    options = Options(evaluate=False, video=False)
-    jobs = [Job("Pendulum-v1", c, options, tmp_path / n) for n, c in (("good", good), ("bad", bad))]
-    results = {job.folder.name: result for job, result in run_jobs(jobs)}
-    assert results["good"]["status"] == "finished"
-    assert "is nan in iteration" in str(results["bad"])
-    assert "is nan in iteration" in (tmp_path / "bad" / "log.txt").read_text()
+    config, options = Config.from_dict(TINY), Options(evaluate=False, video=False)
+    jobs = [Job(env, config, options, tmp_path / env) for env in ("Pendulum-v1", "Pendulom-v1")]
+    results = {job.env: result for job, result in run_jobs(jobs)}
+    assert results["Pendulum-v1"]["status"] == "finished"
+    assert "there is no environment 'Pendulom-v1'" in str(results["Pendulom-v1"])
+    assert "there is no environment 'Pendulom-v1'" in (tmp_path / "Pendulom-v1" / "log.txt").read_text()
     # one core, one thread, one device: the same bits
     alone = run.train("Pendulum-v1", out=tmp_path, evaluate=False, video=False, file=io.StringIO(), **TINY)
-    assert results["good"]["parameters_sha256"] == alone.summary["parameters_sha256"]
+    assert results["Pendulum-v1"]["parameters_sha256"] == alone.summary["parameters_sha256"]
 
 
 def test_several_seeds_leave_their_runs_their_score_and_a_curve(tmp_path):

@@ -16,7 +16,8 @@ def score(id, seed, out, backend="auto"):
     return result.evaluation.mean
 
 
-@pytest.mark.parametrize("id", ["InvertedPendulum-v4", "Pendulum-v1", "Reacher-v4"])
+# InvertedPendulum-v4: .ci/run trains it with the README's first command and wants 1000
+@pytest.mark.parametrize("id", ["Pendulum-v1", "Reacher-v4"])
 def test_one_seed_learns(id, tmp_path):
     assert score(id, 0, tmp_path) >= FLOOR[id]
 

@@ -41,7 +41,8 @@ def test_without_an_encoder_the_film_is_a_gif_of_ten_seconds(pendulum, tmp_path,
 
 
 @pytest.mark.skipif(recording.find_encoder() is None, reason="no ffmpeg on this machine")
-def test_with_an_encoder_the_film_is_an_mp4(pendulum, tmp_path):
+def test_with_an_encoder_the_film_is_an_mp4(pendulum, tmp_path, monkeypatch):
+    monkeypatch.setattr(recording, "MAX_SECONDS", 1.0)
     path = film(pendulum, tmp_path / "video")
     assert path.name == "video.mp4"
     assert path.read_bytes()[4:8] == b"ftyp"
@@ -82,6 +83,11 @@ class BreaksLate(gym.Env):
 gym.register("BreaksLate-v0", BreaksLate, max_episode_steps=40)
 
 
+@pytest.fixture(scope="module")
+def breaking(tmp_path_factory):
+    return trained("BreaksLate-v0", tmp_path_factory.mktemp("runs"))
+
+
 @pytest.mark.parametrize(
     ("how", "message"),
     [
@@ -90,15 +96,22 @@ gym.register("BreaksLate-v0", BreaksLate, max_episode_steps=40)
         ("resizes", "its pictures change from (64, 64, 3) to (64, 80, 3)"),
     ],
 )
-def test_what_breaks_in_the_middle_of_a_film_leaves_a_finished_run_and_no_stump(
-    how, message, tmp_path, monkeypatch
+def test_what_breaks_in_the_middle_of_a_film_is_said_and_leaves_no_stump(
+    how, message, breaking, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(gym.registry["BreaksLate-v0"], "kwargs", {"how": how})
+    with pytest.raises(VideoError) as error:
+        film(breaking, tmp_path / "video")
+    assert str(error.value) == f"no video of BreaksLate-v0: {message}"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_film_that_breaks_leaves_a_finished_run(tmp_path):
     shown = io.StringIO()
     quick = {"total_steps": 256, "num_envs": 2, "ppo": {"num_steps": 64}, "evaluate": False}
     run = poise.train("BreaksLate-v0", out=tmp_path, file=shown, **quick)
     assert run.summary["status"] == "finished"
-    assert shown.getvalue().splitlines()[-1] == f"no video of BreaksLate-v0: {message}"
+    assert shown.getvalue().splitlines()[-1] == "no video of BreaksLate-v0: the display is gone"
     assert not [f for f in run.folder.iterdir() if "video" in f.name]
 
 
