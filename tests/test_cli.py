@@ -114,7 +114,14 @@ def test_a_preset_trains_like_any_name_and_can_be_changed(capsys, tmp_path):
     assert (config["env"], config["ppo"]["clip"], config["policy"]["std_init"]) == ("Reacher-v4", 0.1, 0.05)
 
 
-@pytest.mark.parametrize("command", ["train Reacher-v4 --out {0}", "train --out {0} Reacher-v4"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train Reacher-v4 --out {0}",
+        "train --out {0} Reacher-v4",
+        "train Reacher-v4 --out {0} --policy.std-min 0.01",  # which the preset's fixed deviation refuses
+    ],
+)
 def test_a_folder_with_the_name_of_a_preset_changes_nothing(command, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, _ = poise(f"{command.format('paper/reacher')} {TINY}", capsys)
@@ -199,6 +206,13 @@ def test_help_names_what_there_is(command, capsys):
     code, out, _ = poise(f"{command} --help", capsys)
     assert code == 0
     assert (command or "train") in out
+
+
+def test_help_shows_the_defaults_of_a_preset_that_is_named_as_env(capsys):
+    usual = poise("train Reacher-v4 --help", capsys)[1]
+    assert poise("train Reacher-v4 --out paper/reacher --help", capsys)[1] == usual
+    assert "(default: 2000)" in poise("train paper/reacher --help", capsys)[1]
+    assert "(default: 2000)" not in usual
 
 
 def test_help_shows_every_option_of_the_algorithm(capsys):

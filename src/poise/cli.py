@@ -51,16 +51,44 @@ def _count(info: Any) -> PrimitiveConstructorSpec[int] | None:
     )
 
 
-def _train_command(named: str, arguments: list[str]) -> Callable[..., None]:
+class _Named(Exception):
+    """The value of ENV, thrown from inside the parser before it makes anything of the other options."""
+
+
+def _env_name(arguments: list[str]) -> str:
+    """What the arguments of ``poise train`` give as ENV; "" where they are not complete.
+
+    A preset's name there decides the defaults of all other options, so it has to be known first.
+    """
+
+    def found(given: list[str]) -> str:
+        raise _Named(given[0])
+
+    try:
+        tyro.cli(
+            _train_command("", found),
+            args=arguments,
+            add_help=False,
+            console_outputs=False,
+            return_unknown_args=True,
+        )
+    except _Named as named:
+        return str(named)
+    except SystemExit:  # the parse that follows says what is wrong
+        pass
+    return ""
+
+
+def _train_command(named: str, read: Callable[[list[str]], str] = "".join) -> Callable[..., None]:
     """``poise train`` with the defaults of the preset ``named``, or the usual ones for any other name.
 
-    The defaults have to be known before ``arguments`` are parsed, the name is known only after. Where
-    it turns out to be another, they are parsed again.
+    ``read`` gets what was typed for ENV.
     """
     _, default = starting_point(named)
+    name = PrimitiveConstructorSpec(1, "ENV|PRESET", read, lambda value: True, lambda value: [value])
 
     def train(
-        env: Annotated[str, Positional, arg(metavar="ENV|PRESET")],
+        env: Annotated[str, Positional, name],
         config: Annotated[Config, arg(name="")] = default,
         options: Annotated[Options, arg(name="")] = Options(),  # noqa: B008 (frozen)
         seeds: int = 1,
@@ -69,15 +97,11 @@ def _train_command(named: str, arguments: list[str]) -> Callable[..., None]:
         """Train an agent, score it, film it, and keep everything in a folder.
 
         Args:
-            env: The environment's name, for example InvertedPendulum-v4, Pendulum-v1 or CartPole-v1, or a
-                preset's (see poise presets).
+            env: An environment, for example InvertedPendulum-v4, or a preset (see poise envs, poise presets).
             config: Everything that decides what is learned.
             options: Everything else.
             seeds: How many trainings, with the seeds from --seed on, side by side on all cores.
         """
-        if env != named and not PRESETS.keys().isdisjoint((env, named)):
-            _parse(arguments, env)
-            return
         file = sys.stderr if json_ else sys.stdout
         if ":" in env:
             sys.path.insert(0, os.getcwd())  # a module beside the user, as python -m would find it
@@ -247,10 +271,12 @@ def _figure(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"
 
 
-def _parse(arguments: list[str], named: str) -> None:
-    """Runs the verb. ``named``: what poise train's ENV is expected to be, as far as it is a preset."""
+def _run(arguments: list[str]) -> None:
+    """Runs the verb."""
+    verb, *options = arguments or [""]
+    may_be_preset = verb == "train" and not PRESETS.keys().isdisjoint(options)
     commands: dict[str, Callable[..., Any]] = {
-        "train": _train_command(named, arguments),
+        "train": _train_command(_env_name(options) if may_be_preset else ""),
         "evaluate": evaluate,
         "video": video,
         "reproduce": reproduce,
@@ -273,7 +299,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         with _registry:
-            _parse(arguments, next((a for a in arguments if a in PRESETS), ""))
+            _run(arguments)
     except PoiseError as error:
         print(f"poise: {error}", file=sys.stderr)
         return error.exit_code
