@@ -46,10 +46,10 @@ CHANGED = {
         "policy.head_tanh": "all",
         "normalize.action": True,
     },
-    "reacher-fixed-normalized": {},
-    "reacher-fixed-plain": {"policy.head_tanh": "none", "normalize.action": False},
-    "reacher-learned-normalized": {"policy.std": "predicted", "policy.std_init": 0.3, "policy.std_min": 1e-6},
-    "reacher-learned-plain": {
+    "reacher-fixed-tanh": {},
+    "reacher-fixed-linear": {"policy.head_tanh": "none", "normalize.action": False},
+    "reacher-learned-tanh": {"policy.std": "predicted", "policy.std_init": 0.3, "policy.std_min": 1e-6},
+    "reacher-learned-linear": {
         "policy.std": "predicted",
         "policy.std_init": 0.3,
         "policy.std_min": 1e-6,

@@ -78,13 +78,24 @@ def test_metrics_are_what_the_episodes_say():
 
 
 @pytest.mark.parametrize("num_epochs", [1, 2])
-@pytest.mark.parametrize("std", ["predicted", "fixed"])
-def test_a_policy_that_diverges_ends_the_training_before_anything_is_learned_from_it(std, num_epochs):
-    # after one epoch of one minibatch the weights are huge and finite, the next actions are not
-    ppo = PPO(num_steps=32, minibatch_size=128, num_epochs=num_epochs, policy_learning_rate=1e38)
-    config = Config(total_steps=256, num_envs=4, ppo=ppo, policy=Policy(std=std))
-    with pytest.raises(TrainingError, match=rf"in (step 1 of )?iteration {3 - num_epochs} of Counter"):
+@pytest.mark.parametrize(
+    ("part", "std"), [("policy", "predicted"), ("policy", "fixed"), ("value function", "fixed")]
+)
+def test_what_diverges_in_the_only_iteration_ends_the_training(part, std, num_epochs):
+    # after one epoch of one minibatch the weights are huge and finite, what they give is not
+    rate = {"policy": "policy_learning_rate", "value function": "value_learning_rate"}[part]
+    ppo = PPO(num_steps=32, minibatch_size=128, num_epochs=num_epochs, **{rate: 1e38})
+    config = Config(total_steps=128, num_envs=4, ppo=ppo, policy=Policy(std=std))
+    what = rf"the {part} is" if num_epochs == 1 else f"{part.split()[0]}/loss is (nan|inf)"
+    with pytest.raises(TrainingError, match=rf"{what} .*in iteration 1 of Counter"):
         list(iterations(config, Counter([3, -5, 0, 0])))
+
+
+def test_choices_that_diverge_in_the_only_iteration_end_the_training():
+    ppo = PPO(num_steps=32, minibatch_size=128, num_epochs=1, policy_learning_rate=1e38)
+    config = Config(total_steps=128, num_envs=4, ppo=ppo)
+    with pytest.raises(TrainingError, match="the policy is infinite or NaN in iteration 1 of Bandit"):
+        list(iterations(config, Bandit(4, discrete=True)))
 
 
 def test_a_reward_that_is_not_finite_ends_the_training_with_its_name():

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from probes import Counter, NativeCounter
 
+from poise import rollout as module
 from poise.config import PPO, Config, Normalize, Policy
 from poise.envs import make
 from poise.envs.native import NativeEnv
@@ -142,6 +143,17 @@ def test_a_rollout_is_a_function_of_the_seed(id):
         np.testing.assert_array_equal(a, b)
         if a.dtype == np.float32 and a.ndim == 3:
             assert not np.array_equal(a, c)
+
+
+def test_another_seed_or_budget_compiles_no_second_collector():
+    env, ppo = make("Pendulum-v1", 2), PPO(num_steps=32)
+    state = init(env.spec, Config(total_steps=64, num_envs=2, ppo=ppo))
+    sizes = []
+    for seed, total in ((0, 64), (1, 64), (2, 128)):
+        config = Config(total_steps=total, num_envs=2, seed=seed, ppo=ppo)
+        NativeCollector(env, config).collect(state.learner.policy, state.normalizer, 0)
+        sizes.append(module._collect._cache_size())
+    assert len(set(sizes)) == 1
 
 
 def test_options_of_collecting_change_the_rollout():

@@ -3,6 +3,7 @@ import math
 import subprocess
 import sys
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -278,14 +279,29 @@ def test_compiled_equals_not_compiled():
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_nothing_is_compiled_again_after_the_first_iteration():
+def test_nothing_is_compiled_again_after_the_first_iteration_nor_for_another_seed_or_budget():
     settings = config(seed=123)
     functions = (module._prepare, module.learn_policy, module.learn_value)
     state = step(settings).state
     before = [f._cache_size() for f in functions]
     for seed in (1, 2):
         state = step(settings, state, seed=seed).state
+    step(config(seed=124, total_steps=800))
     assert [f._cache_size() for f in functions] == before
+
+
+@pytest.mark.parametrize("name", ["policy", "value"])
+def test_a_parameter_that_is_not_finite_is_seen_where_a_tanh_hides_it(name):
+    settings = config()
+    state = init(SPEC, settings)
+    rollout = rollout_for(state)
+    network = getattr(state.learner, name)
+    infinite = eqx.tree_at(lambda n: n.mlp.bias[0], network, jnp.full(64, jnp.inf))
+    assert jnp.isfinite(infinite.mlp(jnp.ones(3))).all()
+    broken = eqx.tree_at(lambda s: getattr(s.learner, name), state, infinite)
+    updated = update(broken, rollout, config=settings)
+    finite = {"policy": bool(updated.policy_finite), "value": bool(updated.value_finite)}
+    assert finite == {"policy": True, "value": True} | {name: False}
 
 
 def test_the_next_state_does_not_use_up_the_one_before():

@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, PyTree
 
 from poise.clock import Clock
 from poise.config import Config, ConfigError
@@ -42,7 +40,8 @@ def iterations(config: Config, env: VectorEnv) -> Iterator[Progress]:
 
     Raises:
         ConfigError: an option has no meaning for this environment, or ``num_envs`` is not its number.
-        TrainingError: a loss or a parameter became infinite or NaN.
+        TrainingError: a loss, a parameter, or what a network makes of one became infinite or NaN. That
+            iteration is not yielded.
     """
     if env.num_envs != config.num_envs:
         raise ConfigError(f"num_envs = {config.num_envs}: the environment given has {env.num_envs}")
@@ -60,7 +59,7 @@ def iterations(config: Config, env: VectorEnv) -> Iterator[Progress]:
             epochs = _epochs(updated, iteration, config)
             learned = clock.now()
             metrics = _metrics(updated, epochs, episodes)
-            _check(metrics, state, iteration, env)
+            _check(metrics, updated, f"in iteration {iteration + 1} of {env.spec.id}")
             yield Progress(
                 iteration=iteration + 1,
                 steps=(iteration + 1) * config.rollout_size,
@@ -79,22 +78,16 @@ def iterations(config: Config, env: VectorEnv) -> Iterator[Progress]:
         clock.close()
 
 
-def _check(metrics: dict[str, float | int | None], state: TrainState, iteration: int, env: VectorEnv) -> None:
-    where = f"in iteration {iteration + 1} of {env.spec.id}"
-    if not _all_finite(state.normalizer):
+def _check(metrics: dict[str, float | int | None], updated: Updated, where: str) -> None:
+    if not updated.prepared.finite:
         raise TrainingError(f"the statistics of observations and returns are infinite or NaN {where}")
     for name in ("policy/loss", "value/loss"):
         value = metrics[name]
         if value is None or not math.isfinite(value):
             raise TrainingError(f"{name} is {value} {where}")
-    for name, part in (("policy", state.learner.policy), ("value function", state.learner.value)):
-        if not _all_finite(part):
-            raise TrainingError(f"a parameter of the {name} is infinite or NaN {where}")
-
-
-@jax.jit
-def _all_finite(tree: PyTree[Array]) -> Bool[Array, ""]:
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+    for name, finite in (("policy", updated.policy_finite), ("value function", updated.value_finite)):
+        if not finite:
+            raise TrainingError(f"after learning, the {name} is infinite or NaN {where}")
 
 
 def _epochs(updated: Updated, iteration: int, config: Config) -> dict[str, np.ndarray]:

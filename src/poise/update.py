@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from poise.advantages import gae
 from poise.config import PPO, Config, Normalize
@@ -67,6 +67,7 @@ class Prepared(eqx.Module):
     running_return: Float[Array, " N"]
     explained_variance: Float[Array, ""]
     distribution: Distribution  # that acted; its arrays carry a leading axis B
+    finite: Bool[Array, ""]  # whether the statistics are numbers
 
 
 def make_optimizer(config: PPO) -> optax.GradientTransformation:
@@ -154,7 +155,13 @@ def _prepare(state: TrainState, rollout: Rollout, *, ppo: PPO, normalize: Normal
         running_return=jnp.zeros_like(running) if ppo.reset_every_rollout else running,
         explained_variance=explained_variance(values, target),
         distribution=distribution,
+        finite=all_finite(after),
     )
+
+
+def all_finite(tree: PyTree[Array]) -> Bool[Array, ""]:
+    """Whether no entry of any array is infinite or NaN."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def shuffle(batch: Batch, config: PPO, *, key: PRNGKeyArray) -> Batch:
@@ -180,11 +187,13 @@ def learn_policy(
     *,
     key: PRNGKeyArray,
     config: PPO,
-) -> tuple[Policy, optax.OptState, PolicyEpochs]:
+) -> tuple[Policy, optax.OptState, PolicyEpochs, Bool[Array, ""]]:
     """All epochs of the policy.
 
     With ``target_kl``, the minibatch whose approximate KL exceeds it, measured before its update,
-    and all after it in this iteration are left out.
+    and all after it in this iteration are left out. The last array says whether the new parameters, and
+    the distributions that they give on the rollout's observations, are numbers: parameters may be finite
+    and still too large to act with.
     """
     optimizer = make_optimizer(config)
 
@@ -217,7 +226,7 @@ def learn_policy(
 
     start = (policy, opt_state, jnp.array(False))
     (policy, opt_state, _), epochs = jax.lax.scan(epoch, start, jax.random.split(key, config.num_epochs))
-    return policy, opt_state, epochs
+    return policy, opt_state, epochs, all_finite((policy, distributions(policy, batch.obs)))
 
 
 @partial(jax.jit, static_argnames="config")
@@ -229,8 +238,8 @@ def learn_value(
     *,
     key: PRNGKeyArray,
     config: PPO,
-) -> tuple[ValueFunction, optax.OptState, Float[Array, " E"]]:
-    """All epochs of the value function, and its mean loss in each."""
+) -> tuple[ValueFunction, optax.OptState, Float[Array, " E"], Bool[Array, ""]]:
+    """All epochs of the value function, its mean loss in each, and whether all is finite as above."""
     optimizer = make_optimizer(config)
 
     def step(carry, minibatch: Batch):
@@ -245,7 +254,7 @@ def learn_value(
     (value, opt_state), loss = jax.lax.scan(
         epoch, (value, opt_state), jax.random.split(key, config.num_epochs)
     )
-    return value, opt_state, loss
+    return value, opt_state, loss, all_finite((value, jax.vmap(value)(batch.obs)))
 
 
 class Updated(eqx.Module):
@@ -255,6 +264,8 @@ class Updated(eqx.Module):
     prepared: Prepared
     policy: PolicyEpochs
     value_loss: Float[Array, " E"]
+    policy_finite: Bool[Array, ""]  # whether the new parameters and what they give are numbers
+    value_finite: Bool[Array, ""]
 
 
 def update(state: TrainState, rollout: Rollout, *, config: Config) -> Updated:
@@ -273,11 +284,11 @@ def update(state: TrainState, rollout: Rollout, *, config: Config) -> Updated:
 
     here, there = jax.devices()[0], jax.devices()[-1]
     moved = jax.device_put((learner.value, learner.value_opt, prepared.batch, rates[1], key), there)
-    policy, policy_opt, policy_epochs = learn_policy(
+    policy, policy_opt, policy_epochs, policy_finite = learn_policy(
         learner.policy, learner.policy_opt, prepared.batch, rates[0], key=key, config=config.ppo
     )
     learned = learn_value(*moved[:4], key=moved[4], config=config.ppo)
-    value, value_opt, loss = jax.device_put(learned, here)
+    value, value_opt, loss, value_finite = jax.device_put(learned, here)
     after = TrainState(
         learner=Learner(policy, value, policy_opt, value_opt),
         normalizer=prepared.normalizer,
@@ -285,4 +296,4 @@ def update(state: TrainState, rollout: Rollout, *, config: Config) -> Updated:
         key=state.key,
         iteration=state.iteration + 1,
     )
-    return Updated(after, prepared, policy_epochs, loss)
+    return Updated(after, prepared, policy_epochs, loss, policy_finite, value_finite)

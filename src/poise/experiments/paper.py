@@ -54,8 +54,8 @@ _ip = Variant(
     "reaches 1000, unstable between runs",
 )
 _reacher = Variant(
-    "reacher-fixed-normalized",
-    "the paper's best: fixed sigma, normalized",
+    "reacher-fixed-tanh",
+    "the paper's best: fixed sigma, tanh head",
     REACHER,
     {},
     "-8.6 over 10 episodes; the best of the four",
@@ -119,29 +119,29 @@ FIGURES = (
     ),
     Figure(
         "figure2",
-        "Reacher: deviation and action normalization",
+        "Reacher: deviation, and the tanh head of normalized actions",
         (
             Panel(
                 "mean return of the episodes of each iteration",
                 (
                     _reacher,
                     Variant(
-                        "reacher-fixed-plain",
-                        "fixed sigma, not normalized",
+                        "reacher-fixed-linear",
+                        "fixed sigma, linear head",
                         REACHER,
                         {"policy": _plain, "normalize": {"action": False}},
                         "below the best",
                     ),
                     Variant(
-                        "reacher-learned-normalized",
-                        "learned sigma, normalized",
+                        "reacher-learned-tanh",
+                        "learned sigma, tanh head",
                         REACHER,
                         {"policy": _learned},
                         "below the best",
                     ),
                     Variant(
-                        "reacher-learned-plain",
-                        "learned sigma, not normalized",
+                        "reacher-learned-linear",
+                        "learned sigma, linear head",
                         REACHER,
                         {"policy": _learned | _plain, "normalize": {"action": False}},
                         "below the best",
