@@ -77,6 +77,12 @@ def test_bounds_that_no_one_can_mean_count_as_none(bound):
     np.testing.assert_array_equal(scale(action), [[0.5, 7], [-0.5, 0]])
 
 
+def test_an_action_that_overflows_when_rescaled_is_at_its_bound():
+    spec = Spec("probe", (3,), (1,), (-1e6,), (1e6,))
+    largest = np.array([[3e38], [-3e38]], np.float32)
+    np.testing.assert_array_equal(ActionScale(spec, normalize=True)(largest), [[1e6], [-1e6]])
+
+
 def test_the_scale_is_the_same_in_jax():
     action = np.array([0.3, -0.9], np.float32)
     for normalize in (True, False):

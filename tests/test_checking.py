@@ -13,6 +13,7 @@ import pytest
 import poise
 from poise.cli import main
 from poise.envs.checking import Checked, EnvFault
+from poise.envs.gymnasium import GymnasiumEnv
 from poise.seeds import Stream, episode_seed
 
 GOOD = np.zeros(2, np.float32)
@@ -31,6 +32,8 @@ REWARD = {
     "reward-none": (None, "reward is None, should be a number"),
     "reward-nan": (float("nan"), "reward is nan"),
     "reward-huge": (1e30, "reward is 1e+30, beyond 1e+15"),
+    "reward-whole": (10**400, "reward is int 1000000"),
+    "reward-digits": (10**5000, "reward is int, should be a number"),
     "reward-text": ("much", "reward is str 'much', should be a number"),
 }
 
@@ -121,7 +124,7 @@ def test_the_command_says_it_in_one_line_and_exits_1(tmp_path, monkeypatch, caps
 
 
 ELSEWHERE = """
-import os, sys
+import multiprocessing, os, sys, time
 sys.path.insert(0, {tests!r})
 import gymnasium as gym
 from test_checking import Bad
@@ -132,9 +135,83 @@ class Dies(Bad):
             os._exit(7)
         return super().step(action)
 
+class Leaves(Bad):
+    def reset(self, *, seed=None, options=None):
+        self.seed = seed
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        if self.seed == 13:
+            raise RuntimeError("the gripper is stuck")
+        return super().step(action)
+
+    def close(self):
+        open(f"closed-{{os.getpid()}}", "w").close()
+
+class Hangs(Leaves):
+    def step(self, action):
+        while True:
+            time.sleep(1)
+
+class Unmade(Bad):
+    def __init__(self, kind, when):
+        super().__init__(kind, when)
+        if multiprocessing.parent_process() and kind == "raises":
+            raise OSError("the port is taken")
+        if multiprocessing.parent_process():
+            os._exit(7)
+
 gym.register("Broken-v0", Bad, kwargs={{"kind": "none", "when": 3}})
 gym.register("Dies-v0", Dies, kwargs={{"kind": "good", "when": -1}})
+gym.register("Leaves-v0", Leaves, kwargs={{"kind": "good", "when": -1}})
+gym.register("Hangs-v0", Hangs, kwargs={{"kind": "good", "when": -1}})
+gym.register("Unmade-v0", Unmade, kwargs={{"kind": "raises", "when": -1}})
+gym.register("Stillborn-v0", Unmade, kwargs={{"kind": "good", "when": -1}})
 """
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A module of tasks that processes of their own import, beside the user."""
+    (tmp_path / "bad_task.py").write_text(ELSEWHERE.format(tests=str(Path(__file__).parent)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("how", ["raises", "dies", "hangs"])
+def test_the_others_are_closed_where_one_process_fails(how, elsewhere, monkeypatch):
+    monkeypatch.setattr("poise.envs.gymnasium.PATIENCE", 3.0)
+    env = GymnasiumEnv("bad_task:Hangs-v0" if how == "hangs" else "bad_task:Leaves-v0", 3, processes=True)
+    env.reset(np.ones(3, bool), [1, 13 if how == "raises" else 2, 3])
+    for path in elsewhere.glob("closed-*"):  # of those that were made for a look at their spaces
+        path.unlink()
+    processes = list(env._env.processes)
+    action = np.zeros((3, 1), np.float32)
+    if how == "dies":
+        processes[1].kill()
+    if how == "hangs":
+        env._env.step_async(action)
+    else:
+        message = "ended with exit code -9" if how == "dies" else "step raised RuntimeError"
+        with pytest.raises(EnvFault, match=f"environment 1, .* {message}"):
+            env.step(action)
+    env.close()
+    assert not any(process.is_alive() for process in processes)
+    closed = {int(path.name.removeprefix("closed-")) for path in elsewhere.glob("closed-*")}
+    first, second, third = (process.pid for process in processes)
+    assert closed == {"raises": {first, second, third}, "dies": {first, third}, "hangs": set()}[how]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("Unmade-v0", "making it raised OSError: the port is taken"), ("Stillborn-v0", "")]
+)
+def test_a_process_that_cannot_make_its_environment_is_a_fault(name, said, elsewhere, capfd):
+    with pytest.raises(EnvFault, match=f"bad_task:{name}: a process ended while its environment was made"):
+        GymnasiumEnv(f"bad_task:{name}", 2, processes=True)
+    err = capfd.readouterr().err
+    assert said in err
+    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(
@@ -144,11 +221,10 @@ gym.register("Dies-v0", Dies, kwargs={{"kind": "good", "when": -1}})
         ("Dies-v0", "step 3: its process ended with exit code 7"),
     ],
 )
-def test_a_fault_in_a_process_of_its_own_is_named_alike(name, message, tmp_path):
-    (tmp_path / "bad_task.py").write_text(ELSEWHERE.format(tests=str(Path(__file__).parent)))
+def test_a_fault_in_a_process_of_its_own_is_named_alike(name, message, elsewhere):
     command = [sys.executable, "-m", "poise", "train", f"bad_task:{name}", "--backend", "gymnasium-async"]
     done = subprocess.run(
-        [*command, "--num-envs", "2"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [*command, "--num-envs", "2"], cwd=elsewhere, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line.startswith("poise: ")]

@@ -56,7 +56,7 @@ def test_an_encoder_that_fails_leaves_no_file_and_says_so(pendulum, tmp_path, mo
 
 
 class BreaksLate(gym.Env):
-    """Draws well ten times, then does what ``how`` says."""
+    """Draws well ten times, then does what ``how`` says; for "slow" and "fps" see the metadata."""
 
     metadata: ClassVar = {"render_modes": ["rgb_array"], "render_fps": 30}  # pyright: ignore
     observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
@@ -64,19 +64,28 @@ class BreaksLate(gym.Env):
 
     def __init__(self, how="raises", render_mode=None):
         self.how, self.render_mode, self.drawn = how, render_mode, 0
+        rate = {"slow": 0.01, "fps": "fast"}.get(how, 30)
+        self.metadata = {**BreaksLate.metadata, "render_fps": rate}
 
     def reset(self, *, seed=None, options=None):
         return np.zeros(2, np.float32), {}
 
+    def close(self):
+        if self.how in ("closes", "slow"):
+            raise RuntimeError("the door is stuck")
+
     def step(self, action):
         if self.drawn > 10 and self.how == "steps":
             raise RuntimeError("the motor is hot")
-        return np.zeros(2, np.float32), 0.0, False, False, {}
+        size = 3 if self.drawn > 10 and self.how == "grows" else 2
+        return np.zeros(size, np.float32), 0.0, False, False, {}
 
     def render(self):
         self.drawn += 1
         if self.drawn > 10 and self.how == "raises":
             raise RuntimeError("the display is gone")
+        if self.how == "gray":
+            return np.zeros((64, 64, 1), np.uint8)
         return np.zeros((64, 80 if self.drawn > 10 and self.how == "resizes" else 64, 3), np.uint8)
 
 
@@ -94,6 +103,9 @@ def breaking(tmp_path_factory):
         ("raises", "the display is gone"),
         ("steps", "the motor is hot"),
         ("resizes", "its pictures change from (64, 64, 3) to (64, 80, 3)"),
+        ("grows", "obs has shape [3]; BreaksLate-v0 has [2], or [N, 2] for a batch"),
+        ("gray", "render() gives no picture (an array of bytes, height x width x 3)"),
+        ("fps", "its metadata has render_fps 'fast', should be a number above 0"),
     ],
 )
 def test_what_breaks_in_the_middle_of_a_film_is_said_and_leaves_no_stump(
@@ -104,6 +116,20 @@ def test_what_breaks_in_the_middle_of_a_film_is_said_and_leaves_no_stump(
         film(breaking, tmp_path / "video")
     assert str(error.value) == f"no video of BreaksLate-v0: {message}"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("how", ["closes", "slow"])
+def test_an_environment_that_cannot_close_or_draws_once_a_minute_is_filmed(
+    how, breaking, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(recording, "find_encoder", lambda: None)
+    monkeypatch.setattr(gym.registry["BreaksLate-v0"], "kwargs", {"how": how})
+    assert [film(breaking, tmp_path / "video")] == list(tmp_path.iterdir())
+
+
+def test_another_environment_of_other_shapes_is_named(breaking, tmp_path):
+    with pytest.raises(VideoError, match=r"no video of Pendulum-v1: obs has shape \[3\]; BreaksLate-v0 has"):
+        film(breaking, tmp_path / "video", env="Pendulum-v1")
 
 
 def test_a_film_that_breaks_leaves_a_finished_run(tmp_path):

@@ -34,7 +34,8 @@ class ActionScale:
     def __call__(self, action: Shaped[Tensor, " *N_A"]) -> Shaped[Tensor, " *N_A"]:
         if self._discrete:
             return action
-        return (self._center + self._scale * action).clip(self._low, self._high)
+        with np.errstate(over="ignore"):  # beyond the largest float is beyond the bound
+            return (self._center + self._scale * action).clip(self._low, self._high)
 
 
 class Actor:

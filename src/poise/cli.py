@@ -18,6 +18,7 @@ from poise.counts import parse_count
 from poise.errors import PoiseError
 from poise.options import Options
 from poise.presets import PRESETS, starting_point
+from poise.streams import lasting_output
 
 _registry = ConstructorRegistry()
 
@@ -296,17 +297,14 @@ def main(arguments: list[str] | None = None) -> int:
 
     0 done; 1 the run or its environment failed; 2 wrong arguments or files; 130 interrupted.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        with _registry:
-            _run(arguments)
-    except PoiseError as error:
-        print(f"poise: {error}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:  # what we print to was closed, for example by head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        print("poise: interrupted; what was logged is kept", file=sys.stderr)
-        return 130
-    return 0
+    with lasting_output():
+        try:
+            with _registry:
+                _run(sys.argv[1:] if arguments is None else arguments)
+        except PoiseError as error:
+            print(f"poise: {error}", file=sys.stderr)
+            return error.exit_code
+        except KeyboardInterrupt:
+            print("poise: interrupted; what was logged is kept", file=sys.stderr)
+            return 130
+        return 0

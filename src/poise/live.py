@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Protocol, cast, runtime_checkable
+from typing import IO, cast
 
 import numpy as np
 from rich.console import Console
@@ -15,15 +15,7 @@ from rich.progress import Progress as Bar
 from poise.curve import WINDOW
 from poise.loop import Progress
 from poise.spec import Episode
-
-
-@runtime_checkable
-class TextOut(Protocol):
-    """What is needed of a stream to show progress on: sys.stdout has it, and a notebook's, and StringIO."""
-
-    def write(self, text: str, /) -> int: ...
-    def flush(self) -> None: ...
-    def isatty(self) -> bool: ...
+from poise.streams import TextOut
 
 
 class Live(ABC):

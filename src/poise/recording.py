@@ -1,13 +1,14 @@
 """A film of the greedy agent: MP4 where an encoder is at hand, otherwise an animated GIF."""
 
 import importlib.util
+import math
 import os
 import shutil
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from poise import envs
 from poise.agent import Agent
 from poise.envs.classic import NATIVE_TASKS
 from poise.envs.drawing import draw_pendulum
+from poise.envs.unstable import hear_mujoco
 from poise.errors import PoiseError
 from poise.seeds import Stream, episode_seed
 
@@ -45,8 +47,10 @@ def film(agent: Agent, path: Path, *, env: str | None = None) -> Path:
         The file that was written.
 
     Raises:
-        VideoError: the environment cannot be drawn on this machine, or fails; no file is left.
-        EnvError: it cannot be made.
+        VideoError: the environment cannot be drawn on this machine, fails, or has other shapes than
+            the agent; no file is left.
+        EnvError: there is none of this name.
+        AgentError: its name names a module and ``env`` does not repeat it.
     """
     found = agent.world(env)
     stage = _PendulumStage(found) if found.id in NATIVE_TASKS else _GymnasiumStage(found.id)
@@ -56,17 +60,19 @@ def film(agent: Agent, path: Path, *, env: str | None = None) -> Path:
     try:
         every = max(1, round(stage.fps / MAX_FPS))
         fps = stage.fps / every
-        frames = _frames(stage, agent, found.id, every, int(MAX_SECONDS * fps))
+        frames = _frames(stage, agent, found.id, every, max(1, int(MAX_SECONDS * fps)))
         if encoder is None:
             _write_gif(unfinished, frames, fps)
         else:
             _write_mp4(unfinished, frames, fps, encoder)
         unfinished.replace(path)
     except OSError as error:
-        raise VideoError(f"no video: {path}: {error.strerror}") from error
+        raise VideoError(f"no video: {path}: {error.strerror or error}") from error
     finally:
-        unfinished.unlink(missing_ok=True)
-        stage.close()
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        with suppress(Exception):  # nothing is asked of it any more
+            stage.close()
     return path
 
 
@@ -106,9 +112,15 @@ class _GymnasiumStage:
             warnings.simplefilter("ignore")
             with _faults(id):
                 self._env: Any = gym.make(id, render_mode="rgb_array")
+                hear_mujoco()
                 self._env.reset(seed=0)
                 self.draw()
-        self.fps = float(self._env.metadata.get("render_fps") or MAX_FPS)
+                self.fps = self._rate(self._env.metadata.get("render_fps", MAX_FPS))
+
+    def _rate(self, given: Any) -> float:
+        if not isinstance(given, int | float) or not 0 < given < math.inf:
+            raise ValueError(f"its metadata has render_fps {given!r}, should be a number above 0")
+        return float(given)
 
     def reset(self, seed: int) -> np.ndarray:
         return self._env.reset(seed=seed)[0]
@@ -119,7 +131,8 @@ class _GymnasiumStage:
 
     def draw(self) -> Frame:
         frame = self._env.render()
-        if not isinstance(frame, np.ndarray) or frame.ndim != 3 or frame.dtype != np.uint8:
+        right = isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] in (3, 4)
+        if not right or not frame.size or frame.dtype != np.uint8:
             raise TypeError("render() gives no picture (an array of bytes, height x width x 3)")
         return np.ascontiguousarray(frame[:, :, :3])
 
@@ -176,9 +189,8 @@ def _frames(
                     raise VideoError(f"no video of {id}: its pictures change from {shape} to {frame.shape}")
                 yield frame
                 shown += 1
-            action = agent.act(obs)
             with _faults(id):
-                obs, over = stage.step(action)
+                obs, over = stage.step(agent.act(obs))
             step += 1
         episode += 1
 

@@ -27,13 +27,14 @@ from poise.cores import num_cores
 from poise.curve import draw_curve
 from poise.errors import PoiseError
 from poise.evaluation import Evaluation
-from poise.live import TextOut, live
+from poise.live import live
 from poise.logger import TensorBoard
 from poise.loop import Progress, iterations
 from poise.options import Options
 from poise.presets import configure
 from poise.recording import VideoError, film
 from poise.spec import Episode, Spec
+from poise.streams import TextOut
 from poise.update import TrainState
 
 EVALUATION_EPISODES = 100

@@ -82,7 +82,7 @@ class Checked(gym.Wrapper):
     def _number(self, reward: Any) -> float:
         try:
             value = float(reward)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise self._fault(f"reward is {_brief(reward)}, should be a number") from error
         if not abs(value) <= LARGEST:
             raise self._fault(f"reward is {_unusable(value)}")
@@ -102,7 +102,12 @@ def _unusable(value: Any) -> str:
 
 
 def _brief(value: Any) -> str:
-    return f"{type(value).__name__} {value!r:.60}" if value is not None else "None"
+    if value is None:
+        return "None"
+    try:
+        return f"{type(value).__name__} {value!r:.60}"
+    except Exception:  # of its repr, for example because of too many digits
+        return type(value).__name__
 
 
 def _described(error: Exception) -> str:

@@ -1,10 +1,13 @@
 """Everything else that Gymnasium knows, through its vector environments."""
 
 import importlib
+import os
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from multiprocessing.connection import wait
 from typing import Any
 
 import gymnasium as gym
@@ -13,8 +16,13 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from jaxtyping import Bool, Float, Shaped
 
 from poise.envs.checking import Checked, EnvFault
+from poise.envs.unstable import hear_mujoco
 from poise.envs.vector import EnvError, EnvStep
+from poise.errors import PoiseError
 from poise.spec import Spec
+
+DISABLED = AutoresetMode.DISABLED  # the caller resets
+PATIENCE = 10.0  # seconds that environments in processes of their own have for their close()
 
 
 def registered_ids() -> list[str]:
@@ -67,16 +75,30 @@ def _spec(id: str, make: Callable[[], gym.Env]) -> Spec:
 
 
 def _make_one(id: str, index: int) -> gym.Env:
-    """Environment ``index`` of a vector, checked. Called in the process that will step it."""
+    """Environment ``index`` of a vector, checked."""
     with warnings.catch_warnings():
         # "-v4 is out of date": the user named the version
         warnings.filterwarnings("ignore", message=".*out of date.*")
         try:
-            return Checked(gym.make(id, disable_env_checker=True), id, index)
+            env = gym.make(id, disable_env_checker=True)
         except gym.error.DependencyNotInstalled as error:
             raise EnvError(f"{id}: {error}") from error
         except Exception as error:
-            raise EnvFault(f"{id}: making it raised {type(error).__name__}: {error}") from error
+            raise EnvFault(
+                f"{id}, environment {index}: making it raised {type(error).__name__}: {error}"
+            ) from error
+    hear_mujoco()
+    return Checked(env, id, index)
+
+
+def _make_elsewhere(id: str, index: int, parent: int) -> gym.Env:
+    """``_make_one`` in a process of its own; ``parent``, a process id, makes one to see its spaces."""
+    try:
+        return _make_one(id, index)
+    except PoiseError as error:
+        if os.getpid() == parent:
+            raise
+        raise SystemExit(str(error)) from error  # which is printed, without a traceback
 
 
 class GymnasiumEnv:
@@ -91,10 +113,14 @@ class GymnasiumEnv:
         self._seed: list[int | None] = [None] * num_envs
         self._step = np.zeros(num_envs, np.int64)
         with _quiet():
-            if processes:
-                self._env = AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED, context="spawn")
-            else:
-                self._env = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
+            self._env = self._processes() if processes else SyncVectorEnv(makers, autoreset_mode=DISABLED)
+
+    def _processes(self) -> AsyncVectorEnv:
+        makers = [partial(_make_elsewhere, self._id, i, os.getpid()) for i in range(self.num_envs)]
+        try:
+            return AsyncVectorEnv(makers, autoreset_mode=DISABLED, context="spawn")
+        except (EOFError, ConnectionError) as error:
+            raise EnvFault(f"{self._id}: a process ended while its environment was made") from error
 
     def reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Float[np.ndarray, "N O"]:
         every: Any = [None] * self.num_envs
@@ -114,14 +140,24 @@ class GymnasiumEnv:
         return EnvStep(self._flat(obs), reward, terminated, truncated)
 
     def close(self) -> None:
-        processes = self._env.processes if isinstance(self._env, AsyncVectorEnv) else []
-        if all(process.is_alive() for process in processes):
+        """Closes every environment, also where another one failed, died or hangs."""
+        if isinstance(self._env, SyncVectorEnv):
             self._env.close()
             return
-        # Gymnasium would wait for the answer of the one that is gone
-        for process in processes:
-            process.terminate()
-            process.join()
+        # Gymnasium's own would wait for ever for the answer of one that is gone
+        for pipe in self._env.parent_pipes:
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.send(("close", None))
+        until = time.monotonic() + PATIENCE
+        for process in self._env.processes:
+            process.join(max(0.0, until - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+        for pipe in self._env.parent_pipes:
+            if pipe is not None:
+                pipe.close()
         self._env.closed = True
 
     @contextmanager
@@ -133,11 +169,14 @@ class GymnasiumEnv:
             raise EnvFault(self._lost()) from error
 
     def _lost(self) -> str:
-        for i, process in enumerate(self._env.processes):  # pyright: ignore
-            process.join(0.5)
-            if process.exitcode is not None:
-                place = f"environment {i}, episode seed {self._seed[i]}, step {self._step[i]}"
-                return f"{self._id}, {place}: its process ended with exit code {process.exitcode}"
+        assert isinstance(self._env, AsyncVectorEnv)
+        at_work = {p.sentinel: i for i, p in enumerate(self._env.processes)}
+        for sentinel in wait(list(at_work), PATIENCE):  # the pipe closes a moment before the process ends
+            i = at_work[sentinel]  # pyright: ignore[reportArgumentType]
+            ended = self._env.processes[i]
+            ended.join(PATIENCE)
+            place = f"environment {i}, episode seed {self._seed[i]}, step {self._step[i]}"
+            return f"{self._id}, {place}: its process ended with exit code {ended.exitcode}"
         return f"{self._id}: the connection to one of its processes was lost"
 
     def _flat(self, obs: np.ndarray) -> np.ndarray:

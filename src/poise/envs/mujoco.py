@@ -1,6 +1,5 @@
 """Any MuJoCo task on MuJoCo's own batch engine: N simulations stepped by a C++ thread pool."""
 
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -11,6 +10,7 @@ from jaxtyping import Bool, Float
 from mujoco.batch import Batch
 
 from poise.cores import num_cores
+from poise.envs.unstable import hear_mujoco
 from poise.envs.vector import EnvStep
 from poise.spec import Spec
 
@@ -51,24 +51,12 @@ class Task(ABC):
         """Reward and termination of the step that just ended."""
 
 
-def _warn(message: str) -> None:
-    """Says once what MuJoCo warns of, for example that a simulation became unstable."""
-    what, _, _ = message.partition(" Time = ")
-    if what not in _said:
-        _said.add(what)
-        print(f"MuJoCo: {what}", file=sys.stderr)
-
-
-_said: set[str] = set()
-
-
 class MujocoEnv:
     """N simulations of a ``Task``. The result is the same at any number of threads."""
 
     def __init__(self, id: str, task: Task, num_envs: int, num_threads: int | None = None):
         num_threads = min(num_threads or num_cores(), num_envs)
-        if _mj.get_mju_user_warning() is None:  # without one, MuJoCo writes a file where the user stands
-            _mj.set_mju_user_warning(_warn)
+        hear_mujoco()
         self.num_envs = num_envs
         self.backend = f"mujoco ({num_threads} thread{'s' * (num_threads > 1)})"
         self._task = task

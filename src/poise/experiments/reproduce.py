@@ -29,11 +29,11 @@ from poise.experiments.figures import draw
 from poise.experiments.page import markdown
 from poise.experiments.paper import FIGURES, Figure, Variant
 from poise.experiments.pool import Job, run_jobs
-from poise.live import TextOut
 from poise.options import Options
 from poise.presets import PRESETS, configure, starting_point
 from poise.recording import VideoError, film
 from poise.run import RunError, described
+from poise.streams import TextOut
 
 SCORE_COLUMNS = ("variant", "env", "steps", "seed", "greedy", "greedy_10", "last", "seconds")
 QUICK = 10  # --quick leaves one step of so many

@@ -17,9 +17,9 @@ from poise.experiments.figures import draw
 from poise.experiments.paper import Figure, Panel, Variant
 from poise.experiments.pool import Job, run_jobs
 from poise.intervals import mean_interval
-from poise.live import TextOut
 from poise.options import Options
 from poise.run import new_folder, versions
+from poise.streams import TextOut
 
 LAST_SEED = 2**32 - 1
 
