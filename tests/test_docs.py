@@ -87,7 +87,7 @@ def test_links_and_named_files_exist(page):
 
 def test_the_design_page_names_every_file():
     text = (ROOT / "docs" / "design.md").read_text()
-    small = {"__init__", "__main__", "errors", "counts", "cores", "clock", "vector", "intervals"}
+    small = {"__init__", "__main__", "errors", "counts", "cores", "clock", "vector", "intervals", "streams"}
     for path in (ROOT / "src" / "poise").rglob("*.py"):
         if path.stem not in small and "tasks" not in path.parts:
             assert f"{path.name}`" in text, path.name

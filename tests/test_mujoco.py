@@ -5,6 +5,9 @@ Hopper and Walker2d. To 1e-9: the rewards of Reacher, whose distance Gymnasium c
 product and the batch with NumPy's sum of squares.
 """
 
+import subprocess
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -89,3 +92,30 @@ def test_resetting_some_leaves_the_others_where_they_are():
     after = env.reset(np.array([False, True, False]), [7])
     np.testing.assert_array_equal(after[[0, 2]], step.next_obs[[0, 2]])
     assert not np.array_equal(after[1], step.next_obs[1])
+
+
+WILD = """
+import numpy as np
+from poise import envs
+env = envs.make("InvertedPendulum-v4", 2, {backend!r})
+env.reset(np.ones(2, bool), [0, 1])
+{push}
+for _ in range(3):
+    env.step(np.zeros((2, 1), np.float32))
+"""
+PUSH = {
+    "mujoco": "env._batch.qvel[:] = 1e12",
+    "gymnasium": "[e.unwrapped.set_state(np.zeros(2), np.full(2, 1e12)) for e in env._env.envs]",
+}
+
+
+@pytest.mark.parametrize("backend", PUSH)
+def test_what_mujoco_warns_of_is_said_once_and_leaves_no_file(backend, tmp_path):
+    script = WILD.format(backend=backend, push=PUSH[backend])
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    said = [line for line in done.stderr.splitlines() if line.startswith("MuJoCo: ")]
+    assert len(said) == len(set(said)) > 0
+    assert "unstable" in said[0]
+    assert not list(tmp_path.iterdir())

@@ -9,7 +9,7 @@ from jaxtyping import Float, Shaped
 from poise import envs
 from poise.acting import ActionScale, Actor
 from poise.checkpoint import Manifest, Trained, load_agent, newest
-from poise.config import Config
+from poise.config import LAST_SEED, Config
 from poise.errors import PoiseError
 from poise.evaluation import Evaluation, evaluate_agent
 from poise.spec import Spec
@@ -105,8 +105,8 @@ class Agent:
         if episodes < 1:
             raise AgentError(f"episodes = {episodes}: must be >= 1")
         seed = self.config.seed if seed is None else seed
-        if not 0 <= seed < 2**32:
-            raise AgentError(f"seed = {seed}: must be >= 0 and <= {2**32 - 1}")
+        if not 0 <= seed <= LAST_SEED:
+            raise AgentError(f"seed = {seed}: must be >= 0 and <= {LAST_SEED}")
         return evaluate_agent(
             self.world(env), self.spec, self._actor, self._scale, seed=seed, episodes=episodes
         )

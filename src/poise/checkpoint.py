@@ -88,7 +88,7 @@ def save_agent(run: Path, state: TrainState, manifest: Manifest) -> Path:
         _write(fresh / AGENT, data)
         _write(fresh / "manifest.json", (json.dumps(described, indent=2) + "\n").encode())
         fresh.rename(folder)
-    except BaseException:
+    except BaseException:  # raised again: an interrupt leaves no half of it either
         shutil.rmtree(fresh, ignore_errors=True)
         raise
     return folder

@@ -34,7 +34,11 @@ RunFolder = Annotated[
 ]
 Env = Annotated[
     str | None,
-    arg(metavar="ENV", help="The environment; needed only where the run's own names a module (module:Task)."),
+    arg(
+        metavar="ENV",
+        help="Another environment with the same spaces. Where the run's own is of a module (module:Task), "
+        "its name has to be repeated here.",
+    ),
 ]
 
 

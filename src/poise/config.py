@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal
 from poise.errors import PoiseError
 from poise.spec import Spec
 
+LAST_SEED = 2**32 - 1
+
 
 class ConfigError(PoiseError):
     """An option with a value it cannot have. The message names field, value and bound."""
@@ -203,7 +205,7 @@ class Config(Checked):
 
     total_steps: Count = 100_000
     """Budget in environment steps, rounded down to whole rollouts."""
-    seed: Annotated[int, Bound(ge=0, le=2**32 - 1)] = 0
+    seed: Annotated[int, Bound(ge=0, le=LAST_SEED)] = 0
     """Seed of everything that is drawn."""
     num_envs: Count = 16
     """Environments stepped together, N."""
@@ -247,7 +249,11 @@ class Config(Checked):
         return _from_dict(cls, data, "")
 
     def check_against(self, spec: Spec) -> None:
-        """Refuses options that this environment's actions would leave without effect."""
+        """Refuses options that have no meaning for this kind of actions.
+
+        A value that only comes to the same is accepted: with bounds of [-1, 1] a policy acts in the
+        environment's units with and without ``normalize.action``.
+        """
         idle: dict[str, str] = {}
         if spec.discrete:
             names = (

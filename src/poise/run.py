@@ -4,7 +4,6 @@ import contextlib
 import csv
 import hashlib
 import importlib.metadata
-import itertools
 import json
 import math
 import platform
@@ -69,10 +68,10 @@ def described(found: envs.Resolved, config: Config) -> dict[str, Any]:
     return {"env": found.id, "backend": found.backend, **config.to_dict()}
 
 
-def new_folder(out: Path, env: str, seed: str) -> Path:
-    """Makes ``out/<env>/<date>-<seed>``, with a number behind it where that exists already."""
+def new_folder(out: Path, env: str, seeds: str) -> Path:
+    """Makes ``out/<env>/<date>-<seeds>``, with a number behind it where that exists already."""
     parent = out / re.sub(r"[^\w.-]+", "-", env)
-    name = f"{datetime.now():%Y%m%d-%H%M%S}-{seed}"
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{seeds}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
         for suffix in ["", *(f"-{i}" for i in range(2, 1000))]:
@@ -294,7 +293,8 @@ class _Recorder:
             rows = csv.writer(file)
             rows.writerow(["episode", "return", "length"])
             rows.writerows(
-                zip(itertools.count(), evaluation.episodic_return, evaluation.length, strict=False)
+                (i, *row)
+                for i, row in enumerate(zip(evaluation.episodic_return, evaluation.length, strict=True))
             )
 
 

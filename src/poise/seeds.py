@@ -13,7 +13,7 @@ from jaxtyping import PRNGKeyArray
 
 
 class Stream(enum.IntEnum):
-    """What is drawn. Those below four also name the last two bits of an episode's seed."""
+    """What is drawn. The first two are also the last two bits of an episode's seed, and so below four."""
 
     TRAINING = 0  # how training episodes begin
     EVALUATION = 1  # how evaluation episodes begin

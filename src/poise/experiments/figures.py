@@ -49,7 +49,8 @@ def draw(path: Path, figure: Figure, curves: Mapping[str, Curves], dots: Dots) -
 
 def _lines(axes: Any, panel: Panel, quantity: str, curves: Mapping[str, Curves], dots: Dots) -> None:
     """One line and band for each setting, the first on top."""
-    for i, (color, variant) in enumerate(zip(COLORS, panel.variants, strict=False)):
+    for i, variant in enumerate(panel.variants):
+        color = COLORS[i % len(COLORS)]
         if quantity == "return" and variant.name in dots:
             steps, returns = dots[variant.name]
             label = "an episode, sampled actions"

@@ -86,5 +86,5 @@ def _interval(values: np.ndarray) -> str:
 
 
 def number(value: float) -> str:
-    """Four digits at most of what is below 10000."""
+    """With one decimal from 100 on, with two below."""
     return "none ended" if math.isnan(value) else f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"

@@ -48,7 +48,7 @@ def run_jobs(jobs: Sequence[Job]) -> Iterator[tuple[Job, dict[str, Any] | PoiseE
     for core in _cores()[:workers]:
         cores.put(core)
     stop = context.Event()  # the pool hands out one job more than it has processes
-    with ProcessPoolExecutor(workers, context, initializer=_prepare, initargs=(cores, stop)) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_settle, initargs=(cores, stop)) as pool:
         futures = {pool.submit(_work, job): job for job in jobs}
         try:
             for future in as_completed(futures):
@@ -67,7 +67,7 @@ def _cores() -> list[int]:
 _stop: Any = None  # of the process: whether what has not begun is not to begin any more
 
 
-def _prepare(cores: Any, stop: Any) -> None:
+def _settle(cores: Any, stop: Any) -> None:
     global _stop
     _stop = stop
     core = cores.get()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from poise import envs
-from poise.config import Config, ConfigError
+from poise.config import LAST_SEED, Config, ConfigError
 from poise.errors import PoiseError
 from poise.experiments import tables
 from poise.experiments.figures import draw
@@ -20,8 +20,6 @@ from poise.intervals import mean_interval
 from poise.options import Options
 from poise.run import new_folder, versions
 from poise.streams import TextOut
-
-LAST_SEED = 2**32 - 1
 
 
 class SeedsError(PoiseError):
@@ -110,6 +108,5 @@ def _draw(folder: Path, env: str, seeds: list[int]) -> None:
     tables.write_table(folder / "curves.csv", tables.CURVE_COLUMNS, curves)
     line = Variant(env, "mean of the episodes of an iteration", env, {}, "")
     figure = Figure("curve", env, (Panel("", (line,)),), episodes=True)
-    points = np.array([(float(row[2]), float(row[3])) for row in episodes]).reshape(-1, 2)
-    dots = {env: (points[:, 0], points[:, 1])}
+    dots = tables.as_dots(dict(zip(tables.EPISODE_COLUMNS, row, strict=True)) for row in episodes)
     draw(folder / "curve.png", figure, tables.as_curves(tables.read_table(folder / "curves.csv")), dots)

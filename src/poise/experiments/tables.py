@@ -14,7 +14,7 @@ QUANTITIES = ("return", "value_loss", "policy_loss")
 CURVE_COLUMNS = ("variant", "seed", "steps", *QUANTITIES)
 EPISODE_COLUMNS = ("variant", "seed", "step", "return")
 
-Row = Mapping[str, str]
+Row = Mapping[str, Any]  # as read from a table: text
 
 
 @dataclass(frozen=True)
