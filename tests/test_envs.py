@@ -11,7 +11,8 @@ from poise.envs import EnvError, make, resolve
         ("Reacher-v4", "mujoco"),
         ("Walker2d-v5", "mujoco"),
         ("CartPole-v1", "gymnasium"),
-        ("Swimmer-v4", "gymnasium"),
+        ("Swimmer-v4", "mujoco"),
+        ("MountainCarContinuous-v0", "gymnasium"),
     ],
 )
 def test_the_fastest_backend_that_has_it_is_chosen(id, backend):
@@ -39,7 +40,7 @@ def test_an_unknown_name_gets_the_nearest_ones():
 @pytest.mark.parametrize(
     ("id", "backend", "message"),
     [
-        ("CartPole-v1", "mujoco", "backend mujoco has no CartPole-v1; it has HalfCheetah-v4"),
+        ("CartPole-v1", "mujoco", "backend mujoco has no CartPole-v1; it has Ant-v4, Ant-v5"),
         ("Reacher-v4", "native", "backend native has no Reacher-v4; it has Pendulum-v0, Pendulum-v1"),
         ("Pendulum-v0", "gymnasium", "Gymnasium has no Pendulum-v0; backend native has"),
         ("nowhere:Task-v0", "auto", "nowhere:Task-v0: its module cannot be imported"),

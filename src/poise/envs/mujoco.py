@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import mujoco
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from mujoco.batch import Batch
 
 from poise.cores import num_cores
@@ -51,6 +51,43 @@ class Task(ABC):
         """Reward and termination of the step that just ended."""
 
 
+class Simulations(Batch):
+    """A batch that also computes ``cfrc_ext``, the outer forces on each body.
+
+    MuJoCo leaves them out of a step. As in Gymnasium they belong to the last substep, and are 0 at
+    the start of an episode.
+    """
+
+    def __init__(self, model: Any, num_envs: int, num_threads: int, derived: Sequence[str]):
+        self._forces = np.zeros((num_envs, model.nbody, 6)) if "cfrc_ext" in derived else None
+        super().__init__(model, num_envs, num_threads, persistent=self._forces is not None)
+        self._one = _mj.MjData(model)
+        for field in derived:
+            if field != "cfrc_ext":
+                self.bind(field)
+
+    @property
+    def cfrc_ext(self) -> Float[np.ndarray, "N bodies 6"]:
+        if self._forces is None:
+            raise AttributeError("cfrc_ext has to be named in the task's derived fields")
+        return self._forces
+
+    def begin(self, ids: Int[np.ndarray, " K"]) -> None:
+        """Puts those simulations back to the model's defaults; their state is to be written next."""
+        self.reset(ids, stage=_mj.mjtStage.mjSTAGE_NONE)
+        if self._forces is not None:
+            self._forces[ids] = 0
+
+    def advance(self, frame_skip: int) -> None:
+        """So many substeps of all."""
+        self.step(nstep=frame_skip)
+        if self._forces is not None:
+            for i in range(self.nsim):
+                self.get_data(i, self._one)
+                _mj.mj_rnePostConstraint(self.model, self._one)
+                self._forces[i] = self._one.cfrc_ext
+
+
 class MujocoEnv:
     """N simulations of a ``Task``. The result is the same at any number of threads."""
 
@@ -61,9 +98,7 @@ class MujocoEnv:
         self.backend = f"mujoco ({num_threads} thread{'s' * (num_threads > 1)})"
         self._task = task
         self._model = _mj.MjModel.from_xml_path(task.model)
-        self._batch = Batch(self._model, num_envs, num_threads)
-        for field in task.derived:
-            self._batch.bind(field)
+        self._batch = Simulations(self._model, num_envs, num_threads, task.derived)
         start = _mj.MjData(self._model)
         self._start = start.qpos.copy(), start.qvel.copy()
         self._elapsed = np.zeros(num_envs, np.int64)
@@ -81,7 +116,7 @@ class MujocoEnv:
 
     def reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Float[np.ndarray, "N O"]:
         ids = np.flatnonzero(mask)
-        self._batch.reset(ids, stage=_mj.mjtStage.mjSTAGE_NONE)
+        self._batch.begin(ids)
         for i, seed in zip(ids, seeds, strict=True):
             # the generator that Gymnasium makes of the same seed, so both begin alike
             rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
@@ -94,7 +129,7 @@ class MujocoEnv:
         batch, task = self._batch, self._task
         before = task.remember(batch)
         batch.ctrl[:] = action
-        batch.step(nstep=task.frame_skip)
+        batch.advance(task.frame_skip)
         self._elapsed += 1
         reward, terminated = task.outcome(batch, before, action)
         limit = task.time_limit

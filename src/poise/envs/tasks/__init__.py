@@ -1,19 +1,46 @@
 """Gymnasium's MuJoCo tasks on the batch engine, each tested against Gymnasium's own."""
 
 from poise.envs.mujoco import Task
-from poise.envs.tasks.inverted_pendulum import InvertedPendulumV4, InvertedPendulumV5
-from poise.envs.tasks.locomotion import HalfCheetah, HopperV4, HopperV5, Walker2dV4, Walker2dV5
+from poise.envs.tasks.humanoid import HumanoidStandupV4, HumanoidStandupV5, HumanoidV4, HumanoidV5
+from poise.envs.tasks.inverted_pendulum import (
+    InvertedDoublePendulumV4,
+    InvertedDoublePendulumV5,
+    InvertedPendulumV4,
+    InvertedPendulumV5,
+)
+from poise.envs.tasks.locomotion import (
+    AntV4,
+    AntV5,
+    HalfCheetah,
+    HopperV4,
+    HopperV5,
+    Swimmer,
+    Walker2dV4,
+    Walker2dV5,
+)
+from poise.envs.tasks.pusher import PusherV5
 from poise.envs.tasks.reacher import ReacherV4, ReacherV5
 
 TASKS: dict[str, type[Task]] = {
     "InvertedPendulum-v4": InvertedPendulumV4,
     "InvertedPendulum-v5": InvertedPendulumV5,
+    "InvertedDoublePendulum-v4": InvertedDoublePendulumV4,
+    "InvertedDoublePendulum-v5": InvertedDoublePendulumV5,
     "Reacher-v4": ReacherV4,
     "Reacher-v5": ReacherV5,
+    "Pusher-v5": PusherV5,
     "HalfCheetah-v4": HalfCheetah,
     "HalfCheetah-v5": HalfCheetah,
     "Hopper-v4": HopperV4,
     "Hopper-v5": HopperV5,
     "Walker2d-v4": Walker2dV4,
     "Walker2d-v5": Walker2dV5,
+    "Swimmer-v4": Swimmer,
+    "Swimmer-v5": Swimmer,
+    "Ant-v4": AntV4,
+    "Ant-v5": AntV5,
+    "Humanoid-v4": HumanoidV4,
+    "Humanoid-v5": HumanoidV5,
+    "HumanoidStandup-v4": HumanoidStandupV4,
+    "HumanoidStandup-v5": HumanoidStandupV5,
 }

@@ -106,3 +106,76 @@ class Walker2dV5(Walker2dV4):
 
     model = gymnasium_model("walker2d_v5.xml")
     bonus_for_last = False
+
+
+class Swimmer(_Runner):
+    """Gymnasium's Swimmer-v4 and -v5, which are alike. Its position in the plane is not observed."""
+
+    model = gymnasium_model("swimmer.xml")
+    frame_skip = 4
+    noise = 0.1
+    control_cost = 1e-4
+
+    def observe(self, batch):
+        return np.concatenate((batch.qpos[:, 2:], batch.qvel), axis=1)
+
+    def outcome(self, batch, before, action):
+        return self._run_reward(batch, before) - self._effort(action), np.zeros(len(action), bool)
+
+
+class AntV4(_Runner):
+    """Gymnasium's Ant-v4: the torso between 0.2 and 1 m high."""
+
+    model = gymnasium_model("ant.xml")
+    frame_skip = 5
+    noise = 0.1
+    control_cost = 0.5
+    derived = ("xpos",)
+    torso: ClassVar[int] = 1
+
+    def draw(self, rng, qpos, qvel):
+        return (
+            qpos + rng.uniform(low=-self.noise, high=self.noise, size=qpos.size),
+            qvel + self.noise * rng.standard_normal(qvel.size),
+        )
+
+    def observe(self, batch):
+        return np.concatenate((batch.qpos[:, 2:], batch.qvel), axis=1)
+
+    def remember(self, batch):
+        return batch.xpos[:, self.torso, 0].copy()
+
+    def outcome(self, batch, before, action):
+        speed = (batch.xpos[:, self.torso, 0] - before) / (batch.model.opt.timestep * self.frame_skip)
+        healthy = self._healthy(batch)
+        return speed + self._bonus(healthy) - self._cost(batch, action), ~healthy
+
+    def _healthy(self, batch):
+        finite = np.isfinite(batch.qpos).all(axis=1) & np.isfinite(batch.qvel).all(axis=1)
+        height = batch.qpos[:, 2]
+        return finite & (height >= 0.2) & (height <= 1.0)
+
+    def _bonus(self, healthy):
+        return np.ones(len(healthy))
+
+    def _cost(self, batch, action):
+        return self._effort(action)
+
+
+class AntV5(AntV4):
+    """Gymnasium's Ant-v5: outer forces, within 1, are observed and cost; no bonus for the last step."""
+
+    derived = ("xpos", "cfrc_ext")
+
+    def observe(self, batch):
+        forces = self._forces(batch)[:, 1:].reshape(len(batch.qpos), -1)
+        return np.concatenate((super().observe(batch), forces), axis=1)
+
+    def _bonus(self, healthy):
+        return healthy.astype(float)
+
+    def _cost(self, batch, action):
+        return self._effort(action) + 5e-4 * np.square(self._forces(batch)).sum(axis=(1, 2))
+
+    def _forces(self, batch):
+        return np.clip(batch.cfrc_ext, -1.0, 1.0)
