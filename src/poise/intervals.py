@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import stdtrit
 
 
 def mean_interval(
@@ -18,5 +17,7 @@ def mean_interval(
     mean = np.asarray(np.mean(values, axis=0))
     if n == 1:
         return mean, np.full_like(mean, -math.inf), np.full_like(mean, math.inf)
+    from scipy.special import stdtrit  # half a second of imports
+
     half = stdtrit(n - 1, 0.975) * np.std(values, axis=0, ddof=1) / math.sqrt(n)
     return mean, np.asarray(mean - half), np.asarray(mean + half)

@@ -24,3 +24,5 @@ class Options(Checked):
     """Whether the greedy agent is filmed at the end."""
     log_every: Count = 200
     """Environment steps between two that TensorBoard shows one by one."""
+    compile_cache: bool = True
+    """Whether what was compiled is kept in the user's cache folder, for a faster next start."""

@@ -21,6 +21,7 @@ import numpy as np
 from poise import envs
 from poise.agent import load
 from poise.checkpoint import Manifest, save_agent
+from poise.compiled import keep_compiled
 from poise.config import Config
 from poise.cores import num_cores
 from poise.curve import draw_curve
@@ -110,6 +111,7 @@ def train(
     evaluate: bool = True,
     video: bool = True,
     log_every: int = Options.log_every,
+    compile_cache: bool = Options.compile_cache,
     file: TextOut | None = None,
     **config: Any,
 ) -> Run:
@@ -125,6 +127,8 @@ def train(
         evaluate: whether the greedy agent plays 100 episodes at the end.
         video: whether it is filmed at the end.
         log_every: environment steps between two that TensorBoard shows one by one.
+        compile_cache: whether what JAX compiles is kept in the user's cache folder for the next start
+            (``poise.compiled``).
         file: where progress is shown; standard output by default.
         config: fields of ``Config``: ``total_steps``, ``seed``, ``num_envs``, and the groups ``ppo``,
             ``policy``, ``value``, ``normalize``, each as its record or as a mapping of what changes.
@@ -136,7 +140,14 @@ def train(
         TrainingError: training became infinite or NaN; the folder holds all up to then.
         KeyboardInterrupt: interrupted; the folder holds all up to then.
     """
-    options = Options(backend=backend, out=Path(out), evaluate=evaluate, video=video, log_every=log_every)
+    options = Options(
+        backend=backend,
+        out=Path(out),
+        evaluate=evaluate,
+        video=video,
+        log_every=log_every,
+        compile_cache=compile_cache,
+    )
     id, configured = configure(env, **config)
     return execute(id, configured, options, file=file or sys.stdout)
 
@@ -156,6 +167,7 @@ def execute(
     """
     begun = time.perf_counter()
     use_two_devices()
+    keep_compiled(options.compile_cache)
     found = envs.resolve(env, options.backend)
     if found.note:
         print(found.note, file=file)

@@ -25,7 +25,12 @@ class Stream(enum.IntEnum):
 
 def stream_key(seed: int, stream: Stream) -> PRNGKeyArray:
     """The key of one purpose, from which others are derived with ``fold_in`` or ``split``."""
-    return jax.random.fold_in(jax.random.key(seed), stream)
+    return branch(jax.random.key(seed), stream)
+
+
+def branch(root: PRNGKeyArray, stream: Stream) -> PRNGKeyArray:
+    """``stream_key`` of the seed whose key is ``root``."""
+    return jax.random.fold_in(root, stream)
 
 
 def episode_seed(seed: int, stream: Stream, env: int, index: int) -> int:

@@ -1,5 +1,6 @@
 """From a rollout to better parameters: ``prepare`` once, then all epochs and minibatches."""
 
+import dataclasses
 from functools import partial
 
 import equinox as eqx
@@ -14,7 +15,7 @@ from poise.distributions import Distribution
 from poise.losses import PolicyMetrics, explained_variance, policy_loss, value_loss
 from poise.networks import Policy, ValueFunction, distributions, make_policy
 from poise.normalize import Normalizer, discounted_return, normalize_obs, normalize_reward
-from poise.seeds import Stream, stream_key
+from poise.seeds import Stream, branch
 from poise.spec import Spec
 from poise.types import Batch, Rollout
 
@@ -84,19 +85,26 @@ def make_optimizer(config: PPO) -> optax.GradientTransformation:
 def init(spec: Spec, config: Config) -> TrainState:
     """The state before the first iteration, a function of the seed alone."""
     config.check_against(spec)
-    policy = make_policy(spec, config.policy, key=stream_key(config.seed, Stream.POLICY))
-    value = ValueFunction(spec, config.value, key=stream_key(config.seed, Stream.VALUE))
+    state = _init(jax.random.key(config.seed), spec=spec, config=dataclasses.replace(config, seed=0))
+    # What update returns is bound to the first device. So is this, or the second iteration would
+    # compile everything again.
+    return jax.device_put(state, jax.devices()[0])
+
+
+@partial(jax.jit, static_argnames=("spec", "config"))
+def _init(root: PRNGKeyArray, *, spec: Spec, config: Config) -> TrainState:
+    """In one piece: piece by piece, some forty small functions would be compiled at the start of a run."""
+    policy = make_policy(spec, config.policy, key=branch(root, Stream.POLICY))
+    value = ValueFunction(spec, config.value, key=branch(root, Stream.VALUE))
     optimizer = make_optimizer(config.ppo)
     state = TrainState(
         learner=Learner(policy, value, optimizer.init(policy), optimizer.init(value)),  # pyright: ignore
         normalizer=Normalizer.empty(spec.obs_size),
         running_return=jnp.zeros(config.num_envs),
-        key=stream_key(config.seed, Stream.SHUFFLE),
+        key=branch(root, Stream.SHUFFLE),
         iteration=jnp.zeros((), jnp.int32),
     )
-    # What update returns is strongly typed and bound to the first device. So is this, or the second
-    # iteration would compile everything again.
-    return jax.device_put(jax.tree.map(_strong, state), jax.devices()[0])
+    return jax.tree.map(_strong, state)  # as update returns it, for the same reason
 
 
 def _strong(x: Array) -> Array:

@@ -1,0 +1,57 @@
+"""What JAX has compiled is kept between starts, in a folder of the user's own."""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import stat
+from pathlib import Path
+
+import jax
+
+
+def keep_compiled(keep: bool) -> None:
+    """Has JAX read and write what it compiles, unless its own cache is configured already.
+
+    In ``$XDG_CACHE_HOME/poise/<key>`` (``~/.cache`` without the variable), where the key stands for
+    processor and versions: code compiled for another processor may crash this one. A folder that is not
+    the user's own, or that others may write, is not used: what lies in it is executed.
+    """
+    if not keep or jax.config.values["jax_compilation_cache_dir"] is not None:
+        return
+    folder = _folder()
+    if folder is None:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # by itself JAX keeps only what took a second; a training has many small functions, too
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _folder() -> Path | None:
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = root / "poise" / _key()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+    except (OSError, RuntimeError):  # no home, a disk that is full or read-only
+        return None
+    foreign = hasattr(os, "getuid") and found.st_uid != os.getuid()
+    return None if foreign or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else folder
+
+
+def _key() -> str:
+    """A name for this processor and these versions."""
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib")]
+    facts = "\n".join([platform.machine(), _processor(), *versions])
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
+def _processor() -> str:
+    """Model and instruction sets, as the system tells them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    wanted = ("model name", "flags", "Features", "CPU part")  # the last two on ARM
+    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
