@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from poise.agent import Agent, load
     from poise.config import PPO, Config, Normalize, Policy, Value
     from poise.envs import make
+    from poise.envs.mujoco import Task
+    from poise.envs.tasks import register
     from poise.errors import PoiseError
     from poise.evaluation import Evaluation
     from poise.loop import Progress, iterations
@@ -32,6 +34,8 @@ _HOME = {
     "Value": "config",
     "Normalize": "config",
     "make": "envs",
+    "Task": "envs.mujoco",
+    "register": "envs.tasks",
     "PoiseError": "errors",
     "Evaluation": "evaluation",
     "Progress": "loop",
@@ -54,10 +58,12 @@ __all__ = [
     "Progress",
     "Run",
     "Spec",
+    "Task",
     "Value",
     "iterations",
     "load",
     "make",
+    "register",
     "train",
 ]
 

@@ -19,6 +19,7 @@ from poise import envs
 from poise.agent import Agent
 from poise.envs.classic import NATIVE_TASKS
 from poise.envs.drawing import draw_pendulum
+from poise.envs.gymnasium import is_registered
 from poise.envs.unstable import hear_mujoco
 from poise.errors import PoiseError
 from poise.seeds import Stream, episode_seed
@@ -53,7 +54,7 @@ def film(agent: Agent, path: Path, *, env: str | None = None) -> Path:
         AgentError: its name names a module and ``env`` does not repeat it.
     """
     found = agent.world(env)
-    stage = _PendulumStage(found) if found.id in NATIVE_TASKS else _GymnasiumStage(found.id)
+    stage = _stage(found)
     encoder = find_encoder()
     path = path.with_suffix(".gif" if encoder is None else ".mp4")
     unfinished = path.with_name(f"unfinished-{path.name}")
@@ -74,6 +75,45 @@ def film(agent: Agent, path: Path, *, env: str | None = None) -> Path:
         with suppress(Exception):  # nothing is asked of it any more
             stage.close()
     return path
+
+
+def _stage(found: envs.Resolved) -> "_PendulumStage | _MujocoStage | _GymnasiumStage":
+    if found.id in NATIVE_TASKS:
+        return _PendulumStage(found)
+    return _GymnasiumStage(found.id) if is_registered(found.id) else _MujocoStage(found)
+
+
+class _MujocoStage:
+    """A task on the batch engine that Gymnasium does not have."""
+
+    def __init__(self, found: envs.Resolved):
+        from poise.envs.mujoco import MujocoEnv
+
+        env = envs.make(found.id, 1, found.backend)
+        assert isinstance(env, MujocoEnv)
+        self._env, self.fps = env, 1 / env.seconds_a_step
+        with _headless(), _faults(found.id):
+            import mujoco
+            from gymnasium.envs.mujoco.mujoco_rendering import OffScreenViewer
+
+            self._scene: Any = mujoco.MjData(env.model)  # pyright: ignore[reportAttributeAccessIssue]
+            env.draw(self._scene)
+            self._viewer: Any = OffScreenViewer(env.model, self._scene, 480, 480)
+            self.draw()
+
+    def reset(self, seed: int) -> np.ndarray:
+        return self._env.reset(np.ones(1, bool), [seed])[0]
+
+    def step(self, action: Any) -> tuple[np.ndarray, bool]:
+        step = self._env.step(action[None])
+        return step.next_obs[0], bool(step.terminated[0] | step.truncated[0])
+
+    def draw(self) -> Frame:
+        self._env.draw(self._scene)
+        return np.ascontiguousarray(self._viewer.render("rgb_array"))
+
+    def close(self) -> None:
+        self._viewer.close()
 
 
 class _PendulumStage:
@@ -172,7 +212,7 @@ def _faults(id: str) -> Iterator[None]:
 
 
 def _frames(
-    stage: _PendulumStage | _GymnasiumStage, agent: Agent, id: str, every: int, limit: int
+    stage: "_PendulumStage | _MujocoStage | _GymnasiumStage", agent: Agent, id: str, every: int, limit: int
 ) -> Iterator[Frame]:
     """Every ``every``-th step of whole episodes, up to ``limit`` pictures of one size."""
     shown, episode, shape = 0, 0, None

@@ -1,6 +1,7 @@
 """The world: one interface, three backends, and the choice among them."""
 
 import difflib
+import importlib
 import re
 from typing import Literal, NamedTuple
 
@@ -50,13 +51,26 @@ def _modern(id: str) -> tuple[str, str | None]:
     )
 
 
+def _import(id: str) -> str:
+    """The name in ``id``; of ``module:name`` the module is imported, which registers it."""
+    module, _, name = id.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # whatever runs at the top of somebody's module
+            raise EnvError(f"{id}: its module cannot be imported: {type(error).__name__}: {error}") from error
+    return name
+
+
 def resolve(id: str, backend: Backend = "auto") -> Resolved:
     """What ``make`` would make, found without making it.
 
     Raises:
-        EnvError: no such environment (the nearest names are given), or none for this backend.
+        EnvError: no such environment (the nearest names are given), or none for this backend, or the
+            module of ``module:name`` cannot be imported.
     """
     id, note = _modern(id)
+    name = _import(id)
     offered: list[str] = []
     # Each check imports its backend only if those before did not settle the matter.
     if backend in ("auto", "native"):
@@ -68,7 +82,7 @@ def resolve(id: str, backend: Backend = "auto") -> Resolved:
     if backend in ("auto", "mujoco"):
         from poise.envs.tasks import TASKS
 
-        if id in TASKS:
+        if name in TASKS:
             return Resolved(id, "mujoco", note)
         offered = sorted(TASKS)
     if backend in ("native", "mujoco"):
@@ -114,7 +128,7 @@ def make(id: str, num_envs: int, backend: Backend = "auto") -> VectorEnv:
             from poise.envs.mujoco import MujocoEnv
             from poise.envs.tasks import TASKS
 
-            return MujocoEnv(found.id, TASKS[found.id](), num_envs)
+            return MujocoEnv(found.id, TASKS[_import(found.id)](), num_envs)
         case "gymnasium" | "gymnasium-async":
             from poise.envs.gymnasium import GymnasiumEnv
 

@@ -38,7 +38,7 @@ class Checked(gym.Wrapper):
         try:
             returned = self.env.reset(seed=seed, options=options)
         except Exception as error:
-            raise self._fault(f"reset raised {_described(error)}") from error
+            raise self._fault(f"reset raised {described(error)}") from error
         if not isinstance(returned, tuple) or len(returned) != 2:
             raise self._fault(f"reset returned {_brief(returned)}, should be (obs, info)")
         return self._obs(returned[0]), returned[1] if isinstance(returned[1], dict) else {}
@@ -48,7 +48,7 @@ class Checked(gym.Wrapper):
         try:
             returned = self.env.step(action)
         except Exception as error:
-            raise self._fault(f"step raised {_described(error)}") from error
+            raise self._fault(f"step raised {described(error)}") from error
         if not isinstance(returned, tuple) or len(returned) != 5:
             shown = f"a tuple of {len(returned)}" if isinstance(returned, tuple) else _brief(returned)
             raise self._fault(f"step returned {shown}, should be (obs, reward, terminated, truncated, info)")
@@ -110,7 +110,7 @@ def _brief(value: Any) -> str:
         return type(value).__name__
 
 
-def _described(error: Exception) -> str:
+def described(error: Exception) -> str:
     """The exception and the line it came from."""
     trace, last = error.__traceback__, None
     while trace is not None:

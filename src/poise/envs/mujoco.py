@@ -1,7 +1,8 @@
 """Any MuJoCo task on MuJoCo's own batch engine: N simulations stepped by a C++ thread pool."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import mujoco
@@ -10,31 +11,45 @@ from jaxtyping import Bool, Float, Int
 from mujoco.batch import Batch
 
 from poise.cores import num_cores
+from poise.envs.checking import EnvFault, described
 from poise.envs.unstable import hear_mujoco
-from poise.envs.vector import EnvStep
+from poise.envs.vector import EnvError, EnvStep
 from poise.spec import Spec
 
 _mj: Any = mujoco  # its compiled names are invisible to a static checker
+MjModel = MjData = Any
 
 
 class Task(ABC):
-    """A task: an MJCF model, a frame skip, a time limit, and four functions over N simulations.
+    """A task: an MJCF model, a frame skip, a time limit, and functions over N simulations.
 
     The functions read the batch's fields as they would MjData's, with a leading axis N:
     ``batch.qpos`` is ``[N, nq]``. A derived field (``xpos``, ``sensordata``, ...) describes the
     state before the last substep, as after ``mj_step``; name those that are read in ``derived``.
+
+    Fields of the model that are named in ``varied`` (``body_mass``, ``geom_friction``, ``opt.gravity``, ...)
+    may be others in each episode; ``vary`` draws them.
     """
 
     model: ClassVar[str]  # path of the MJCF file
     frame_skip: ClassVar[int]  # physics steps of one environment step
     time_limit: ClassVar[int | None] = None  # environment steps of an episode
     derived: ClassVar[tuple[str, ...]] = ()
+    varied: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def draw(
         self, rng: np.random.Generator, qpos: Float[np.ndarray, " nq"], qvel: Float[np.ndarray, " nv"]
     ) -> tuple[Float[np.ndarray, " nq"], Float[np.ndarray, " nv"]]:
         """The start of one episode; ``qpos``, ``qvel`` are the model's defaults."""
+
+    def vary(self, rng: np.random.Generator, values: Mapping[str, np.ndarray]) -> None:
+        """Changes in place the fields of ``varied`` for one episode.
+
+        ``values`` has the model's own of each, in the model's shape. Called after ``draw``, with the same
+        generator.
+        """
+        raise NotImplementedError(f"{type(self).__name__} names varied fields and has no vary()")
 
     @abstractmethod
     def observe(self, batch: Batch) -> Float[np.ndarray, "N O"]:
@@ -96,18 +111,27 @@ class MujocoEnv:
         hear_mujoco()
         self.num_envs = num_envs
         self.backend = f"mujoco ({num_threads} thread{'s' * (num_threads > 1)})"
-        self._task = task
-        self._model = _mj.MjModel.from_xml_path(task.model)
-        self._batch = Simulations(self._model, num_envs, num_threads, task.derived)
+        self._id, self._task = id, task
+        try:
+            self._model = _mj.MjModel.from_xml_path(task.model)
+            self._batch = Simulations(self._model, num_envs, num_threads, task.derived)
+            self._varied = {field: self._batch.expand(field) for field in task.varied}
+        except (ValueError, OSError) as error:
+            raise EnvError(f"{id}: {error}") from error
+        self._usual = {field: values[0].copy() for field, values in self._varied.items()}
         start = _mj.MjData(self._model)
         self._start = start.qpos.copy(), start.qvel.copy()
         self._elapsed = np.zeros(num_envs, np.int64)
         self._never = np.zeros(num_envs, bool)
-        low, high = self._model.actuator_ctrlrange.T.astype(np.float32).tolist()
         self._batch.forward()
+        with self._faults():
+            shape = np.shape(task.observe(self._batch))
+        if len(shape) != 2 or shape[0] != num_envs:
+            raise EnvFault(f"{id}: observe returned shape {shape}, should be (N, O), here N = {num_envs}")
+        low, high = self._bounds()
         self.spec = Spec(
             id=id,
-            obs_shape=(task.observe(self._batch).shape[1],),
+            obs_shape=(shape[1],),
             action_shape=(self._model.nu,),
             action_low=tuple(low),
             action_high=tuple(high),
@@ -117,24 +141,68 @@ class MujocoEnv:
     def reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Float[np.ndarray, "N O"]:
         ids = np.flatnonzero(mask)
         self._batch.begin(ids)
-        for i, seed in zip(ids, seeds, strict=True):
-            # the generator that Gymnasium makes of the same seed, so both begin alike
-            rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
-            self._batch.qpos[i], self._batch.qvel[i] = self._task.draw(rng, *self._start)
+        with self._faults():
+            for i, seed in zip(ids, seeds, strict=True):
+                self._begin(int(i), seed)
+        if self._varied:
+            self._batch.set_const(ids)  # what MuJoCo derives from them
         self._batch.forward(ids)
         self._elapsed[ids] = 0
-        return self._task.observe(self._batch)
+        with self._faults():
+            return self._task.observe(self._batch)
+
+    def _begin(self, i: int, seed: int) -> None:
+        # the generator that Gymnasium makes of the same seed, so both begin alike
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
+        qpos, qvel = (start.copy() for start in self._start)
+        self._batch.qpos[i], self._batch.qvel[i] = self._task.draw(rng, qpos, qvel)
+        if self._varied:
+            for field, values in self._varied.items():
+                values[i] = self._usual[field]
+            self._task.vary(rng, {field: values[i, ...] for field, values in self._varied.items()})
 
     def step(self, action: Float[np.ndarray, "N A"]) -> EnvStep:
         batch, task = self._batch, self._task
-        before = task.remember(batch)
+        with self._faults():
+            before = task.remember(batch)
         batch.ctrl[:] = action
         batch.advance(task.frame_skip)
         self._elapsed += 1
-        reward, terminated = task.outcome(batch, before, action)
+        with self._faults():
+            reward, terminated = task.outcome(batch, before, action)
+            obs = task.observe(batch)
         limit = task.time_limit
         truncated = self._never if limit is None else self._elapsed >= limit
-        return EnvStep(task.observe(batch), reward, terminated, truncated)
+        return EnvStep(obs, reward, terminated, truncated)
+
+    def draw(self, scene: MjData) -> None:
+        """Writes the first simulation into ``scene``, all positions computed, to make a picture of it."""
+        self._batch.get_data(0, scene)
+        _mj.mj_forward(self._batch.get_model(0), scene)
+
+    @property
+    def model(self) -> MjModel:
+        return self._model
+
+    @property
+    def seconds_a_step(self) -> float:
+        """Simulated time of one environment step."""
+        return self._model.opt.timestep * self._task.frame_skip
 
     def close(self) -> None:
         """Nothing to release: the thread pool ends with the batch."""
+
+    def _bounds(self) -> tuple[list[float], list[float]]:
+        """Of the controls; infinite where the model does not limit one."""
+        limited = self._model.actuator_ctrllimited.astype(bool)[:, None]
+        bounds = np.where(limited, self._model.actuator_ctrlrange, [-np.inf, np.inf]).astype(np.float32)
+        low, high = bounds.T.tolist()
+        return low, high
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """What a task's own functions raise, as one error with its name."""
+        try:
+            yield
+        except Exception as error:
+            raise EnvFault(f"{self._id}: its task raised {described(error)}") from error

@@ -1,4 +1,4 @@
-"""Gymnasium's MuJoCo tasks on the batch engine, each tested against Gymnasium's own."""
+"""The tasks of the batch engine: Gymnasium's, each tested against Gymnasium's own, and those of users."""
 
 from poise.envs.mujoco import Task
 from poise.envs.tasks.humanoid import HumanoidStandupV4, HumanoidStandupV5, HumanoidV4, HumanoidV5
@@ -20,6 +20,7 @@ from poise.envs.tasks.locomotion import (
 )
 from poise.envs.tasks.pusher import PusherV5
 from poise.envs.tasks.reacher import ReacherV4, ReacherV5
+from poise.envs.vector import EnvError
 
 TASKS: dict[str, type[Task]] = {
     "InvertedPendulum-v4": InvertedPendulumV4,
@@ -44,3 +45,24 @@ TASKS: dict[str, type[Task]] = {
     "HumanoidStandup-v4": HumanoidStandupV4,
     "HumanoidStandup-v5": HumanoidStandupV5,
 }
+_GYMNASIUMS = frozenset(TASKS)
+
+
+def register(name: str, task: type[Task]) -> None:
+    """Makes ``task`` known as ``name``, for ``poise train module:name`` and ``poise.train``.
+
+    A name that was registered before now stands for this task.
+
+    Raises:
+        EnvError: the name is one of Gymnasium's, or a part of the task is missing.
+    """
+    if name in _GYMNASIUMS or ":" in name or not name:
+        raise EnvError(
+            f"{name!r} cannot be registered: "
+            + ("it is Gymnasium's" if name in _GYMNASIUMS else "a name has no colon")
+        )
+    missing = [part for part in ("model", "frame_skip") if not hasattr(task, part)]
+    missing += sorted(getattr(task, "__abstractmethods__", ()))
+    if missing:
+        raise EnvError(f"{name}: {task.__name__} has no {', '.join(missing)}")
+    TASKS[name] = task
