@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+# Compiling is most of what these tests do: XLA is asked for less of it. What depends on how a product's
+# own code is compiled runs in a process without this flag.
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+
 import jax
 from jaxtyping import install_import_hook
 

@@ -64,7 +64,7 @@ class BreaksLate(gym.Env):
 
     def __init__(self, how="raises", render_mode=None):
         self.how, self.render_mode, self.drawn = how, render_mode, 0
-        rate = {"slow": 0.01, "fps": "fast"}.get(how, 30)
+        rate = {"slow": 1e-4, "fps": "fast", "numpy": np.int64(30), "unknown": None}.get(how, 30)
         self.metadata = {**BreaksLate.metadata, "render_fps": rate}
 
     def reset(self, *, seed=None, options=None):
@@ -118,13 +118,21 @@ def test_what_breaks_in_the_middle_of_a_film_is_said_and_leaves_no_stump(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("how", ["closes", "slow"])
-def test_an_environment_that_cannot_close_or_draws_once_a_minute_is_filmed(
-    how, breaking, tmp_path, monkeypatch
-):
+@pytest.mark.parametrize("how", ["closes", "slow", "numpy", "unknown"])
+def test_an_environment_that_cannot_close_or_has_an_odd_rate_is_filmed(how, breaking, tmp_path, monkeypatch):
     monkeypatch.setattr(recording, "find_encoder", lambda: None)
+    monkeypatch.setattr(recording, "MAX_SECONDS", 0.5)
     monkeypatch.setattr(gym.registry["BreaksLate-v0"], "kwargs", {"how": how})
     assert [film(breaking, tmp_path / "video")] == list(tmp_path.iterdir())
+
+
+def test_an_encoder_that_cannot_be_found_out_is_one_line(pendulum, tmp_path, monkeypatch):
+    def broken():
+        raise RuntimeError("no exe")
+
+    monkeypatch.setattr(recording, "find_encoder", broken)
+    with pytest.raises(VideoError, match="no video: RuntimeError: no exe"):
+        film(pendulum, tmp_path / "video")
 
 
 def test_another_environment_of_other_shapes_is_named(breaking, tmp_path):

@@ -23,6 +23,12 @@ def test_what_nobody_reads_is_lost_and_the_work_goes_on(monkeypatch):
     assert done == [0, 1, 2]
 
 
+def test_a_process_without_standard_error_works(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["presets"]) == 0
+    assert main(["train", "nowhere"]) == 2
+
+
 def test_a_training_goes_on_when_its_reader_is_gone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with broken_pipe() as out:

@@ -55,10 +55,11 @@ def film(agent: Agent, path: Path, *, env: str | None = None) -> Path:
     """
     found = agent.world(env)
     stage = _stage(found)
-    encoder = find_encoder()
-    path = path.with_suffix(".gif" if encoder is None else ".mp4")
     unfinished = path.with_name(f"unfinished-{path.name}")
     try:
+        encoder = find_encoder()
+        path = path.with_suffix(".gif" if encoder is None else ".mp4")
+        unfinished = path.with_name(f"unfinished-{path.name}")
         every = max(1, round(stage.fps / MAX_FPS))
         fps = stage.fps / every
         frames = _frames(stage, agent, found.id, every, max(1, int(MAX_SECONDS * fps)))
@@ -67,13 +68,16 @@ def film(agent: Agent, path: Path, *, env: str | None = None) -> Path:
         else:
             _write_mp4(unfinished, frames, fps, encoder)
         unfinished.replace(path)
+    except PoiseError:
+        raise
     except OSError as error:
         raise VideoError(f"no video: {path}: {error.strerror or error}") from error
+    except Exception as error:  # of an encoder
+        raise VideoError(f"no video: {type(error).__name__}: {error}") from error
     finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
-        with suppress(Exception):  # nothing is asked of it any more
-            stage.close()
+        _close(stage)
     return path
 
 
@@ -81,6 +85,12 @@ def _stage(found: envs.Resolved) -> "_PendulumStage | _MujocoStage | _GymnasiumS
     if found.id in NATIVE_TASKS:
         return _PendulumStage(found)
     return _GymnasiumStage(found.id) if is_registered(found.id) else _MujocoStage(found)
+
+
+def _close(closable: Any) -> None:
+    """Closes what nothing is asked of any more, whatever it raises."""
+    with suppress(Exception):
+        closable.close()
 
 
 class _MujocoStage:
@@ -150,17 +160,27 @@ class _GymnasiumStage:
 
         with warnings.catch_warnings(), _headless():
             warnings.simplefilter("ignore")
+            hear_mujoco()
             with _faults(id):
                 self._env: Any = gym.make(id, render_mode="rgb_array")
-                hear_mujoco()
-                self._env.reset(seed=0)
-                self.draw()
-                self.fps = self._rate(self._env.metadata.get("render_fps", MAX_FPS))
+            hear_mujoco()
+            try:
+                with _faults(id):
+                    self._env.reset(seed=0)
+                    self.draw()
+                    self.fps = self._rate(self._env.metadata.get("render_fps"))
+            except VideoError:
+                _close(self._env)
+                raise
 
     def _rate(self, given: Any) -> float:
-        if not isinstance(given, int | float) or not 0 < given < math.inf:
+        try:
+            rate = float(given or MAX_FPS)
+        except (TypeError, ValueError):
+            rate = math.nan
+        if not 0 < rate < math.inf:
             raise ValueError(f"its metadata has render_fps {given!r}, should be a number above 0")
-        return float(given)
+        return rate
 
     def reset(self, seed: int) -> np.ndarray:
         return self._env.reset(seed=seed)[0]
@@ -276,6 +296,7 @@ def _write_gif(path: Path, frames: Iterator[Frame], fps: float) -> None:
 
     step = max(1, round(fps / GIF_FPS))
     pictures = [Image.fromarray(f).quantize(64) for i, f in enumerate(frames) if i % step == 0]
-    milliseconds = 10 * max(2, round(100 * step / fps))  # GIF counts in hundredths of a second
+    # GIF counts in hundredths of a second, in 16 bits
+    milliseconds = 10 * min(max(2, round(100 * step / fps)), 2**16 - 1)
     first, *others = pictures
     first.save(path, save_all=True, append_images=others, duration=milliseconds, loop=0)

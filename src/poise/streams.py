@@ -49,11 +49,15 @@ class Lasting:
 
 @contextlib.contextmanager
 def lasting_output() -> Iterator[None]:
-    """Makes standard output and standard error last: a training goes on when nobody reads it any more."""
-    out, err = Lasting(sys.stdout), Lasting(sys.stderr)
-    try:
+    """Makes standard output and standard error last: a training goes on when nobody reads it any more.
+
+    Nor does anything depend on there being one: a process started without (``2>&-``) has None in its place.
+    """
+    with open(os.devnull, "w") as nowhere:
+        out, err = Lasting(sys.stdout or nowhere), Lasting(sys.stderr or nowhere)
         with contextlib.redirect_stdout(cast(Any, out)), contextlib.redirect_stderr(cast(Any, err)):
-            yield
-    finally:
-        out.flush()
-        err.flush()
+            try:
+                yield
+            finally:
+                out.flush()
+                err.flush()

@@ -81,8 +81,10 @@ class Checked(gym.Wrapper):
 
     def _number(self, reward: Any) -> float:
         try:
+            if isinstance(reward, complex | np.complexfloating):
+                raise TypeError("complex")
             value = float(reward)
-        except (TypeError, ValueError, OverflowError) as error:
+        except Exception as error:  # whatever its __float__ does
             raise self._fault(f"reward is {_brief(reward)}, should be a number") from error
         if not abs(value) <= LARGEST:
             raise self._fault(f"reward is {_unusable(value)}")

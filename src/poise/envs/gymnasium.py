@@ -47,7 +47,8 @@ def _spec(id: str, make: Callable[[], gym.Env]) -> Spec:
     env = make()
     obs, action = env.observation_space, env.action_space
     limit = env.spec.max_episode_steps if env.spec else None
-    env.close()
+    with suppress(Exception):  # it was made for a look
+        env.close()
     if not isinstance(obs, gym.spaces.Box):
         raise EnvError(f"{id}: observation space {obs} is not supported; supported is Box")
     match action:
@@ -65,6 +66,7 @@ def _spec(id: str, make: Callable[[], gym.Env]) -> Spec:
 
 def _make_one(id: str, index: int) -> gym.Env:
     """Environment ``index`` of a vector, checked."""
+    hear_mujoco()
     with warnings.catch_warnings():
         # "-v4 is out of date": the user named the version
         warnings.filterwarnings("ignore", message=".*out of date.*")
@@ -76,7 +78,7 @@ def _make_one(id: str, index: int) -> gym.Env:
             raise EnvFault(
                 f"{id}, environment {index}: making it raised {type(error).__name__}: {error}"
             ) from error
-    hear_mujoco()
+    hear_mujoco()  # where making it loaded MuJoCo
     return Checked(env, id, index)
 
 
@@ -101,15 +103,17 @@ class GymnasiumEnv:
         self._id = id
         self._seed: list[int | None] = [None] * num_envs
         self._step = np.zeros(num_envs, np.int64)
-        with _quiet():
-            self._env = self._processes() if processes else SyncVectorEnv(makers, autoreset_mode=DISABLED)
+        try:
+            with _quiet():
+                self._env = self._processes() if processes else SyncVectorEnv(makers, autoreset_mode=DISABLED)
+        except (EOFError, ConnectionError) as error:
+            raise EnvFault(f"{id}: a process ended while its environment was made") from error
+        except RuntimeError as error:  # Gymnasium's own check of the spaces
+            raise EnvFault(f"{id}: its environments do not have the same spaces: {error}") from error
 
     def _processes(self) -> AsyncVectorEnv:
         makers = [partial(_make_elsewhere, self._id, i, os.getpid()) for i in range(self.num_envs)]
-        try:
-            return AsyncVectorEnv(makers, autoreset_mode=DISABLED, context="spawn")
-        except (EOFError, ConnectionError) as error:
-            raise EnvFault(f"{self._id}: a process ended while its environment was made") from error
+        return AsyncVectorEnv(makers, autoreset_mode=DISABLED, context="spawn")
 
     def reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Float[np.ndarray, "N O"]:
         every: Any = [None] * self.num_envs
@@ -131,7 +135,10 @@ class GymnasiumEnv:
     def close(self) -> None:
         """Closes every environment, also where another one failed, died or hangs."""
         if isinstance(self._env, SyncVectorEnv):
-            self._env.close()
+            for env in self._env.envs:
+                with suppress(Exception):
+                    env.close()
+            self._env.closed = True
             return
         # Gymnasium's own would wait for ever for the answer of one that is gone
         for pipe in self._env.parent_pipes:

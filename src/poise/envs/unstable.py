@@ -1,5 +1,6 @@
 """What MuJoCo warns of, for example that a simulation became unstable, said on standard error."""
 
+import contextlib
 import sys
 from typing import Any
 
@@ -20,4 +21,5 @@ def _say(message: str) -> None:
     what, _, _ = message.partition(" Time = ")
     if what not in _said:
         _said.add(what)
-        print(f"MuJoCo: {what}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # nobody reads it, and this is called from inside MuJoCo
+            print(f"MuJoCo: {what}", file=sys.stderr)

@@ -1,0 +1,176 @@
+"""The same work through poise and through what one could pick instead, as whole processes, in turn.
+
+    .venv/bin/python benchmarks/peers.py peers.csv --torch TORCH/bin/python --rejax REJAX/bin/python
+
+TORCH is a virtual environment with stable-baselines3, sbx-rl and gymnasium[mujoco] on a CPU build of
+PyTorch, REJAX one with rejax and gymnax; neither is ever a dependency of poise.
+
+The work: 100,000 steps, 16 environments x 128 steps (or 1 x 2048), 10 epochs, minibatches of 64, two 2x64
+tanh networks, observations and rewards normalized, no evaluation. Each row of the CSV is one process:
+seconds from start to exit, and steps a second between the end of its first iteration and the end of its last.
+The first process of each kind warms the caches and is not counted. Rows that are there are not run again.
+"""
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+STEPS = 100_000
+COLUMNS = ("task", "envs", "system", "round", "seconds", "steps_per_second")
+WORK = [
+    ("InvertedPendulum-v5", 16, ("poise", "sb3", "sbx")),
+    ("Reacher-v5", 16, ("poise", "sb3", "sbx")),
+    ("InvertedPendulum-v5", 1, ("poise", "sb3")),
+    ("Pendulum-v1", 16, ("poise", "rejax")),
+]
+
+
+def stable_baselines(name: str, task: str, envs: int) -> float:
+    """Trains with Stable-Baselines3 or SBX in this process; steps a second after the first iteration."""
+    import gymnasium as gym
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+    if name == "sb3":
+        import torch
+        from stable_baselines3 import PPO
+
+        torch.set_num_threads(1)  # for networks of this size the fastest
+        activation = torch.nn.Tanh
+    else:
+        import flax.linen as nn
+        from sbx import PPO
+
+        activation = nn.tanh
+
+    class Ends(BaseCallback):
+        """The time at which each rollout begins, which is the end of the iteration before."""
+
+        def _on_rollout_start(self) -> None:
+            times.append((time.perf_counter(), self.num_timesteps))
+
+        def _on_step(self) -> bool:
+            return True
+
+    times: list[tuple[float, int]] = []
+    world = VecNormalize(DummyVecEnv([lambda: gym.make(task)] * envs), clip_obs=10.0, clip_reward=10.0)
+    model = PPO(
+        "MlpPolicy",
+        world,
+        n_steps=2048 // envs,
+        batch_size=64,
+        n_epochs=10,
+        device="cpu",
+        seed=0,
+        policy_kwargs={"net_arch": {"pi": [64, 64], "vf": [64, 64]}, "activation_fn": activation},
+    )
+    model.learn(STEPS, callback=Ends())
+    times.append((time.perf_counter(), model.num_timesteps))
+    (first, begun), (last, done) = times[1], times[-1]
+    return (done - begun) / (last - first)
+
+
+def rejax(task: str, envs: int) -> float:
+    """Trains with rejax twice in this process, compiled by the first; steps a second of the second."""
+    import jax
+    from rejax import PPO
+
+    algorithm = PPO.create(
+        env=task,
+        num_envs=envs,
+        num_steps=2048 // envs,
+        num_epochs=10,
+        num_minibatches=32,
+        total_timesteps=STEPS,
+        eval_freq=STEPS,
+        skip_initial_evaluation=True,
+        normalize_observations=True,
+        normalize_rewards=True,
+        agent_kwargs={"hidden_layer_sizes": (64, 64), "activation": "tanh"},
+    ).replace(eval_callback=lambda *_: ())
+    train = jax.jit(PPO.train)
+    jax.block_until_ready(train(algorithm, jax.random.key(0)))
+    begun = time.perf_counter()
+    jax.block_until_ready(train(algorithm, jax.random.key(1)))
+    return STEPS // 2048 * 2048 / (time.perf_counter() - begun)
+
+
+def poise_command(task: str, envs: int, out: str) -> list[str]:
+    options = f"--num-envs {envs} --ppo.num-steps {2048 // envs} --total-steps {STEPS}".split()
+    return [
+        sys.executable,
+        "-m",
+        "poise",
+        "train",
+        task,
+        *options,
+        "--no-evaluate",
+        "--no-video",
+        "--json",
+        "--out",
+        out,
+    ]
+
+
+def measure(system: str, task: str, envs: int, pythons: dict[str, str]) -> tuple[float, float]:
+    """Seconds of the whole process, and its steps a second."""
+    with tempfile.TemporaryDirectory() as out:
+        command = poise_command(task, envs, out)
+        if system != "poise":
+            command = [pythons[system], __file__, "--in-process", system, task, str(envs)]
+        # every module compiled, as in anybody's second start
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+        begun = time.perf_counter()
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - begun
+    if done.returncode:
+        raise SystemExit(f"{system} on {task} failed:\n{done.stderr[-2000:]}")
+    if system == "poise":
+        return seconds, json.loads(done.stdout)["steps_per_second"]
+    return seconds, float(done.stdout.split()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("csv", type=Path, nargs="?")
+    parser.add_argument("--torch", help="Python with stable-baselines3 and sbx-rl")
+    parser.add_argument("--rejax", help="Python with rejax and gymnax")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--in-process", nargs=3, metavar=("SYSTEM", "TASK", "ENVS"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.in_process:
+        system, task, envs = given.in_process
+        pace = rejax(task, int(envs)) if system == "rejax" else stable_baselines(system, task, int(envs))
+        print(pace)
+        return
+    pythons = {"sb3": given.torch, "sbx": given.torch, "rejax": given.rejax}
+    known = set()
+    if given.csv.exists():
+        with given.csv.open(newline="") as file:
+            known = {(r["task"], int(r["envs"]), r["system"], int(r["round"])) for r in csv.DictReader(file)}
+    with given.csv.open("a", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        if not known:
+            rows.writerow(COLUMNS)
+        for task, envs, systems in WORK:
+            systems = [s for s in systems if s == "poise" or pythons[s]]
+            wanted = [(r, s) for r in range(given.rounds) for s in systems if (task, envs, s, r) not in known]
+            for system in {s: None for _, s in wanted}:
+                measure(system, task, envs, pythons)
+            for number, system in wanted:
+                seconds, pace = measure(system, task, envs, pythons)
+                rows.writerow([task, envs, system, number, f"{seconds:.2f}", f"{pace:.0f}"])
+                file.flush()
+                print(task, envs, system, number, f"{seconds:.2f} s", f"{pace:,.0f} steps/s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
