@@ -167,6 +167,16 @@ def test_what_a_task_raises_later_names_it(changes, message):
         play()
 
 
+def test_rewards_of_another_shape_are_refused():
+    def outcome(self, batch, before, action):
+        return np.zeros((len(action), 1)), np.zeros(len(action), bool)
+
+    env = MujocoEnv("Beam", type("Broken", (Beam,), {"outcome": outcome})(), 2)
+    env.reset(np.ones(2, bool), [0, 1])
+    with pytest.raises(EnvFault, match=r"Beam: outcome returned shapes \(2, 1\), \(2,\), should be \(N,\)"):
+        env.step(np.zeros((2, 1), np.float32))
+
+
 def test_a_name_that_cannot_be_registered_is_refused_with_the_reason():
     with pytest.raises(EnvError, match="'Reacher-v4' cannot be registered: it is Gymnasium's"):
         poise.register("Reacher-v4", Beam)

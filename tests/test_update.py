@@ -268,18 +268,6 @@ def test_rollouts_that_begin_anew_forget_the_running_return():
     assert step(config()).state.running_return.any()
 
 
-def test_compiled_equals_not_compiled():
-    small = {"num_envs": 2, "ppo__num_steps": 5, "ppo__minibatch_size": 5, "ppo__num_epochs": 1}
-    settings = config(**small, policy__hidden=(8,), value__hidden=(8,))  # one operation at a time is slow
-    state = init(SPEC, settings)
-    rollout = rollout_for(state, steps=5, envs=2)
-    compiled = leaves(update(state, rollout, config=settings).state.learner)
-    with jax.disable_jit():
-        plain = leaves(update(state, rollout, config=settings).state.learner)
-    for a, b in zip(compiled, plain, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
-
-
 def test_nothing_is_compiled_again_after_the_first_iteration_nor_for_another_seed_or_budget():
     settings = config(seed=123)
     functions = (module._prepare, module.learn_policy, module.learn_value)

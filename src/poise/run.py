@@ -32,7 +32,7 @@ from poise.logger import TensorBoard
 from poise.loop import Progress, iterations
 from poise.options import Options
 from poise.presets import configure
-from poise.recording import VideoError, film
+from poise.recording import film
 from poise.spec import Episode, Spec
 from poise.streams import TextOut
 from poise.update import TrainState
@@ -269,7 +269,7 @@ class _Recorder:
         begun = time.perf_counter()
         try:
             film(load(self._folder), self._folder / "video", env=self._found.id)
-        except VideoError as error:
+        except PoiseError as error:
             print(error, file=file)
         self.seconds["log"] += time.perf_counter() - begun
 

@@ -171,6 +171,11 @@ class MujocoEnv:
         with self._faults():
             reward, terminated = task.outcome(batch, before, action)
             obs = task.observe(batch)
+        shapes = np.shape(reward), np.shape(terminated)
+        if shapes != ((self.num_envs,),) * 2:
+            raise EnvFault(
+                f"{self._id}: outcome returned shapes {shapes[0]}, {shapes[1]}, should be (N,), (N,)"
+            )
         limit = task.time_limit
         truncated = self._never if limit is None else self._elapsed >= limit
         return EnvStep(obs, reward, terminated, truncated)
