@@ -19,7 +19,7 @@ from poise.distributions import DiagGaussian
 from poise.losses import policy_loss
 from poise.spec import Spec
 from poise.types import Rollout
-from poise.update import init, learning_rate, prepare, shuffle, update
+from poise.update import init, learning_rate, minibatches, prepare, shuffles, update
 
 SPEC = Spec("probe", (3,), (2,), (-1.0, -1.0), (1.0, 1.0))
 BASE = {"total_steps": 400, "num_envs": 4, "ppo": {"num_steps": 25, "num_epochs": 2, "minibatch_size": 32}}
@@ -239,11 +239,23 @@ def test_the_remainder_of_a_shuffle_is_dropped_and_no_row_comes_twice():
     state = init(SPEC, settings)
     batch = prepare(state, rollout_for(state), config=settings).batch
     numbered = dataclasses.replace(batch, target=jnp.arange(100.0))
-    shuffled = shuffle(numbered, settings.ppo, key=jax.random.key(0))
+    drawn = shuffles(100, settings.ppo, key=jax.random.key(0))
+    shuffled = minibatches(numbered, jnp.asarray(drawn[0]))
     assert shuffled.target.shape == (3, 32)
     rows = np.asarray(shuffled.target).ravel().astype(int)
     assert len(set(rows)) == 96
     np.testing.assert_array_equal(shuffled.obs.reshape(96, -1), np.asarray(batch.obs)[rows])
+
+
+@pytest.mark.parametrize("size", [2, 64, 2000, 2048, 70_000])
+def test_shuffles_are_those_of_jax(size):
+    key = jax.random.key(size)
+    ppo = dataclasses.replace(config().ppo, num_epochs=3, minibatch_size=max(2, size // 3))
+    rows = shuffles(size, ppo, key=key)
+    expected = np.stack([jax.random.permutation(k, size) for k in jax.random.split(key, 3)])
+    kept = rows.reshape(3, -1)
+    np.testing.assert_array_equal(kept, expected[:, : kept.shape[1]])
+    assert kept.shape[1] == size // ppo.minibatch_size * ppo.minibatch_size
 
 
 def test_learning_rates_fall_linearly_one_value_an_iteration():

@@ -1,13 +1,15 @@
 """From a rollout to better parameters: ``prepare`` once, then all epochs and minibatches."""
 
 import dataclasses
+import math
 from functools import partial
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt32
 
 from poise.advantages import gae
 from poise.config import PPO, Config, Normalize
@@ -172,12 +174,42 @@ def all_finite(tree: PyTree[Array]) -> Bool[Array, ""]:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
-def shuffle(batch: Batch, config: PPO, *, key: PRNGKeyArray) -> Batch:
-    """The rows in a random order, as minibatches ``[B // M, M, ...]``; the remainder is dropped."""
-    size = batch.log_prob.shape[0]
+def shuffles(size: int, config: PPO, *, key: PRNGKeyArray) -> Int[np.ndarray, "E minibatches M"]:
+    """The rows of each minibatch of each epoch, in a random order; the remainder is dropped.
+
+    Bit for bit ``jax.random.permutation`` of each of ``split(key, E)``: sorted by random numbers, twice
+    where that makes equal ones unlikely enough. But sorted by NumPy: XLA's sort is much slower on a CPU, and
+    each of the two networks would repeat it.
+    """
+    drawn = np.asarray(_sort_keys(key, num_epochs=config.num_epochs, size=size)).astype(np.uint64)
+    place = np.arange(size, dtype=np.uint64)
+    order = np.broadcast_to(place, (config.num_epochs, size))
+    for once in np.moveaxis(drawn, 1, 0):
+        # the place behind the number keeps equal ones in their order, as a stable sort does
+        ranked = np.sort(once << np.uint64(32) | place, axis=1) & np.uint64(2**32 - 1)
+        order = np.take_along_axis(order, ranked.astype(np.int64), axis=1)
     count = size // config.minibatch_size
-    order = jax.random.permutation(key, size)[: count * config.minibatch_size]
-    return jax.tree.map(lambda x: x[order].reshape(count, config.minibatch_size, *x.shape[1:]), batch)
+    kept = order[:, : count * config.minibatch_size].astype(np.int32)
+    return kept.reshape(config.num_epochs, count, config.minibatch_size)
+
+
+@partial(jax.jit, static_argnames=("num_epochs", "size"))
+def _sort_keys(key: PRNGKeyArray, *, num_epochs: int, size: int) -> UInt32[Array, "E rounds B"]:
+    rounds = math.ceil(3 * math.log(max(1, size)) / math.log(2**32 - 1))  # as JAX chooses them
+
+    def epoch(key):
+        drawn = []
+        for _ in range(rounds):
+            key, now = jax.random.split(key)
+            drawn.append(jax.random.bits(now, (size,), jnp.uint32))
+        return jnp.stack(drawn)
+
+    return jax.vmap(epoch)(jax.random.split(key, num_epochs))
+
+
+def minibatches(batch: Batch, rows: Int[Array, "minibatches M"]) -> Batch:
+    """Those rows of the batch, ``[minibatches, M, ...]``."""
+    return jax.tree.map(lambda x: x[rows.reshape(-1)].reshape(*rows.shape, *x.shape[1:]), batch)
 
 
 def _step(optimizer, params, opt_state, gradient, step_size):
@@ -192,8 +224,8 @@ def learn_policy(
     opt_state: optax.OptState,
     batch: Batch,
     step_size: Float[Array, ""],
+    rows: Int[Array, "E minibatches M"],
     *,
-    key: PRNGKeyArray,
     config: PPO,
 ) -> tuple[Policy, optax.OptState, PolicyEpochs, Bool[Array, ""]]:
     """All epochs of the policy.
@@ -224,8 +256,8 @@ def learn_policy(
             return learn(carry, minibatch)
         return jax.lax.cond(carry[2], skip, learn, carry, minibatch)
 
-    def epoch(carry, key):
-        carry, (metrics, seen, learned) = jax.lax.scan(step, carry, shuffle(batch, config, key=key))
+    def epoch(carry, rows):
+        carry, (metrics, seen, learned) = jax.lax.scan(step, carry, minibatches(batch, rows))
         num_seen = jnp.sum(seen)
         mean = jax.tree.map(lambda m: jnp.sum(m) / num_seen.astype(m.dtype), metrics)
         return carry, PolicyEpochs(
@@ -233,7 +265,7 @@ def learn_policy(
         )
 
     start = (policy, opt_state, jnp.array(False))
-    (policy, opt_state, _), epochs = jax.lax.scan(epoch, start, jax.random.split(key, config.num_epochs))
+    (policy, opt_state, _), epochs = jax.lax.scan(epoch, start, rows)
     return policy, opt_state, epochs, all_finite((policy, distributions(policy, batch.obs)))
 
 
@@ -243,8 +275,8 @@ def learn_value(
     opt_state: optax.OptState,
     batch: Batch,
     step_size: Float[Array, ""],
+    rows: Int[Array, "E minibatches M"],
     *,
-    key: PRNGKeyArray,
     config: PPO,
 ) -> tuple[ValueFunction, optax.OptState, Float[Array, " E"], Bool[Array, ""]]:
     """All epochs of the value function, its mean loss in each, and whether all is finite as above."""
@@ -255,13 +287,11 @@ def learn_value(
         loss, gradient = jax.value_and_grad(value_loss)(params, minibatch)
         return _step(optimizer, params, opt_state, gradient, step_size), loss
 
-    def epoch(carry, key):
-        carry, loss = jax.lax.scan(step, carry, shuffle(batch, config, key=key))
+    def epoch(carry, rows):
+        carry, loss = jax.lax.scan(step, carry, minibatches(batch, rows))
         return carry, jnp.mean(loss)
 
-    (value, opt_state), loss = jax.lax.scan(
-        epoch, (value, opt_state), jax.random.split(key, config.num_epochs)
-    )
+    (value, opt_state), loss = jax.lax.scan(epoch, (value, opt_state), rows)
     return value, opt_state, loss, all_finite((value, jax.vmap(value)(batch.obs)))
 
 
@@ -291,11 +321,17 @@ def update(state: TrainState, rollout: Rollout, *, config: Config) -> Updated:
     prepared = prepare(state, rollout, config=config)
 
     here, there = jax.devices()[0], jax.devices()[-1]
-    moved = jax.device_put((learner.value, learner.value_opt, prepared.batch, rates[1], key), there)
+    rows = shuffles(config.rollout_size, config.ppo, key=key)  # while prepare is at work
+    moved = jax.device_put((learner.value, learner.value_opt, prepared.batch, rates[1], rows), there)
     policy, policy_opt, policy_epochs, policy_finite = learn_policy(
-        learner.policy, learner.policy_opt, prepared.batch, rates[0], key=key, config=config.ppo
+        learner.policy,
+        learner.policy_opt,
+        prepared.batch,
+        rates[0],
+        jax.device_put(rows, here),
+        config=config.ppo,
     )
-    learned = learn_value(*moved[:4], key=moved[4], config=config.ppo)
+    learned = learn_value(*moved, config=config.ppo)
     value, value_opt, loss, value_finite = jax.device_put(learned, here)
     after = TrainState(
         learner=Learner(policy, value, policy_opt, value_opt),
