@@ -140,7 +140,8 @@ def test_a_motor_without_limits_has_none(tmp_path):
         ({"observe": lambda self, batch: batch.qpos[:, 9]}, "its task raised IndexError"),
         ({"model": "nowhere.xml"}, "nowhere.xml"),
         ({"derived": ("elbows",)}, "elbows"),
-        ({"varied": ("elbows",)}, "elbows"),
+        ({"varied": ("elbows",), "vary": lambda self, rng, values: None}, "elbows"),
+        ({"varied": ("body_mass",)}, r"Broken names varied fields and has no vary\(\)"),
     ],
 )
 def test_what_is_wrong_with_a_task_is_said_when_it_is_made(changes, message):
@@ -152,7 +153,7 @@ def test_what_is_wrong_with_a_task_is_said_when_it_is_made(changes, message):
     ("changes", "message"),
     [
         ({"draw": lambda self, rng, qpos, qvel: 1 / 0}, "ZeroDivisionError"),
-        ({"varied": ("body_mass",)}, r"names varied fields and has no vary\(\)"),
+        ({"varied": ("body_mass",), "vary": lambda self, rng, values: 1 / 0}, "ZeroDivisionError"),
         ({"outcome": lambda self, batch, before, action: None}, "TypeError"),
     ],
 )

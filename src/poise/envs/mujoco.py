@@ -43,13 +43,12 @@ class Task(ABC):
     ) -> tuple[Float[np.ndarray, " nq"], Float[np.ndarray, " nv"]]:
         """The start of one episode; ``qpos``, ``qvel`` are the model's defaults."""
 
-    def vary(self, rng: np.random.Generator, values: Mapping[str, np.ndarray]) -> None:
+    def vary(self, rng: np.random.Generator, values: Mapping[str, np.ndarray]) -> None:  # noqa: B027
         """Changes in place the fields of ``varied`` for one episode.
 
         ``values`` has the model's own of each, in the model's shape. Called after ``draw``, with the same
-        generator.
+        generator. A task that names fields has to have it.
         """
-        raise NotImplementedError(f"{type(self).__name__} names varied fields and has no vary()")
 
     @abstractmethod
     def observe(self, batch: Batch) -> Float[np.ndarray, "N O"]:
@@ -112,6 +111,8 @@ class MujocoEnv:
         self.num_envs = num_envs
         self.backend = f"mujoco ({num_threads} thread{'s' * (num_threads > 1)})"
         self._id, self._task = id, task
+        if task.varied and type(task).vary is Task.vary:
+            raise EnvError(f"{id}: {type(task).__name__} names varied fields and has no vary()")
         try:
             self._model = _mj.MjModel.from_xml_path(task.model)
             self._batch = Simulations(self._model, num_envs, num_threads, task.derived)

@@ -38,9 +38,9 @@ def draw(path: Path, figure: Figure, curves: Mapping[str, Curves], dots: Dots) -
         handles = grid[0][column].get_legend_handles_labels()
         below = {"loc": "upper left", "bbox_to_anchor": (0, -0.16), "ncols": 2 if columns == 1 else 1}
         grid[-1][column].legend(*handles, frameon=False, fontsize=8.5, **below)
-    if figure.limits is not None:
-        for axes in grid[0]:
-            axes.set_ylim(*figure.limits)
+    for axes, panel in zip(grid[0], figure.panels, strict=True):
+        if panel.limits is not None:
+            axes.set_ylim(*panel.limits)
     seeds = max(len(c.values["return"]) for c in curves.values())
     said = f"mean of {seeds} seeds; the band is the 95% interval of the mean" if seeds > 1 else "one seed"
     canvas.suptitle(f"{figure.title}\n{said}", x=0.01, ha="left", fontsize=11)

@@ -22,6 +22,7 @@ class Panel:
 
     title: str
     variants: tuple[Variant, ...]
+    limits: tuple[float, float] | None = None  # of the axis of returns
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,6 @@ class Figure:
     panels: tuple[Panel, ...]
     losses: bool = False
     episodes: bool = False
-    limits: tuple[float, float] | None = None  # of the axis of returns
     ten_episodes: str | None = None  # the paper's score over 10 greedy episodes
 
     @property
@@ -45,6 +45,7 @@ INVERTED = "paper/inverted-pendulum"
 REACHER = "paper/reacher"
 PENDULUM = "paper/pendulum"
 NOT_TRIED = "not in the paper"
+UP_TO_1000 = (0.0, 1050.0)  # InvertedPendulum's returns; the interval of a mean knows no cap
 
 _ip = Variant(
     "ip-paper",
@@ -112,10 +113,10 @@ FIGURES = (
                         "learns nothing useful",
                     ),
                 ),
+                UP_TO_1000,
             ),
         ),
         losses=True,
-        limits=(0.0, 1050.0),
     ),
     Figure(
         "figure2",
@@ -209,6 +210,7 @@ FIGURES = (
             Panel(
                 "InvertedPendulum",
                 (_ip, Variant("ip-defaults", "poise's defaults", "InvertedPendulum-v2", {}, NOT_TRIED)),
+                UP_TO_1000,
             ),
             Panel(
                 "Reacher",

@@ -26,10 +26,17 @@ class _Runner(Task):
         return np.concatenate((batch.qpos[:, 1:], np.clip(batch.qvel, -10, 10)), axis=1)
 
     def remember(self, batch):
-        return batch.qpos[:, 0].copy()
+        return self._place(batch).copy()
+
+    def outcome(self, batch, before, action):
+        return self._run_reward(batch, before) - self._effort(action), np.zeros(len(action), bool)
+
+    def _place(self, batch):
+        """How far it has come (m)."""
+        return batch.qpos[:, 0]
 
     def _run_reward(self, batch, before):
-        return (batch.qpos[:, 0] - before) / (batch.model.opt.timestep * self.frame_skip)
+        return (self._place(batch) - before) / (batch.model.opt.timestep * self.frame_skip)
 
     def _effort(self, action):
         return self.control_cost * np.square(action).sum(axis=1)
@@ -51,13 +58,8 @@ class _Faller(_Runner):
         return self._run_reward(batch, before) + bonus - self._effort(action), ~healthy
 
 
-class HalfCheetah(_Runner):
-    """Gymnasium's HalfCheetah-v4 and -v5, which are alike."""
-
-    model = gymnasium_model("half_cheetah.xml")
-    frame_skip = 5
-    noise = 0.1
-    control_cost = 0.1
+class _Kicked(_Runner):
+    """A runner that starts with normally distributed velocities."""
 
     def draw(self, rng, qpos, qvel):
         return (
@@ -65,11 +67,17 @@ class HalfCheetah(_Runner):
             qvel + self.noise * rng.standard_normal(qvel.size),
         )
 
+
+class HalfCheetah(_Kicked):
+    """Gymnasium's HalfCheetah-v4 and -v5, which are alike."""
+
+    model = gymnasium_model("half_cheetah.xml")
+    frame_skip = 5
+    noise = 0.1
+    control_cost = 0.1
+
     def observe(self, batch):
         return np.concatenate((batch.qpos[:, 1:], batch.qvel), axis=1)
-
-    def outcome(self, batch, before, action):
-        return self._run_reward(batch, before) - self._effort(action), np.zeros(len(action), bool)
 
 
 class HopperV4(_Faller):
@@ -119,11 +127,8 @@ class Swimmer(_Runner):
     def observe(self, batch):
         return np.concatenate((batch.qpos[:, 2:], batch.qvel), axis=1)
 
-    def outcome(self, batch, before, action):
-        return self._run_reward(batch, before) - self._effort(action), np.zeros(len(action), bool)
 
-
-class AntV4(_Runner):
+class AntV4(_Kicked):
     """Gymnasium's Ant-v4: the torso between 0.2 and 1 m high."""
 
     model = gymnasium_model("ant.xml")
@@ -133,22 +138,16 @@ class AntV4(_Runner):
     derived = ("xpos",)
     torso: ClassVar[int] = 1
 
-    def draw(self, rng, qpos, qvel):
-        return (
-            qpos + rng.uniform(low=-self.noise, high=self.noise, size=qpos.size),
-            qvel + self.noise * rng.standard_normal(qvel.size),
-        )
-
     def observe(self, batch):
         return np.concatenate((batch.qpos[:, 2:], batch.qvel), axis=1)
 
-    def remember(self, batch):
-        return batch.xpos[:, self.torso, 0].copy()
-
     def outcome(self, batch, before, action):
-        speed = (batch.xpos[:, self.torso, 0] - before) / (batch.model.opt.timestep * self.frame_skip)
         healthy = self._healthy(batch)
+        speed = self._run_reward(batch, before)
         return speed + self._bonus(healthy) - self._cost(batch, action), ~healthy
+
+    def _place(self, batch):
+        return batch.xpos[:, self.torso, 0]
 
     def _healthy(self, batch):
         finite = np.isfinite(batch.qpos).all(axis=1) & np.isfinite(batch.qvel).all(axis=1)
