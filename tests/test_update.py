@@ -19,7 +19,7 @@ from poise.distributions import DiagGaussian
 from poise.losses import policy_loss
 from poise.spec import Spec
 from poise.types import Rollout
-from poise.update import init, learning_rate, minibatches, prepare, shuffles, update
+from poise.update import draw_shuffles, init, learning_rate, minibatches, prepare, shuffles, update
 
 SPEC = Spec("probe", (3,), (2,), (-1.0, -1.0), (1.0, 1.0))
 BASE = {"total_steps": 400, "num_envs": 4, "ppo": {"num_steps": 25, "num_epochs": 2, "minibatch_size": 32}}
@@ -239,8 +239,8 @@ def test_the_remainder_of_a_shuffle_is_dropped_and_no_row_comes_twice():
     state = init(SPEC, settings)
     batch = prepare(state, rollout_for(state), config=settings).batch
     numbered = dataclasses.replace(batch, target=jnp.arange(100.0))
-    drawn = shuffles(100, settings.ppo, key=jax.random.key(0))
-    shuffled = minibatches(numbered, jnp.asarray(drawn[0]))
+    drawn = draw_shuffles(jax.random.key(0), np.array(0), num_epochs=3, size=100)
+    shuffled = minibatches(numbered, jnp.asarray(shuffles(drawn, 32)[0]))
     assert shuffled.target.shape == (3, 32)
     rows = np.asarray(shuffled.target).ravel().astype(int)
     assert len(set(rows)) == 96
@@ -249,13 +249,13 @@ def test_the_remainder_of_a_shuffle_is_dropped_and_no_row_comes_twice():
 
 @pytest.mark.parametrize("size", [2, 64, 2000, 2048, 70_000])
 def test_shuffles_are_those_of_jax(size):
-    key = jax.random.key(size)
-    ppo = dataclasses.replace(config().ppo, num_epochs=3, minibatch_size=max(2, size // 3))
-    rows = shuffles(size, ppo, key=key)
-    expected = np.stack([jax.random.permutation(k, size) for k in jax.random.split(key, 3)])
+    key, minibatch_size = jax.random.key(size), max(2, size // 3)
+    rows = shuffles(draw_shuffles(key, np.array(7), num_epochs=3, size=size), minibatch_size)
+    keys = jax.random.split(jax.random.fold_in(key, 7), 3)
+    expected = np.stack([jax.random.permutation(k, size) for k in keys])
     kept = rows.reshape(3, -1)
     np.testing.assert_array_equal(kept, expected[:, : kept.shape[1]])
-    assert kept.shape[1] == size // ppo.minibatch_size * ppo.minibatch_size
+    assert kept.shape[1] == size // minibatch_size * minibatch_size
 
 
 def test_learning_rates_fall_linearly_one_value_an_iteration():
@@ -282,7 +282,7 @@ def test_rollouts_that_begin_anew_forget_the_running_return():
 
 def test_nothing_is_compiled_again_after_the_first_iteration_nor_for_another_seed_or_budget():
     settings = config(seed=123)
-    functions = (module._prepare, module.learn_policy, module.learn_value)
+    functions = (module.draw_shuffles, module._prepare, module.learn_policy, module.learn_value)
     state = step(settings).state
     before = [f._cache_size() for f in functions]
     for seed in (1, 2):

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -19,11 +20,15 @@ from poise.networks import Policy, ValueFunction, distributions, make_policy
 from poise.normalize import Normalizer, discounted_return, normalize_obs, normalize_reward
 from poise.seeds import Stream, branch
 from poise.spec import Spec
-from poise.types import Batch, Rollout
+from poise.types import Batch, Rollout, Tensor
 
 
 class Learner(eqx.Module):
-    """Two networks and the state of their two optimizers."""
+    """Two networks and the state of their two optimizers.
+
+    The value function and its optimizer are on JAX's last device, all else of a ``TrainState`` on its first:
+    on two devices both learn at the same time, and nothing is moved to and fro.
+    """
 
     policy: Policy
     value: ValueFunction
@@ -41,7 +46,7 @@ class TrainState(eqx.Module):
     normalizer: Normalizer
     running_return: Float[Array, " N"]
     key: PRNGKeyArray
-    iteration: Int[Array, ""]
+    iteration: Int[Tensor, ""]
 
 
 class PolicyEpochs(eqx.Module):
@@ -88,9 +93,13 @@ def init(spec: Spec, config: Config) -> TrainState:
     """The state before the first iteration, a function of the seed alone."""
     config.check_against(spec)
     state = _init(jax.random.key(config.seed), spec=spec, config=dataclasses.replace(config, seed=0))
-    # What update returns is bound to the first device. So is this, or the second iteration would
-    # compile everything again.
-    return jax.device_put(state, jax.devices()[0])
+    # What update returns is bound to its device. So is this, or the second iteration would compile
+    # everything again.
+    here, there = jax.devices()[0], jax.devices()[-1]
+    state = jax.device_put(state, here)
+    value, value_opt = jax.device_put((state.learner.value, state.learner.value_opt), there)
+    learner = Learner(state.learner.policy, value, state.learner.policy_opt, value_opt)
+    return dataclasses.replace(state, learner=learner, iteration=np.array(0, np.int32))
 
 
 @partial(jax.jit, static_argnames=("spec", "config"))
@@ -124,14 +133,29 @@ def learning_rate(start: float, iteration: int, config: Config) -> float:
 
 def prepare(state: TrainState, rollout: Rollout, *, config: Config) -> Prepared:
     """Values, log-probabilities, advantages and targets of a rollout, rows in C order of [T, N]."""
-    return _prepare(state, rollout, ppo=config.ppo, normalize=config.normalize)
+    return _prepare(
+        state.learner.policy,
+        on_host(state.learner.value),
+        state.normalizer,
+        state.running_return,
+        rollout,
+        ppo=config.ppo,
+        normalize=config.normalize,
+    )
 
 
 @partial(jax.jit, static_argnames=("ppo", "normalize"))
-def _prepare(state: TrainState, rollout: Rollout, *, ppo: PPO, normalize: Normalize) -> Prepared:
+def _prepare(
+    policy: Policy,
+    value: ValueFunction,
+    before: Normalizer,
+    running_return: Float[Array, " N"],
+    rollout: Rollout,
+    *,
+    ppo: PPO,
+    normalize: Normalize,
+) -> Prepared:
     rollout = jax.tree.map(jnp.asarray, rollout)
-    policy, value = state.learner.policy, state.learner.value
-    before = state.normalizer
 
     def rows(array):
         return jnp.reshape(array, (-1, *array.shape[2:]))
@@ -144,7 +168,7 @@ def _prepare(state: TrainState, rollout: Rollout, *, ppo: PPO, normalize: Normal
 
     done = rollout.terminated | rollout.truncated
     gamma = ppo.gamma if normalize.reward_gamma is None else normalize.reward_gamma
-    running, returns = discounted_return(state.running_return, rollout.reward, done, gamma)
+    running, returns = discounted_return(running_return, rollout.reward, done, gamma)
     after = Normalizer(before.obs.merge(rows(rollout.obs)), before.ret.merge(rows(returns)))
     advantage = gae(
         normalize_reward(after.ret, rollout.reward, normalize),
@@ -169,32 +193,40 @@ def _prepare(state: TrainState, rollout: Rollout, *, ppo: PPO, normalize: Normal
     )
 
 
+def on_host(tree: Any) -> Any:
+    """The same with NumPy's arrays, which may go to any device. On a CPU nothing is copied."""
+    return jax.tree.map(np.asarray, tree)
+
+
 def all_finite(tree: PyTree[Array]) -> Bool[Array, ""]:
     """Whether no entry of any array is infinite or NaN."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
-def shuffles(size: int, config: PPO, *, key: PRNGKeyArray) -> Int[np.ndarray, "E minibatches M"]:
+def shuffles(drawn: UInt32[Array, "E rounds B"], minibatch_size: int) -> Int[np.ndarray, "E minibatches M"]:
     """The rows of each minibatch of each epoch, in a random order; the remainder is dropped.
 
-    Bit for bit ``jax.random.permutation`` of each of ``split(key, E)``: sorted by random numbers, twice
-    where that makes equal ones unlikely enough. But sorted by NumPy: XLA's sort is much slower on a CPU, and
-    each of the two networks would repeat it.
+    Of what ``draw_shuffles`` drew this makes, bit for bit, ``jax.random.permutation`` of each of
+    ``split(key, E)``. But sorted by NumPy: XLA's sort is much slower on a CPU, and each of the two networks
+    would repeat it.
     """
-    drawn = np.asarray(_sort_keys(key, num_epochs=config.num_epochs, size=size)).astype(np.uint64)
+    num_epochs, _, size = drawn.shape
     place = np.arange(size, dtype=np.uint64)
-    order = np.broadcast_to(place, (config.num_epochs, size))
-    for once in np.moveaxis(drawn, 1, 0):
+    order = np.broadcast_to(place, (num_epochs, size))
+    for once in np.moveaxis(np.asarray(drawn).astype(np.uint64), 1, 0):
         # the place behind the number keeps equal ones in their order, as a stable sort does
         ranked = np.sort(once << np.uint64(32) | place, axis=1) & np.uint64(2**32 - 1)
         order = np.take_along_axis(order, ranked.astype(np.int64), axis=1)
-    count = size // config.minibatch_size
-    kept = order[:, : count * config.minibatch_size].astype(np.int32)
-    return kept.reshape(config.num_epochs, count, config.minibatch_size)
+    count = size // minibatch_size
+    kept = order[:, : count * minibatch_size].astype(np.int32)
+    return kept.reshape(num_epochs, count, minibatch_size)
 
 
 @partial(jax.jit, static_argnames=("num_epochs", "size"))
-def _sort_keys(key: PRNGKeyArray, *, num_epochs: int, size: int) -> UInt32[Array, "E rounds B"]:
+def draw_shuffles(
+    key: PRNGKeyArray, iteration: Int[Tensor, ""], *, num_epochs: int, size: int
+) -> UInt32[Array, "E rounds B"]:
+    """The random numbers that sort the rows of each epoch: twice where equal ones are too likely."""
     rounds = math.ceil(3 * math.log(max(1, size)) / math.log(2**32 - 1))  # as JAX chooses them
 
     def epoch(key):
@@ -204,7 +236,7 @@ def _sort_keys(key: PRNGKeyArray, *, num_epochs: int, size: int) -> UInt32[Array
             drawn.append(jax.random.bits(now, (size,), jnp.uint32))
         return jnp.stack(drawn)
 
-    return jax.vmap(epoch)(jax.random.split(key, num_epochs))
+    return jax.vmap(epoch)(jax.random.split(jax.random.fold_in(key, iteration), num_epochs))
 
 
 def minibatches(batch: Batch, rows: Int[Array, "minibatches M"]) -> Batch:
@@ -223,8 +255,8 @@ def learn_policy(
     policy: Policy,
     opt_state: optax.OptState,
     batch: Batch,
-    step_size: Float[Array, ""],
-    rows: Int[Array, "E minibatches M"],
+    step_size: Float[Tensor, ""],
+    rows: Int[Tensor, "E minibatches M"],
     *,
     config: PPO,
 ) -> tuple[Policy, optax.OptState, PolicyEpochs, Bool[Array, ""]]:
@@ -274,8 +306,8 @@ def learn_value(
     value: ValueFunction,
     opt_state: optax.OptState,
     batch: Batch,
-    step_size: Float[Array, ""],
-    rows: Int[Array, "E minibatches M"],
+    step_size: Float[Tensor, ""],
+    rows: Int[Tensor, "E minibatches M"],
     *,
     config: PPO,
 ) -> tuple[ValueFunction, optax.OptState, Float[Array, " E"], Bool[Array, ""]]:
@@ -311,33 +343,25 @@ def update(state: TrainState, rollout: Rollout, *, config: Config) -> Updated:
 
     Both go through the same shuffles. The second device changes the time it takes, not the result.
     """
-    iteration = int(state.iteration)
-    rates = [
-        jnp.float32(learning_rate(start, iteration, config))
-        for start in (config.ppo.policy_learning_rate, config.ppo.value_learning_rate)
-    ]
-    key = jax.random.fold_in(state.key, iteration)
-    learner = state.learner
+    iteration, ppo, learner = int(state.iteration), config.ppo, state.learner
+    drawn = draw_shuffles(state.key, state.iteration, num_epochs=ppo.num_epochs, size=config.rollout_size)
     prepared = prepare(state, rollout, config=config)
-
-    here, there = jax.devices()[0], jax.devices()[-1]
-    rows = shuffles(config.rollout_size, config.ppo, key=key)  # while prepare is at work
-    moved = jax.device_put((learner.value, learner.value_opt, prepared.batch, rates[1], rows), there)
-    policy, policy_opt, policy_epochs, policy_finite = learn_policy(
-        learner.policy,
-        learner.policy_opt,
-        prepared.batch,
-        rates[0],
-        jax.device_put(rows, here),
-        config=config.ppo,
+    rows = shuffles(drawn, ppo.minibatch_size)  # while prepare is at work
+    policy_rate, value_rate = (
+        np.float32(learning_rate(start, iteration, config))
+        for start in (ppo.policy_learning_rate, ppo.value_learning_rate)
     )
-    learned = learn_value(*moved, config=config.ppo)
-    value, value_opt, loss, value_finite = jax.device_put(learned, here)
+    policy, policy_opt, policy_epochs, policy_finite = learn_policy(
+        learner.policy, learner.policy_opt, prepared.batch, policy_rate, rows, config=ppo
+    )
+    value, value_opt, loss, value_finite = learn_value(
+        learner.value, learner.value_opt, on_host(prepared.batch), value_rate, rows, config=ppo
+    )
     after = TrainState(
         learner=Learner(policy, value, policy_opt, value_opt),
         normalizer=prepared.normalizer,
         running_return=prepared.running_return,
         key=state.key,
-        iteration=state.iteration + 1,
+        iteration=np.array(iteration + 1, np.int32),
     )
     return Updated(after, prepared, policy_epochs, loss, policy_finite, value_finite)
