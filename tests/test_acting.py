@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poise.acting import ActionScale, Actor
+from poise.acting import ActionScale, Actor, quiet
 from poise.config import Normalize, Policy
 from poise.networks import distributions, make_policy
 from poise.normalize import Normalizer, RunningStats, normalize_obs
@@ -80,7 +80,9 @@ def test_bounds_that_no_one_can_mean_count_as_none(bound):
 def test_an_action_that_overflows_when_rescaled_is_at_its_bound():
     spec = Spec("probe", (3,), (1,), (-1e6,), (1e6,))
     largest = np.array([[3e38], [-3e38]], np.float32)
-    np.testing.assert_array_equal(ActionScale(spec, normalize=True)(largest), [[1e6], [-1e6]])
+    with quiet():
+        action = ActionScale(spec, normalize=True)(largest)
+    np.testing.assert_array_equal(action, [[1e6], [-1e6]])
 
 
 def test_the_scale_is_the_same_in_jax():

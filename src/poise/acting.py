@@ -20,6 +20,7 @@ class ActionScale:
 
     With normalization the policy's [-1, 1] is the environment's [low, high], dimension by
     dimension; a dimension that ``Spec.scaled`` leaves out keeps its units. Takes NumPy and JAX arrays.
+    What overflows is at the bound; NumPy's warning of it is the caller's to silence (``quiet``).
     """
 
     def __init__(self, spec: Spec, *, normalize: bool):
@@ -34,8 +35,12 @@ class ActionScale:
     def __call__(self, action: Shaped[Tensor, " *N_A"]) -> Shaped[Tensor, " *N_A"]:
         if self._discrete:
             return action
-        with np.errstate(over="ignore"):  # beyond the largest float is beyond the bound
-            return (self._center + self._scale * action).clip(self._low, self._high)
+        return (self._center + self._scale * action).clip(self._low, self._high)
+
+
+def quiet() -> np.errstate:
+    """While acting: what overflows is either cut at a bound or found by a check that says it better."""
+    return np.errstate(over="ignore", invalid="ignore")
 
 
 class Actor:
@@ -46,7 +51,8 @@ class Actor:
         self._layers = list(zip(weights, [np.asarray(b) for b in policy.mlp.bias], strict=True))
         self._activation = np.tanh if policy.mlp.activation == "tanh" else _relu
         self._mean, self._std = np.asarray(normalizer.obs.mean), np.asarray(normalizer.obs.std)
-        self._config = config
+        self._scaled, limit = config.obs, config.obs_clip
+        self._limits = None if limit is None else (np.float32(-limit), np.float32(limit))
         self._gaussian = isinstance(policy, GaussianPolicy)
         if isinstance(policy, GaussianPolicy):
             self._head_tanh, self._std_min = policy.head_tanh, np.float32(policy.std_min)
@@ -79,17 +85,18 @@ class Actor:
         return (np.tanh(mean) if self._head_tanh == "mean" else mean), std
 
     def _forward(self, obs: np.ndarray) -> np.ndarray:
-        x, limit = obs, self._config.obs_clip
-        if self._config.obs:
+        x = obs
+        if self._scaled:
             x = (x - self._mean) / self._std
-        if limit is not None:
-            x = np.maximum(np.minimum(x, np.float32(limit)), np.float32(-limit))
+        if self._limits is not None:
+            low, high = self._limits
+            x = np.maximum(np.minimum(x, high), low)
         *hidden, (weight, bias) = self._layers
         for w, b in hidden:
-            x = x @ w
+            x = x.dot(w)  # a microsecond less than x @ w, the same bits
             x += b
             self._activation(x, out=x)
-        return x @ weight + bias
+        return x.dot(weight) + bias
 
 
 def _relu(x: np.ndarray, out: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from poise import envs
-from poise.acting import ActionScale, Actor
+from poise.acting import ActionScale, Actor, quiet
 from poise.checkpoint import Manifest, Trained, load_agent, newest
 from poise.config import LAST_SEED, Config
 from poise.errors import PoiseError
@@ -76,7 +76,8 @@ class Agent:
             )
         rows = array.reshape(-1, spec.obs_size)
         noise = self._noise(len(rows), rng or self._rng) if sample else None
-        action = self._scale(self._actor.act(rows, noise))
+        with quiet():
+            action = self._scale(self._actor.act(rows, noise))
         if spec.discrete:
             action = action + spec.first_choice
             return int(action[0]) if single else action

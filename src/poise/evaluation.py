@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from poise import envs
-from poise.acting import ActionScale, Actor
+from poise.acting import ActionScale, Actor, quiet
 from poise.envs import VectorEnv
 from poise.intervals import mean_interval
 from poise.seeds import Stream, episode_seed
@@ -98,8 +98,9 @@ def evaluate(env: VectorEnv, actor: Actor, scale: ActionScale, *, seed: int, epi
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
     obs = env.reset(np.ones(lanes, bool), [seeds[i % episodes] for i in playing])
     while (playing < episodes).any():
-        action = actor.act(obs.astype(np.float32))
-        obs, reward, terminated, truncated = env.step(scale(action))
+        with quiet():
+            action = scale(actor.act(obs.astype(np.float32)))
+        obs, reward, terminated, truncated = env.step(action)
         total += reward
         length += 1
         done = terminated | truncated | (length >= longest)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from poise.acting import ActionScale, Actor
+from poise.acting import ActionScale, Actor, quiet
 from poise.config import Config, Normalize
 from poise.envs import VectorEnv
 from poise.envs.native import NativeEnv, NativeTask, World, advance, begin, empty_world, observe
@@ -110,11 +110,13 @@ class HostCollector:
         at = f"iteration {iteration + 1} of {spec.id}"
         for t in range(num_steps):
             obs[t] = self._obs
-            with np.errstate(over="ignore", invalid="ignore"):  # the check below says it better
-                action[t] = actor.act(obs[t], noise[t])
-            if not np.isfinite(action[t]).all():
+            with quiet():
+                chosen = actor.act(self._obs, noise[t])
+                given = self._scale(chosen)
+            if not np.isfinite(chosen).all():
                 raise TrainingError(f"the policy's action is infinite or NaN in step {t + 1} of {at}")
-            next_obs[t], reward[t], terminated[t], truncated[t] = env.step(self._scale(action[t]))
+            action[t] = chosen
+            next_obs[t], reward[t], terminated[t], truncated[t] = env.step(given)
             self._obs = next_obs[t]
             done = terminated[t] | truncated[t]
             if done.any():

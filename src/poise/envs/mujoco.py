@@ -1,8 +1,7 @@
 """Any MuJoCo task on MuJoCo's own batch engine: N simulations stepped by a C++ thread pool."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import mujoco
@@ -80,6 +79,12 @@ class Simulations(Batch):
             if field != "cfrc_ext":
                 self.bind(field)
 
+    def __getattr__(self, name: str) -> np.ndarray:
+        """A field of the data, made at its first use: the array is the engine's memory and stays."""
+        field = super().__getattr__(name)
+        object.__setattr__(self, name, field)
+        return field
+
     @property
     def cfrc_ext(self) -> Float[np.ndarray, "N bodies 6"]:
         if self._forces is None:
@@ -125,8 +130,10 @@ class MujocoEnv:
         self._elapsed = np.zeros(num_envs, np.int64)
         self._never = np.zeros(num_envs, bool)
         self._batch.forward()
-        with self._faults():
+        try:
             shape = np.shape(task.observe(self._batch))
+        except Exception as error:
+            raise self._fault(error) from error
         if len(shape) != 2 or shape[0] != num_envs:
             raise EnvFault(f"{id}: observe returned shape {shape}, should be (N, O), here N = {num_envs}")
         low, high = self._bounds()
@@ -141,16 +148,17 @@ class MujocoEnv:
 
     def reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Float[np.ndarray, "N O"]:
         ids = np.flatnonzero(mask)
-        self._batch.begin(ids)
-        with self._faults():
-            for i, seed in zip(ids, seeds, strict=True):
-                self._begin(int(i), seed)
-        if self._varied:
-            self._batch.set_const(ids)  # what MuJoCo derives from them
-        self._batch.forward(ids)
-        self._elapsed[ids] = 0
-        with self._faults():
+        try:
+            self._batch.begin(ids)
+            for i, seed in zip(ids.tolist(), seeds, strict=True):
+                self._begin(i, seed)
+            if self._varied:
+                self._batch.set_const(ids)  # what MuJoCo derives from them
+            self._batch.forward(ids)
+            self._elapsed[ids] = 0
             return self._task.observe(self._batch)
+        except Exception as error:
+            raise self._fault(error) from error
 
     def _begin(self, i: int, seed: int) -> None:
         # the generator that Gymnasium makes of the same seed, so both begin alike
@@ -164,14 +172,15 @@ class MujocoEnv:
 
     def step(self, action: Float[np.ndarray, "N A"]) -> EnvStep:
         batch, task = self._batch, self._task
-        with self._faults():
+        try:
             before = task.remember(batch)
-        batch.ctrl[:] = action
-        batch.advance(task.frame_skip)
-        self._elapsed += 1
-        with self._faults():
+            batch.ctrl[:] = action
+            batch.advance(task.frame_skip)
             reward, terminated = task.outcome(batch, before, action)
             obs = task.observe(batch)
+        except Exception as error:
+            raise self._fault(error) from error
+        self._elapsed += 1
         shapes = np.shape(reward), np.shape(terminated)
         if shapes != ((self.num_envs,),) * 2:
             raise EnvFault(
@@ -205,10 +214,6 @@ class MujocoEnv:
         low, high = bounds.T.tolist()
         return low, high
 
-    @contextmanager
-    def _faults(self) -> Iterator[None]:
-        """What a task's own functions raise, as one error with its name."""
-        try:
-            yield
-        except Exception as error:
-            raise EnvFault(f"{self._id}: its task raised {described(error)}") from error
+    def _fault(self, error: Exception) -> EnvFault:
+        """What a task's own functions raise, or the engine on its model, as one error with its name."""
+        return EnvFault(f"{self._id}: its task raised {described(error)}")

@@ -32,8 +32,8 @@ class InvertedPendulumV4(Task):
         return np.ones(len(terminated)), terminated
 
     def _fallen(self, batch):
-        finite = np.isfinite(batch.qpos).all(axis=1) & np.isfinite(batch.qvel).all(axis=1)
-        return ~finite | (np.abs(batch.qpos[:, 1]) > 0.2)
+        finite = np.logical_and.reduce(np.isfinite(self.observe(batch)), axis=1)
+        return ~(finite & (np.abs(batch.qpos[:, 1]) <= 0.2))
 
 
 class InvertedPendulumV5(InvertedPendulumV4):

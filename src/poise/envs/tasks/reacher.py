@@ -48,7 +48,7 @@ class ReacherV4(Task):
         return batch.xpos[:, _FINGERTIP] - batch.xpos[:, _TARGET]
 
     def _reward(self, gap, action):
-        return -np.linalg.norm(gap, axis=1) - np.square(action).sum(axis=1)
+        return -np.sqrt(np.add.reduce(gap * gap, axis=1)) - np.add.reduce(action * action, axis=1)
 
 
 class ReacherV5(ReacherV4):
