@@ -23,6 +23,7 @@ class TensorBoard:
     def __init__(self, folder: Path, *, log_every: int):
         self._writer = EventsWriter(str(folder / "events"))
         self._log_every = log_every
+        self._flushed = time.monotonic()
 
     def write(self, progress: Progress) -> None:
         size = progress.rollout.reward.size
@@ -67,7 +68,11 @@ class TensorBoard:
         self._writer.write_event(Event(step=step, wall_time=time.time(), summary=summary))
 
     def flush(self) -> None:
-        self._writer.flush()
+        """At most once a second: it waits for the disk."""
+        now = time.monotonic()
+        if now - self._flushed >= 1:
+            self._flushed = now
+            self._writer.flush()
 
     def close(self) -> None:
         self._writer.close()
