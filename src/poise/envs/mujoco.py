@@ -74,6 +74,7 @@ class Simulations(Batch):
     def __init__(self, model: Any, num_envs: int, num_threads: int, derived: Sequence[str]):
         self._forces = np.zeros((num_envs, model.nbody, 6)) if "cfrc_ext" in derived else None
         super().__init__(model, num_envs, num_threads, persistent=self._forces is not None)
+        self._fresh = self.state[0].copy()
         self._one = _mj.MjData(model)
         for field in derived:
             if field != "cfrc_ext":
@@ -93,9 +94,11 @@ class Simulations(Batch):
 
     def begin(self, ids: Int[np.ndarray, " K"]) -> None:
         """Puts those simulations back to the model's defaults; their state is to be written next."""
+        if self._forces is None:
+            self.state[ids] = self._fresh  # all it keeps of them; ``reset`` takes ten times as long
+            return
         self.reset(ids, stage=_mj.mjtStage.mjSTAGE_NONE)
-        if self._forces is not None:
-            self._forces[ids] = 0
+        self._forces[ids] = 0
 
     def advance(self, frame_skip: int) -> None:
         """So many substeps of all."""
