@@ -113,13 +113,13 @@ class HostCollector:
             with quiet():
                 chosen = actor.act(self._obs, noise[t])
                 given = self._scale(chosen)
-            if not np.isfinite(chosen).all():
+            if np.count_nonzero(np.isfinite(chosen)) < chosen.size:
                 raise TrainingError(f"the policy's action is infinite or NaN in step {t + 1} of {at}")
             action[t] = chosen
             next_obs[t], reward[t], terminated[t], truncated[t] = env.step(given)
             self._obs = next_obs[t]
             done = terminated[t] | truncated[t]
-            if done.any():
+            if np.count_nonzero(done):
                 self._begin(done)
         episodes = self._ledger.account(running, reward, terminated, truncated)
         rollout = Rollout(obs, action, reward.astype(np.float32), next_obs, terminated, truncated)
