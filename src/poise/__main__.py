@@ -1,8 +1,23 @@
-"""``python -m poise``, the same as the command ``poise``."""
+"""The command ``poise``, also as ``python -m poise``."""
 
+import gc
 import sys
 
 from poise.cli import main
 
+
+def run() -> int:
+    """The command, and then the end of the process.
+
+    Python's collector would look again and again through all that JAX and MuJoCo make at their start, and
+    once more at the end: 0.4 s and 0.5 s of a process. Here it runs after every 100,000 new objects.
+    """
+    gc.set_threshold(100_000, 20, 100)
+    try:
+        return main()
+    finally:
+        gc.freeze()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())
