@@ -31,7 +31,7 @@ def collector_for(env, config, kind=HostCollector):
 
 def test_a_rollout_of_episodes_that_end_all_three_ways():
     env = Counter([3, -5, 0])  # terminates after 3, truncated after 5, goes on
-    rollout, episodes = collector_for(env, small())(0)
+    rollout, episodes, _ = collector_for(env, small())(0)
     count = rollout.obs[:, :, 2]
     np.testing.assert_array_equal(count[:, 0], [0, 1, 2, 0, 1, 2, 0, 1])
     np.testing.assert_array_equal(count[:, 1], [0, 1, 2, 3, 4, 0, 1, 2])
@@ -49,7 +49,7 @@ def test_a_rollout_of_episodes_that_end_all_three_ways():
 def test_episodes_go_on_across_rollouts_and_keep_what_they_have_gathered():
     collect = collector_for(Counter([3, -5, 0]), small())
     collect(0)
-    rollout, episodes = collect(1)
+    rollout, episodes, _ = collect(1)
     np.testing.assert_array_equal(rollout.obs[0, :, 2], [2, 3, 8])
     first = episodes[0]
     assert (first.env, first.index, first.step, first.length) == (0, 2, 27, 3)
@@ -58,8 +58,8 @@ def test_episodes_go_on_across_rollouts_and_keep_what_they_have_gathered():
 
 def test_with_reset_every_rollout_each_begins_with_fresh_episodes():
     collect = collector_for(Counter([3, -5, 0]), small(reset_every_rollout=True))
-    before, _ = collect(0)
-    rollout, episodes = collect(1)
+    before = collect(0).rollout
+    rollout, episodes, _ = collect(1)
     np.testing.assert_array_equal(rollout.obs[0, :, 2], [0, 0, 0])
     assert (before.obs[0, :, 1] != rollout.obs[0, :, 1]).all()  # new seeds
     # the unfinished third episode of environment 0 is dropped with what it had gathered
@@ -69,7 +69,7 @@ def test_with_reset_every_rollout_each_begins_with_fresh_episodes():
 
 def test_every_episode_has_the_seed_of_its_place():
     env = Counter([3, -5, 0])
-    rollout, _ = collector_for(env, small())(0)
+    rollout = collector_for(env, small())(0).rollout
     expected = [episode_seed(0, Stream.TRAINING, 0, i) % 1000 for i in (0, 0, 0, 1, 1, 1, 2, 2)]
     np.testing.assert_array_equal(rollout.obs[:, 0, 1], expected)
 
@@ -80,13 +80,13 @@ def test_what_the_environment_gets_is_scaled_and_what_is_stored_is_not():
     config = Config(
         total_steps=16, num_envs=2, ppo=PPO(num_steps=8, minibatch_size=2), policy=Policy(std_init=2.0)
     )
-    rollout, _ = collector_for(env, config)(0)
+    rollout = collector_for(env, config)(0).rollout
     given = np.stack(env.actions)
     np.testing.assert_allclose(given, 1 + 3 * np.clip(rollout.action, -1, 1), atol=1e-6)
     assert np.abs(rollout.action).max() > 1
     plain = Counter([0, 0])
     unscaled = Config.from_dict(config.to_dict() | {"normalize": {"action": False}})
-    rollout, _ = collector_for(plain, unscaled)(0)
+    rollout = collector_for(plain, unscaled)(0).rollout
     np.testing.assert_allclose(np.stack(plain.actions), np.clip(rollout.action, -1, 1), atol=1e-6)
 
 
@@ -104,9 +104,9 @@ def test_the_same_rollout_through_both_host_backends():
 def test_the_compiled_collector_ends_episodes_as_the_other_does(end, limit):
     config = small(num_envs=2)
     ends = [end or -(limit or 0)] * 2
-    host, host_episodes = collector_for(Counter(ends), config)(0)
+    host, host_episodes, _ = collector_for(Counter(ends), config)(0)
     collect = collector_for(NativeEnv(NativeCounter(end, limit), 2), config, NativeCollector)
-    native, native_episodes = collect(0)
+    native, native_episodes, _ = collect(0)
     for name in ("reward", "terminated", "truncated"):
         np.testing.assert_allclose(getattr(native, name), getattr(host, name), atol=0.1)
     for name in ("obs", "next_obs"):
@@ -116,7 +116,7 @@ def test_the_compiled_collector_ends_episodes_as_the_other_does(end, limit):
         return [(e.env, e.index, e.step, e.length, e.terminated) for e in episodes]
 
     assert facts(native_episodes) == facts(host_episodes)
-    following, _ = collect(1)
+    following = collect(1).rollout
     carried = 8 if not end and not limit else 2
     np.testing.assert_array_equal(following.obs[0, :, 1], [carried, carried])
 

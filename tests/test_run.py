@@ -58,8 +58,9 @@ def test_the_summary_has_the_keys_that_scripts_rely_on(finished):
     }
     assert (summary["env"], summary["backend"], summary["steps"]) == ("Reacher-v4", "mujoco", 512)
     assert summary["status"] == "finished"
-    assert set(summary["seconds"]) == {"import", "compile", "rollout", "learn", "log", "evaluate", "total"}
-    parts = [v for k, v in summary["seconds"].items() if k != "total"]
+    times = {"import", "compile", "rollout", "physics", "learn", "prepare", "log", "evaluate", "total"}
+    assert set(summary["seconds"]) == times
+    parts = [v for k, v in summary["seconds"].items() if k not in {"total", "physics", "prepare"}]
     assert 0.5 * summary["seconds"]["total"] < sum(parts) <= summary["seconds"]["total"]
     evaluation = summary["evaluation"]
     assert evaluation["episodes"] == 100

@@ -35,7 +35,7 @@ def test_the_first_noise_is_not_made_of_the_bits_of_the_first_weights():
     config = Config(total_steps=2048, num_envs=16)
     env = NativeEnv(NativeCounter(0, None), 16)
     state = init(env.spec, config)
-    rollout, _ = NativeCollector(env, config).collect(state.learner.policy, state.normalizer, 0)
+    rollout = NativeCollector(env, config).collect(state.learner.policy, state.normalizer, 0).rollout
     noise = np.asarray(rollout.action).ravel()  # the first mean is almost 0, the deviation 1
     keys = [stream_key(0, s) for s in (Stream.POLICY, Stream.VALUE)]
     for key in [*keys, jax.random.key(0), state.key]:

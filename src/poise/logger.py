@@ -33,8 +33,7 @@ class TensorBoard:
             self._add(e.step, {"episode/episodic_return": e.episodic_return})
         self._write_epochs(progress, begin, size)
         per_iteration = {k: v for k, v in progress.metrics.items() if k not in progress.epochs}
-        per_iteration |= {"time/rollout": progress.rollout_seconds, "time/learn": progress.learn_seconds}
-        self._add(progress.steps, per_iteration)
+        self._add(progress.steps, per_iteration | progress.times)
 
     def _write_steps(self, progress: Progress, begin: int) -> None:
         """Every ``log_every``-th environment step; within a vector step they count by environment."""

@@ -15,7 +15,7 @@ from poise.errors import TrainingError
 from poise.rollout import make_collector
 from poise.spec import Episode
 from poise.types import Rollout
-from poise.update import Prepared, TrainState, Updated, init, learning_rate, update
+from poise.update import Prepared, TrainState, Updated, init, learn, learning_rate, make_ready
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,21 @@ class Progress:
     episodes: list[Episode]
     epochs: dict[str, np.ndarray]  # metrics of each epoch, [E]; NaN where target_kl left an epoch out
     metrics: dict[str, float | int | None]  # of the iteration, None where there is nothing to measure
-    rollout_seconds: float  # without compilation
-    learn_seconds: float  # without compilation
+    rollout_seconds: float  # without compilation, as those below
+    physics_seconds: float | None  # of these: stepping and resetting; None where that is one with acting
+    learn_seconds: float
+    prepare_seconds: float  # of these: preparing the rollout, shuffling its rows
     compile_seconds: float  # of this iteration; in the first also what came before it
+
+    @property
+    def times(self) -> dict[str, float | None]:
+        """By the names of the metrics."""
+        return {
+            "time/rollout": self.rollout_seconds,
+            "time/physics": self.physics_seconds,
+            "time/learn": self.learn_seconds,
+            "time/prepare": self.prepare_seconds,
+        }
 
 
 def iterations(config: Config, env: VectorEnv) -> Iterator[Progress]:
@@ -52,9 +64,11 @@ def iterations(config: Config, env: VectorEnv) -> Iterator[Progress]:
         collector = make_collector(env, config)
         for iteration in range(config.num_iterations):
             begun = clock.now()
-            rollout, episodes = collector.collect(state.learner.policy, state.normalizer, iteration)
+            rollout, episodes, physics = collector.collect(state.learner.policy, state.normalizer, iteration)
             collected = clock.now()
-            updated = update(state, rollout, config=config)
+            ready = make_ready(state, rollout, config=config)
+            prepared = clock.now()
+            updated = learn(state, ready, config=config)
             state = jax.block_until_ready(updated.state)
             epochs = _epochs(updated, iteration, config)
             learned = clock.now()
@@ -70,7 +84,9 @@ def iterations(config: Config, env: VectorEnv) -> Iterator[Progress]:
                 epochs=epochs,
                 metrics=metrics,
                 rollout_seconds=collected.since(begun),
+                physics_seconds=physics,
                 learn_seconds=learned.since(collected),
+                prepare_seconds=prepared.since(collected),
                 compile_seconds=learned.compiling - compiled,
             )
             compiled = learned.compiling

@@ -109,7 +109,19 @@ METRICS = (
     ),
     Metric("value/learning_rate", "epoch", "1", "Step size of the value function's Adam."),
     Metric("time/rollout", "iteration", "s", "Collecting the rollout, compilation left out."),
+    Metric(
+        "time/physics",
+        "iteration",
+        "s",
+        "Of time/rollout: stepping and resetting environments; null where that is compiled with the networks.",
+    ),
     Metric("time/learn", "iteration", "s", "Preparing and learning, compilation left out."),
+    Metric(
+        "time/prepare",
+        "iteration",
+        "s",
+        "Of time/learn: values, advantages and targets of the rollout, and the order of its rows.",
+    ),
 )
 # fmt: on
 

@@ -1,5 +1,6 @@
 """Collecting rollouts, from environments on the host or compiled together with the policy."""
 
+import time
 from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -24,6 +25,7 @@ from poise.types import Rollout, Tensor
 class Collected(NamedTuple):
     rollout: Rollout
     episodes: list[Episode]  # those that ended in it, in the order of their ends
+    physics_seconds: float | None  # stepping and resetting; None where that is one with acting
 
 
 @runtime_checkable
@@ -108,6 +110,7 @@ class HostCollector:
             self._begin(np.ones(env.num_envs, bool))
         running = self._ledger.index.copy()
         at = f"iteration {iteration + 1} of {spec.id}"
+        physics = 0.0
         for t in range(num_steps):
             obs[t] = self._obs
             with quiet():
@@ -116,14 +119,16 @@ class HostCollector:
             if np.count_nonzero(np.isfinite(chosen)) < chosen.size:
                 raise TrainingError(f"the policy's action is infinite or NaN in step {t + 1} of {at}")
             action[t] = chosen
+            begun = time.perf_counter()
             next_obs[t], reward[t], terminated[t], truncated[t] = env.step(given)
             self._obs = next_obs[t]
             done = terminated[t] | truncated[t]
             if np.count_nonzero(done):
                 self._begin(done)
+            physics += time.perf_counter() - begun
         episodes = self._ledger.account(running, reward, terminated, truncated)
         rollout = Rollout(obs, action, reward.astype(np.float32), next_obs, terminated, truncated)
-        return Collected(rollout, episodes)
+        return Collected(rollout, episodes, physics)
 
     def _begin(self, mask: np.ndarray) -> None:
         index = self._ledger.index
@@ -174,7 +179,8 @@ class NativeCollector:
             normalize=self._config.normalize,
         )
         facts = jax.device_get((rollout.reward, rollout.terminated, rollout.truncated))
-        return Collected(rollout, self._ledger.account(running, facts[0].astype(np.float64), *facts[1:]))
+        episodes = self._ledger.account(running, facts[0].astype(np.float64), *facts[1:])
+        return Collected(rollout, episodes, None)
 
 
 @partial(jax.jit, static_argnames=("task", "num_steps", "normalize"))

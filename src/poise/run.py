@@ -211,7 +211,9 @@ class _Recorder:
 
     def __init__(self, folder: Path, options: Options, found: envs.Resolved, config: Config, spec: Spec):
         self.total_steps = config.num_iterations * config.rollout_size
-        self.seconds = dict.fromkeys(("import", "compile", "rollout", "learn", "log", "evaluate"), 0.0)
+        parts = ("import", "compile", "rollout", "learn", "prepare", "log", "evaluate")
+        self.seconds = dict.fromkeys(parts, 0.0)
+        self._physics: float | None = None  # seconds of the rollouts; None where nobody can tell
         self._folder, self._found, self._config, self._spec = folder, found, config, spec
         self._tensorboard = TensorBoard(self._folder, log_every=options.log_every)
         (self._folder / "config.json").write_text(json.dumps(described(found, config), indent=2) + "\n")
@@ -228,7 +230,7 @@ class _Recorder:
         begun = time.perf_counter()
         self._state = progress.state
         row = {"iteration": progress.iteration, "steps": progress.steps, **progress.metrics}
-        row |= {"time/rollout": progress.rollout_seconds, "time/learn": progress.learn_seconds}
+        row |= progress.times
         self._metrics.write(json.dumps(_finite(row)) + "\n")
         for e in progress.episodes:
             ended = "terminated" if e.terminated else "truncated"
@@ -240,6 +242,9 @@ class _Recorder:
         self.seconds["compile"] += progress.compile_seconds
         self.seconds["rollout"] += progress.rollout_seconds
         self.seconds["learn"] += progress.learn_seconds
+        self.seconds["prepare"] += progress.prepare_seconds
+        if progress.physics_seconds is not None:
+            self._physics = (self._physics or 0.0) + progress.physics_seconds
         now = time.perf_counter()
         self.seconds["log"] += now - begun
         self._last = now, progress.steps
@@ -292,7 +297,7 @@ class _Recorder:
             "steps": last_step,
             "status": status,
             "steps_per_second": (last_step - first_step) / (last - first) if last > first else None,
-            "seconds": {**self.seconds, "total": total_seconds + drawing},
+            "seconds": {**self.seconds, "physics": self._physics, "total": total_seconds + drawing},
             "evaluation": evaluation.summary() if evaluation else None,
             "parameters_sha256": parameters_sha256(self._state) if self._state else None,
             "versions": versions(),

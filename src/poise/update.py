@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -339,14 +339,33 @@ class Updated(eqx.Module):
 
 
 def update(state: TrainState, rollout: Rollout, *, config: Config) -> Updated:
-    """One iteration of learning. Policy and value learn at the same time, on two devices if there are two.
+    """One iteration of learning: ``make_ready``, then ``learn``."""
+    return learn(state, make_ready(state, rollout, config=config), config=config)
+
+
+class Ready(NamedTuple):
+    """All that an iteration of learning needs beside the state."""
+
+    prepared: Prepared
+    rows: Int[np.ndarray, "E minibatches M"]
+
+
+def make_ready(state: TrainState, rollout: Rollout, *, config: Config) -> Ready:
+    """The rollout prepared and its rows shuffled; returns when that is done."""
+    ppo = config.ppo
+    drawn = draw_shuffles(state.key, state.iteration, num_epochs=ppo.num_epochs, size=config.rollout_size)
+    prepared = prepare(state, rollout, config=config)
+    rows = shuffles(drawn, ppo.minibatch_size)  # while prepare is at work
+    return Ready(jax.block_until_ready(prepared), rows)
+
+
+def learn(state: TrainState, ready: Ready, *, config: Config) -> Updated:
+    """All epochs. Policy and value learn at the same time, on two devices if there are two.
 
     Both go through the same shuffles. The second device changes the time it takes, not the result.
     """
     iteration, ppo, learner = int(state.iteration), config.ppo, state.learner
-    drawn = draw_shuffles(state.key, state.iteration, num_epochs=ppo.num_epochs, size=config.rollout_size)
-    prepared = prepare(state, rollout, config=config)
-    rows = shuffles(drawn, ppo.minibatch_size)  # while prepare is at work
+    prepared, rows = ready
     policy_rate, value_rate = (
         np.float32(learning_rate(start, iteration, config))
         for start in (ppo.policy_learning_rate, ppo.value_learning_rate)
