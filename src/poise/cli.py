@@ -13,11 +13,12 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
-from poise.config import Config
+from poise.config import Config, ConfigError
 from poise.counts import parse_count
 from poise.errors import PoiseError
 from poise.options import Options
 from poise.presets import PRESETS, starting_point
+from poise.spec import Backend
 from poise.streams import lasting_output
 
 _registry = ConstructorRegistry()
@@ -108,8 +109,7 @@ def _train_command(named: str, read: Callable[[list[str]], str] = "".join) -> Ca
             seeds: How many trainings, with the seeds from --seed on, side by side on all cores.
         """
         file = sys.stderr if json_ else sys.stdout
-        if ":" in env:
-            sys.path.insert(0, os.getcwd())  # a module beside the user, as python -m would find it
+        _find_modules_here(env)
         id, _ = starting_point(env)
         if seeds != 1:
             _train_seeds(id, config, options, seeds, json_)
@@ -131,6 +131,12 @@ def _train_command(named: str, read: Callable[[list[str]], str] = "".join) -> Ca
         print(_json({**summary, "folder": str(result.folder)}) if json_ else result.folder)
 
     return train
+
+
+def _find_modules_here(env: str | None) -> None:
+    """Has ``module:Task`` find a module beside the user, as ``python -m`` would."""
+    if env and ":" in env:
+        sys.path.insert(0, os.getcwd())
 
 
 def _train_seeds(id: str, config: Config, options: Options, seeds: int, json_: bool) -> None:
@@ -192,8 +198,7 @@ def evaluate(
     """
     from poise.agent import load
 
-    if env and ":" in env:
-        sys.path.insert(0, os.getcwd())
+    _find_modules_here(env)
     evaluation = load(run).evaluate(episodes, seed=seed, env=env)
     print(_json(evaluation.summary()) if json_ else _score(evaluation))
 
@@ -203,10 +208,33 @@ def video(run: RunFolder, env: Env = None, json_: Json = False) -> None:
     from poise.agent import load
     from poise.recording import film
 
-    if env and ":" in env:
-        sys.path.insert(0, os.getcwd())
+    _find_modules_here(env)
     path = film(load(run), run / "video", env=env)
     print(_json({"video": str(path)}) if json_ else path)
+
+
+def bench(
+    env: Annotated[str, Positional, arg(metavar="ENV")] = "InvertedPendulum-v5",
+    config: Annotated[Config, arg(name="")] = Config(),  # noqa: B008 (frozen)
+    backend: Backend = "auto",
+    rounds: Annotated[int, arg(metavar="N")] = 3,
+    json_: Json = False,
+) -> None:
+    """Measure a training on this machine: its speed, where its time goes, and how far the limit is.
+
+    Args:
+        env: An environment.
+        config: As of poise train.
+        backend: What steps the environments; auto takes the fastest that has ENV.
+        rounds: How many trainings, each a process of its own; the figures are their medians.
+    """
+    if rounds < 1:
+        raise ConfigError(f"rounds = {rounds}: one is the least")
+    _find_modules_here(env)
+    from poise.bench import measure
+
+    measured = measure(env, config, backend, rounds=rounds, file=sys.stderr)
+    print(_json(measured.to_dict()) if json_ else measured.table())
 
 
 def presets(json_: Json = False) -> None:
@@ -285,6 +313,7 @@ def _run(arguments: list[str]) -> None:
         "evaluate": evaluate,
         "video": video,
         "reproduce": reproduce,
+        "bench": bench,
         "presets": presets,
         "envs": envs,
     }

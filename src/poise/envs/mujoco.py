@@ -1,7 +1,7 @@
 """Any MuJoCo task on MuJoCo's own batch engine: N simulations stepped by a C++ thread pool."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import mujoco
@@ -192,6 +192,26 @@ class MujocoEnv:
         limit = task.time_limit
         truncated = self._never if limit is None else self._elapsed >= limit
         return EnvStep(obs, reward, terminated, truncated)
+
+    def engine(self, num_threads: int) -> Simulations:
+        """Another batch of the same model."""
+        return Simulations(self._model, self.num_envs, num_threads, self._task.derived)
+
+    def rows(self) -> Float[np.ndarray, "N S"]:
+        """A copy of the engine's own state of each simulation."""
+        return self._batch.state.copy()
+
+    def replay(
+        self,
+        moves: Iterable[tuple[Float[np.ndarray, "N A"], Float[np.ndarray, "N S"] | None]],
+        engine: Simulations,
+    ) -> None:
+        """The engine alone through recorded moves: actions, and the ``rows`` before them where changed."""
+        for action, rows in moves:
+            if rows is not None:
+                engine.state[:] = rows
+            engine.ctrl[:] = action
+            engine.advance(self._task.frame_skip)
 
     def draw(self, scene: MjData) -> None:
         """Writes the first simulation into ``scene``, all positions computed, to make a picture of it."""

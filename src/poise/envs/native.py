@@ -82,6 +82,11 @@ def _begin(task, world, mask, seeds):
 _advance = jax.jit(advance, static_argnames="task")
 
 
+@partial(jax.jit, static_argnames="task")
+def _replay(task: NativeTask, world: World, actions: Shaped[Array, "T N ..."]) -> World:
+    return jax.lax.scan(lambda world, action: (advance(task, world, action)[0], None), world, actions)[0]
+
+
 class NativeEnv:
     """A native task behind the interface of every other backend, one compiled call a step."""
 
@@ -102,6 +107,10 @@ class NativeEnv:
         self._world, out = _advance(self.task, self._world, action)
         values: Any = jax.device_get(out)
         return EnvStep(*values)
+
+    def replay(self, actions: Shaped[np.ndarray, "T N ..."]) -> None:
+        """The task alone through recorded actions, without new episodes, in one compiled loop."""
+        jax.block_until_ready(_replay(self.task, self._world, actions))
 
     def close(self) -> None:
         """Nothing to release."""
