@@ -26,7 +26,7 @@ def trained_on(env, config):
 def round_of(**changes):
     seconds = {"import": 1.0, "compile": 2.0, "rollout": 3.0, "physics": 2.5, "learn": 1.5, "prepare": 0.5}
     seconds |= {"log": 0.5, "evaluate": 0.0}
-    usual = Round(10.0, seconds, 2048, 1000.0, {1: 2000.0, 2: 3000.0}, 6e6)
+    usual = Round(10.0, 400_000_000, seconds, 2048, 1000.0, {1: 2000.0, 2: 3000.0}, 6e6)
     return dataclasses.replace(usual, **changes)
 
 
@@ -50,6 +50,7 @@ def test_the_limit_is_the_time_of_physics_and_of_learning_added():
     # a step: 1/3000 s of physics on the better number of threads, 1000 / 6e6 s of learning
     assert measured.physics == (2, 3000.0)
     assert measured.limit == pytest.approx(2000)
+    assert "400 MB" in measured.table()
     assert "A step takes 2.00 times the limit: 50%" in measured.table()
     assert measured.to_dict()["limit"]["share"] == pytest.approx(0.5)
     json.dumps(measured.to_dict())

@@ -1,6 +1,8 @@
 import csv
 import io
 import json
+import re
+import sys
 
 import numpy as np
 import pytest
@@ -52,6 +54,7 @@ def test_the_summary_has_the_keys_that_scripts_rely_on(finished):
         "status",
         "steps_per_second",
         "seconds",
+        "peak_memory_bytes",
         "evaluation",
         "parameters_sha256",
         "versions",
@@ -62,6 +65,7 @@ def test_the_summary_has_the_keys_that_scripts_rely_on(finished):
     assert set(summary["seconds"]) == times
     parts = [v for k, v in summary["seconds"].items() if k not in {"total", "physics", "prepare"}]
     assert 0.5 * summary["seconds"]["total"] < sum(parts) <= summary["seconds"]["total"]
+    assert 1e8 < summary["peak_memory_bytes"] < 1e10
     evaluation = summary["evaluation"]
     assert evaluation["episodes"] == 100
     assert evaluation["low"] < evaluation["mean"] < evaluation["high"]
@@ -89,7 +93,8 @@ def test_the_tables_agree_with_each_other(finished):
 def test_progress_in_plain_lines_names_backend_and_replacement(finished):
     shown = finished[1].splitlines()
     assert shown[0].startswith("Reacher-v2 is run as Reacher-v4")
-    assert shown[1].startswith("Reacher-v4 on mujoco (2 threads): 4 iterations x 128 = 512 steps, seed 0")
+    told = r"Reacher-v4 on mujoco \(2 threads\), learning on (one device|two devices at once): "
+    assert re.match(told + "4 iterations x 128 = 512 steps, seed 0", shown[1])
     assert [line.split()[0] for line in shown[2:]] == ["128", "256", "384", "512"]
     assert "return -" in shown[-1]
 
@@ -141,3 +146,9 @@ def test_nothing_is_written_for_an_environment_that_cannot_be_made(tmp_path):
 def test_the_recent_mean_by_hand():
     step, value = np.array([10, 20, 30, 100]), np.array([1.0, 2.0, 6.0, 5.0])
     np.testing.assert_allclose(recent_mean(step, value, 20), [1, 1.5, 4, 5])
+
+
+def test_where_the_system_does_not_count_memory_none_is_said(monkeypatch):
+    assert run.peak_memory() > 1e7
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    assert run.peak_memory() is None

@@ -41,6 +41,7 @@ class Round:
     """
 
     whole: float  # seconds from the command to its end
+    memory: int | None  # bytes, the most that were resident; None where the system does not tell
     seconds: dict[str, float | None]
     steps: int
     steps_per_second: float
@@ -60,6 +61,11 @@ class Bench:
 
     def median(self, of: Callable[[Round], float]) -> float:
         return statistics.median(of(r) for r in self.rounds)
+
+    @property
+    def memory(self) -> int | None:
+        """The most of all rounds, in bytes."""
+        return max((r.memory for r in self.rounds if r.memory), default=None)
 
     @property
     def steps_per_second(self) -> float:
@@ -116,6 +122,7 @@ class Bench:
             "cores": num_cores(),
             "rounds": [vars(r) for r in self.rounds],
             "seconds": self.parts() | {"whole": self.median(lambda r: r.whole)},
+            "peak_memory_bytes": self.memory,
             "steps_per_second": self.steps_per_second,
             "limit": {
                 "threads": threads,
@@ -144,6 +151,7 @@ class Bench:
         lines += [f"{name:<20}{value:>9.2f} s{value / whole:>7.0%}" for name, value in self.parts().items()]
         lines += [
             f"{'whole command':<20}{whole:>9.2f} s        {spread(lambda r: r.whole, '.2f')}",
+            *([f"{'memory':<20}{self.memory / 1e6:>9,.0f} MB at its peak"] if self.memory else []),
             "",
             f"{'while training':<20}{self.steps_per_second:>9,.0f} steps/s  "
             + spread(lambda r: r.steps_per_second, ",.0f"),
@@ -175,22 +183,23 @@ def measure(env: str, config: Config, backend: envs.Backend, *, rounds: int, fil
         )
     measured = []
     with tempfile.TemporaryDirectory() as folder:
-        whole, summary = _train(found, config, Path(folder))
+        whole, summary = train_once(found, config, Path(folder))
         trained, _ = load_agent(newest(Path(summary["folder"])))
         recorded = record(found, config, trained)
         print(f"{found.id}: the caches are filled, {whole:.1f} s", file=file, flush=True)
         for number in range(rounds):
-            whole, summary = _train(found, config, Path(folder))
+            whole, summary = train_once(found, config, Path(folder))
             pace = summary["steps_per_second"]
             physics, flops = physics_alone(found, recorded), peak()
-            measured.append(Round(whole, summary["seconds"], summary["steps"], pace, physics, flops))
+            seconds, memory = summary["seconds"], summary["peak_memory_bytes"]
+            measured.append(Round(whole, memory, seconds, summary["steps"], pace, physics, flops))
             print(
                 f"round {number + 1} of {rounds}: {whole:.1f} s, {pace:,.0f} steps/s", file=file, flush=True
             )
     return Bench(found.id, found.backend, config, measured, flops_a_step(trained, config))
 
 
-def _train(found: envs.Resolved, config: Config, out: Path) -> tuple[float, dict[str, Any]]:
+def train_once(found: envs.Resolved, config: Config, out: Path) -> tuple[float, dict[str, Any]]:
     """Seconds of one ``poise train``, and its summary."""
     command = [sys.executable, "-m", "poise", "train", found.id, *flags(config), "--backend", found.backend]
     command += ["--no-evaluate", "--no-video", "--json", "--out", str(out)]

@@ -64,6 +64,12 @@ def use_two_devices() -> None:
         jax.config.update("jax_num_cpu_devices", 2)
 
 
+def _devices() -> str:
+    """Where policy and value learn."""
+    devices = jax.devices()
+    return "one device" if devices[0] == devices[-1] else "two devices at once"
+
+
 def described(found: envs.Resolved, config: Config) -> dict[str, Any]:
     """What ``config.json`` says."""
     return {"env": found.id, "backend": found.backend, **config.to_dict()}
@@ -96,6 +102,16 @@ def parameters_sha256(state: TrainState) -> str:
         digest.update(f"{path} {array.dtype} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def peak_memory() -> int | None:
+    """The most bytes of this process that were resident at once, since it began; None where nobody counts."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def versions() -> dict[str, str]:
@@ -179,8 +195,8 @@ def execute(
         recorder = _Recorder(folder, options, found, config, world.spec)
         recorder.seconds["import"] = import_seconds
         print(
-            f"{found.id} on {world.backend}: {config.num_iterations} iterations x {config.rollout_size:,} "
-            f"= {recorder.total_steps:,} steps, seed {config.seed}",
+            f"{found.id} on {world.backend}, learning on {_devices()}: {config.num_iterations} iterations x "
+            f"{config.rollout_size:,} = {recorder.total_steps:,} steps, seed {config.seed}",
             file=file,
             flush=True,
         )
@@ -298,6 +314,7 @@ class _Recorder:
             "status": status,
             "steps_per_second": (last_step - first_step) / (last - first) if last > first else None,
             "seconds": {**self.seconds, "physics": self._physics, "total": total_seconds + drawing},
+            "peak_memory_bytes": peak_memory(),
             "evaluation": evaluation.summary() if evaluation else None,
             "parameters_sha256": parameters_sha256(self._state) if self._state else None,
             "versions": versions(),
