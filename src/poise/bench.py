@@ -250,12 +250,7 @@ def flops_a_step(trained: Trained, config: Config) -> float:
 def peak() -> float:
     """Floating-point operations a second of one product of two matrices in NumPy, on all cores."""
     one, other = np.random.default_rng(0).standard_normal((2, SIDE, SIDE), np.float32)
-    times = []
-    for _ in range(10):
-        begun = time.perf_counter()
-        _ = one @ other
-        times.append(time.perf_counter() - begun)
-    return 2 * SIDE**3 / statistics.median(times[1:])
+    return 2 * SIDE**3 / _seconds(lambda: one @ other)
 
 
 class Move(NamedTuple):
@@ -334,11 +329,11 @@ def _replay(env: VectorEnv, moves: list[Move]) -> None:
         env.step(move.action)
 
 
-def _seconds(work: Callable[[], None]) -> float:
-    """Of the faster of two, so that nothing is compiled or cold."""
-    times = []
-    for _ in range(2):
+def _seconds(work: Callable[[], object]) -> float:
+    """The median of what it takes, warm, again and again for half a second and at least three times."""
+    times, start = [], time.perf_counter()
+    while len(times) < 4 or time.perf_counter() - start < 0.5:
         begun = time.perf_counter()
         work()
         times.append(time.perf_counter() - begun)
-    return min(times)
+    return statistics.median(times[1:])
