@@ -26,6 +26,7 @@ from poise.rollout import HostCollector
 from poise.streams import TextOut
 
 SIDE = 1024  # of the two square matrices whose product is the peak
+LONGEST = 256  # steps of the rollout that the environments alone go through
 
 
 class BenchError(PoiseError):
@@ -185,7 +186,7 @@ def measure(env: str, config: Config, backend: envs.Backend, *, rounds: int, fil
     with tempfile.TemporaryDirectory() as folder:
         whole, summary = train_once(found, config, Path(folder))
         trained, _ = load_agent(newest(Path(summary["folder"])))
-        recorded = record(found, config, trained)
+        recorded = record(found, config, trained)[:LONGEST]
         print(f"{found.id}: the caches are filled, {whole:.1f} s", file=file, flush=True)
         for number in range(rounds):
             whole, summary = train_once(found, config, Path(folder))
