@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poise.acting import ActionScale, Actor, quiet
+from poise.acting import FEW_ROWS, ActionScale, Actor, quiet
 from poise.config import Normalize, Policy
 from poise.networks import distributions, make_policy
 from poise.normalize import Normalizer, RunningStats, normalize_obs
@@ -90,3 +90,12 @@ def test_the_scale_is_the_same_in_jax():
     for normalize in (True, False):
         scale = ActionScale(SPEC, normalize=normalize)
         np.testing.assert_array_equal(jax.jit(scale)(jnp.asarray(action)), scale(action))
+
+
+def test_the_number_of_rows_does_not_change_an_action():
+    """Few rows, many, and few again: what is repeated for them is that of the last call or not at all."""
+    actor = Actor(make_policy(SPEC, Policy(init="uniform"), key=jax.random.key(3)), NORMALIZER, Normalize())
+    obs = np.random.default_rng(0).standard_normal((FEW_ROWS + 1, SPEC.obs_size)).astype(np.float32)
+    expected = actor.act(obs)
+    for rows in (1, 5, 5, FEW_ROWS, 3):
+        np.testing.assert_allclose(actor.act(obs[:rows]), expected[:rows], rtol=1e-5, atol=1e-6)

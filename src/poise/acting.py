@@ -54,7 +54,7 @@ class Actor:
         self._biases = [np.asarray(b) for b in policy.mlp.bias]
         self._activation = np.tanh if policy.mlp.activation == "tanh" else _relu
         self._statistics = [np.asarray(normalizer.obs.mean), np.asarray(normalizer.obs.std)]
-        self._spread_rows = 0
+        self._spread = 0, self._statistics, self._biases
         self._scaled, limit = config.obs, config.obs_clip
         self._limits = None if limit is None else (np.float32(-limit), np.float32(limit))
         self._gaussian = isinstance(policy, GaussianPolicy)
@@ -90,7 +90,7 @@ class Actor:
 
     def _forward(self, obs: np.ndarray) -> np.ndarray:
         x = obs
-        (mean, std), (*biases, last) = self._spread(len(obs))
+        (mean, std), (*biases, last) = self._for_rows(len(obs))
         if self._scaled:
             x = (x - mean) / std
         if self._limits is not None:
@@ -102,17 +102,16 @@ class Actor:
             self._activation(x, out=x)
         return x.dot(self._weights[-1]) + last
 
-    def _spread(self, rows: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def _for_rows(self, rows: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Statistics and biases, repeated for so many rows: arrays of one shape take half the time."""
         if rows > FEW_ROWS:
             return self._statistics, self._biases
-        if rows != self._spread_rows:
-            self._spread_rows = rows
-            self._spread_out = (
-                [np.repeat(s[None], rows, axis=0) for s in self._statistics],
-                [np.repeat(b[None], rows, axis=0) for b in self._biases],
-            )
-        return self._spread_out
+        spread = self._spread  # one assignment and one read: several threads may act with one agent
+        if spread[0] != rows:
+            statistics = [np.repeat(s[None], rows, axis=0) for s in self._statistics]
+            biases = [np.repeat(b[None], rows, axis=0) for b in self._biases]
+            spread = self._spread = rows, statistics, biases
+        return spread[1], spread[2]
 
 
 def _relu(x: np.ndarray, out: np.ndarray) -> np.ndarray:

@@ -184,12 +184,13 @@ def measure(env: str, config: Config, backend: envs.Backend, *, rounds: int, fil
         )
     measured = []
     with tempfile.TemporaryDirectory() as folder:
-        whole, summary = train_once(found, config, Path(folder))
-        trained, _ = load_agent(newest(Path(summary["folder"])))
+        whole, run = train_once(found, config, Path(folder))
+        trained, _ = load_agent(newest(run))
         recorded = record(found, config, trained)[:LONGEST]
         print(f"{found.id}: the caches are filled, {whole:.1f} s", file=file, flush=True)
         for number in range(rounds):
-            whole, summary = train_once(found, config, Path(folder))
+            whole, run = train_once(found, config, Path(folder))
+            summary = json.loads((run / "summary.json").read_text())
             pace = summary["steps_per_second"]
             physics, flops = physics_alone(found, recorded), peak()
             seconds, memory = summary["seconds"], summary["peak_memory_bytes"]
@@ -200,17 +201,18 @@ def measure(env: str, config: Config, backend: envs.Backend, *, rounds: int, fil
     return Bench(found.id, found.backend, config, measured, flops_a_step(trained, config))
 
 
-def train_once(found: envs.Resolved, config: Config, out: Path) -> tuple[float, dict[str, Any]]:
-    """Seconds of one ``poise train``, and its summary."""
+def train_once(found: envs.Resolved, config: Config, folder: Path) -> tuple[float, Path]:
+    """Seconds of one ``poise train``, and its run, somewhere in ``folder``."""
+    out = Path(tempfile.mkdtemp(dir=folder))
     command = [sys.executable, "-m", "poise", "train", found.id, *flags(config), "--backend", found.backend]
-    command += ["--no-evaluate", "--no-video", "--json", "--out", str(out)]
+    command += ["--no-evaluate", "--no-video", "--out", str(out)]
     begun = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     whole = time.perf_counter() - begun
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["a training ended without a word"]
         raise BenchError(said[-1].removeprefix("poise: "))
-    return whole, json.loads(done.stdout)
+    return whole, next(out.glob("*/*"))
 
 
 def flags(config: Config) -> list[str]:
