@@ -85,6 +85,22 @@ def test_the_number_of_threads_does_not_change_a_bit():
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize(
+    "id", ["Hopper-v5", "Ant-v5"]
+)  # Ant-v5 is put back by the engine, as it keeps cfrc_ext
+def test_an_episode_knows_nothing_of_what_came_before_it(id):
+    used, fresh = make(id, 2), make(id, 2)
+    rng = np.random.default_rng(0)
+    used.reset(np.ones(2, bool), [5, 6])
+    for _ in range(30):
+        used.step(rng.uniform(-1, 1, (2, len(used.spec.action_low))).astype(np.float32))
+    both = np.ones(2, bool)
+    np.testing.assert_array_equal(used.reset(both, [1, 2]), fresh.reset(both, [1, 2]))
+    for _ in range(20):
+        action = rng.uniform(-1, 1, (2, len(used.spec.action_low))).astype(np.float32)
+        np.testing.assert_array_equal(used.step(action).next_obs, fresh.step(action).next_obs)
+
+
 def test_resetting_some_leaves_the_others_where_they_are():
     env = make("Reacher-v4", 3)
     env.reset(np.ones(3, bool), [0, 1, 2])
