@@ -234,7 +234,7 @@ def test_the_others_are_closed_where_one_process_fails(how, elsewhere, monkeypat
     if how == "hangs":
         env._env.step_async(action)
     else:
-        message = "ended with exit code -9" if how == "dies" else "step raised RuntimeError"
+        message = "was ended by SIGKILL" if how == "dies" else "step raised RuntimeError"
         with pytest.raises(EnvFault, match=f"environment 1, .* {message}"):
             env.step(action)
     env.close()

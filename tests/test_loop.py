@@ -5,7 +5,9 @@ import pytest
 from probes import Bandit, Corridor, Counter
 
 from poise.config import PPO, Config, ConfigError, Normalize, Policy
+from poise.envs.checking import EnvFault
 from poise.loop import TrainingError, iterations
+from poise.seeds import Stream, episode_seed
 
 FAST = {"num_steps": 32, "minibatch_size": 32, "policy_learning_rate": 5e-3, "value_learning_rate": 5e-3}
 RAW = Normalize(obs=False, reward=False)
@@ -103,5 +105,6 @@ def test_a_reward_that_is_not_finite_ends_the_training_with_its_name():
         def step(self, action):
             return super().step(action)._replace(reward=self.step_count * float("nan"))
 
-    with pytest.raises(TrainingError, match=r"statistics .* are infinite or NaN in iteration 1 of"):
+    seed = episode_seed(0, Stream.TRAINING, 0, 0)
+    with pytest.raises(EnvFault, match=f"Counter, environment 0, episode seed {seed}, step 1: reward is nan"):
         train(Broken([3, -5, 0, 0]))

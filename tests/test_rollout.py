@@ -31,7 +31,7 @@ def collector_for(env, config, kind=HostCollector):
 
 def test_a_rollout_of_episodes_that_end_all_three_ways():
     env = Counter([3, -5, 0])  # terminates after 3, truncated after 5, goes on
-    rollout, episodes, _ = collector_for(env, small())(0)
+    rollout, episodes, *_ = collector_for(env, small())(0)
     count = rollout.obs[:, :, 2]
     np.testing.assert_array_equal(count[:, 0], [0, 1, 2, 0, 1, 2, 0, 1])
     np.testing.assert_array_equal(count[:, 1], [0, 1, 2, 3, 4, 0, 1, 2])
@@ -49,7 +49,7 @@ def test_a_rollout_of_episodes_that_end_all_three_ways():
 def test_episodes_go_on_across_rollouts_and_keep_what_they_have_gathered():
     collect = collector_for(Counter([3, -5, 0]), small())
     collect(0)
-    rollout, episodes, _ = collect(1)
+    rollout, episodes, *_ = collect(1)
     np.testing.assert_array_equal(rollout.obs[0, :, 2], [2, 3, 8])
     first = episodes[0]
     assert (first.env, first.index, first.step, first.length) == (0, 2, 27, 3)
@@ -59,7 +59,7 @@ def test_episodes_go_on_across_rollouts_and_keep_what_they_have_gathered():
 def test_with_reset_every_rollout_each_begins_with_fresh_episodes():
     collect = collector_for(Counter([3, -5, 0]), small(reset_every_rollout=True))
     before = collect(0).rollout
-    rollout, episodes, _ = collect(1)
+    rollout, episodes, *_ = collect(1)
     np.testing.assert_array_equal(rollout.obs[0, :, 2], [0, 0, 0])
     assert (before.obs[0, :, 1] != rollout.obs[0, :, 1]).all()  # new seeds
     # the unfinished third episode of environment 0 is dropped with what it had gathered
@@ -104,9 +104,9 @@ def test_the_same_rollout_through_both_host_backends():
 def test_the_compiled_collector_ends_episodes_as_the_other_does(end, limit):
     config = small(num_envs=2)
     ends = [end or -(limit or 0)] * 2
-    host, host_episodes, _ = collector_for(Counter(ends), config)(0)
+    host, host_episodes, *_ = collector_for(Counter(ends), config)(0)
     collect = collector_for(NativeEnv(NativeCounter(end, limit), 2), config, NativeCollector)
-    native, native_episodes, _ = collect(0)
+    native, native_episodes, *_ = collect(0)
     for name in ("reward", "terminated", "truncated"):
         np.testing.assert_allclose(getattr(native, name), getattr(host, name), atol=0.1)
     for name in ("obs", "next_obs"):

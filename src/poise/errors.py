@@ -10,6 +10,12 @@ class PoiseError(Exception):
     exit_code = 2
 
 
+DIVERGED = (
+    "Mostly that comes of a learning rate that is too high (--ppo.policy-learning-rate, "
+    "--ppo.value-learning-rate), or of rewards that are very large and not normalized."
+)
+
+
 class TrainingError(PoiseError):
     """A training that cannot go on."""
 

@@ -1,8 +1,9 @@
 """The training loop, as a generator: it yields after every iteration and reacts to nothing."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from poise.clock import Clock
 from poise.config import Config, ConfigError
 from poise.distributions import DiagGaussian
 from poise.envs import VectorEnv
+from poise.envs.checking import Crash
 from poise.errors import TrainingError
 from poise.rollout import make_collector
 from poise.spec import Episode
@@ -35,6 +37,9 @@ class Progress:
     learn_seconds: float
     prepare_seconds: float  # of these: preparing the rollout, shuffling its rows
     compile_seconds: float  # of this iteration; in the first also what came before it
+    world: dict[str, Any] | None  # as ``Start`` takes it; None where the environment cannot tell
+    exact: bool  # whether the training goes on exactly where it was; only ``start`` can make it False
+    crashes: tuple[Crash, ...]  # of environments that were made anew
 
     @property
     def times(self) -> dict[str, float | None]:
@@ -47,10 +52,22 @@ class Progress:
         }
 
 
-def iterations(config: Config, env: VectorEnv) -> Iterator[Progress]:
+class Start(NamedTuple):
+    """Where a training goes on: ``state`` and ``world`` of a ``Progress``, of this process or another."""
+
+    state: TrainState
+    world: Mapping[str, Any]
+
+
+def iterations(config: Config, env: VectorEnv, start: Start | None = None) -> Iterator[Progress]:
     """Trains on ``env`` and yields after each of ``config.num_iterations`` iterations.
 
+    From ``start`` on, where one is given: what follows is bit for bit what followed there, if the
+    environment repeats itself.
+
     Raises:
+        ArraysError: ``start`` is of another environment or configuration.
+        EnvFault: the environment failed, or returned what is no number.
         ConfigError: an option has no meaning for this environment, or ``num_envs`` is not its number.
         TrainingError: a loss, a parameter, or what a network makes of one became infinite or NaN. That
             iteration is not yielded.
@@ -60,11 +77,14 @@ def iterations(config: Config, env: VectorEnv) -> Iterator[Progress]:
     clock = Clock()
     try:
         compiled = clock.now().compiling
-        state = init(env.spec, config)
         collector = make_collector(env, config)
-        for iteration in range(config.num_iterations):
+        state = init(env.spec, config) if start is None else start.state
+        exact = start is None or collector.restore(start.world)
+        for iteration in range(int(state.iteration), config.num_iterations):
             begun = clock.now()
-            rollout, episodes, physics = collector.collect(state.learner.policy, state.normalizer, iteration)
+            rollout, episodes, physics, crashes = collector.collect(
+                state.learner.policy, state.normalizer, iteration
+            )
             collected = clock.now()
             ready = make_ready(state, rollout, config=config)
             prepared = clock.now()
@@ -88,6 +108,9 @@ def iterations(config: Config, env: VectorEnv) -> Iterator[Progress]:
                 learn_seconds=learned.since(collected),
                 prepare_seconds=prepared.since(collected),
                 compile_seconds=learned.compiling - compiled,
+                world=collector.snapshot(),
+                exact=exact,
+                crashes=crashes,
             )
             compiled = learned.compiling
     finally:

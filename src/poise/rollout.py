@@ -1,8 +1,10 @@
 """Collecting rollouts, from environments on the host or compiled together with the policy."""
 
+import dataclasses
 import time
+from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -11,14 +13,17 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from poise.acting import ActionScale, Actor, quiet
+from poise.arrays import ArraysError, filled, fitted, named, part, prefixed
 from poise.config import Config, Normalize
 from poise.envs import VectorEnv
+from poise.envs.checking import Crash, EnvFault
 from poise.envs.native import NativeEnv, NativeTask, World, advance, begin, empty_world, observe
-from poise.errors import TrainingError
+from poise.envs.vector import Restorable, Restored
+from poise.errors import DIVERGED, TrainingError
 from poise.networks import GaussianPolicy, Policy
 from poise.normalize import Normalizer, normalize_obs
 from poise.seeds import Stream, episode_seed, stream_key
-from poise.spec import Episode
+from poise.spec import Episode, Spec
 from poise.types import Rollout, Tensor
 
 
@@ -26,6 +31,7 @@ class Collected(NamedTuple):
     rollout: Rollout
     episodes: list[Episode]  # those that ended in it, in the order of their ends
     physics_seconds: float | None  # stepping and resetting; None where that is one with acting
+    crashes: tuple[Crash, ...] = ()  # of environments that were made anew
 
 
 @runtime_checkable
@@ -37,6 +43,21 @@ class Collector(Protocol):
 
         Raises:
             TrainingError: the policy has diverged so far that its actions are no numbers.
+            EnvFault: an environment failed, or returned what is no number.
+        """
+        ...
+
+    def snapshot(self) -> dict[str, Any] | None:
+        """The world as it is now, what its unfinished episodes have gathered; None where it cannot tell."""
+        ...
+
+    def restore(self, arrays: Mapping[str, Any]) -> bool:
+        """Goes on from a ``snapshot``. Whether all is exactly as it was.
+
+        An environment that is not begins its next episode.
+
+        Raises:
+            ArraysError: these arrays are no snapshot of this world.
         """
         ...
 
@@ -47,42 +68,97 @@ class _Ledger:
     def __init__(self, num_envs: int):
         self.index = np.full(num_envs, -1)  # of the running episode; -1 before the first
         self._return = np.zeros(num_envs)
-        self._length = np.zeros(num_envs, np.int64)
+        self.length = np.zeros(num_envs, np.int64)
         self._step = 0
 
-    def drop(self) -> None:
-        """Forgets the unfinished episodes."""
-        self._return[:] = 0
-        self._length[:] = 0
+    def drop(self, mask: Bool[np.ndarray, " N"] | slice = slice(None)) -> None:
+        """Forgets the unfinished episodes of those environments."""
+        self._return[mask] = 0
+        self.length[mask] = 0
+
+    def snapshot(self) -> dict[str, np.ndarray]:
+        return {
+            "index": np.asarray(self.index, np.int64).copy(),
+            "return": self._return.copy(),
+            "length": self.length.copy(),
+            "step": np.array(self._step),
+        }
+
+    def restore(self, arrays: Mapping[str, Any]) -> None:
+        fitted(self.snapshot(), arrays)
+        if not (arrays["index"] >= -1).all():
+            raise ArraysError("array index holds what is none")
+        self.index[:], self._return[:] = arrays["index"], arrays["return"]
+        self.length[:], self._step = arrays["length"], int(arrays["step"])
 
     def account(
         self,
-        index: Int[np.ndarray, " N"],
+        index: Int[np.ndarray, "T N"],
         reward: Float[np.ndarray, "T N"],
         terminated: Bool[np.ndarray, "T N"],
         truncated: Bool[np.ndarray, "T N"],
     ) -> list[Episode]:
-        """The episodes that ended in these steps; ``index`` is of those that ran at their start."""
+        """The episodes that ended in these steps; ``index``: of the episode that each step belongs to."""
         num_steps, num_envs = reward.shape
-        start, index, episodes = np.zeros(num_envs, np.int64), index.copy(), []
+        start, episodes = np.zeros(num_envs, np.int64), []
         for t, n in np.argwhere(terminated | truncated).tolist():
             episodes.append(
                 Episode(
                     env=n,
-                    index=int(index[n]),
+                    index=int(index[t, n]),
                     step=self._step + (t + 1) * num_envs,
                     episodic_return=float(self._return[n] + reward[start[n] : t + 1, n].sum()),
-                    length=int(self._length[n] + t + 1 - start[n]),
+                    length=int(self.length[n] + t + 1 - start[n]),
                     terminated=bool(terminated[t, n]),
                 )
             )
-            start[n], self._return[n], self._length[n] = t + 1, 0.0, 0
-            index[n] += 1
+            start[n], self._return[n], self.length[n] = t + 1, 0.0, 0
         for n in range(num_envs):
             self._return[n] += reward[start[n] :, n].sum()
-        self._length += num_steps - start
+        self.length += num_steps - start
         self._step += reward.size
         return episodes
+
+
+def _check(
+    rollout: Rollout, index: Int[np.ndarray, "T N"], length: Int[np.ndarray, " N"], spec: Spec, seed: int
+) -> None:
+    """Refuses a rollout that holds what is no number, and names what came first.
+
+    ``length``: steps that the running episodes had before it. ``seed``: the run's.
+    """
+    num_steps, num_envs = index.shape
+    odd: dict[str, np.ndarray] = {}
+    for name in ("obs", "action", "reward", "next_obs"):  # in the order in which they arise
+        array = np.asarray(getattr(rollout, name))
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            odd[name] = ~np.isfinite(array).reshape(num_steps, num_envs, -1)
+    if not odd:
+        return
+    t = min(int(np.argwhere(mask)[0, 0]) for mask in odd.values())
+    name, mask = next((name, mask) for name, mask in odd.items() if mask[t].any())
+    n, entry = np.argwhere(mask[t])[0].tolist()
+    done = np.asarray(rollout.terminated | rollout.truncated)
+    ended = np.flatnonzero(done[:t, n])
+    step = int(t - ended[-1] if len(ended) else t + 1 + length[n])
+    step -= name in ("obs", "action")  # they are there before the step
+    from_seed = episode_seed(seed, Stream.TRAINING, n, int(index[t, n]))
+    place = f"{spec.id}, environment {n}, episode seed {from_seed}, step {step}"
+    value = np.asarray(getattr(rollout, name)).reshape(num_steps, num_envs, -1)[t, n, entry]
+    if name == "action":
+        raise TrainingError(f"{place}: the policy's action is {value}. {DIVERGED}")
+    what = "reward" if name == "reward" else f"obs[{entry}]"
+    raise EnvFault(f"{place}: {what} is {value}", n)
+
+
+@runtime_checkable
+class Rebuildable(Protocol):
+    """An environment that can be made anew after a fault, each of the N where it was."""
+
+    def rebuild(self, fault: EnvFault) -> Restored: ...
+
+
+MOST_CRASHES = 3  # in one rollout
 
 
 class HostCollector:
@@ -93,6 +169,7 @@ class HostCollector:
         self._scale = ActionScale(env.spec, normalize=config.normalize.action)
         self._ledger = _Ledger(env.num_envs)
         self._obs = np.zeros((env.num_envs, env.spec.obs_size), np.float32)
+        self._crashes: list[Crash] = []
 
     def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
         env, spec, num_steps = self._env, self._env.spec, self._config.ppo.num_steps
@@ -100,42 +177,105 @@ class HostCollector:
         shape = (num_steps, env.num_envs)
         noise = self._noise((*shape, spec.action_size), iteration)
         obs = np.empty((*shape, spec.obs_size), np.float32)
-        next_obs = np.empty_like(obs)
         action = np.empty(shape, np.int32) if spec.discrete else np.empty_like(noise)
-        reward = np.empty(shape, np.float64)
-        terminated, truncated = np.empty(shape, bool), np.empty(shape, bool)
+        reward, index = np.empty(shape, np.float64), np.empty(shape, np.int64)
+        rollout = Rollout(
+            obs, action, reward, np.empty_like(obs), np.empty(shape, bool), np.empty(shape, bool)
+        )
+        next_obs, terminated, truncated = rollout.next_obs, rollout.terminated, rollout.truncated
 
+        self._crashes = []
         if iteration == 0 or self._config.ppo.reset_every_rollout:
             self._ledger.drop()
-            self._begin(np.ones(env.num_envs, bool))
-        running = self._ledger.index.copy()
-        at = f"iteration {iteration + 1} of {spec.id}"
-        physics = 0.0
-        for t in range(num_steps):
+            self._begin(np.ones(env.num_envs, bool), rollout, 0)
+        physics, t = 0.0, 0
+        while t < num_steps:
+            index[t] = self._ledger.index
             obs[t] = self._obs
             with quiet():
                 chosen = actor.act(self._obs, noise[t])
                 given = self._scale(chosen)
-            if np.count_nonzero(np.isfinite(chosen)) < chosen.size:
-                raise TrainingError(f"the policy's action is infinite or NaN in step {t + 1} of {at}")
             action[t] = chosen
+            if np.count_nonzero(np.isfinite(chosen)) < chosen.size:
+                reward[t], next_obs[t] = 0, 0
+                so_far = jax.tree.map(lambda x, end=t + 1: x[:end], rollout)
+                _check(so_far, index[: t + 1], self._ledger.length, spec, self._config.seed)
             begun = time.perf_counter()
-            next_obs[t], reward[t], terminated[t], truncated[t] = env.step(given)
+            try:
+                next_obs[t], reward[t], terminated[t], truncated[t] = env.step(given)
+            except EnvFault as fault:
+                self._recover(fault, rollout, t, self._obs)
+                continue
             self._obs = next_obs[t]
             done = terminated[t] | truncated[t]
+            t += 1
             if np.count_nonzero(done):
-                self._begin(done)
+                self._begin(done, rollout, t)
             physics += time.perf_counter() - begun
-        episodes = self._ledger.account(running, reward, terminated, truncated)
-        rollout = Rollout(obs, action, reward.astype(np.float32), next_obs, terminated, truncated)
-        return Collected(rollout, episodes, physics)
+        _check(rollout, index, self._ledger.length, spec, self._config.seed)
+        episodes = self._ledger.account(index, reward, terminated, truncated)
+        rollout = dataclasses.replace(rollout, reward=reward.astype(np.float32))
+        return Collected(rollout, episodes, physics, tuple(self._crashes))
 
-    def _begin(self, mask: np.ndarray) -> None:
+    def _begin(self, mask: np.ndarray, rollout: Rollout | None, num_rows: int) -> None:
+        """New episodes, after so many rows of the rollout."""
         index = self._ledger.index
         index[mask] += 1
         seed = self._config.seed
         seeds = [episode_seed(seed, Stream.TRAINING, n, int(index[n])) for n in np.flatnonzero(mask).tolist()]
-        self._obs = self._env.reset(mask, seeds).astype(np.float32)
+        try:
+            self._obs = self._env.reset(mask, seeds).astype(np.float32)
+        except EnvFault as fault:
+            self._recover(fault, rollout, num_rows, None)
+
+    def _recover(
+        self, fault: EnvFault, rollout: Rollout | None, num_rows: int, obs: np.ndarray | None
+    ) -> None:
+        """Has the environment that failed begin its next episode, the others go on from where they were.
+
+        ``obs``: where that was, None where it is not known. The last row of an episode that cannot go on
+        is marked truncated; one without a row is forgotten.
+
+        Raises:
+            EnvFault: ``fault`` itself, where nothing can be made anew or too much failed.
+        """
+        if not isinstance(self._env, Rebuildable) or len(self._crashes) == MOST_CRASHES:
+            raise fault
+        restored = self._env.rebuild(fault)
+        if fault.crash is not None:
+            self._crashes.append(fault.crash)
+        self._obs = restored.obs.astype(np.float32)
+        lost = ~restored.exact
+        if obs is not None:
+            lost |= (self._obs != obs).any(axis=1)
+        if rollout is not None and num_rows:
+            last = num_rows - 1
+            rollout.truncated[last] |= lost & ~rollout.terminated[last]
+        else:
+            self._ledger.drop(lost)
+        self._begin(lost, rollout, num_rows)
+
+    def snapshot(self) -> dict[str, Any] | None:
+        if not isinstance(self._env, Restorable):
+            return None
+        return {
+            "obs": np.array(self._obs, np.float32),
+            **prefixed("episode", self._ledger.snapshot()),
+            **prefixed("env", self._env.snapshot()),
+        }
+
+    def restore(self, arrays: Mapping[str, Any]) -> bool:
+        if not isinstance(self._env, Restorable):
+            raise ArraysError(f"{self._env.spec.id} cannot be restored")
+        fitted({"obs": self._obs}, {"obs": arrays["obs"]} if "obs" in arrays else {})
+        self._ledger.restore(part("episode", arrays))
+        obs, exact = self._env.restore(part("env", arrays))
+        self._obs = obs.astype(np.float32)
+        lost = ~exact | [a.tobytes() != b.tobytes() for a, b in zip(self._obs, arrays["obs"], strict=True)]
+        if lost.any():
+            self._ledger.drop(lost)
+            self._begin(lost, None, 0)
+        return not lost.any()
 
     def _noise(self, shape: tuple[int, ...], iteration: int) -> np.ndarray:
         rng = np.random.default_rng((self._config.seed, Stream.NOISE, iteration))
@@ -178,9 +318,21 @@ class NativeCollector:
             num_steps=self._config.ppo.num_steps,
             normalize=self._config.normalize,
         )
-        facts = jax.device_get((rollout.reward, rollout.terminated, rollout.truncated))
-        episodes = self._ledger.account(running, facts[0].astype(np.float64), *facts[1:])
+        facts = jax.device_get(rollout)
+        done = facts.terminated | facts.truncated
+        index = running + np.cumsum(done, axis=0) - done
+        _check(facts, index, self._ledger.length, self._task.spec, self._config.seed)
+        reward = facts.reward.astype(np.float64)
+        episodes = self._ledger.account(index, reward, facts.terminated, facts.truncated)
         return Collected(rollout, episodes, None)
+
+    def snapshot(self) -> dict[str, Any]:
+        return {**prefixed("env", named(self._now)), **prefixed("episode", self._ledger.snapshot())}
+
+    def restore(self, arrays: Mapping[str, Any]) -> bool:
+        self._ledger.restore(part("episode", arrays))
+        self._now = jax.device_put(filled(self._now, part("env", arrays)), jax.devices()[0])
+        return True
 
 
 @partial(jax.jit, static_argnames=("task", "num_steps", "normalize"))

@@ -13,14 +13,16 @@ from jaxtyping import PRNGKeyArray
 
 
 class Stream(enum.IntEnum):
-    """What is drawn. The first two are also the last two bits of an episode's seed, and so below four."""
+    """What is drawn. Those with episodes differ in their last two bits, which end the episodes' seeds."""
 
     TRAINING = 0  # how training episodes begin
     EVALUATION = 1  # how evaluation episodes begin
     NOISE = 2  # what the sampled actions differ by from the mean
+    RESCORING = 3  # how the episodes begin that choose the best agent
     POLICY = 4  # initial weights
     VALUE = 5
     SHUFFLE = 6  # the order of the rows in each epoch
+    GREEDY = 10  # how the episodes begin that an agent plays greedily while it is trained
 
 
 def stream_key(seed: int, stream: Stream) -> PRNGKeyArray:
@@ -36,7 +38,7 @@ def branch(root: PRNGKeyArray, stream: Stream) -> PRNGKeyArray:
 def episode_seed(seed: int, stream: Stream, env: int, index: int) -> int:
     """The seed of one episode, 32 bits: a function of the run's seed, the purpose, and its place.
 
-    The last two bits are the stream's, so no episode of one purpose has the seed of another.
+    The last two bits are the stream's last two, so no episode of one purpose has the seed of another.
     """
     drawn = int(np.random.SeedSequence((seed, stream, env, index)).generate_state(1)[0])
-    return drawn >> 2 << 2 | stream
+    return drawn >> 2 << 2 | stream & 3

@@ -92,14 +92,26 @@ def make_optimizer(config: PPO) -> optax.GradientTransformation:
 def init(spec: Spec, config: Config) -> TrainState:
     """The state before the first iteration, a function of the seed alone."""
     config.check_against(spec)
-    state = _init(jax.random.key(config.seed), spec=spec, config=dataclasses.replace(config, seed=0))
-    # What update returns is bound to its device. So is this, or the second iteration would compile
-    # everything again.
+    return placed(_init(jax.random.key(config.seed), spec=spec, config=dataclasses.replace(config, seed=0)))
+
+
+def placed(state: TrainState) -> TrainState:
+    """The state on the devices on which ``update`` returns it.
+
+    Elsewhere, or bound to none, it would have everything compiled again.
+    """
     here, there = jax.devices()[0], jax.devices()[-1]
-    state = jax.device_put(state, here)
     value, value_opt = jax.device_put((state.learner.value, state.learner.value_opt), there)
+    iteration = np.array(state.iteration, np.int32)
+    state = jax.device_put(state, here)
     learner = Learner(state.learner.policy, value, state.learner.policy_opt, value_opt)
-    return dataclasses.replace(state, learner=learner, iteration=np.array(0, np.int32))
+    return dataclasses.replace(state, learner=learner, iteration=iteration)
+
+
+def template(spec: Spec, config: Config) -> TrainState:
+    """Shapes and dtypes of ``init``'s state; no array is made and nothing compiled."""
+    root = jax.eval_shape(jax.random.key, np.uint32(0))
+    return eqx.filter_eval_shape(partial(_init, spec=spec, config=dataclasses.replace(config, seed=0)), root)
 
 
 @partial(jax.jit, static_argnames=("spec", "config"))

@@ -107,11 +107,19 @@ def _unknown(id: str) -> str:
     return f"there is no environment {id!r}{hint}"
 
 
-def make(id: str, num_envs: int, backend: Backend = "auto") -> VectorEnv:
+def make(
+    id: str,
+    num_envs: int,
+    backend: Backend = "auto",
+    *,
+    timeout: float | None = None,
+    restart: bool = False,
+) -> VectorEnv:
     """``num_envs`` environments ``id``.
 
     ``auto`` takes the fastest backend that has it: native (JAX), then mujoco (batch engine), then
-    gymnasium.
+    gymnasium. Where each has a process of its own (gymnasium-async), ``timeout`` is the seconds it has for
+    a step or a reset, and ``restart`` says whether one that fails is made anew; else the fault is raised.
 
     Raises:
         EnvError: there is no such environment, or not for this backend, or its spaces are not
@@ -132,4 +140,6 @@ def make(id: str, num_envs: int, backend: Backend = "auto") -> VectorEnv:
         case "gymnasium" | "gymnasium-async":
             from poise.envs.gymnasium import GymnasiumEnv
 
-            return GymnasiumEnv(found.id, num_envs, processes=found.backend == "gymnasium-async")
+            if found.backend == "gymnasium":
+                return GymnasiumEnv(found.id, num_envs)
+            return GymnasiumEnv(found.id, num_envs, processes=True, timeout=timeout, restart=restart)

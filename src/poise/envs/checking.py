@@ -1,6 +1,8 @@
 """A thin layer around each Gymnasium environment that says what went wrong, where and when."""
 
 import math
+import traceback
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -19,6 +21,30 @@ class EnvFault(PoiseError):
 
     exit_code = 1
 
+    def __init__(self, message: Any, index: int | None = None, trace: str = ""):
+        if isinstance(message, EnvFault):  # as Gymnasium raises again what a process of its own raised
+            message, index, trace = message.args
+        super().__init__(message, index, trace)
+        self.index = index  # of the environment; None where no one of them is to blame
+        self.trace = trace  # of what it raised; "" where it raised nothing
+        self.crash: Crash | None = None  # the episode, where it is known
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Crash:
+    """An episode that ended in a fault, such that it can be played again."""
+
+    env: str
+    index: int  # of the environment
+    seed: int  # of the episode
+    step: int  # in which it failed, counted from 1; 0 at its reset
+    what: str  # the message
+    trace: str
+    actions: np.ndarray  # [steps, ...] as given to the environment, the last one that which failed
+
 
 class Checked(gym.Wrapper):
     """Checks all that ``reset`` and ``step`` return: types, shapes and dtypes, and that numbers are usable.
@@ -29,26 +55,39 @@ class Checked(gym.Wrapper):
 
     def __init__(self, env: gym.Env, id: str, index: int):
         super().__init__(env)
-        self._place = f"{id}, environment {index}"
+        self._id, self._index = id, index
         self._seed: int | None = None
         self._step = 0
+        self.past: Any = None  # actions to step through after the next reset, once
+        self.intact = True  # whether the last such past was stepped through to its end
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
         self._seed, self._step = seed, 0
         try:
             returned = self.env.reset(seed=seed, options=options)
         except Exception as error:
-            raise self._fault(f"reset raised {described(error)}") from error
+            raise self._fault(f"reset raised {described(error)}", error) from error
         if not isinstance(returned, tuple) or len(returned) != 2:
             raise self._fault(f"reset returned {_brief(returned)}, should be (obs, info)")
-        return self._obs(returned[0]), returned[1] if isinstance(returned[1], dict) else {}
+        obs, info = self._obs(returned[0]), returned[1] if isinstance(returned[1], dict) else {}
+        past, self.past = self.past, None
+        return obs if past is None else self._replay(obs, past), info
+
+    def _replay(self, obs: Any, past: Any) -> Any:
+        self.intact = True
+        for action in past:
+            if not self.intact:
+                break
+            obs, _, terminated, truncated, _ = self.step(action)
+            self.intact = not (terminated or truncated)
+        return obs
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         self._step += 1
         try:
             returned = self.env.step(action)
         except Exception as error:
-            raise self._fault(f"step raised {described(error)}") from error
+            raise self._fault(f"step raised {described(error)}", error) from error
         if not isinstance(returned, tuple) or len(returned) != 5:
             shown = f"a tuple of {len(returned)}" if isinstance(returned, tuple) else _brief(returned)
             raise self._fault(f"step returned {shown}, should be (obs, reward, terminated, truncated, info)")
@@ -95,8 +134,10 @@ class Checked(gym.Wrapper):
             raise self._fault(f"{name} is {_brief(value)}, should be True or False")
         return bool(value)
 
-    def _fault(self, what: str) -> EnvFault:
-        return EnvFault(f"{self._place}, episode seed {self._seed}, step {self._step}: {what}")
+    def _fault(self, what: str, raised: Exception | None = None) -> EnvFault:
+        trace = "".join(traceback.format_exception(raised)) if raised else ""
+        place = f"{self._id}, environment {self._index}, episode seed {self._seed}, step {self._step}"
+        return EnvFault(f"{place}: {what}", self._index, trace)
 
 
 def _unusable(value: Any) -> str:

@@ -9,10 +9,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from mujoco.batch import Batch
 
+from poise.arrays import ArraysError, fitted
+from poise.config import LAST_SEED
 from poise.cores import num_cores
 from poise.envs.checking import EnvFault, described
 from poise.envs.unstable import hear_mujoco
-from poise.envs.vector import EnvError, EnvStep
+from poise.envs.vector import EnvError, EnvStep, Restored
 from poise.spec import Spec
 
 _mj: Any = mujoco  # its compiled names are invisible to a static checker
@@ -131,6 +133,9 @@ class MujocoEnv:
         start = _mj.MjData(self._model)
         self._start = start.qpos.copy(), start.qvel.copy()
         self._elapsed = np.zeros(num_envs, np.int64)
+        self._seed = np.zeros(num_envs, np.int64)  # of the running episode
+        self._stepped = np.zeros(num_envs, bool)  # whether it has had a step
+        self._before = np.zeros_like(self._batch.state)  # rows at the beginning of the last step
         self._never = np.zeros(num_envs, bool)
         self._batch.forward()
         try:
@@ -159,6 +164,7 @@ class MujocoEnv:
                 self._batch.set_const(ids)  # what MuJoCo derives from them
             self._batch.forward(ids)
             self._elapsed[ids] = 0
+            self._seed[ids], self._stepped[ids] = seeds, False
             return self._task.observe(self._batch)
         except Exception as error:
             raise self._fault(error) from error
@@ -177,6 +183,7 @@ class MujocoEnv:
         batch, task = self._batch, self._task
         try:
             before = task.remember(batch)
+            self._before[:] = batch.state
             batch.ctrl[:] = action
             batch.advance(task.frame_skip)
             reward, terminated = task.outcome(batch, before, action)
@@ -184,6 +191,7 @@ class MujocoEnv:
         except Exception as error:
             raise self._fault(error) from error
         self._elapsed += 1
+        self._stepped[:] = True
         shapes = np.shape(reward), np.shape(terminated)
         if shapes != ((self.num_envs,),) * 2:
             raise EnvFault(
@@ -192,6 +200,44 @@ class MujocoEnv:
         limit = task.time_limit
         truncated = self._never if limit is None else self._elapsed >= limit
         return EnvStep(obs, reward, terminated, truncated)
+
+    def snapshot(self) -> dict[str, np.ndarray]:
+        return {
+            "state": self._batch.state.copy(),
+            "before": self._before.copy(),
+            "elapsed": self._elapsed.copy(),
+            "seed": self._seed.copy(),
+            "stepped": self._stepped.copy(),
+        }
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> Restored:
+        """Begins each episode again and repeats its last step alone.
+
+        So fields of the model are varied as they were, and derived fields, which describe the state before
+        the last substep and cannot be written, are computed as they were.
+        """
+        fitted(self.snapshot(), arrays)
+        batch, stepped, rows = self._batch, arrays["stepped"], arrays["state"]
+        seeds = arrays["seed"].tolist()
+        if not all(0 <= seed <= LAST_SEED for seed in seeds):
+            raise ArraysError("array seed holds what is no seed")
+        obs = self.reset(np.ones(self.num_envs, bool), seeds)
+        if stepped.any():
+            batch.state[stepped] = rows[stepped]
+            action = batch.ctrl.copy()
+            batch.state[stepped] = arrays["before"][stepped]
+            try:
+                batch.ctrl[:] = action
+                batch.advance(self._task.frame_skip)
+                obs = self._task.observe(batch)
+            except Exception as error:
+                raise self._fault(error) from error
+            if not stepped.all():
+                obs = self.reset(~stepped, [seeds[i] for i in np.flatnonzero(~stepped)])
+        self._before[:], self._elapsed[:] = arrays["before"], arrays["elapsed"]
+        self._stepped[:] = stepped
+        same = [mine.tobytes() == saved.tobytes() for mine, saved in zip(batch.state, rows, strict=True)]
+        return Restored(obs, np.array(same))
 
     def engine(self, num_threads: int) -> Simulations:
         """Another batch of the same model."""

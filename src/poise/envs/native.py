@@ -1,7 +1,7 @@
 """Environments written in JAX: the whole rollout, networks included, is one compiled call."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
-from poise.envs.vector import EnvStep
+from poise.arrays import filled, named
+from poise.envs.vector import EnvStep, Restored
 from poise.spec import Spec
 
 
@@ -107,6 +108,14 @@ class NativeEnv:
         self._world, out = _advance(self.task, self._world, action)
         values: Any = jax.device_get(out)
         return EnvStep(*values)
+
+    def snapshot(self) -> dict[str, Any]:
+        return named(self._world)
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> Restored:
+        self._world = jax.device_put(filled(self._world, arrays), jax.devices()[0])
+        obs = np.asarray(observe(self.task, self._world))
+        return Restored(obs, np.ones(self.num_envs, bool))
 
     def replay(self, actions: Shaped[np.ndarray, "T N ..."]) -> None:
         """The task alone through recorded actions, without new episodes, in one compiled loop."""

@@ -1,6 +1,6 @@
 """What every backend offers: N environments stepped together, each episode with a seed of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -21,6 +21,17 @@ class EnvStep(NamedTuple):
     reward: Float[Any, " N"]
     terminated: Bool[Any, " N"]
     truncated: Bool[Any, " N"]
+
+
+class Restored(NamedTuple):
+    """The current observation of all N, and which of them are for certain where they were.
+
+    Of those the observation is that of the snapshot, bit for bit, unless the environment does not repeat
+    itself: that is the caller's to compare.
+    """
+
+    obs: Float[np.ndarray, "N O"]
+    exact: Bool[np.ndarray, " N"]
 
 
 class EnvError(PoiseError):
@@ -51,3 +62,20 @@ class VectorEnv(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Restorable(Protocol):
+    """A vector environment whose state can be had, and gone on from. Every backend of ``make`` is one."""
+
+    def snapshot(self) -> dict[str, np.ndarray]:
+        """Where all N are now: all that ``restore`` needs. Copies, which do not change later."""
+        ...
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> Restored:
+        """Goes on from a ``snapshot`` of the same environment, also in another process.
+
+        Raises:
+            ArraysError: these arrays are no snapshot of this environment.
+        """
+        ...

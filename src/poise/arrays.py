@@ -1,0 +1,82 @@
+"""Records as named arrays, and back: the form in which they are kept on disk.
+
+JAX is imported where it is needed: a process that only steps an environment never loads it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from poise.errors import PoiseError
+
+
+class ArraysError(PoiseError):
+    """Arrays that are not those of the record they are to fill. Names the first that is odd."""
+
+
+def named(tree: Any) -> dict[str, Any]:
+    """The leaves of a record by their path, such as ``policy.mlp.weight.0``; of keys their numbers."""
+    import jax
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): _plain(leaf) for path, leaf in leaves}
+
+
+def _is_key(leaf: Any) -> bool:
+    import jax
+
+    return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _plain(leaf: Any) -> Any:
+    import jax
+
+    if not _is_key(leaf):
+        return leaf
+    data = jax.random.key_data
+    return jax.eval_shape(data, leaf) if isinstance(leaf, jax.ShapeDtypeStruct) else data(leaf)
+
+
+def fitted(expected: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
+    """Checks names, shapes and dtypes of ``arrays`` against those of ``expected``.
+
+    Raises:
+        ArraysError: they differ.
+    """
+    if odd := sorted(arrays.keys() ^ expected.keys()):
+        kind = "is missing" if odd[0] in expected else "belongs to nothing"
+        raise ArraysError(f"array {odd[0]} {kind}")
+    for name, leaf in expected.items():
+        array = arrays[name]
+        if array.shape != leaf.shape or array.dtype != leaf.dtype:
+            raise ArraysError(
+                f"{name} is {array.dtype}{list(array.shape)}, should be {leaf.dtype}{list(leaf.shape)}"
+            )
+
+
+def filled(template: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """The record ``template`` (arrays, or shapes and dtypes alone) with its leaves from ``arrays``.
+
+    Raises:
+        ArraysError: names, shapes or dtypes differ.
+    """
+    import jax
+
+    expected = named(template)
+    fitted(expected, arrays)
+    leaves = [
+        jax.random.wrap_key_data(jax.numpy.asarray(arrays[name])) if _is_key(leaf) else arrays[name]
+        for name, leaf in zip(expected, jax.tree.leaves(template), strict=True)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def part(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Those whose name begins with ``prefix`` and a dot, without it."""
+    return {n.removeprefix(f"{prefix}."): a for n, a in arrays.items() if n.startswith(f"{prefix}.")}
+
+
+def prefixed(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with ``prefix`` and a dot before each name."""
+    return {f"{prefix}.{name}": array for name, array in arrays.items()}
