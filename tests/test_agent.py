@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 import poise
 from poise.agent import AgentError
-from poise.checkpoint import CheckpointError, newest
+from poise.checkpoint import CheckpointError, agent_folder
 from poise.config import PPO, Config
 from poise.envs import EnvError
 from poise.spec import Spec, SpecError
@@ -34,7 +34,7 @@ def discrete(tmp_path_factory):
 @pytest.fixture
 def copy(run, tmp_path):
     """A checkpoint folder that may be damaged."""
-    return shutil.copytree(newest(run.folder), tmp_path / "checkpoint")
+    return shutil.copytree(agent_folder(run.folder), tmp_path / "checkpoint")
 
 
 def test_a_loaded_agent_repeats_the_score_of_its_run(run):
@@ -93,8 +93,8 @@ assert not {{"gymnasium", "mujoco", "tyro", "matplotlib"}} & set(sys.modules)
 
 
 def test_the_run_and_its_checkpoint_load_alike(run):
-    assert newest(run.folder).name == "000000000256"
-    agent = poise.load(newest(run.folder))
+    assert agent_folder(run.folder).name == "000000000256"
+    agent = poise.load(agent_folder(run.folder))
     assert (agent.steps, agent.spec.id, agent.config.seed) == (256, "Reacher-v4", 3)
 
 
@@ -111,7 +111,7 @@ def test_a_folder_without_an_agent_says_so(tmp_path):
         (lambda f: f.joinpath("manifest.json").write_text("{"), "is damaged"),
         (lambda f: f.joinpath("manifest.json").write_text("[]"), "is damaged"),
         (lambda f: f.joinpath("manifest.json").write_bytes(b"\xff"), "is damaged"),
-        (lambda f: edit(f, schema=99), "schema 99; this poise reads schema 1"),
+        (lambda f: edit(f, schema=99), "schema 99; this poise reads schema 2"),
         (lambda f: edit(f, backend="evil"), "backend 'evil'"),
         (lambda f: edit(f, spec={}), "spec: KeyError"),
         (lambda f: edit(f, config={"seed": -1}), "seed = -1: must be >= 0"),
@@ -211,7 +211,7 @@ def test_options_reach_the_run_as_records_or_as_mappings(tmp_path):
 
 
 def test_the_public_names_are_there_and_importing_them_is_lazy():
-    assert len(poise.__all__) == 18
+    assert len(poise.__all__) == 19
     for name in poise.__all__:
         assert getattr(poise, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

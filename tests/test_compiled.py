@@ -57,7 +57,7 @@ def test_a_folder_that_others_may_write_or_that_cannot_be_made_is_not_used(tmp_p
 def test_another_processor_or_version_has_another_folder(monkeypatch):
     here = compiled._key()
     assert here == compiled._key()
-    monkeypatch.setattr(compiled, "_processor", lambda: "model name: another")
+    monkeypatch.setattr(compiled, "processor", lambda: "model name: another")
     assert compiled._key() != here
     monkeypatch.undo()
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.0.1")
@@ -66,4 +66,4 @@ def test_another_processor_or_version_has_another_folder(monkeypatch):
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="no Linux")
 def test_the_processor_is_known_by_its_instruction_sets():
-    assert any(line.startswith(("flags", "Features")) for line in compiled._processor().splitlines())
+    assert any(line.startswith(("flags", "Features")) for line in compiled.processor().splitlines())

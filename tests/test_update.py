@@ -320,7 +320,7 @@ jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 from poise import envs
 from poise.config import Config, PPO
 from poise.loop import iterations
-from poise.run import parameters_sha256
+from poise.recorder import parameters_sha256
 env = envs.make("InvertedPendulum-v4", 4)
 config = Config(total_steps=512, num_envs=4, ppo=PPO(num_steps=128))
 *_, last = iterations(config, env)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from poise.evaluation import Evaluation
     from poise.loop import Progress, iterations
     from poise.presets import PRESETS
-    from poise.run import Run, train
+    from poise.run import Run, resume, train
     from poise.spec import Spec
 
 _HOME = {
@@ -43,6 +43,7 @@ _HOME = {
     "PRESETS": "presets",
     "Run": "run",
     "train": "run",
+    "resume": "run",
     "Spec": "spec",
 }
 
@@ -64,6 +65,7 @@ __all__ = [
     "load",
     "make",
     "register",
+    "resume",
     "train",
 ]
 

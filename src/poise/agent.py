@@ -8,7 +8,7 @@ from jaxtyping import Float, Shaped
 
 from poise import envs
 from poise.acting import ActionScale, Actor, quiet
-from poise.checkpoint import Manifest, Trained, load_agent, newest
+from poise.checkpoint import Manifest, Trained, Which, agent_folder, load_agent
 from poise.config import LAST_SEED, Config
 from poise.errors import PoiseError
 from poise.evaluation import Evaluation, evaluate_agent
@@ -127,12 +127,16 @@ class Agent:
         return envs.resolve(known, self._manifest.backend) if found.id == known else found
 
 
-def load(folder: str | Path) -> Agent:
-    """The agent of a run folder (its newest checkpoint) or of one checkpoint folder.
+def load(folder: str | Path, which: Which = "last") -> Agent:
+    """The agent of a run folder, or of one checkpoint folder.
 
     Reads two files and executes nothing of them; neither Gymnasium nor MuJoCo is imported.
+
+    Args:
+        folder: the run folder that ``poise.train`` left, or a checkpoint in it.
+        which: of a run folder its last agent, or the one that scored best when the training ended.
 
     Raises:
         CheckpointError: there is none, or it was changed or damaged.
     """
-    return Agent(*load_agent(newest(Path(folder))))
+    return Agent(*load_agent(agent_folder(Path(folder), which)))

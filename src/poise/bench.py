@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
 from poise import envs
-from poise.checkpoint import Trained, load_agent, newest
+from poise.checkpoint import Trained, agent_folder, load_agent
 from poise.config import Config, ConfigError
 from poise.cores import num_cores
 from poise.envs import VectorEnv
@@ -185,7 +185,7 @@ def measure(env: str, config: Config, backend: envs.Backend, *, rounds: int, fil
     measured = []
     with tempfile.TemporaryDirectory() as folder:
         whole, run = train_once(found, config, Path(folder))
-        trained, _ = load_agent(newest(run))
+        trained, _ = load_agent(agent_folder(run))
         recorded = record(found, config, trained)[:LONGEST]
         print(f"{found.id}: the caches are filled, {whole:.1f} s", file=file, flush=True)
         for number in range(rounds):

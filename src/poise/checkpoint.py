@@ -1,19 +1,22 @@
 """Arrays and what describes them, kept on disk without a line of code in them.
 
 A checkpoint is a folder: ``manifest.json`` and the safetensors files it names, each with its SHA-256.
-It is written under another name and renamed when it is whole, so a folder that has the right name is
-complete.
+It is written under another name, synced, and renamed when it is whole, so a folder that has the right name
+is complete. Reading one opens plain files inside of it and nothing else, and never more of a file than its
+place can need.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, cast, get_args
 
 import equinox as eqx
 import jax
@@ -22,15 +25,23 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from poise import envs
+from poise.arrays import ArraysError, filled, named, part, prefixed
 from poise.config import Config
 from poise.errors import PoiseError
-from poise.networks import Policy, ValueFunction, make_policy
+from poise.networks import Policy, ValueFunction
 from poise.normalize import Normalizer
 from poise.spec import Spec
-from poise.update import TrainState
+from poise.update import TrainState, template
 
-SCHEMA = 1
+SCHEMA = 2
 AGENT = "agent.safetensors"
+TRAINING = "training.safetensors"
+BEST = "best"
+KEPT = 3  # newest checkpoints of a run
+LARGEST_MANIFEST = 2**20  # bytes
+LARGEST_FILE = 2**31
+
+Which = Literal["last", "best"]
 
 
 class CheckpointError(PoiseError):
@@ -44,34 +55,92 @@ class Trained(eqx.Module):
     value: ValueFunction
     normalizer: Normalizer
 
+    @classmethod
+    def of(cls, state: TrainState) -> "Trained":
+        return cls(state.learner.policy, state.learner.value, state.normalizer)
+
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything about an agent that is no array."""
+    """Everything about a checkpoint that is no array. ``notes``: what the run adds, as JSON holds it."""
 
     env: str
     backend: envs.Backend
     steps: int
     spec: Spec
     config: Config
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _named(tree: Any) -> dict[str, Any]:
-    """The leaves of a record by their path, such as ``policy.mlp.weight.0``."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+@dataclass(frozen=True)
+class Training:
+    """All that a training needs to go on, beside the manifest.
+
+    ``state`` is None before the first iteration: then all is a function of the configuration.
+    ``candidates``: the agents of which the best is chosen at the end.
+    """
+
+    state: TrainState | None = None
+    world: Mapping[str, Any] = field(default_factory=dict)
+    candidates: Sequence[Trained] = ()
 
 
-def save_agent(run: Path, state: TrainState, manifest: Manifest) -> Path:
-    """Writes ``run/checkpoints/<steps>`` and returns it.
+def step_folder(run: Path, steps: int) -> Path:
+    return run / "checkpoints" / f"{steps:012d}"
+
+
+def save_training(run: Path, training: Training, manifest: Manifest) -> Path:
+    """Writes ``run/checkpoints/<steps>``, reads it back, and drops those before the newest few.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; no folder of that name is left.
+        OSError: the disk is full or the folder cannot be written; the checkpoints before it are as they were.
     """
-    trained = Trained(state.learner.policy, state.learner.value, state.normalizer)
+    files: dict[str, bytes] = {}
+    if training.state is not None:
+        agent, rest = _split(training.state)
+        for i, candidate in enumerate(training.candidates):
+            rest |= prefixed(f"candidate.{i}", named(candidate))
+        files = {AGENT: _packed(agent), TRAINING: _packed(rest | prefixed("world", training.world))}
+    folder = _write_folder(step_folder(run, manifest.steps), files, manifest)
+    for name, entry in _read_manifest(folder)[1].items():
+        _read_summed(folder / name, entry)
+    for stale in checkpoints(run)[KEPT:]:
+        shutil.rmtree(stale, ignore_errors=True)
+    return folder
+
+
+def save_best(run: Path, trained: Trained, manifest: Manifest) -> Path:
+    """Writes ``run/checkpoints/best``: an agent, without what a training needs."""
+    return _write_folder(run / "checkpoints" / BEST, {AGENT: _packed(named(trained))}, manifest)
+
+
+def _in_state(agent: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays of an agent under the names that they have in a state."""
+    learned = ("policy", "value")
+    return {f"learner.{n}" if n.split(".")[0] in learned else n: leaf for n, leaf in agent.items()}
+
+
+def _split(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of a state: what belongs to the agent, and the rest."""
+    agent = named(Trained.of(state))
+    shared = _in_state(agent)
+    return agent, {name: leaf for name, leaf in named(state).items() if name not in shared}
+
+
+def _joined(agent: Trained, rest: Mapping[str, Any], manifest: Manifest) -> TrainState:
+    """The state of which these are the parts."""
+    shared = _in_state(named(agent))
+    if twice := sorted(shared.keys() & rest.keys()):
+        raise ArraysError(f"array {twice[0]} belongs to nothing")
+    return filled(template(manifest.spec, manifest.config), shared | dict(rest))
+
+
+def _packed(arrays: Mapping[str, Any]) -> bytes:
     # safetensors writes an array's memory as it lies, so it has to lie in order
-    arrays = {name: np.asarray(leaf, order="C") for name, leaf in _named(trained).items()}
-    data = save(arrays)
+    return save({name: np.asarray(leaf, order="C") for name, leaf in arrays.items()})
+
+
+def _write_folder(folder: Path, files: Mapping[str, bytes], manifest: Manifest) -> Path:
     described = {
         "schema": SCHEMA,
         "env": manifest.env,
@@ -79,18 +148,28 @@ def save_agent(run: Path, state: TrainState, manifest: Manifest) -> Path:
         "steps": manifest.steps,
         "spec": manifest.spec.to_dict(),
         "config": manifest.config.to_dict(),
-        "files": {AGENT: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}},
+        "notes": manifest.notes,
+        "files": {
+            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            for name, data in files.items()
+        },
     }
-    folder = run / "checkpoints" / f"{manifest.steps:012d}"
     fresh = folder.with_name(f"tmp-{os.getpid()}-{folder.name}")
+    old = folder.with_name(f"tmp-{os.getpid()}-old-{folder.name}")
     fresh.mkdir(parents=True)
     try:
-        _write(fresh / AGENT, data)
+        for name, data in files.items():
+            _write(fresh / name, data)
         _write(fresh / "manifest.json", (json.dumps(described, indent=2) + "\n").encode())
+        _sync(fresh)
+        if folder.exists():
+            folder.rename(old)
         fresh.rename(folder)
+        _sync(folder.parent)
     except BaseException:  # raised again: an interrupt leaves no half of it either
         shutil.rmtree(fresh, ignore_errors=True)
         raise
+    shutil.rmtree(old, ignore_errors=True)
     return folder
 
 
@@ -101,86 +180,178 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def newest(run: Path) -> Path:
-    """The newest checkpoint of a run folder, or the folder itself if it is a checkpoint.
+def _sync(folder: Path) -> None:
+    """Has the names in a folder reach the disk; where none can be opened (Windows), they do so later."""
+    with contextlib.suppress(PermissionError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def clear_leftovers(run: Path) -> None:
+    """Removes what processes left that were ended while they wrote. The run must be this process's own."""
+    for stale in (run / "checkpoints").glob("tmp-*"):
+        if not stale.is_symlink():
+            shutil.rmtree(stale, ignore_errors=True)
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoint folders of a run, the newest first. Links are none."""
+    parent = run / "checkpoints"
+    if parent.is_symlink() or not parent.is_dir():
+        return []
+    found = (p for p in parent.iterdir() if re.fullmatch(r"[0-9]{12}", p.name))
+    return sorted((p for p in found if p.is_dir() and not p.is_symlink()), key=lambda p: p.name, reverse=True)
+
+
+def agent_folder(run: Path, which: Which = "last") -> Path:
+    """The newest agent of a run folder, or its best; or the folder itself if it is a checkpoint.
 
     Raises:
-        CheckpointError: it is neither.
+        CheckpointError: there is none.
     """
+    if which not in get_args(Which):
+        raise CheckpointError(f"which = {which!r}: must be one of: last, best")
     if (run / "manifest.json").is_file():
         return run
-    found = [p for p in (run / "checkpoints").glob("*") if re.fullmatch(r"\d{12}", p.name)]
+    if which == "best":
+        best = run / "checkpoints" / BEST
+        if best.is_symlink() or not best.is_dir():
+            raise CheckpointError(
+                f"{run}: no best agent is kept there; one is chosen when a training ends and is evaluated"
+            )
+        return best
+    found = checkpoints(run)
     if not found:
         raise CheckpointError(f"{run}: no agent is kept there (no checkpoints/<steps>/manifest.json)")
-    return max(found, key=lambda p: p.name)
+    if found[0] == step_folder(run, 0):
+        raise CheckpointError(f"{run}: no agent is kept there yet (its first iteration has not ended)")
+    return found[0]
 
 
 def load_agent(folder: Path) -> tuple[Trained, Manifest]:
-    """The agent that ``save_agent`` wrote. Reads two files of ``folder`` and runs nothing of them.
+    """The agent of a checkpoint. Reads two files of ``folder`` and runs nothing of them.
 
     Raises:
         CheckpointError: a file is missing, changed, damaged, or of another schema.
     """
-    manifest, files = _read_manifest(folder / "manifest.json")
-    entry = files.get(AGENT)
-    if not isinstance(entry, Mapping):
-        raise CheckpointError(f"{folder / 'manifest.json'}: names no {AGENT}")
-    data = _read(folder / AGENT)
-    if hashlib.sha256(data).hexdigest() != entry.get("sha256"):
-        raise CheckpointError(f"{folder / AGENT}: is not what was saved (its SHA-256 differs)")
-    try:
-        arrays = load(data)
-    except (SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{folder / AGENT}: is damaged: {error}") from error
-    template = _template(manifest)
-    expected = _named(template)
-    if arrays.keys() != expected.keys():
-        odd = sorted(arrays.keys() ^ expected.keys())[0]
-        raise CheckpointError(f"{folder / AGENT}: does not fit its configuration (array {odd})")
-    for name, leaf in expected.items():
-        array = arrays[name]
-        if array.shape != leaf.shape or array.dtype != leaf.dtype:
-            raise CheckpointError(
-                f"{folder / AGENT}: {name} is {array.dtype}{list(array.shape)}, "
-                f"should be {leaf.dtype}{list(leaf.shape)}"
-            )
-    return jax.tree.unflatten(jax.tree.structure(template), [arrays[name] for name in expected]), manifest
+    manifest, files = _read_manifest(folder)
+    return _read_agent(folder, manifest, files), manifest
 
 
-def _template(manifest: Manifest) -> Trained:
+def load_training(folder: Path) -> tuple[Training, Manifest]:
+    """What ``save_training`` wrote. Reads three files of ``folder`` and runs nothing of them.
+
+    Whether ``world`` is of the environment is checked when it is restored.
+
+    Raises:
+        CheckpointError: a file is missing, changed, damaged, or of another schema.
+    """
+    manifest, files = _read_manifest(folder)
+    if not files:
+        if manifest.steps:
+            raise CheckpointError(f"{folder / 'manifest.json'}: names no files")
+        return Training(), manifest
+    trained = _read_agent(folder, manifest, files)
+    path = folder / TRAINING
+    arrays = _arrays(path, files)
+    with _named_errors(path):
+        world = part("world", arrays)
+        candidates = []
+        while own := part(f"candidate.{len(candidates)}", arrays):
+            candidates.append(filled(_agent_shapes(manifest), own))
+        rest = {n: a for n, a in arrays.items() if n.split(".")[0] not in ("world", "candidate")}
+        state = _joined(trained, rest, manifest)
+        steps = int(state.iteration) * manifest.config.rollout_size
+        if steps != manifest.steps or state.iteration < 1:
+            raise ArraysError(f"iteration {int(state.iteration)} is not of {manifest.steps} steps")
+    return Training(state, world, candidates), manifest
+
+
+def _read_agent(folder: Path, manifest: Manifest, files: Mapping[str, Any]) -> Trained:
+    path = folder / AGENT
+    with _named_errors(path):
+        shapes = _agent_shapes(manifest)
+        need = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+        return filled(shapes, _arrays(path, files, need + 2**16 + 1000 * len(jax.tree.leaves(shapes))))
+
+
+def _agent_shapes(manifest: Manifest) -> Trained:
     """Shapes and dtypes of the agent that the configuration describes; no array is made."""
-
-    def make() -> Trained:
-        spec, config, key = manifest.spec, manifest.config, jax.random.key(0)
-        return Trained(
-            make_policy(spec, config.policy, key=key),
-            ValueFunction(spec, config.value, key=key),
-            Normalizer.empty(spec.obs_size),
-        )
-
-    return eqx.filter_eval_shape(make)
+    return Trained.of(template(manifest.spec, manifest.config))
 
 
-def _read(path: Path) -> bytes:
+@contextlib.contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """What does not fit is said with the file's name."""
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+        yield
+    except ArraysError as error:
+        raise CheckpointError(f"{path}: does not fit its configuration: {error}") from error
+    except (ValueError, TypeError, OverflowError) as error:  # shapes beyond what arrays can have
+        raise CheckpointError(f"{path}: its configuration describes no network: {error}") from error
 
 
-def _read_manifest(path: Path) -> tuple[Manifest, Mapping[str, Any]]:
+def _arrays(path: Path, files: Mapping[str, Any], most: int = LARGEST_FILE) -> dict[str, np.ndarray]:
+    data = _read_summed(path, files.get(path.name), most)
     try:
-        data = json.loads(_read(path))
+        return load(data)
+    except Exception as error:  # of safetensors, or of NumPy on what it says
+        kind = "" if isinstance(error, SafetensorError | ValueError) else f"{type(error).__name__}: "
+        raise CheckpointError(f"{path}: is damaged: {kind}{error}") from error
+
+
+def _read_summed(path: Path, entry: Any, most: int = LARGEST_FILE) -> bytes:
+    if not isinstance(entry, Mapping):
+        raise CheckpointError(f"{path.parent / 'manifest.json'}: names no {path.name}")
+    data = read_plain(path, most)
+    if hashlib.sha256(data).hexdigest() != entry.get("sha256"):
+        raise CheckpointError(f"{path}: is not what was saved (its SHA-256 differs)")
+    return data
+
+
+def read_plain(path: Path, most: int) -> bytes:
+    """The bytes of a plain file: no link, no pipe, no device, and no more than ``most``.
+
+    Raises:
+        CheckpointError: it is something else, too large, or cannot be read.
+    """
+    flags = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
+    try:
+        opened = os.open(path, flags)
+    except (OSError, ValueError) as error:  # ValueError: a name that holds a zero
+        said = "it is a link" if path.is_symlink() else getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{path}: cannot be read: {said}") from error
+    with open(opened, "rb") as file:
+        found = os.fstat(opened)
+        if not stat.S_ISREG(found.st_mode):
+            raise CheckpointError(f"{path}: cannot be read: it is no plain file")
+        if found.st_size > most:
+            raise CheckpointError(f"{path}: is too large: {found.st_size:,} bytes, at most {most:,}")
+        return file.read()
+
+
+def _read_manifest(folder: Path) -> tuple[Manifest, Mapping[str, Any]]:
+    path = folder / "manifest.json"
+    try:
+        data = json.loads(read_plain(path, LARGEST_MANIFEST))
         if data["schema"] != SCHEMA:
             raise CheckpointError(f"{path}: schema {data['schema']!r}; this poise reads schema {SCHEMA}")
         config, spec = Config.from_dict(data["config"]), Spec.from_dict(data["spec"])
-        env, backend, steps = data["env"], data["backend"], data["steps"]
-        if not isinstance(env, str) or not isinstance(steps, int) or backend not in get_args(envs.Backend):
-            raise CheckpointError(f"{path}: env {env!r}, backend {backend!r} or steps {steps!r} is none")
-        return Manifest(env, backend, steps, spec, config), dict(data["files"])
+        config.check_against(spec)
+        env, backend, steps, notes = data["env"], data["backend"], data["steps"], data["notes"]
+        if not (isinstance(env, str) and isinstance(steps, int) and steps >= 0):
+            raise CheckpointError(f"{path}: env {env!r:.60} or steps {steps!r:.60} is none")
+        if not isinstance(backend, str) or backend not in get_args(envs.Backend):
+            raise CheckpointError(f"{path}: backend {backend!r:.60} is none")
+        if not isinstance(notes, Mapping) or not isinstance(data["files"], Mapping):
+            raise CheckpointError(f"{path}: is damaged: notes or files is no object")
+        return Manifest(env, cast(envs.Backend, backend), steps, spec, config, notes), data["files"]
     except CheckpointError:
         raise
     except PoiseError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is damaged: {error!r}") from error
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
+        raise CheckpointError(f"{path}: is damaged: {error!r:.200}") from error

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
@@ -16,10 +16,14 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 from poise.config import Config, ConfigError
 from poise.counts import parse_count
 from poise.errors import PoiseError
+from poise.interrupts import Guard, Interrupted, guarded
 from poise.options import Options
 from poise.presets import PRESETS, starting_point
 from poise.spec import Backend
-from poise.streams import lasting_output
+from poise.streams import TextOut, lasting_output
+
+if TYPE_CHECKING:
+    from poise.run import Run
 
 _registry = ConstructorRegistry()
 
@@ -27,6 +31,10 @@ Json = Annotated[
     bool,
     arg(name="json", help="Print the result as JSON on standard output, all else on standard error."),
     FlagCreatePairsOff,
+]
+WhichAgent = Annotated[
+    Literal["last", "best"],
+    arg(help="The agent at the end of the training, or the one that scored best then."),
 ]
 RunFolder = Annotated[
     Path,
@@ -85,10 +93,12 @@ def _env_name(arguments: list[str]) -> str:
     return ""
 
 
-def _train_command(named: str, read: Callable[[list[str]], str] = "".join) -> Callable[..., None]:
+def _train_command(
+    named: str, read: Callable[[list[str]], str] = "".join, guard: Guard | None = None
+) -> Callable[..., None]:
     """``poise train`` with the defaults of the preset ``named``, or the usual ones for any other name.
 
-    ``read`` gets what was typed for ENV.
+    ``read`` gets what was typed for ENV. ``guard`` hears of interrupts.
     """
     _, default = starting_point(named)
     name = PrimitiveConstructorSpec(1, "ENV|PRESET", read, lambda value: True, lambda value: [value])
@@ -118,19 +128,61 @@ def _train_command(named: str, read: Callable[[list[str]], str] = "".join) -> Ca
         from poise import run
 
         loaded = time.perf_counter() - begun
-        result = run.execute(id, config, options, import_seconds=loaded, file=file)
-        summary = result.summary
-        if result.evaluation is not None:
-            print(_score(result.evaluation), file=file)
-        pace = summary["steps_per_second"]
-        print(
-            f"{summary['steps']:,} steps in {summary['seconds']['total']:.1f} s"
-            + (f", {pace:,.0f} steps/s while training" if pace else ""),
-            file=file,
-        )
-        print(_json({**summary, "folder": str(result.folder)}) if json_ else result.folder)
+        result = run.execute(id, config, options, import_seconds=loaded, guard=guard, file=file)
+        _tell(result, json_, file)
 
     return train
+
+
+def _tell(result: "Run", json_: bool, file: TextOut) -> None:
+    """What a training came to; its folder last."""
+    summary = result.summary
+    if result.evaluation is not None:
+        print(_score(result.evaluation), file=file)
+    if (best := summary["best"]) and best["steps"] != summary["steps"]:
+        mean = _figure(best["evaluation"]["mean"])
+        print(f"the best agent is that of step {best['steps']:,}: {mean} on the same episodes", file=file)
+    pace = summary["steps_per_second"]
+    print(
+        f"{summary['steps']:,} steps in {summary['seconds']['total']:.1f} s"
+        + (f", {pace:,.0f} steps/s while training" if pace else ""),
+        file=file,
+    )
+    print(_json({**summary, "folder": str(result.folder)}) if json_ else result.folder)
+
+
+def _resume_command(guard: Guard) -> Callable[..., None]:
+    """``poise resume``; ``guard`` hears of interrupts."""
+
+    def resume(
+        run: Annotated[Path | None, Positional, arg(metavar="RUN", help="Its folder.")] = None,
+        total_steps: int | None = None,
+        out: Path = Path("runs"),
+        env: Env = None,
+        json_: Json = False,
+    ) -> None:
+        """Go on with a training that was interrupted or killed, to the same result.
+
+        Args:
+            run: Its folder; by default the unfinished run under --out that was saved last.
+            total_steps: Another budget, also for a finished training. The learning rates go to 0 over it.
+            out: Where to look for an unfinished run.
+        """
+        file = sys.stderr if json_ else sys.stdout
+        begun = time.perf_counter()
+        from poise.run import newest_unfinished, proceed
+
+        loaded = time.perf_counter() - begun
+        _find_modules_here(env)
+        chosen = newest_unfinished(out) if run is None else run
+        if run is None:
+            print(f"the newest unfinished run: {chosen}", file=file, flush=True)
+        result = proceed(
+            chosen, total_steps=total_steps, env=env, import_seconds=loaded, guard=guard, file=file
+        )
+        _tell(result, json_, file)
+
+    return resume
 
 
 def _find_modules_here(env: str | None) -> None:
@@ -187,6 +239,7 @@ def evaluate(
     run: RunFolder,
     episodes: int = 100,
     seed: int | None = None,
+    which: WhichAgent = "last",
     env: Env = None,
     json_: Json = False,
 ) -> None:
@@ -199,17 +252,17 @@ def evaluate(
     from poise.agent import load
 
     _find_modules_here(env)
-    evaluation = load(run).evaluate(episodes, seed=seed, env=env)
+    evaluation = load(run, which).evaluate(episodes, seed=seed, env=env)
     print(_json(evaluation.summary()) if json_ else _score(evaluation))
 
 
-def video(run: RunFolder, env: Env = None, json_: Json = False) -> None:
+def video(run: RunFolder, which: WhichAgent = "last", env: Env = None, json_: Json = False) -> None:
     """Film the greedy agent of a run: video.mp4 in its folder, or video.gif without an encoder."""
     from poise.agent import load
     from poise.recording import film
 
     _find_modules_here(env)
-    path = film(load(run), run / "video", env=env)
+    path = film(load(run, which), run / "video", env=env)
     print(_json({"video": str(path)}) if json_ else path)
 
 
@@ -304,12 +357,13 @@ def _figure(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"
 
 
-def _run(arguments: list[str]) -> None:
+def _run(arguments: list[str], guard: Guard) -> None:
     """Runs the verb."""
     verb, *options = arguments or [""]
     may_be_preset = verb == "train" and not PRESETS.keys().isdisjoint(options)
     commands: dict[str, Callable[..., Any]] = {
-        "train": _train_command(_env_name(options) if may_be_preset else ""),
+        "train": _train_command(_env_name(options) if may_be_preset else "", guard=guard),
+        "resume": _resume_command(guard),
         "evaluate": evaluate,
         "video": video,
         "reproduce": reproduce,
@@ -328,16 +382,20 @@ def _run(arguments: list[str]) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command and returns its exit code.
 
-    0 done; 1 the run or its environment failed; 2 wrong arguments or files; 130 interrupted.
+    0 done; 1 the run or its environment failed; 2 wrong arguments or files; 75 the disk is full, worth trying
+    again; 130 interrupted by Ctrl-C and 143 by SIGTERM.
     """
     with lasting_output():
         try:
-            with _registry:
-                _run(sys.argv[1:] if arguments is None else arguments)
+            with guarded() as guard, _registry:
+                _run(sys.argv[1:] if arguments is None else arguments, guard)
         except PoiseError as error:
             print(f"poise: {error}", file=sys.stderr)
             return error.exit_code
-        except KeyboardInterrupt:
-            print("poise: interrupted; what was logged is kept", file=sys.stderr)
-            return 130
+        except KeyboardInterrupt as interrupt:
+            print("poise: interrupted", file=sys.stderr)
+            return interrupt.exit_code if isinstance(interrupt, Interrupted) else 130
+        except MemoryError:
+            print("poise: there is not enough memory", file=sys.stderr)
+            return 1
         return 0

@@ -43,11 +43,11 @@ def _folder() -> Path | None:
 def _key() -> str:
     """A name for this processor and these versions."""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib")]
-    facts = "\n".join([platform.machine(), _processor(), *versions])
+    facts = "\n".join([platform.machine(), processor(), *versions])
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
-def _processor() -> str:
+def processor() -> str:
     """Model and instruction sets, as the system tells them."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

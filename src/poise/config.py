@@ -4,7 +4,6 @@ The docstring under a field is the text that ``poise train --help`` shows for it
 """
 
 import dataclasses
-import math
 import types
 import typing
 from collections.abc import Mapping
@@ -36,7 +35,7 @@ class Bound:
 
     def holds(self, value: float) -> bool:
         return (
-            math.isfinite(value)
+            abs(value) < 1e300  # of what Python calls a number, also of whole ones without end
             and (self.gt is None or value > self.gt)
             and (self.ge is None or value >= self.ge)
             and (self.le is None or value <= self.le)
@@ -55,12 +54,12 @@ def _problem(hint: Any, value: Any) -> str | None:
     if origin is Literal:
         choices = ", ".join(str(a) for a in arguments)
         return None if value in arguments else f"must be one of: {choices}"
-    if origin is types.UnionType:
+    if origin in (types.UnionType, typing.Union):
         problems = [_problem(a, value) for a in arguments]
         return None if None in problems else problems[0]
     if origin is tuple:
-        if not isinstance(value, tuple) or not value:
-            return "must be one or more numbers"
+        if not isinstance(value, tuple) or not 0 < len(value) <= DEEPEST:
+            return f"must be 1 to {DEEPEST} numbers"
         return next((p for v in value if (p := _problem(arguments[0], v))), None)
     if dataclasses.is_dataclass(hint):
         record = typing.cast(type, hint)
@@ -88,8 +87,9 @@ class Checked:
 
 Positive = Annotated[float, Bound(gt=0)]
 Share = Annotated[float, Bound(ge=0, le=1)]
-Count = Annotated[int, Bound(ge=1)]
-Widths = tuple[Count, ...]
+Count = Annotated[int, Bound(ge=1, le=10**15)]
+Widths = tuple[Annotated[int, Bound(ge=1, le=2**16)], ...]
+DEEPEST = 64  # hidden layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +246,7 @@ class Config(Checked):
         Raises:
             ConfigError: names the first field that is unknown or has a wrong value.
         """
-        return _from_dict(cls, data, "")
+        return from_dict(cls, data, "")
 
     def check_against(self, spec: Spec) -> None:
         """Refuses options that have no meaning for this kind of actions.
@@ -275,7 +275,12 @@ class Config(Checked):
                 raise ConfigError(f"{path} = {value!r}: has no effect on {why}; leave it at {usual!r}")
 
 
-def _from_dict(cls: type, data: Any, prefix: str) -> Any:
+def from_dict(cls: type, data: Any, prefix: str) -> Any:
+    """The record ``cls`` with the values of ``data``, which JSON may have held.
+
+    Raises:
+        ConfigError: names the first field, behind ``prefix``, that is unknown or has a wrong value.
+    """
     if not isinstance(data, Mapping):
         raise ConfigError(f"{prefix.rstrip('.') or 'configuration'} = {data!r}: must be an object")
     hints = typing.get_type_hints(cls, include_extras=True)
@@ -285,7 +290,7 @@ def _from_dict(cls: type, data: Any, prefix: str) -> Any:
         if name not in known:
             raise ConfigError(f"{prefix}{name}: no such option")
         if dataclasses.is_dataclass(hints[name]):
-            value = _from_dict(typing.cast(type, hints[name]), value, f"{prefix}{name}.")
+            value = from_dict(typing.cast(type, hints[name]), value, f"{prefix}{name}.")
         elif isinstance(value, list):
             value = tuple(value)
         values[name] = value

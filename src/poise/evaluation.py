@@ -82,15 +82,24 @@ def evaluate_agent(
         world.close()
 
 
-def evaluate(env: VectorEnv, actor: Actor, scale: ActionScale, *, seed: int, episodes: int) -> Evaluation:
+def evaluate(
+    env: VectorEnv,
+    actor: Actor,
+    scale: ActionScale,
+    *,
+    seed: int,
+    episodes: int,
+    stream: Stream = Stream.EVALUATION,
+) -> Evaluation:
     """Plays ``episodes`` episodes greedily, each to its end, whatever the number of environments.
 
     Episode i always begins from the same seed, so short episodes are not counted more often than
     long ones and the score does not depend on who finishes first. Only where the environment has
-    no time limit, an episode is cut off after ``LONGEST`` steps, and counted in ``num_cut``.
+    no time limit, an episode is cut off after ``LONGEST`` steps, and counted in ``num_cut``. ``stream``:
+    what the score is for, and so which episodes it is of.
     """
     longest = LONGEST if env.spec.time_limit is None else env.spec.time_limit
-    seeds = [episode_seed(seed, Stream.EVALUATION, 0, i) for i in range(episodes)]
+    seeds = [episode_seed(seed, stream, 0, i) for i in range(episodes)]
     lanes = env.num_envs
     playing = np.arange(lanes)  # the episode each environment plays; beyond the list it only idles
     waiting, num_cut = lanes, 0

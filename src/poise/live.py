@@ -26,19 +26,26 @@ class Live(ABC):
         self._recent: deque[Episode] = deque()
         self._first: tuple[float, int] | None = None
 
+    def catch_up(self, steps: int, episodes: list[Episode]) -> None:
+        """Where a resumed training stands before its first iteration."""
+        self._recent.extend(episodes)
+        self._draw(steps, "", self._mean(steps))
+
     def show(self, progress: Progress) -> None:
         self._recent.extend(progress.episodes)
-        while len(self._recent) > 1 and self._recent[0].step <= progress.steps - WINDOW * self._total:
-            self._recent.popleft()
         now = time.perf_counter()
         if self._first is None:
             self._first = now, progress.steps
         begun, steps = self._first
         pace = f"{(progress.steps - steps) / (now - begun):,.0f} steps/s" if progress.steps > steps else ""
-        mean = "no episode ended yet"
-        if self._recent:
-            mean = f"return {np.mean([e.episodic_return for e in self._recent]):.1f}"
-        self._draw(progress.steps, pace, mean)
+        self._draw(progress.steps, pace, self._mean(progress.steps))
+
+    def _mean(self, steps: int) -> str:
+        while len(self._recent) > 1 and self._recent[0].step <= steps - WINDOW * self._total:
+            self._recent.popleft()
+        if not self._recent:
+            return "no episode ended yet"
+        return f"return {np.mean([e.episodic_return for e in self._recent]):.1f}"
 
     @abstractmethod
     def _draw(self, steps: int, pace: str, mean: str) -> None: ...

@@ -5,25 +5,42 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore
+from tensorboardX.record_writer import RecordWriter
 
 from poise.distributions import DiagGaussian
 from poise.loop import Progress
 
+EVENTS = "events.out.tfevents.poise"  # TensorBoard wants the middle part in the name
+
+
+class _Records(RecordWriter):
+    """tensorboardX's records, behind what a file holds already."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._writer = path.open("ab")
+
+    def flush(self) -> None:
+        """To the system; ``os.fsync`` is another matter."""
+        self._writer.flush()
+
 
 class TensorBoard:
-    """Writes an event file into ``folder``. Every tag is a metric of ``poise.metrics``.
+    """Writes an event file into ``folder``, behind what it holds. Every tag is a metric of ``poise.metrics``.
 
     The horizontal axis is environment steps everywhere; the epochs of an iteration are spread evenly
     over the steps of its rollout.
     """
 
     def __init__(self, folder: Path, *, log_every: int):
-        self._writer = EventsWriter(str(folder / "events"))
+        path = folder / EVENTS
+        self._writer = _Records(path)
         self._log_every = log_every
-        self._flushed = time.monotonic()
+        if not path.stat().st_size:
+            self._writer.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+            self.flush()
 
     def write(self, progress: Progress) -> None:
         size = progress.rollout.reward.size
@@ -34,6 +51,10 @@ class TensorBoard:
         self._write_epochs(progress, begin, size)
         per_iteration = {k: v for k, v in progress.metrics.items() if k not in progress.epochs}
         self._add(progress.steps, per_iteration | progress.times)
+
+    def write_greedy(self, steps: int, episodic_return: float) -> None:
+        """A greedy score while training."""
+        self._add(steps, {"evaluation/return": episodic_return})
 
     def _write_steps(self, progress: Progress, begin: int) -> None:
         """Every ``log_every``-th environment step; within a vector step they count by environment."""
@@ -64,14 +85,11 @@ class TensorBoard:
     def _add(self, step: int, values: dict) -> None:
         kept = {k: float(v) for k, v in values.items() if v is not None and np.isfinite(v)}
         summary = Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in kept.items()])
-        self._writer.write_event(Event(step=step, wall_time=time.time(), summary=summary))
+        event = Event(step=step, wall_time=time.time(), summary=summary)
+        self._writer.write(event.SerializeToString())
 
     def flush(self) -> None:
-        """At most once a second: it waits for the disk."""
-        now = time.monotonic()
-        if now - self._flushed >= 1:
-            self._flushed = now
-            self._writer.flush()
+        self._writer.flush()
 
     def close(self) -> None:
         self._writer.close()

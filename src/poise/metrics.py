@@ -54,6 +54,12 @@ METRICS = (
         "Raw return of an episode, at the step at which it ended.",
     ),
     Metric(
+        "evaluation/return",
+        "iteration",
+        "reward",
+        "Mean greedy return over episodes of their own, where --eval-every asks for it.",
+    ),
+    Metric(
         "episode/return",
         "iteration",
         "reward",

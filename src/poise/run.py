@@ -1,47 +1,59 @@
-"""One training from its first step to its folder: the loop that reacts."""
+"""One training from its first step to its folder: the loop that reacts. And how it goes on later."""
 
 import contextlib
-import csv
-import hashlib
-import importlib.metadata
+import dataclasses
+import errno
 import json
-import math
-import platform
 import re
+import shutil
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from poise import envs
-from poise.agent import load
-from poise.checkpoint import Manifest, save_agent
+from poise.best import PLACES, Candidate
+from poise.checkpoint import (
+    CheckpointError,
+    Manifest,
+    Training,
+    checkpoints,
+    clear_leftovers,
+    load_training,
+    read_plain,
+    step_folder,
+)
+from poise.claim import ClaimError, claimed
 from poise.compiled import keep_compiled
-from poise.config import Config
+from poise.config import Config, ConfigError
 from poise.cores import num_cores
-from poise.curve import draw_curve
+from poise.envs.checking import EnvFault
 from poise.errors import PoiseError
 from poise.evaluation import Evaluation
+from poise.interrupts import Guard
+from poise.journal import LOGS, JournalError, cut, read_episodes
 from poise.live import live
-from poise.logger import TensorBoard
-from poise.loop import Progress, iterations
+from poise.loop import Start, iterations
 from poise.options import Options
 from poise.presets import configure
-from poise.recording import film
-from poise.spec import Episode, Spec
+from poise.recorder import PARTS, Past, Recorder, write_crash
 from poise.streams import TextOut
-from poise.update import TrainState
-
-EVALUATION_EPISODES = 100
+from poise.update import placed
 
 
 class RunError(PoiseError):
-    """A run folder that cannot be made."""
+    """A run folder that cannot be made, or cannot be gone on with."""
+
+
+class StorageError(PoiseError):
+    """A disk that is full. What was saved before is whole."""
+
+    exit_code = 75
 
 
 @dataclass(frozen=True)
@@ -70,11 +82,6 @@ def _devices() -> str:
     return "one device" if devices[0] == devices[-1] else "two devices at once"
 
 
-def described(found: envs.Resolved, config: Config) -> dict[str, Any]:
-    """What ``config.json`` says."""
-    return {"env": found.id, "backend": found.backend, **config.to_dict()}
-
-
 def new_folder(out: Path, env: str, seeds: str) -> Path:
     """Makes ``out/<env>/<date>-<seeds>``, with a number behind it where that exists already."""
     parent = out / re.sub(r"[^\w.-]+", "-", env)
@@ -92,43 +99,21 @@ def new_folder(out: Path, env: str, seeds: str) -> Path:
     raise RunError(f"out = {str(out)!r}: it holds a thousand runs of this second")
 
 
-def parameters_sha256(state: TrainState) -> str:
-    """SHA-256 over path, shape and bytes of every policy and value parameter, in sorted order."""
-    parts = {"policy": state.learner.policy, "value": state.learner.value}
-    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(parts)}
-    digest = hashlib.sha256()
-    for path in sorted(leaves):
-        array = np.ascontiguousarray(leaves[path])
-        digest.update(f"{path} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def peak_memory() -> int | None:
-    """The most bytes of this process that were resident at once, since it began; None where nobody counts."""
-    try:
-        import resource
-    except ImportError:  # on Windows
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def versions() -> dict[str, str]:
-    names = ("poise", "jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "mujoco")
-    return {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names}
-
-
 def train(
     env: str,
     *,
     backend: envs.Backend = "auto",
     out: str | Path = "runs",
-    evaluate: bool = True,
-    video: bool = True,
-    log_every: int = Options.log_every,
-    compile_cache: bool = Options.compile_cache,
     file: TextOut | None = None,
+    evaluate: bool = Options.evaluate,
+    video: bool = Options.video,
+    log_every: int = Options.log_every,
+    checkpoint_every: int | None = Options.checkpoint_every,
+    eval_every: int | None = Options.eval_every,
+    eval_episodes: int = Options.eval_episodes,
+    on_crash: str = Options.on_crash,
+    env_timeout: float = Options.env_timeout,
+    compile_cache: bool = Options.compile_cache,
     **config: Any,
 ) -> Run:
     """Trains an agent and leaves a folder with all that there is to know of it.
@@ -140,12 +125,17 @@ def train(
         env: a Gymnasium id, one of poise's own, or the name of a preset.
         backend: what steps the environments; "auto" takes the fastest that has ``env``.
         out: the root in which the run's folder is made.
-        evaluate: whether the greedy agent plays 100 episodes at the end.
+        file: where progress is shown; standard output by default.
+        evaluate: whether the greedy agent plays 100 episodes at the end, and the best agent is chosen.
         video: whether it is filmed at the end.
         log_every: environment steps between two that TensorBoard shows one by one.
+        checkpoint_every: environment steps between two checkpoints; None: one when 10 seconds have passed.
+        eval_every: environment steps between two greedy scores while training; None: none.
+        eval_episodes: episodes of each of these scores.
+        on_crash: "stop" or "restart" (``Options.on_crash``).
+        env_timeout: seconds (``Options.env_timeout``).
         compile_cache: whether what JAX compiles is kept in the user's cache folder for the next start
             (``poise.compiled``).
-        file: where progress is shown; standard output by default.
         config: fields of ``Config``: ``total_steps``, ``seed``, ``num_envs``, and the groups ``ppo``,
             ``policy``, ``value``, ``normalize``, each as its record or as a mapping of what changes.
 
@@ -154,7 +144,8 @@ def train(
         ConfigError: an option is unknown, wrong, or has no meaning for this environment.
         EnvFault: the environment failed; the folder holds all up to then.
         TrainingError: training became infinite or NaN; the folder holds all up to then.
-        KeyboardInterrupt: interrupted; the folder holds all up to then.
+        StorageError: the disk is full; the checkpoints before are whole.
+        KeyboardInterrupt: interrupted; the folder holds all up to then, and ``resume`` goes on from it.
     """
     options = Options(
         backend=backend,
@@ -162,10 +153,56 @@ def train(
         evaluate=evaluate,
         video=video,
         log_every=log_every,
+        checkpoint_every=checkpoint_every,
+        eval_every=eval_every,
+        eval_episodes=eval_episodes,
+        on_crash=on_crash,  # pyright: ignore[reportArgumentType] (checked there)
+        env_timeout=env_timeout,
         compile_cache=compile_cache,
     )
     id, configured = configure(env, **config)
     return execute(id, configured, options, file=file or sys.stdout)
+
+
+def resume(
+    run: str | Path,
+    *,
+    total_steps: int | None = None,
+    env: str | None = None,
+    file: TextOut | None = None,
+) -> Run:
+    """Goes on with a training that was interrupted or killed, from its last checkpoint to its end.
+
+    What comes out is bit for bit what the training would have become without the interruption.
+
+    Args:
+        run: its folder.
+        total_steps: another budget, also for a training that is finished. Learning rates then go to 0 over
+            the new budget: the result is not that of a training that had it from the start.
+        env: the environment's name, where that is of a module (``module:Task``): a folder alone never makes
+            Python import one.
+        file: where progress is shown; standard output by default.
+
+    Raises:
+        RunError: there is nothing to go on with, or the environment has changed.
+        CheckpointError: no checkpoint is usable.
+        ClaimError: another process is training it.
+        ConfigError: ``total_steps`` is less than what was done.
+        EnvFault, TrainingError, StorageError, KeyboardInterrupt: as of ``train``.
+    """
+    return proceed(Path(run), total_steps=total_steps, env=env, file=file or sys.stdout)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A training that is about to begin, or to go on."""
+
+    found: envs.Resolved
+    config: Config
+    options: Options
+    past: Past
+    training: Training
+    import_seconds: float
 
 
 def execute(
@@ -175,163 +212,280 @@ def execute(
     *,
     import_seconds: float = 0.0,
     folder: Path | None = None,
+    guard: Guard | None = None,
     file: TextOut,
 ) -> Run:
     """``train`` with its records made, into ``folder``, which is there, or a new one.
 
-    ``import_seconds``: what loading took before this call.
+    ``import_seconds``: what loading took before this call. ``guard``: what sees to it that an interrupt is
+    heard (``poise.interrupts``).
     """
-    begun = time.perf_counter()
-    use_two_devices()
-    keep_compiled(options.compile_cache)
     found = envs.resolve(env, options.backend)
     if found.note:
         print(found.note, file=file)
-    world = envs.make(found.id, config.num_envs, found.backend)
-    status, evaluation = "failed", None
+    job = _Job(found, config, options, Past(), Training(), import_seconds)
+    return _execute(job, folder, guard or Guard(), file)
+
+
+def proceed(
+    run: Path,
+    *,
+    total_steps: int | None = None,
+    env: str | None = None,
+    import_seconds: float = 0.0,
+    guard: Guard | None = None,
+    file: TextOut,
+) -> Run:
+    """``resume`` for those who know more."""
+    if not (run / "checkpoints").is_dir():
+        raise RunError(f"{run}: there is no run to go on with (no checkpoints in it)")
+    use_two_devices()
+    with claimed(run):
+        training, manifest, past, options = _newest_usable(run, file)
+        steps, known = manifest.steps, manifest.env
+        if total_steps is None and status(run) == "finished":
+            raise RunError(f"{run}: it is finished, {steps:,} steps; --total-steps N goes on to N steps")
+        config = manifest.config
+        if total_steps is not None:
+            config = dataclasses.replace(config, total_steps=total_steps)
+            if config.num_iterations * config.rollout_size < steps:
+                raise ConfigError(f"total_steps = {total_steps}: the run has {steps:,} steps already")
+        if env is None and ":" in known:
+            raise RunError(
+                f"{run}: its environment {known!r} names a Python module; to import and run it, "
+                f"repeat the name: --env {known} (in Python: env={known!r})"
+            )
+        if env is not None and env != known:
+            raise RunError(f"{run}: its environment is {known}, not {env}")
+        print(f"going on from step {steps:,} of {config.total_steps:,}: {run}", file=file, flush=True)
+        if config != manifest.config and config.ppo.anneal != "none":
+            print("the learning rates go to 0 over the new budget: not the training that", file=file)
+            print("this budget would have given from the start", file=file)
+        found = envs.resolve(known, manifest.backend)
+        job = _Job(found, config, options, past, training, import_seconds)
+        return _execute(job, run, guard or Guard(), file, resumed=manifest)
+
+
+def status(run: Path) -> str | None:
+    """What the summary of a run says of it; None where there is none."""
+    path = run / "summary.json"
+    if not path.exists():
+        return None
     try:
+        return str(json.loads(read_plain(path, 2**20))["status"])
+    except (CheckpointError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def newest_unfinished(out: Path) -> Path:
+    """The run under ``out`` that was saved last of those that are not finished and not being trained.
+
+    Raises:
+        RunError: there is none.
+    """
+    found = [
+        (c[0].stat().st_mtime, p.parent) for p in out.glob("**/checkpoints") if (c := checkpoints(p.parent))
+    ]
+    for _, run in sorted(found, reverse=True):
+        if status(run) == "finished":
+            continue
+        with contextlib.suppress(ClaimError), claimed(run):
+            return run
+    raise RunError(f"{out}: there is no unfinished run under it")
+
+
+def _newest_usable(run: Path, file: TextOut) -> tuple[Training, Manifest, Past, Options]:
+    """The newest checkpoint that is whole and that the tables reach."""
+    problem = CheckpointError(f"{run}: no checkpoint is kept there")
+    for folder in checkpoints(run):
+        try:
+            training, manifest = load_training(folder)
+            if folder != step_folder(run, manifest.steps):
+                raise CheckpointError(f"{folder}: is of step {manifest.steps:,}")
+            past, options = _past(training, manifest, folder)
+            cut(run, past.position, check=True)
+        except (CheckpointError, JournalError) as error:
+            problem = error
+            print(f"{folder.name} cannot be used: {error}", file=file)
+            continue
+        return training, manifest, past, options
+    raise CheckpointError(f"{run}: no checkpoint can be used: {problem}")
+
+
+def _take_up(run: Path, past: Past) -> None:
+    """Puts the folder back to where the checkpoint was made."""
+    clear_leftovers(run)
+    for newer in checkpoints(run):
+        if int(newer.name) > past.steps:  # which cannot be used, and is not deleted either
+            aside = newer.with_name(f"unusable-{newer.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            newer.rename(aside)
+    cut(run, past.position)
+    (run / "summary.json").unlink(missing_ok=True)
+    past.episodes = read_episodes(run)
+
+
+def _past(training: Training, manifest: Manifest, folder: Path) -> tuple[Past, Options]:
+    """What the notes of a checkpoint say.
+
+    Raises:
+        CheckpointError: they say what cannot be.
+    """
+    notes = manifest.notes
+    try:
+        seconds = {part: float(notes["seconds"][part]) for part in (*PARTS, "total")}
+        (paced, pace), chosen = notes["pace"], notes["candidates"]
+        physics = None if notes["physics"] is None else float(notes["physics"])
+        if len(chosen) != len(training.candidates) or len(chosen) > PLACES:
+            raise ValueError(f"{len(chosen)} candidates")
+        candidates = tuple(
+            Candidate(int(steps), float(mean), agent)
+            for (steps, mean), agent in zip(chosen, training.candidates, strict=True)
+        )
+        options = Options.from_dict(notes["options"])
+        past = Past(
+            steps=manifest.steps,
+            seconds=seconds,
+            physics=physics,
+            pace=(int(paced), float(pace)),
+            exact=bool(notes["exact"]),
+            resumed=int(notes["resumed"]) + 1,
+            crashes=int(notes["crashes"]),
+            candidates=candidates,
+            position=dict(notes["logs"]),
+        )
+        return past, options
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / 'manifest.json'}: {error}") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{folder / 'manifest.json'}: is damaged: {error!r:.200}") from error
+
+
+def _execute(
+    job: _Job, folder: Path | None, guard: Guard, file: TextOut, *, resumed: Manifest | None = None
+) -> Run:
+    begun = time.perf_counter() - job.import_seconds
+    use_two_devices()
+    found, config, options = job.found, job.config, job.options
+    keep_compiled(options.compile_cache)
+    options.check_against(found.backend)
+    world = envs.make(
+        found.id,
+        config.num_envs,
+        found.backend,
+        timeout=options.env_timeout,
+        restart=options.on_crash == "restart",
+    )
+    with contextlib.ExitStack() as stack:
+        stack.callback(world.close)
         config.check_against(world.spec)
-        folder = folder or new_folder(options.out, found.id, str(config.seed))
-        recorder = _Recorder(folder, options, found, config, world.spec)
-        recorder.seconds["import"] = import_seconds
+        if resumed is not None and world.spec != resumed.spec:
+            raise RunError(f"{folder}: {found.id} has changed since: {world.spec}, was {resumed.spec}")
+        if resumed is None:
+            if folder is None:
+                folder = new_folder(options.out, found.id, str(config.seed))
+            else:
+                _empty(folder)
+            (folder / "checkpoints").mkdir(parents=True)
+            stack.enter_context(claimed(folder))
+        assert folder is not None
+        if resumed is not None:
+            _take_up(folder, job.past)
+        stack.enter_context(_full_disk(folder))
+        recorder = Recorder(folder, options, found, config, world.spec, job.past, begun)
+        recorder.seconds["import"] += job.import_seconds
+        start = _start(job, recorder)
         print(
             f"{found.id} on {world.backend}, learning on {_devices()}: {config.num_iterations} iterations x "
             f"{config.rollout_size:,} = {recorder.total_steps:,} steps, seed {config.seed}",
             file=file,
             flush=True,
         )
-        try:
-            with live(recorder.total_steps, file) as view:
-                for progress in iterations(config, world):
-                    recorder.record(progress)
-                    view.show(progress)
-            recorder.save()
-            if options.evaluate:
-                evaluation = recorder.evaluate()
-            status = "finished"
-            if options.video:
-                recorder.film(file)
-        except KeyboardInterrupt:
-            status = "interrupted"
+        stack.enter_context(guard.saving(recorder.save_at_once))
+        return _react(job, recorder, iterations(config, world, start), file)
+    raise AssertionError
+
+
+def _empty(folder: Path) -> None:
+    """Removes what is left of another training."""
+    for name in (*LOGS, "summary.json"):
+        (folder / name).unlink(missing_ok=True)
+    if (folder / "checkpoints").exists():
+        shutil.rmtree(folder / "checkpoints")
+
+
+def _start(job: _Job, recorder: Recorder) -> Start | None:
+    training = job.training
+    if training.state is None:
+        return None
+    state = placed(training.state)
+    recorder.go_on(state, training.world)
+    return Start(state, training.world)
+
+
+def _react(job: _Job, recorder: Recorder, training: Iterator[Any], file: TextOut) -> Run:
+    """The loop, and what follows it; whatever ends it, what was done is kept."""
+    options, folder = job.options, recorder.folder
+    evaluation, best = None, None
+    try:
+        with live(recorder.total_steps, file) as view:
+            if job.past.steps:
+                view.catch_up(job.past.steps, job.past.episodes)
+            for progress in training:
+                recorder.record(progress)
+                for crash in progress.crashes:
+                    path = write_crash(folder, crash, job.found.backend)
+                    print(f"{crash.what}; it was made anew ({path})", file=file)
+                if not progress.exact and job.past.exact:
+                    job.past.exact = False
+                    print(INEXACT, file=file)
+                view.show(progress)
+        recorder.save()
+        if options.evaluate:
+            evaluation, best = recorder.evaluate()
+        if options.video:
+            recorder.film(file)
+    except BaseException as error:
+        if isinstance(error, EnvFault) and error.crash is not None:
+            path = write_crash(folder, error.crash, job.found.backend)
+            print(f"poise check {path} plays the episode that failed again", file=file)
+        if isinstance(error, OSError) and _is_full(error):
+            with contextlib.suppress(OSError):
+                recorder.close()
             raise
-        finally:
-            recorder.save()
-            run = recorder.finish(status, evaluation, time.perf_counter() - begun + import_seconds)
-    finally:
-        world.close()
-    return run
-
-
-class _Recorder:
-    """Gathers what the folder is to hold, and writes the tables after each iteration."""
-
-    def __init__(self, folder: Path, options: Options, found: envs.Resolved, config: Config, spec: Spec):
-        self.total_steps = config.num_iterations * config.rollout_size
-        parts = ("import", "compile", "rollout", "learn", "prepare", "log", "evaluate")
-        self.seconds = dict.fromkeys(parts, 0.0)
-        self._physics: float | None = None  # seconds of the rollouts; None where nobody can tell
-        self._folder, self._found, self._config, self._spec = folder, found, config, spec
-        self._tensorboard = TensorBoard(self._folder, log_every=options.log_every)
-        (self._folder / "config.json").write_text(json.dumps(described(found, config), indent=2) + "\n")
-        self._metrics = (self._folder / "metrics.jsonl").open("w")
-        self._table = (self._folder / "episodes.csv").open("w", newline="")
-        self._rows = csv.writer(self._table)
-        self._rows.writerow(["step", "env", "episode", "return", "length", "ended"])
-        self._episodes: list[Episode] = []
-        self._state: TrainState | None = None
-        self._saved: int | None = None  # steps of the agent that was saved
-        self._first = self._last = (0.0, 0)  # time and step at which the first and last iteration ended
-
-    def record(self, progress: Progress) -> None:
-        begun = time.perf_counter()
-        self._state = progress.state
-        row = {"iteration": progress.iteration, "steps": progress.steps, **progress.metrics}
-        row |= progress.times
-        self._metrics.write(json.dumps(_finite(row)) + "\n")
-        for e in progress.episodes:
-            ended = "terminated" if e.terminated else "truncated"
-            self._rows.writerow([e.step, e.env, e.index, e.episodic_return, e.length, ended])
-        self._tensorboard.write(progress)
-        for log in (self._metrics, self._table, self._tensorboard):
-            log.flush()
-        self._episodes += progress.episodes
-        self.seconds["compile"] += progress.compile_seconds
-        self.seconds["rollout"] += progress.rollout_seconds
-        self.seconds["learn"] += progress.learn_seconds
-        self.seconds["prepare"] += progress.prepare_seconds
-        if progress.physics_seconds is not None:
-            self._physics = (self._physics or 0.0) + progress.physics_seconds
-        now = time.perf_counter()
-        self.seconds["log"] += now - begun
-        self._last = now, progress.steps
-        if progress.iteration == 1:
-            self._first = self._last
-
-    def save(self) -> None:
-        """Keeps the last agent, once."""
-        _, steps = self._last
-        if self._state is None or self._saved == steps:
-            return
-        begun = time.perf_counter()
-        manifest = Manifest(self._found.id, self._found.backend, steps, self._spec, self._config)
-        save_agent(self._folder, self._state, manifest)
-        self._saved = steps
-        self.seconds["log"] += time.perf_counter() - begun
-
-    def evaluate(self) -> Evaluation:
-        """The greedy score of the agent that was saved, its normalizer frozen."""
-        begun = time.perf_counter()
-        evaluation = load(self._folder).evaluate(EVALUATION_EPISODES, env=self._found.id)
-        self.seconds["evaluate"] = time.perf_counter() - begun
-        return evaluation
-
-    def film(self, file: TextOut) -> None:
-        """A video of the agent that was saved; where none can be made, a line that says why."""
-        begun = time.perf_counter()
-        try:
-            film(load(self._folder), self._folder / "video", env=self._found.id)
-        except PoiseError as error:
-            print(error, file=file)
-        self.seconds["log"] += time.perf_counter() - begun
-
-    def finish(self, status: str, evaluation: Evaluation | None, total_seconds: float) -> Run:
-        """Writes the curve and, last of all, the summary."""
-        begun = time.perf_counter()
-        for log in (self._metrics, self._table, self._tensorboard):
-            log.close()
-        title = f"{self._found.id}, seed {self._config.seed}"
-        draw_curve(self._folder / "curve.png", title, self._episodes, self.total_steps, evaluation)
-        if evaluation is not None:
-            self._write_evaluation(evaluation)
-        drawing = time.perf_counter() - begun
-        self.seconds["log"] += drawing
-        (first, first_step), (last, last_step) = self._first, self._last
-        summary = {
-            "env": self._found.id,
-            "backend": self._found.backend,
-            "seed": self._config.seed,
-            "steps": last_step,
-            "status": status,
-            "steps_per_second": (last_step - first_step) / (last - first) if last > first else None,
-            "seconds": {**self.seconds, "physics": self._physics, "total": total_seconds + drawing},
-            "peak_memory_bytes": peak_memory(),
-            "evaluation": evaluation.summary() if evaluation else None,
-            "parameters_sha256": parameters_sha256(self._state) if self._state else None,
-            "versions": versions(),
-        }
-        (self._folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-        return Run(self._folder, summary, evaluation)
-
-    def _write_evaluation(self, evaluation: Evaluation) -> None:
-        with (self._folder / "evaluation.csv").open("w", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(["episode", "return", "length"])
-            rows.writerows(
-                (i, *row)
-                for i, row in enumerate(zip(evaluation.episodic_return, evaluation.length, strict=True))
+        recorder.save()
+        interrupted = isinstance(error, KeyboardInterrupt)
+        if interrupted:
+            print(
+                f"interrupted at step {recorder.steps:,}; to go on: poise resume {folder}",
+                file=file,
+                flush=True,
             )
+        recorder.finish("interrupted" if interrupted else "failed", evaluation, best)
+        raise
+    return Run(folder, recorder.finish("finished", evaluation, best), evaluation)
 
 
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no NaN and no infinity."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+INEXACT = (
+    "not exact: an environment did not come back to where it was, and began its next episode; "
+    "from here on the training is another than it would have been"
+)
+
+
+def _is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextlib.contextmanager
+def _full_disk(folder: Path) -> Iterator[None]:
+    """Says that the disk is full, and that nothing is lost that was saved."""
+    try:
+        yield
+    except OSError as error:
+        if not _is_full(error):
+            raise
+        kept = checkpoints(folder)
+        saved = f"the checkpoint of step {int(kept[0].name):,} is whole; " if kept else ""
+        raise StorageError(
+            f"{folder}: the disk is full ({error.strerror}); {saved}make room, then: poise resume {folder}"
+        ) from error

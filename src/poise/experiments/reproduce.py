@@ -31,8 +31,9 @@ from poise.experiments.paper import FIGURES, Figure, Variant
 from poise.experiments.pool import Job, run_jobs
 from poise.options import Options
 from poise.presets import PRESETS, configure, starting_point
+from poise.recorder import described
 from poise.recording import VideoError, film
-from poise.run import RunError, described
+from poise.run import RunError
 from poise.streams import TextOut
 
 SCORE_COLUMNS = ("variant", "env", "steps", "seed", "greedy", "greedy_10", "last", "seconds")

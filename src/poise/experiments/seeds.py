@@ -18,7 +18,8 @@ from poise.experiments.paper import Figure, Panel, Variant
 from poise.experiments.pool import Job, run_jobs
 from poise.intervals import mean_interval
 from poise.options import Options
-from poise.run import new_folder, versions
+from poise.recorder import versions
+from poise.run import new_folder
 from poise.streams import TextOut
 
 

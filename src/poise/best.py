@@ -1,0 +1,76 @@
+"""The best agent of a training: a few candidates are kept, and scored again before one is called best."""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from poise import envs
+from poise.acting import ActionScale, Actor
+from poise.checkpoint import Trained
+from poise.config import Config
+from poise.evaluation import evaluate, evaluation_lanes
+from poise.loop import Progress
+from poise.seeds import Stream
+from poise.spec import Episode, Spec
+
+PLACES = 3
+SLICES = 20  # of the budget; each gives one candidate at most
+WINDOW = 20  # episodes whose mean return makes a candidate
+
+
+class Candidate(NamedTuple):
+    """An agent, the steps it was trained for, and the mean return of the episodes up to then."""
+
+    steps: int
+    episodic_return: float
+    agent: Trained
+
+
+class Podium:
+    """The agents with the best training return, one from a twentieth of the budget at most.
+
+    So two of them are not a step apart, and a rising curve does not fill all places with its end.
+    """
+
+    def __init__(self, total_steps: int, candidates: Sequence[Candidate] = (), past: Sequence[Episode] = ()):
+        self._slice = max(1, total_steps // SLICES)
+        self._recent = deque((e.episodic_return for e in past), maxlen=WINDOW)
+        self.candidates = tuple(candidates)
+
+    def consider(self, progress: Progress) -> None:
+        self._recent.extend(e.episodic_return for e in progress.episodes)
+        if not self._recent or not progress.episodes:
+            return
+        found = Candidate(progress.steps, float(np.mean(self._recent)), Trained.of(progress.state))
+        place = self._place(found)
+        rivals = [c for c in self.candidates if self._place(c) == place]
+        if all(found.episodic_return > c.episodic_return for c in rivals):
+            others = [c for c in self.candidates if self._place(c) != place]
+            ranked = sorted([*others, found], key=lambda c: c.episodic_return, reverse=True)
+            self.candidates = tuple(ranked[:PLACES])
+
+    def _place(self, candidate: Candidate) -> int:
+        return (candidate.steps - 1) // self._slice
+
+
+def choose(
+    found: envs.Resolved, spec: Spec, config: Config, candidates: Sequence[Candidate], *, episodes: int
+) -> int:
+    """The index of the candidate with the best greedy score; of equal ones the last.
+
+    All play the same episodes, which neither training nor the final score has, each with its own statistics
+    of observations as they were. So luck in training, or in the score that is shown, does not choose.
+    """
+    env = envs.make(found.id, evaluation_lanes(found.backend, episodes), found.backend)
+    scale = ActionScale(spec, normalize=config.normalize.action)
+    try:
+        scores = []
+        for _, _, agent in candidates:
+            actor = Actor(agent.policy, agent.normalizer, config.normalize)
+            score = evaluate(env, actor, scale, seed=config.seed, episodes=episodes, stream=Stream.RESCORING)
+            scores.append(score.mean)
+    finally:
+        env.close()
+    return max(range(len(scores)), key=lambda i: (scores[i], i))

@@ -1,0 +1,131 @@
+"""The tables of a run, written iteration by iteration, and cut back to where a checkpoint was made."""
+
+import csv
+import json
+import math
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from poise.errors import PoiseError
+from poise.evaluation import Evaluation
+from poise.logger import EVENTS, TensorBoard
+from poise.loop import Progress
+from poise.spec import Episode
+
+METRICS, EPISODES, GREEDY = "metrics.jsonl", "episodes.csv", "greedy.csv"
+LOGS = (METRICS, EPISODES, GREEDY, EVENTS)
+EPISODE_COLUMNS = ("step", "env", "episode", "return", "length", "ended")
+GREEDY_COLUMNS = ("steps", "return", "std", "low", "high", "episodes")
+
+
+class JournalError(PoiseError):
+    """Tables that are not those a checkpoint was made with."""
+
+
+class Journal:
+    """Appends to the tables in ``folder``. ``position`` says how long each is, in bytes.
+
+    Everything is handed to the system after each iteration, and to the disk by ``sync``.
+    """
+
+    def __init__(self, folder: Path, *, log_every: int, greedy: bool):
+        self._folder = folder
+        self._metrics = (folder / METRICS).open("a", encoding="utf-8")
+        self._tables = {EPISODES: (folder / EPISODES).open("a", newline="", encoding="utf-8")}
+        if greedy:
+            self._tables[GREEDY] = (folder / GREEDY).open("a", newline="", encoding="utf-8")
+        self._rows = {name: csv.writer(file) for name, file in self._tables.items()}
+        for name, columns in ((EPISODES, EPISODE_COLUMNS), (GREEDY, GREEDY_COLUMNS)):
+            if name in self._rows and not (folder / name).stat().st_size:
+                self._rows[name].writerow(columns)
+        self._tensorboard = TensorBoard(folder, log_every=log_every)
+        self.flush()
+
+    def write(self, progress: Progress) -> None:
+        """An iteration: its metrics and its episodes."""
+        row = {"iteration": progress.iteration, "steps": progress.steps, **progress.metrics, **progress.times}
+        self._metrics.write(json.dumps(_finite(row)) + "\n")
+        for e in progress.episodes:
+            ended = "terminated" if e.terminated else "truncated"
+            self._rows[EPISODES].writerow([e.step, e.env, e.index, e.episodic_return, e.length, ended])
+        self._tensorboard.write(progress)
+
+    def write_greedy(self, steps: int, evaluation: Evaluation) -> None:
+        """A greedy score while training."""
+        score = evaluation.summary()
+        columns = [score[name] for name in ("mean", "std", "low", "high", "episodes")]
+        self._rows[GREEDY].writerow([steps, *columns])
+        self._tensorboard.write_greedy(steps, evaluation.mean)
+
+    def flush(self) -> None:
+        for file in (self._metrics, *self._tables.values(), self._tensorboard):
+            file.flush()
+
+    def position(self) -> dict[str, int]:
+        """Bytes of each table that were handed to the system."""
+        return {name: path.stat().st_size for name in LOGS if (path := self._folder / name).exists()}
+
+    def sync(self) -> None:
+        """Waits until what was handed over is on the disk."""
+        for name in self.position():
+            with (self._folder / name).open("rb+") as file:
+                os.fsync(file.fileno())
+
+    def close(self) -> None:
+        for file in (self._metrics, *self._tables.values(), self._tensorboard):
+            file.close()
+
+
+def cut(folder: Path, position: Mapping[str, Any], *, check: bool = False) -> None:
+    """Cuts the tables back to ``position``, or with ``check`` only looks whether that can be done.
+
+    Raises:
+        JournalError: a table is missing, no plain file, or shorter than that, or there is no such table.
+    """
+    for name in sorted(position.keys() | {METRICS, EPISODES, EVENTS}):
+        size, path = position.get(name), folder / name
+        if name not in LOGS or not isinstance(size, int) or isinstance(size, bool) or size < 0:
+            raise JournalError(f"its place in {name!r:.60} is {size!r:.60}, which is none")
+        try:
+            found = path.lstat()
+        except OSError as error:
+            raise JournalError(f"{path}: cannot be read: {error.strerror}") from error
+        if not stat.S_ISREG(found.st_mode):
+            raise JournalError(f"{path}: is a link or no plain file")
+        if found.st_size < size:
+            raise JournalError(f"{path}: has {found.st_size:,} bytes, and had {size:,} when it was saved")
+        if not check:
+            os.truncate(path, size)
+
+
+def read_episodes(folder: Path) -> list[Episode]:
+    """The episodes of a run, as they were written.
+
+    Raises:
+        JournalError: the table is damaged.
+    """
+    path = folder / EPISODES
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [_episode(row) for row in csv.DictReader(file)]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise JournalError(f"{path}: is damaged: {error!r:.200}") from error
+
+
+def _episode(row: Mapping[str, str]) -> Episode:
+    return Episode(
+        env=int(row["env"]),
+        index=int(row["episode"]),
+        step=int(row["step"]),
+        episodic_return=float(row["return"]),
+        length=int(row["length"]),
+        terminated=row["ended"] == "terminated",
+    )
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows no NaN and no infinity."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}

@@ -1,0 +1,375 @@
+"""What a training leaves behind it: tables, checkpoints, picture and summary."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from poise import envs
+from poise.acting import ActionScale, Actor
+from poise.agent import load
+from poise.best import Candidate, Podium, choose
+from poise.checkpoint import Manifest, Trained, Training, save_best, save_training
+from poise.compiled import processor
+from poise.config import Config
+from poise.curve import draw_curve
+from poise.envs.checking import Crash
+from poise.errors import PoiseError
+from poise.evaluation import Evaluation, evaluate, evaluation_lanes
+from poise.journal import Journal, cut, read_episodes
+from poise.loop import Progress
+from poise.options import Options
+from poise.recording import film
+from poise.seeds import Stream
+from poise.spec import Episode, Spec
+from poise.streams import TextOut
+from poise.update import TrainState
+
+EVALUATION_EPISODES = 100
+RESCORING_EPISODES = 32
+CHECKPOINT_SECONDS = 10.0
+PARTS = ("import", "compile", "rollout", "learn", "prepare", "log", "evaluate")
+
+
+@dataclass
+class Past:
+    """What a resumed training has behind it. Of a new one nothing."""
+
+    steps: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys((*PARTS, "total"), 0.0))
+    physics: float | None = None  # seconds of the rollouts; None where nobody can tell
+    pace: tuple[int, float] = (0, 0.0)  # steps and seconds after the first iteration of each start
+    exact: bool = True  # whether it is bit for bit the training that was not interrupted
+    resumed: int = 0  # times
+    crashes: int = 0
+    candidates: tuple[Candidate, ...] = ()
+    position: Mapping[str, int] = field(default_factory=dict)  # of the tables
+    episodes: list[Episode] = field(default_factory=list)
+
+
+class _Kept(NamedTuple):
+    """The last finished iteration: what can be saved at any moment."""
+
+    steps: int
+    state: TrainState | None
+    world: Mapping[str, Any]
+    position: Mapping[str, int]
+    candidates: tuple[Candidate, ...]
+    notes: Mapping[str, Any]
+
+
+class Recorder:
+    """Writes the tables after each iteration, and checkpoints; at the end all else of the folder.
+
+    The last finished iteration is kept in memory, so that it can be saved while the next is under way,
+    by another thread, too.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        options: Options,
+        found: envs.Resolved,
+        config: Config,
+        spec: Spec,
+        past: Past,
+        begun: float,
+    ):
+        self.total_steps = config.num_iterations * config.rollout_size
+        self.folder, self._options, self._found = folder, options, found
+        self._config, self._spec, self._past, self._begun = config, spec, past, begun
+        self.seconds = {part: past.seconds[part] for part in PARTS}
+        self._physics, self._exact, self._crashes = past.physics, past.exact, past.crashes
+        self._podium = Podium(self.total_steps, past.candidates, past.episodes)
+        self._lock = threading.RLock()
+        self._saved: int | None = past.steps if past.steps else None
+        self._saved_at = time.monotonic()
+        self._first: tuple[float, int] | None = None  # time and step at the end of the first iteration
+        self._last = (0.0, past.steps)  # and of the last
+        self._scorer = _Scorer(found, spec, config, options) if options.eval_every else None
+        write_text(folder / "config.json", json.dumps(described(found, config), indent=2) + "\n")
+        self._journal = Journal(folder, log_every=options.log_every, greedy=self._scorer is not None)
+        self._kept = _Kept(past.steps, None, {}, self._journal.position(), past.candidates, self._notes())
+        if past.steps == 0:
+            self.save()  # before anything is compiled
+
+    @property
+    def steps(self) -> int:
+        return self._kept.steps
+
+    @property
+    def state(self) -> TrainState | None:
+        return self._kept.state
+
+    def go_on(self, state: TrainState, world: Mapping[str, Any]) -> None:
+        """Where a resumed training begins."""
+        self._kept = self._kept._replace(state=state, world=world)
+
+    def record(self, progress: Progress) -> None:
+        begun = time.perf_counter()
+        journal, world = self._journal, progress.world
+        assert world is not None, "every backend of make can be restored"
+        journal.write(progress)
+        self._podium.consider(progress)
+        self.seconds["compile"] += progress.compile_seconds
+        self.seconds["rollout"] += progress.rollout_seconds
+        self.seconds["learn"] += progress.learn_seconds
+        self.seconds["prepare"] += progress.prepare_seconds
+        if progress.physics_seconds is not None:
+            self._physics = (self._physics or 0.0) + progress.physics_seconds
+        self._exact &= progress.exact
+        self._crashes += len(progress.crashes)
+        before = self._kept.steps
+        if self._scorer is not None and self._scorer.due(before, progress.steps):
+            journal.write_greedy(progress.steps, self._scorer.score(Trained.of(progress.state)))
+        journal.flush()
+        now = time.perf_counter()
+        self.seconds["log"] += now - begun
+        self._last = now, progress.steps
+        self._first = self._first or self._last
+        candidates = self._podium.candidates
+        self._kept = _Kept(
+            progress.steps, progress.state, world, journal.position(), candidates, self._notes()
+        )
+        every = self._options.checkpoint_every
+        if every is None:
+            due = time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS
+        else:
+            due = before // every < progress.steps // every
+        if due:
+            self.save()
+
+    def _pace(self) -> tuple[int, float]:
+        steps, seconds = self._past.pace
+        if self._first is None:
+            return steps, seconds
+        (first, first_step), (last, last_step) = self._first, self._last
+        return steps + last_step - first_step, seconds + last - first
+
+    def _total(self) -> float:
+        return self._past.seconds["total"] + time.perf_counter() - self._begun
+
+    def _notes(self) -> dict[str, Any]:
+        return {
+            "options": self._options.to_dict(),
+            "seconds": {**self.seconds, "total": self._total()},
+            "physics": self._physics,
+            "pace": list(self._pace()),
+            "exact": self._exact,
+            "resumed": self._past.resumed,
+            "crashes": self._crashes,
+        }
+
+    def save(self) -> None:
+        """A checkpoint of the last finished iteration, once; from any thread."""
+        with self._lock:
+            kept = self._kept
+            if self._saved == kept.steps:
+                return
+            begun = time.perf_counter()
+            self._journal.sync()
+            chosen = [[c.steps, c.episodic_return] for c in kept.candidates]
+            notes = {**kept.notes, "logs": dict(kept.position), "candidates": chosen}
+            found, agents = self._found, [c.agent for c in kept.candidates]
+            manifest = Manifest(found.id, found.backend, kept.steps, self._spec, self._config, notes)
+            save_training(self.folder, Training(kept.state, kept.world, agents), manifest)
+            self._saved, self._saved_at = kept.steps, time.monotonic()
+            self.seconds["log"] += time.perf_counter() - begun
+
+    def save_at_once(self) -> None:
+        """What can be saved while the main thread is elsewhere, before the process ends."""
+        with self._lock:
+            self.save()
+            cut(self.folder, self._kept.position)
+            self._write_summary("interrupted", None, None)
+
+    def evaluate(self) -> tuple[Evaluation, dict[str, Any]]:
+        """The greedy score of the last agent, and the best one: its steps and its score on the same episodes.
+
+        The best is chosen among the candidates and the last, on episodes of their own (``best.choose``).
+        """
+        begun = time.perf_counter()
+        evaluation = load(self.folder).evaluate(EVALUATION_EPISODES, env=self._found.id)
+        kept = self._kept
+        assert kept.state is not None
+        last = Candidate(kept.steps, 0.0, Trained.of(kept.state))
+        rivals = [*(c for c in kept.candidates if c.steps != kept.steps), last]
+        found, config = self._found, self._config
+        chosen = rivals[choose(found, self._spec, config, rivals, episodes=RESCORING_EPISODES)]
+        manifest = Manifest(found.id, found.backend, chosen.steps, self._spec, config)
+        save_best(self.folder, chosen.agent, manifest)
+        score = evaluation
+        if chosen is not last:
+            score = load(self.folder, "best").evaluate(EVALUATION_EPISODES, env=found.id)
+        self.seconds["evaluate"] += time.perf_counter() - begun
+        return evaluation, {"steps": chosen.steps, "evaluation": score.summary()}
+
+    def film(self, file: TextOut) -> None:
+        """A video of the agent that was saved; where none can be made, a line that says why."""
+        begun = time.perf_counter()
+        try:
+            film(load(self.folder), self.folder / "video", env=self._found.id)
+        except PoiseError as error:
+            print(error, file=file)
+        self.seconds["log"] += time.perf_counter() - begun
+
+    def finish(
+        self, status: str, evaluation: Evaluation | None, best: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        """Writes the curve and, last of all, the summary, which it returns."""
+        begun = time.perf_counter()
+        self.close()
+        if status != "finished":
+            cut(self.folder, self._kept.position)  # rows of an iteration that did not end
+        title = f"{self._found.id}, seed {self._config.seed}"
+        episodes = read_episodes(self.folder)
+        draw_curve(self.folder / "curve.png", title, episodes, self.total_steps, evaluation)
+        if evaluation is not None:
+            write_text(self.folder / "evaluation.csv", _table(evaluation))
+        self.seconds["log"] += time.perf_counter() - begun
+        return self._write_summary(status, evaluation, best)
+
+    def close(self) -> None:
+        self._journal.close()
+        if self._scorer is not None:
+            self._scorer.close()
+
+    def _write_summary(
+        self, status: str, evaluation: Evaluation | None, best: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        steps, seconds = self._pace()
+        kept = self._kept
+        summary = {
+            "env": self._found.id,
+            "backend": self._found.backend,
+            "seed": self._config.seed,
+            "steps": kept.steps,
+            "status": status,
+            "exact": self._exact,
+            "resumed": self._past.resumed,
+            "crashes": self._crashes,
+            "steps_per_second": steps / seconds if seconds > 0 else None,
+            "seconds": {**self.seconds, "physics": self._physics, "total": self._total()},
+            "peak_memory_bytes": peak_memory(),
+            "evaluation": evaluation.summary() if evaluation else None,
+            "best": best,
+            "parameters_sha256": parameters_sha256(kept.state) if kept.state else None,
+            "versions": versions(),
+            "processor": processor_name(),
+            "fingerprint": fingerprint(),
+        }
+        write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        return summary
+
+
+def described(found: envs.Resolved, config: Config) -> dict[str, Any]:
+    """What ``config.json`` says."""
+    return {"env": found.id, "backend": found.backend, **config.to_dict()}
+
+
+class _Scorer:
+    """Greedy scores while training, in an environment and on episodes of their own."""
+
+    def __init__(self, found: envs.Resolved, spec: Spec, config: Config, options: Options):
+        self._config, self._episodes = config, options.eval_episodes
+        self._every = options.eval_every or 1
+        lanes = evaluation_lanes(found.backend, self._episodes)
+        self._env = envs.make(found.id, lanes, found.backend)
+        self._scale = ActionScale(spec, normalize=config.normalize.action)
+
+    def due(self, before: int, after: int) -> bool:
+        return before // self._every < after // self._every
+
+    def score(self, agent: Trained) -> Evaluation:
+        actor = Actor(agent.policy, agent.normalizer, self._config.normalize)
+        seed = self._config.seed
+        return evaluate(
+            self._env, actor, self._scale, seed=seed, episodes=self._episodes, stream=Stream.GREEDY
+        )
+
+    def close(self) -> None:
+        self._env.close()
+
+
+def write_text(path: Path, text: str) -> None:
+    """The whole file or, where that fails, the one that was there."""
+    fresh = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def write_crash(folder: Path, crash: Crash, backend: str) -> Path:
+    """``crash.json``: an episode that ``poise check`` can play again."""
+    path = folder / "crash.json"
+    described = {
+        "env": crash.env,
+        "backend": backend,
+        "index": crash.index,
+        "seed": crash.seed,
+        "step": crash.step,
+        "what": crash.what,
+        "trace": crash.trace,
+        "actions": crash.actions.tolist(),
+    }
+    write_text(path, json.dumps(described) + "\n")
+    return path
+
+
+def _table(evaluation: Evaluation) -> str:
+    rows = zip(evaluation.episodic_return, evaluation.length, strict=True)
+    lines = [f"{i},{one},{length}" for i, (one, length) in enumerate(rows)]
+    return "\n".join(["episode,return,length", *lines]) + "\n"
+
+
+def parameters_sha256(state: TrainState) -> str:
+    """SHA-256 over path, shape and bytes of every policy and value parameter, in sorted order."""
+    parts = {"policy": state.learner.policy, "value": state.learner.value}
+    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(parts)}
+    digest = hashlib.sha256()
+    for path in sorted(leaves):
+        array = np.ascontiguousarray(leaves[path])
+        digest.update(f"{path} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def peak_memory() -> int | None:
+    """The most bytes of this process that were resident at once, since it began; None where nobody counts."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def versions() -> dict[str, str]:
+    names = ("poise", "jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "mujoco")
+    return {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names}
+
+
+def processor_name() -> str:
+    """The processor's model in a line."""
+    lines = dict(line.split(":", 1) for line in processor().splitlines() if ":" in line)
+    named = {key.strip(): value.strip() for key, value in lines.items()}
+    return named.get("model name") or platform.processor() or platform.machine()
+
+
+def fingerprint() -> str:
+    """Stands for all that decides the bits of a training beside its configuration: versions and processor."""
+    facts = json.dumps([versions(), platform.machine(), platform.system(), processor()], sort_keys=True)
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
