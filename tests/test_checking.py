@@ -100,7 +100,10 @@ def test_what_is_wrong_is_said_with_environment_seed_and_step(kind, when, messag
     assert len(rows) == (1 if when == 70 else 0)  # the finished iteration is kept
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["status"], summary["steps"]) == ("failed", 64 * len(rows))
-    assert (folder / "checkpoints").exists() == bool(rows)
+    newest = max(f.name for f in (folder / "checkpoints").iterdir())
+    assert int(newest) == 64 * len(rows)
+    crash = json.loads((folder / "crash.json").read_text())
+    assert (crash["index"], crash["seed"], crash["step"], len(crash["actions"])) == (0, seed, when, when)
 
 
 @pytest.mark.parametrize(

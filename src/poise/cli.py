@@ -290,6 +290,34 @@ def bench(
     print(_json(measured.to_dict()) if json_ else measured.table())
 
 
+def check(
+    crash: Annotated[
+        Path, Positional, arg(metavar="CRASH", help="A crash.json, or the run folder that holds one.")
+    ],
+    env: Env = None,
+    env_timeout: float = 60.0,
+    json_: Json = False,
+) -> None:
+    """Play the episode again in which an environment failed, and say whether it fails again (exit code 1).
+
+    Args:
+        env_timeout: Seconds after which a step or a reset counts as hanging.
+    """
+    from poise.replay import replay
+
+    _find_modules_here(env)
+    replayed = replay(crash, env=env, timeout=env_timeout)
+    if json_:
+        print(_json(replayed.to_dict()))
+    elif replayed.fault is None:
+        print(f"it does not fail: {replayed.crash.step} steps of {replayed.crash.env}")
+        print(f"what had failed: {replayed.crash.what}")
+    else:
+        print(f"it fails again: {replayed.fault}")
+    if replayed.fault is not None:
+        sys.exit(1)
+
+
 def presets(json_: Json = False) -> None:
     """List the presets that poise train understands, and what they change."""
     usual = _flat(Config().to_dict())
@@ -367,6 +395,7 @@ def _run(arguments: list[str], guard: Guard) -> None:
         "evaluate": evaluate,
         "video": video,
         "reproduce": reproduce,
+        "check": check,
         "bench": bench,
         "presets": presets,
         "envs": envs,

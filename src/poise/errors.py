@@ -16,6 +16,9 @@ DIVERGED = (
 )
 
 
+TOO_LARGE = "Mostly that comes of observations or rewards so large that their squares leave 32 bits."
+
+
 class TrainingError(PoiseError):
     """A training that cannot go on."""
 

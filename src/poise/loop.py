@@ -11,9 +11,10 @@ import numpy as np
 from poise.clock import Clock
 from poise.config import Config, ConfigError
 from poise.distributions import DiagGaussian
+from poise.divergence import first_bad
 from poise.envs import VectorEnv
 from poise.envs.checking import Crash
-from poise.errors import TrainingError
+from poise.errors import DIVERGED, TOO_LARGE, TrainingError
 from poise.rollout import make_collector
 from poise.spec import Episode
 from poise.types import Rollout
@@ -88,12 +89,16 @@ def iterations(config: Config, env: VectorEnv, start: Start | None = None) -> It
             collected = clock.now()
             ready = make_ready(state, rollout, config=config)
             prepared = clock.now()
-            updated = learn(state, ready, config=config)
+            updated, before = learn(state, ready, config=config), state
             state = jax.block_until_ready(updated.state)
             epochs = _epochs(updated, iteration, config)
             learned = clock.now()
             metrics = _metrics(updated, epochs, episodes)
-            _check(metrics, updated, f"in iteration {iteration + 1} of {env.spec.id}")
+            if (problem := _problem(metrics, updated)) is not None:
+                what, cause = problem
+                first = first_bad(before, ready, config) if cause == DIVERGED else None
+                at = f"in iteration {iteration + 1} of {env.spec.id}" + (f", {first}" if first else "")
+                raise TrainingError(f"{what} {at}. {cause}")
             yield Progress(
                 iteration=iteration + 1,
                 steps=(iteration + 1) * config.rollout_size,
@@ -117,16 +122,18 @@ def iterations(config: Config, env: VectorEnv, start: Start | None = None) -> It
         clock.close()
 
 
-def _check(metrics: dict[str, float | int | None], updated: Updated, where: str) -> None:
+def _problem(metrics: dict[str, float | int | None], updated: Updated) -> tuple[str, str] | None:
+    """What became infinite or NaN, and what that mostly comes of."""
     if not updated.prepared.finite:
-        raise TrainingError(f"the statistics of observations and returns are infinite or NaN {where}")
+        return "the statistics of observations and returns are infinite or NaN", TOO_LARGE
     for name in ("policy/loss", "value/loss"):
         value = metrics[name]
         if value is None or not math.isfinite(value):
-            raise TrainingError(f"{name} is {value} {where}")
+            return f"{name} is {value}", DIVERGED
     for name, finite in (("policy", updated.policy_finite), ("value function", updated.value_finite)):
         if not finite:
-            raise TrainingError(f"after learning, the {name} is infinite or NaN {where}")
+            return f"after learning, the {name} is infinite or NaN", DIVERGED
+    return None
 
 
 def _epochs(updated: Updated, iteration: int, config: Config) -> dict[str, np.ndarray]:

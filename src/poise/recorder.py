@@ -3,7 +3,6 @@
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import sys
 import threading
@@ -24,9 +23,9 @@ from poise.checkpoint import Manifest, Trained, Training, save_best, save_traini
 from poise.compiled import processor
 from poise.config import Config
 from poise.curve import draw_curve
-from poise.envs.checking import Crash
 from poise.errors import PoiseError
 from poise.evaluation import Evaluation, evaluate, evaluation_lanes
+from poise.files import write_text
 from poise.journal import Journal, cut, read_episodes
 from poise.loop import Progress
 from poise.options import Options
@@ -300,33 +299,6 @@ class _Scorer:
 
     def close(self) -> None:
         self._env.close()
-
-
-def write_text(path: Path, text: str) -> None:
-    """The whole file or, where that fails, the one that was there."""
-    fresh = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
-def write_crash(folder: Path, crash: Crash, backend: str) -> Path:
-    """``crash.json``: an episode that ``poise check`` can play again."""
-    path = folder / "crash.json"
-    described = {
-        "env": crash.env,
-        "backend": backend,
-        "index": crash.index,
-        "seed": crash.seed,
-        "step": crash.step,
-        "what": crash.what,
-        "trace": crash.trace,
-        "actions": crash.actions.tolist(),
-    }
-    write_text(path, json.dumps(described) + "\n")
-    return path
 
 
 def _table(evaluation: Evaluation) -> str:

@@ -41,7 +41,8 @@ from poise.live import live
 from poise.loop import Start, iterations
 from poise.options import Options
 from poise.presets import configure
-from poise.recorder import PARTS, Past, Recorder, write_crash
+from poise.recorder import PARTS, Past, Recorder
+from poise.replay import write_crash
 from poise.streams import TextOut
 from poise.update import placed
 
@@ -434,7 +435,7 @@ def _react(job: _Job, recorder: Recorder, training: Iterator[Any], file: TextOut
             for progress in training:
                 recorder.record(progress)
                 for crash in progress.crashes:
-                    path = write_crash(folder, crash, job.found.backend)
+                    path = write_crash(folder, crash)
                     print(f"{crash.what}; it was made anew ({path})", file=file)
                 if not progress.exact and job.past.exact:
                     job.past.exact = False
@@ -447,7 +448,7 @@ def _react(job: _Job, recorder: Recorder, training: Iterator[Any], file: TextOut
             recorder.film(file)
     except BaseException as error:
         if isinstance(error, EnvFault) and error.crash is not None:
-            path = write_crash(folder, error.crash, job.found.backend)
+            path = write_crash(folder, error.crash)
             print(f"poise check {path} plays the episode that failed again", file=file)
         if isinstance(error, OSError) and _is_full(error):
             with contextlib.suppress(OSError):

@@ -256,7 +256,8 @@ def minibatches(batch: Batch, rows: Int[Array, "minibatches M"]) -> Batch:
     return jax.tree.map(lambda x: x[rows.reshape(-1)].reshape(*rows.shape, *x.shape[1:]), batch)
 
 
-def _step(optimizer, params, opt_state, gradient, step_size):
+def apply_gradient(optimizer, params, opt_state, gradient, step_size):
+    """The parameters after one step against ``gradient``, and the optimizer's state."""
     with jax.numpy_dtype_promotion("standard"):  # Optax mixes its integer step count with floats
         updates, opt_state = optimizer.update(gradient, opt_state)
     return jax.tree.map(lambda p, u: p - step_size * u, params, updates), opt_state
@@ -284,7 +285,7 @@ def learn_policy(
     def learn(carry, minibatch: Batch):
         params, opt_state, _ = carry
         (_, metrics), gradient = jax.value_and_grad(policy_loss, has_aux=True)(params, minibatch, config)
-        after = _step(optimizer, params, opt_state, gradient, step_size)
+        after = apply_gradient(optimizer, params, opt_state, gradient, step_size)
         if config.target_kl is None:
             return (*after, jnp.array(False)), (metrics, jnp.array(1), jnp.array(1))
         stop = metrics.kl > config.target_kl
@@ -329,7 +330,7 @@ def learn_value(
     def step(carry, minibatch: Batch):
         params, opt_state = carry
         loss, gradient = jax.value_and_grad(value_loss)(params, minibatch)
-        return _step(optimizer, params, opt_state, gradient, step_size), loss
+        return apply_gradient(optimizer, params, opt_state, gradient, step_size), loss
 
     def epoch(carry, rows):
         carry, loss = jax.lax.scan(step, carry, minibatches(batch, rows))

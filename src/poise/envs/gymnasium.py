@@ -202,7 +202,16 @@ class GymnasiumEnv:
 
     def step(self, action: Shaped[np.ndarray, "N ..."]) -> EnvStep:
         space = self._env.action_space
-        given = (action.reshape(space.shape) + self.spec.first_choice).astype(space.dtype)
+        return self.apply((action.reshape(space.shape) + self.spec.first_choice).astype(space.dtype))
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """Of what ``apply`` takes, for one environment."""
+        return cast(tuple[int, ...], self._env.single_action_space.shape)
+
+    def apply(self, action: Shaped[np.ndarray, "N ..."]) -> EnvStep:
+        """``step`` with actions as the environments themselves take them."""
+        given = action.astype(self._env.action_space.dtype)
         with _quiet(), self._faults(given):
             if isinstance(self._env, SyncVectorEnv):
                 obs, reward, terminated, truncated, _ = self._env.step(given)

@@ -1,0 +1,68 @@
+"""Where an iteration of learning went wrong: found by repeating it, one minibatch at a time."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from poise.config import PPO, Config
+from poise.losses import policy_loss, value_loss
+from poise.types import Batch
+from poise.update import Ready, TrainState, apply_gradient, learning_rate, make_optimizer, minibatches
+
+
+@partial(jax.jit, static_argnames=("kind", "config"))
+def _one(
+    params: Any, opt_state: Any, batch: Batch, step_size: Float[Array, ""], *, kind: str, config: PPO
+) -> tuple[Any, Any, Any, Array, Array]:
+    """Parameters and optimizer after one minibatch, and what led there: gradient, loss, approximate KL."""
+    if kind == "policy":
+        (loss, metrics), gradient = jax.value_and_grad(policy_loss, has_aux=True)(params, batch, config)
+        kl = metrics.kl
+    else:
+        loss, gradient = jax.value_and_grad(value_loss)(params, batch)
+        kl = jax.numpy.zeros(())
+    after = apply_gradient(make_optimizer(config), params, opt_state, gradient, step_size)
+    return *after, gradient, loss, kl
+
+
+def first_bad(state: TrainState, ready: Ready, config: Config) -> str | None:
+    """The first loss, gradient or parameter that is infinite or NaN, with its epoch and minibatch.
+
+    None where the repetition, which rounds otherwise, meets none.
+    """
+    learner, ppo, iteration = state.learner, config.ppo, int(state.iteration)
+    batch = jax.device_get(ready.prepared.batch)
+    for kind, start, params, opt_state in (
+        ("policy", ppo.policy_learning_rate, learner.policy, learner.policy_opt),
+        ("value", ppo.value_learning_rate, learner.value, learner.value_opt),
+    ):
+        params, opt_state = jax.device_get((params, opt_state))
+        rate = np.float32(learning_rate(start, iteration, config))
+        for (epoch, i), rows in _each(ready.rows):
+            part = jax.tree.map(lambda x: x[0], minibatches(batch, jax.numpy.asarray(rows[None])))
+            params, opt_state, gradient, loss, kl = _one(params, opt_state, part, rate, kind=kind, config=ppo)
+            parts = {"loss": loss, "gradient": gradient, "parameters after it": params}
+            for name, tree in parts.items():
+                if (odd := _odd(tree)) is not None:
+                    return f"first the {kind}'s {name} ({odd}) in epoch {epoch}, minibatch {i}"
+            if kind == "policy" and ppo.target_kl is not None and kl > ppo.target_kl:
+                break
+    return None
+
+
+def _each(rows: np.ndarray) -> list[tuple[tuple[int, int], np.ndarray]]:
+    """The rows of each minibatch with its epoch and number, counted from 1."""
+    return [((e + 1, i + 1), row) for e, epoch in enumerate(rows) for i, row in enumerate(epoch)]
+
+
+def _odd(tree: Any) -> str | None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        values = np.asarray(leaf)
+        if not np.isfinite(values).all():
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            value = values[~np.isfinite(values)].flat[0]
+            return f"{name} is {value}" if name else f"{value}"
+    return None

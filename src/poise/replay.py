@@ -1,0 +1,119 @@
+"""``crash.json``: the episode in which an environment failed, and how it is played again."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from poise import envs
+from poise.checkpoint import CheckpointError, read_plain
+from poise.config import LAST_SEED
+from poise.envs.checking import Crash, EnvFault
+from poise.envs.gymnasium import GymnasiumEnv
+from poise.errors import PoiseError
+from poise.files import write_text
+
+CRASH = "crash.json"
+LARGEST = 2**28  # bytes
+
+
+class ReplayError(PoiseError):
+    """A file that describes no episode, or one that cannot be played."""
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """``fault``: what failed this time; None where nothing did."""
+
+    crash: Crash
+    fault: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        crash = self.crash
+        return {
+            "env": crash.env,
+            "seed": crash.seed,
+            "step": crash.step,
+            "what": crash.what,
+            "fails_again": self.fault is not None,
+            "fault": self.fault,
+        }
+
+
+def write_crash(folder: Path, crash: Crash) -> Path:
+    """Writes ``folder/crash.json`` over the one before it."""
+    path = folder / CRASH
+    described = {
+        "env": crash.env,
+        "index": crash.index,
+        "seed": crash.seed,
+        "step": crash.step,
+        "what": crash.what,
+        "trace": crash.trace,
+        "actions": crash.actions.tolist(),
+    }
+    write_text(path, json.dumps(described) + "\n")
+    return path
+
+
+def read_crash(path: Path) -> Crash:
+    """The episode that ``write_crash`` wrote.
+
+    Raises:
+        ReplayError: the file is missing or damaged.
+    """
+    path = path / CRASH if path.is_dir() else path
+    try:
+        data = json.loads(read_plain(path, LARGEST))
+        actions = np.array(data["actions"], float)
+        if not isinstance(data, Mapping) or not np.isfinite(actions).all():
+            raise ValueError("actions that are no numbers")
+        index, seed, step = (int(data[name]) for name in ("index", "seed", "step"))
+        if not 0 <= seed <= LAST_SEED or index < 0 or not 0 <= step == len(actions):
+            raise ValueError(f"index {index}, seed {seed}, step {step}, {len(actions)} actions")
+        return Crash(str(data["env"]), index, seed, step, str(data["what"]), str(data["trace"]), actions)
+    except CheckpointError as error:
+        raise ReplayError(str(error)) from error
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
+        raise ReplayError(f"{path}: is damaged: {error!r:.200}") from error
+
+
+def replay(path: Path, *, env: str | None = None, timeout: float = 60.0) -> Replayed:
+    """Plays the episode of a ``crash.json`` again, in a process of its own.
+
+    Args:
+        path: the file, or the run folder that holds it.
+        env: the environment's name, where that is of a module (``module:Task``): a file alone never makes
+            Python import one.
+        timeout: seconds after which a step or reset counts as hanging.
+
+    Raises:
+        ReplayError: the file is damaged, its environment names a module, or its actions are not of it.
+    """
+    crash = read_crash(path)
+    if env is None and ":" in crash.env:
+        raise ReplayError(
+            f"{path}: its environment {crash.env!r} names a Python module; to import and run it, repeat the "
+            f"name: --env {crash.env}"
+        )
+    if env is not None and env != crash.env:
+        raise ReplayError(f"{path}: its environment is {crash.env}, not {env}")
+    try:
+        world = GymnasiumEnv(envs.resolve(crash.env, "gymnasium").id, 1, processes=True, timeout=timeout)
+    except EnvFault as fault:
+        return Replayed(crash, str(fault))
+    try:
+        world.reset(np.ones(1, bool), [crash.seed])
+        shape = world.action_shape
+        if crash.step and crash.actions.shape[1:] != shape:
+            raise ReplayError(f"{path}: an action has shape {crash.actions.shape[1:]}, should be {shape}")
+        for action in crash.actions:
+            world.apply(action[None])
+    except EnvFault as fault:
+        return Replayed(crash, str(fault))
+    finally:
+        world.close()
+    return Replayed(crash, None)
