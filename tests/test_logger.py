@@ -32,7 +32,7 @@ def train(id, out, **options):
 
 @pytest.fixture(scope="module")
 def reacher(tmp_path_factory):
-    run = train("Reacher-v4", tmp_path_factory.mktemp("runs"))
+    run = train("Reacher-v4", tmp_path_factory.mktemp("runs"), eval_every=800, eval_episodes=5)
     return run, read(run.folder)
 
 

@@ -195,7 +195,7 @@ def test_training_goes_on_where_nothing_can_be_drawn(tmp_path, monkeypatch):
     def fails(*_, **__):
         raise VideoError("no video of Pendulum-v1: MuJoCo needs EGL to draw")
 
-    monkeypatch.setattr("poise.run.film", fails)
+    monkeypatch.setattr("poise.recorder.film", fails)
     shown = io.StringIO()
     quick = {"total_steps": 256, "num_envs": 2, "ppo": {"num_steps": 64}, "evaluate": False}
     run = poise.train("Pendulum-v1", out=tmp_path, file=shown, **quick)

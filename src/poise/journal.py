@@ -44,21 +44,20 @@ class Journal:
         self._tensorboard = TensorBoard(folder, log_every=log_every)
         self.flush()
 
-    def write(self, progress: Progress) -> None:
-        """An iteration: its metrics and its episodes."""
+    def write(self, progress: Progress, greedy: Evaluation | None) -> None:
+        """An iteration: its metrics and its episodes, and its greedy score where it has one."""
         row = {"iteration": progress.iteration, "steps": progress.steps, **progress.metrics, **progress.times}
+        row["evaluation/return"] = None if greedy is None else greedy.mean
         self._metrics.write(json.dumps(_finite(row)) + "\n")
         for e in progress.episodes:
             ended = "terminated" if e.terminated else "truncated"
             self._rows[EPISODES].writerow([e.step, e.env, e.index, e.episodic_return, e.length, ended])
         self._tensorboard.write(progress)
-
-    def write_greedy(self, steps: int, evaluation: Evaluation) -> None:
-        """A greedy score while training."""
-        score = evaluation.summary()
-        columns = [score[name] for name in ("mean", "std", "low", "high", "episodes")]
-        self._rows[GREEDY].writerow([steps, *columns])
-        self._tensorboard.write_greedy(steps, evaluation.mean)
+        if greedy is not None:
+            score = greedy.summary()
+            columns = [score[name] for name in ("mean", "std", "low", "high", "episodes")]
+            self._rows[GREEDY].writerow([progress.steps, *columns])
+            self._tensorboard.write_greedy(progress.steps, greedy.mean)
 
     def flush(self) -> None:
         for file in (self._metrics, *self._tables.values(), self._tensorboard):

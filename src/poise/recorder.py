@@ -95,7 +95,8 @@ class Recorder:
         self._saved: int | None = past.steps if past.steps else None
         self._saved_at = time.monotonic()
         self._first: tuple[float, int] | None = None  # time and step at the end of the first iteration
-        self._last = (0.0, past.steps)  # and of the last
+        self._last = (0.0, past.steps)  # and of the last, greedy scores left out
+        self._scoring = 0.0  # seconds of these
         self._scorer = _Scorer(found, spec, config, options) if options.eval_every else None
         write_text(folder / "config.json", json.dumps(described(found, config), indent=2) + "\n")
         self._journal = Journal(folder, log_every=options.log_every, greedy=self._scorer is not None)
@@ -119,7 +120,6 @@ class Recorder:
         begun = time.perf_counter()
         journal, world = self._journal, progress.world
         assert world is not None, "every backend of make can be restored"
-        journal.write(progress)
         self._podium.consider(progress)
         self.seconds["compile"] += progress.compile_seconds
         self.seconds["rollout"] += progress.rollout_seconds
@@ -129,13 +129,19 @@ class Recorder:
             self._physics = (self._physics or 0.0) + progress.physics_seconds
         self._exact &= progress.exact
         self._crashes += len(progress.crashes)
-        before = self._kept.steps
+        before, greedy = self._kept.steps, None
         if self._scorer is not None and self._scorer.due(before, progress.steps):
-            journal.write_greedy(progress.steps, self._scorer.score(Trained.of(progress.state)))
+            scoring = time.perf_counter()
+            greedy = self._scorer.score(Trained.of(progress.state))
+            scored = time.perf_counter() - scoring
+            self.seconds["evaluate"] += scored
+            self._scoring += scored
+            begun += scored
+        journal.write(progress, greedy)
         journal.flush()
         now = time.perf_counter()
         self.seconds["log"] += now - begun
-        self._last = now, progress.steps
+        self._last = now - self._scoring, progress.steps
         self._first = self._first or self._last
         candidates = self._podium.candidates
         self._kept = _Kept(
