@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 import poise
 from poise.agent import AgentError
-from poise.checkpoint import CheckpointError, agent_folder
+from poise.checkpoint import CheckpointError, agent_folder, manifest_sum
 from poise.config import PPO, Config
 from poise.envs import EnvError
 from poise.spec import Spec, SpecError
@@ -111,6 +111,7 @@ def test_a_folder_without_an_agent_says_so(tmp_path):
         (lambda f: f.joinpath("manifest.json").write_text("{"), "is damaged"),
         (lambda f: f.joinpath("manifest.json").write_text("[]"), "is damaged"),
         (lambda f: f.joinpath("manifest.json").write_bytes(b"\xff"), "is damaged"),
+        (lambda f: replace(f, '"seed": 3', '"seed": 4'), "is not what was saved (its SHA-256 differs)"),
         (lambda f: edit(f, schema=99), "schema 99; this poise reads schema 2"),
         (lambda f: edit(f, backend="evil"), "backend 'evil'"),
         (lambda f: edit(f, spec={}), "spec: KeyError"),
@@ -130,7 +131,14 @@ def test_a_damaged_checkpoint_is_refused_with_file_and_reason(copy, damage, mess
 
 def edit(folder, **changes):
     path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    data = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(data | {"sha256": manifest_sum(data)}))
+
+
+def replace(folder, old, new):
+    path = folder / "manifest.json"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
 
 
 def repack(folder, **arrays):

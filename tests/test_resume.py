@@ -253,7 +253,8 @@ def test_no_module_is_imported_because_a_folder_names_it(tmp_path):
     for other in others:
         shutil.rmtree(other)
     path = newest / "manifest.json"
-    path.write_text(path.read_text().replace('"CartPole-v1"', '"antigravity:CartPole-v1"', 1))
+    data = json.loads(path.read_text()) | {"env": "antigravity:CartPole-v1"}
+    path.write_text(json.dumps(data | {"sha256": checkpoint.manifest_sum(data)}))
     with pytest.raises(RunError, match="repeat the name: --env antigravity:CartPole-v1"):
         resume(folder)
     assert "antigravity" not in sys.modules

@@ -154,6 +154,7 @@ def _write_folder(folder: Path, files: Mapping[str, bytes], manifest: Manifest) 
             for name, data in files.items()
         },
     }
+    described["sha256"] = manifest_sum(described)
     fresh = folder.with_name(f"tmp-{os.getpid()}-{folder.name}")
     old = folder.with_name(f"tmp-{os.getpid()}-old-{folder.name}")
     fresh.mkdir(parents=True)
@@ -171,6 +172,12 @@ def _write_folder(folder: Path, files: Mapping[str, bytes], manifest: Manifest) 
         raise
     shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def manifest_sum(described: Mapping[str, Any]) -> str:
+    """SHA-256 of what a manifest says, its own sum left out. JSON's spaces do not count."""
+    rest = {name: value for name, value in described.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -339,6 +346,8 @@ def _read_manifest(folder: Path) -> tuple[Manifest, Mapping[str, Any]]:
         data = json.loads(read_plain(path, LARGEST_MANIFEST))
         if data["schema"] != SCHEMA:
             raise CheckpointError(f"{path}: schema {data['schema']!r}; this poise reads schema {SCHEMA}")
+        if data["sha256"] != manifest_sum(data):
+            raise CheckpointError(f"{path}: is not what was saved (its SHA-256 differs)")
         config, spec = Config.from_dict(data["config"]), Spec.from_dict(data["spec"])
         config.check_against(spec)
         env, backend, steps, notes = data["env"], data["backend"], data["steps"], data["notes"]

@@ -385,9 +385,30 @@ def _figure(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"
 
 
+def _refuse_values_of_flags(arguments: list[str]) -> None:
+    """``--normalize.obs=no`` would be said to be unrecognized, without its name.
+
+    Raises:
+        ConfigError: a flag has a value.
+    """
+    flags = {"json"}
+    for record in (Config(), Options()):
+        flags |= {
+            name for name, value in _flat(dataclasses.asdict(record)).items() if isinstance(value, bool)
+        }
+    for argument in arguments:
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if equals and argument.startswith("--") and name.replace("-", "_") in flags:
+            group, dot, last = name.rpartition(".")
+            raise ConfigError(
+                f"{name} = {value!r}: it takes no value; write --{name} or --{group}{dot}no-{last}"
+            )
+
+
 def _run(arguments: list[str], guard: Guard) -> None:
     """Runs the verb."""
     verb, *options = arguments or [""]
+    _refuse_values_of_flags(options)
     may_be_preset = verb == "train" and not PRESETS.keys().isdisjoint(options)
     commands: dict[str, Callable[..., Any]] = {
         "train": _train_command(_env_name(options) if may_be_preset else "", guard=guard),

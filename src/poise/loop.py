@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from poise.arrays import ArraysError
 from poise.clock import Clock
 from poise.config import Config, ConfigError
 from poise.distributions import DiagGaussian
 from poise.divergence import first_bad
 from poise.envs import VectorEnv
-from poise.envs.checking import Crash
+from poise.envs.checking import Crash, EnvFault
 from poise.errors import DIVERGED, TOO_LARGE, TrainingError
-from poise.rollout import make_collector
+from poise.rollout import Collector, make_collector
 from poise.spec import Episode
 from poise.types import Rollout
 from poise.update import Prepared, TrainState, Updated, init, learn, learning_rate, make_ready
@@ -80,7 +81,7 @@ def iterations(config: Config, env: VectorEnv, start: Start | None = None) -> It
         compiled = clock.now().compiling
         collector = make_collector(env, config)
         state = init(env.spec, config) if start is None else start.state
-        exact = start is None or collector.restore(start.world)
+        exact = start is None or _restored(collector, start, env.spec.id)
         for iteration in range(int(state.iteration), config.num_iterations):
             begun = clock.now()
             rollout, episodes, physics, crashes = collector.collect(
@@ -120,6 +121,14 @@ def iterations(config: Config, env: VectorEnv, start: Start | None = None) -> It
             compiled = learned.compiling
     finally:
         clock.close()
+
+
+def _restored(collector: Collector, start: Start, id: str) -> bool:
+    """Whether all is exactly as it was."""
+    try:
+        return collector.restore(start.world)
+    except EnvFault as fault:
+        raise ArraysError(f"{id} cannot be brought back to where it was: {fault}") from fault
 
 
 def _problem(metrics: dict[str, float | int | None], updated: Updated) -> tuple[str, str] | None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -14,7 +15,7 @@ from poise.seeds import Stream, episode_seed
 class Misbehaving(CartPoleEnv):
     def __init__(self):
         super().__init__()
-        self.kind, episode, self.at = open("plan").read().split()
+        self.kind, episode, self.at = Path("plan").read_text().split()
         self.wanted = episode_seed(0, Stream.TRAINING, 1, int(episode))
 
     def reset(self, *, seed=None, options=None):
