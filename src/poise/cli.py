@@ -13,7 +13,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
-from poise.config import Config, ConfigError
+from poise.config import Config, ConfigError, flat
 from poise.counts import parse_count
 from poise.errors import PoiseError
 from poise.interrupts import Guard, Interrupted, guarded
@@ -290,6 +290,20 @@ def bench(
     print(_json(measured.to_dict()) if json_ else measured.table())
 
 
+def diff(
+    run: RunFolder,
+    other: Annotated[Path, Positional, arg(metavar="RUN", help="Another.")],
+    json_: Json = False,
+) -> None:
+    """Name the first iteration in which two runs differ, and in what (exit code 1); or that none does."""
+    from poise.difference import compare
+
+    found = compare(run, other)
+    print(_json(found.to_dict()) if json_ else "\n".join(found.lines()))
+    if not found.same:
+        sys.exit(1)
+
+
 def check(
     crash: Annotated[
         Path, Positional, arg(metavar="CRASH", help="A crash.json, or the run folder that holds one.")
@@ -320,11 +334,11 @@ def check(
 
 def presets(json_: Json = False) -> None:
     """List the presets that poise train understands, and what they change."""
-    usual = _flat(Config().to_dict())
+    usual = flat(Config().to_dict())
     rows = []
     for name, preset in PRESETS.items():
-        flat = _flat(preset.config.to_dict())
-        changes = {path: value for path, value in flat.items() if value != usual[path]}
+        mine = flat(preset.config.to_dict())
+        changes = {path: value for path, value in mine.items() if value != usual[path]}
         rows.append({"name": name, "env": preset.env, "about": preset.about, "changes": changes})
     if json_:
         print(_json(rows))
@@ -357,13 +371,6 @@ def envs(json_: Json = False) -> None:
     print("Any id that Gymnasium can make will do, also module:Task of a module of yours.")
 
 
-def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in data.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
-
-
 def _json(result: Any) -> str:
     return json.dumps(result, indent=2)
 
@@ -393,9 +400,7 @@ def _refuse_values_of_flags(arguments: list[str]) -> None:
     """
     flags = {"json"}
     for record in (Config(), Options()):
-        flags |= {
-            name for name, value in _flat(dataclasses.asdict(record)).items() if isinstance(value, bool)
-        }
+        flags |= {name for name, value in flat(dataclasses.asdict(record)).items() if isinstance(value, bool)}
     for argument in arguments:
         name, equals, value = argument.removeprefix("--").partition("=")
         if equals and argument.startswith("--") and name.replace("-", "_") in flags:
@@ -416,6 +421,7 @@ def _run(arguments: list[str], guard: Guard) -> None:
         "evaluate": evaluate,
         "video": video,
         "reproduce": reproduce,
+        "diff": diff,
         "check": check,
         "bench": bench,
         "presets": presets,

@@ -295,3 +295,11 @@ def from_dict(cls: type, data: Any, prefix: str) -> Any:
             value = tuple(value)
         values[name] = value
     return cls(**values)
+
+
+def flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A configuration as JSON holds it, each option by its dotted name."""
+    found: dict[str, Any] = {}
+    for name, value in data.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
