@@ -179,7 +179,9 @@ def test_several_seeds_leave_their_runs_their_score_and_a_curve(tmp_path):
         "Pendulum-v1", Config.from_dict(TINY | {"seed": 3}), options, num_seeds=2, file=shown
     )
     assert runs.folder.parent == tmp_path / "Pendulum-v1"
-    assert {"3", "4", "curve.png", "curves.csv", "summary.json"} == {f.name for f in runs.folder.iterdir()}
+    assert {"3", "4", "curve.png", "curves.csv", "seeds.json", "summary.json"} == {
+        f.name for f in runs.folder.iterdir()
+    }
     each = [
         json.loads((runs.folder / str(s) / "summary.json").read_text())["evaluation"]["mean"] for s in (3, 4)
     ]

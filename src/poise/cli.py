@@ -23,6 +23,7 @@ from poise.spec import Backend
 from poise.streams import TextOut, lasting_output
 
 if TYPE_CHECKING:
+    from poise.experiments.seeds import Runs
     from poise.run import Run
 
 _registry = ConstructorRegistry()
@@ -170,13 +171,20 @@ def _resume_command(guard: Guard) -> Callable[..., None]:
         """
         file = sys.stderr if json_ else sys.stdout
         begun = time.perf_counter()
-        from poise.run import newest_unfinished, proceed
+        from poise.run import SEEDS, newest_unfinished, proceed
 
         loaded = time.perf_counter() - begun
         _find_modules_here(env)
         chosen = newest_unfinished(out) if run is None else run
         if run is None:
             print(f"the newest unfinished run: {chosen}", file=file, flush=True)
+        if (chosen / SEEDS).exists():
+            if total_steps is not None:
+                raise ConfigError("total_steps: one run at a time can have another budget; name one of them")
+            from poise.experiments.seeds import proceed_seeds
+
+            _tell_seeds(proceed_seeds(chosen, env=env, file=file), json_)
+            return
         result = proceed(
             chosen, total_steps=total_steps, env=env, import_seconds=loaded, guard=guard, file=file
         )
@@ -195,13 +203,19 @@ def _train_seeds(id: str, config: Config, options: Options, seeds: int, json_: b
     from poise.experiments.seeds import execute_seeds
 
     runs = execute_seeds(id, config, options, num_seeds=seeds, file=sys.stderr if json_ else sys.stdout)
+    _tell_seeds(runs, json_)
+
+
+def _tell_seeds(runs: "Runs", json_: bool) -> None:
+    """What several trainings came to; their folder last."""
     if json_:
         print(_json({**runs.summary, "folder": str(runs.folder)}))
         return
     if score := runs.summary["evaluation"]:
         mean, low, high = (_figure(score[name]) for name in ("mean", "low", "high"))
         print(f"greedy return {mean}, mean of {score['seeds']} seeds (95% interval {low} to {high})")
-    print(f"{seeds} x {runs.summary['steps']:,} steps in {runs.summary['seconds']['total']:.1f} s")
+    count, seconds = len(runs.summary["seeds"]), runs.summary["seconds"]["total"]
+    print(f"{count} x {runs.summary['steps']:,} steps in {seconds:.1f} s")
     print(runs.folder)
 
 

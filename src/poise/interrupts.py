@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 GRACE = 2.5  # seconds that the main thread has to unwind
@@ -66,8 +66,8 @@ def _quietly(work: Callable[[], None]) -> None:
 
 
 @contextlib.contextmanager
-def guarded(grace: float = GRACE) -> Iterator[Guard]:
-    """Has Ctrl-C and SIGTERM raise ``Interrupted`` in the main thread, within, and the process end in time.
+def guarded(grace: float = GRACE, signals: Sequence[signal.Signals] = SIGNALS) -> Iterator[Guard]:
+    """Has these signals raise ``Interrupted`` in the main thread, within, and the process end in time.
 
     A second one ends it at once. Elsewhere than in the main thread nothing is done.
     """
@@ -85,7 +85,7 @@ def guarded(grace: float = GRACE) -> Iterator[Guard]:
             raise Interrupted(number)
 
     watcher = threading.Thread(target=_watch, args=(theirs, guard, grace), daemon=True)
-    before = {number: signal.signal(number, interrupt) for number in SIGNALS}
+    before = {number: signal.signal(number, interrupt) for number in signals}
     woken = signal.set_wakeup_fd(ours.fileno(), warn_on_full_buffer=False)
     watcher.start()
     try:

@@ -228,6 +228,23 @@ def execute(
     return _execute(job, folder, guard or Guard(), file)
 
 
+def execute_or_proceed(
+    env: str, config: Config, options: Options, *, folder: Path, guard: Guard | None = None, file: TextOut
+) -> Run:
+    """``execute`` into ``folder``, or what is left of it where that holds the same training, unfinished."""
+    found = envs.resolve(env, options.backend)
+    try:
+        (kept, *_) = checkpoints(folder)
+        training, manifest = load_training(kept)
+        _, chosen = _past(training, manifest, kept)
+        same = (manifest.env, manifest.backend, manifest.config) == (found.id, found.backend, config)
+        if same and chosen == dataclasses.replace(options, out=chosen.out) and status(folder) != "finished":
+            return proceed(folder, env=found.id, guard=guard, file=file)
+    except (ValueError, CheckpointError):  # nothing there, or nothing usable
+        pass
+    return execute(env, config, options, folder=folder, guard=guard, file=file)
+
+
 def proceed(
     run: Path,
     *,
@@ -291,7 +308,7 @@ def newest_unfinished(out: Path) -> Path:
         if status(run) == "finished":
             continue
         with contextlib.suppress(ClaimError), claimed(run):
-            return run
+            return run.parent if (run.parent / SEEDS).exists() else run
     raise RunError(f"{out}: there is no unfinished run under it")
 
 
@@ -467,6 +484,7 @@ def _react(job: _Job, recorder: Recorder, training: Iterator[Any], file: TextOut
     return Run(folder, recorder.finish("finished", evaluation, best), evaluation)
 
 
+SEEDS = "seeds.json"  # in a folder that holds the runs of several seeds
 INEXACT = (
     "not exact: an environment did not come back to where it was, and began its next episode; "
     "from here on the training is another than it would have been"

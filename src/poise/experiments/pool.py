@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -12,6 +13,7 @@ from typing import Any
 from poise.config import Config
 from poise.cores import num_cores
 from poise.errors import PoiseError
+from poise.interrupts import guarded
 from poise.options import Options
 
 
@@ -25,6 +27,9 @@ class Job:
     folder: Path
 
 
+GRACE = 1.0  # seconds that an interrupted training has to unwind; its parent waits a little longer
+
+
 class PoolError(PoiseError):
     """A process that trained ended without a word."""
 
@@ -34,8 +39,9 @@ class PoolError(PoiseError):
 def run_jobs(jobs: Sequence[Job]) -> Iterator[tuple[Job, dict[str, Any] | PoiseError]]:
     """Runs all jobs on all cores and yields each with its summary, or with what went wrong, as it ends.
 
-    What a training prints goes to ``log.txt`` in its folder. On a core of its own a training steps and
-    learns with one thread; its result is the same bits as with more.
+    What a training prints goes to ``log.txt`` in its folder. One that was interrupted there goes on from its
+    last checkpoint. An interrupt of this process reaches all: each saves what it has done. On a core of its
+    own a training steps and learns with one thread; its result is the same bits as with more.
 
     Raises:
         PoolError: a process was killed, by a lack of memory for example.
@@ -53,6 +59,10 @@ def run_jobs(jobs: Sequence[Job]) -> Iterator[tuple[Job, dict[str, Any] | PoiseE
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
+        except KeyboardInterrupt:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
         except BrokenProcessPool as error:
             raise PoolError("a process that trained was killed; is there enough memory?") from error
         finally:
@@ -70,20 +80,26 @@ _stop: Any = None  # of the process: whether what has not begun is not to begin 
 def _settle(cores: Any, stop: Any) -> None:
     global _stop
     _stop = stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent decides
     core = cores.get()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
 
 
 def _work(job: Job) -> dict[str, Any] | PoiseError:
-    from poise.run import execute
+    from poise.run import execute_or_proceed
 
     if _stop.is_set():
         return PoolError("not begun")
     job.folder.mkdir(parents=True, exist_ok=True)
-    with (job.folder / "log.txt").open("w") as file:
+    with (job.folder / "log.txt").open("a") as file, guarded(GRACE, (signal.SIGTERM,)) as guard:
         try:
-            return execute(job.env, job.config, job.options, file=file, folder=job.folder).summary
+            run = execute_or_proceed(
+                job.env, job.config, job.options, folder=job.folder, guard=guard, file=file
+            )
+            return run.summary
         except PoiseError as error:
             print(error, file=file)
             return error
+        except KeyboardInterrupt:
+            return PoolError("interrupted")

@@ -1,0 +1,79 @@
+"""A few of each kind; the whole suite, and its figures, are in docs/reliability.md."""
+
+import csv
+import os
+import random
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import malformed
+import suite
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory):
+    return suite.References(tmp_path_factory.mktemp("references"))
+
+
+def test_killed_at_a_random_moment_it_comes_to_the_same_end(references, tmp_path):
+    suite.kill(tmp_path, random.Random(1), references)
+
+
+@pytest.mark.parametrize("seed", [1, 3])  # one endless call, and a training
+def test_interrupted_it_ends_in_time_and_can_be_resumed(seed, references, tmp_path):
+    suite.interrupt(tmp_path, random.Random(seed), references)
+
+
+@pytest.mark.parametrize(
+    ("kind", "moment"), [("raise", "at reset"), ("none", "late"), ("hang", "early"), ("kill", "late")]
+)
+def test_an_environment_that_misbehaves_is_named(kind, moment, tmp_path):
+    suite.environment(tmp_path, kind, moment)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounts a small disk, as root")
+def test_a_full_disk_costs_nothing_that_was_saved(references, tmp_path):
+    suite.full_disk(tmp_path, random.Random(1), references)
+
+
+def test_malformed_checkpoints_are_refused(tmp_path):
+    rows = list(malformed.checkpoints(tmp_path / "work", 40))
+    assert [row for row in rows if not row[1]] == []
+    assert len(rows) == 40
+
+
+def test_malformed_options_are_refused_by_name(tmp_path):
+    rows = list(malformed.options(tmp_path / "work", 40))
+    assert [row for row in rows if not row[1]] == []
+    assert len(rows) == 40
+
+
+def test_the_audit_hears_of_a_file_outside(tmp_path):
+    audit = malformed.Audit()
+    (tmp_path / "run").mkdir()
+    with audit.hearing(tmp_path):
+        (tmp_path / "run" / "inside").write_text("")
+        assert audit.odd == []
+        (tmp_path / "outside").write_text("")
+        exec("1")
+    assert audit.odd == [f"open {tmp_path / 'outside'}", "exec <string>"]
+
+
+def test_every_fault_of_the_suite_passed_as_often_as_the_page_says():
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    with (ROOT / "benchmarks" / "faults.csv").open(newline="") as file:
+        rows = {row["fault"]: row for row in csv.DictReader(file)}
+    assert rows.keys() == suite.SUITE.keys()
+    for name, (count, title) in suite.SUITE.items():
+        row = rows[name]
+        assert int(row["tried"]) >= count
+        line = next(line for line in page.splitlines() if line.startswith(f"| {title} |"))
+        numbers = [int(n.replace(",", "")) for n in re.findall(r"\| ([\d,]+) ", line)]
+        assert numbers == [int(row["tried"]), int(row["passed"])]
