@@ -8,6 +8,7 @@ place can need.
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -40,6 +41,8 @@ BEST = "best"
 KEPT = 3  # newest checkpoints of a run
 LARGEST_MANIFEST = 2**20  # bytes
 LARGEST_FILE = 2**31
+
+_attempts = itertools.count()
 
 Which = Literal["last", "best"]
 
@@ -155,10 +158,10 @@ def _write_folder(folder: Path, files: Mapping[str, bytes], manifest: Manifest) 
         },
     }
     described["sha256"] = manifest_sum(described)
-    fresh = folder.with_name(f"tmp-{os.getpid()}-{folder.name}")
-    old = folder.with_name(f"tmp-{os.getpid()}-old-{folder.name}")
-    fresh.mkdir(parents=True)
+    place = f"tmp-{os.getpid()}-{next(_attempts)}"  # one that was interrupted may have left its own
+    fresh, old = folder.with_name(f"{place}-{folder.name}"), folder.with_name(f"{place}-old-{folder.name}")
     try:
+        fresh.mkdir(parents=True)
         for name, data in files.items():
             _write(fresh / name, data)
         _write(fresh / "manifest.json", (json.dumps(described, indent=2) + "\n").encode())

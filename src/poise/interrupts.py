@@ -36,7 +36,40 @@ class Guard:
     def __init__(self) -> None:
         self._save: Callable[[], None] | None = None
         self.number: int | None = None  # of the first signal
-        self.raised = False  # whether the main thread was told
+        self._raised = False  # whether the main thread was told
+        self._depth, self._pending = 0, False
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Within, the main thread is not interrupted; at the end it is, if it was to be."""
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+        if self._pending and not self._depth:
+            self._pending = False
+            raise Interrupted(self.number or signal.SIGINT)
+
+    def done(self) -> None:
+        """From here on all is done, and an interrupt has nothing to stop."""
+        self._depth += 1
+        self._pending = False
+
+    def hear(self, number: int) -> None:
+        """Of the first signal, in the main thread.
+
+        Raises:
+            Interrupted: now, or at the end of what is ``deferred``.
+        """
+        if self._raised:
+            return
+        self._raised = True
+        self.number = number
+        if self._depth:
+            self._pending = True
+            return
+        raise Interrupted(number)
 
     @contextlib.contextmanager
     def saving(self, save: Callable[[], None]) -> Iterator[None]:
@@ -80,9 +113,7 @@ def guarded(grace: float = GRACE, signals: Sequence[signal.Signals] = SIGNALS) -
     theirs.setblocking(False)
 
     def interrupt(number: int, frame: Any) -> None:
-        if not guard.raised:
-            guard.raised = True
-            raise Interrupted(number)
+        guard.hear(number)
 
     watcher = threading.Thread(target=_watch, args=(theirs, guard, grace), daemon=True)
     before = {number: signal.signal(number, interrupt) for number in signals}

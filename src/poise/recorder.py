@@ -26,6 +26,7 @@ from poise.curve import draw_curve
 from poise.errors import PoiseError
 from poise.evaluation import Evaluation, evaluate, evaluation_lanes
 from poise.files import write_text
+from poise.interrupts import Guard
 from poise.journal import Journal, cut, read_episodes
 from poise.loop import Progress
 from poise.options import Options
@@ -84,16 +85,17 @@ class Recorder:
         spec: Spec,
         past: Past,
         begun: float,
+        guard: Guard,
     ):
         self.total_steps = config.num_iterations * config.rollout_size
-        self.folder, self._options, self._found = folder, options, found
+        self.folder, self._options, self._found, self._guard = folder, options, found, guard
         self._config, self._spec, self._past, self._begun = config, spec, past, begun
         self.seconds = {part: past.seconds[part] for part in PARTS}
         self._physics, self._exact, self._crashes = past.physics, past.exact, past.crashes
         self._podium = Podium(self.total_steps, past.candidates, past.episodes)
         self._lock = threading.RLock()
         self._saved: int | None = past.steps if past.steps else None
-        self._saved_at = time.monotonic()
+        self._saved_at, self._is_due = time.monotonic(), False
         self._first: tuple[float, int] | None = None  # time and step at the end of the first iteration
         self._last = (0.0, past.steps)  # and of the last, greedy scores left out
         self._scoring = 0.0  # seconds of these
@@ -117,6 +119,20 @@ class Recorder:
         self._kept = self._kept._replace(state=state, world=world)
 
     def record(self, progress: Progress) -> None:
+        """An iteration that is finished. An interrupt waits until its rows are written."""
+        greedy, seconds = None, 0.0
+        if self._scorer is not None and self._scorer.due(self._kept.steps, progress.steps):
+            begun = time.perf_counter()
+            greedy = self._scorer.score(Trained.of(progress.state))
+            seconds = time.perf_counter() - begun
+        with self._guard.deferred():
+            self.seconds["evaluate"] += seconds
+            self._scoring += seconds
+            self._record(progress, greedy)
+        if self._is_due:
+            self.save()
+
+    def _record(self, progress: Progress, greedy: Evaluation | None) -> None:
         begun = time.perf_counter()
         journal, world = self._journal, progress.world
         assert world is not None, "every backend of make can be restored"
@@ -129,14 +145,6 @@ class Recorder:
             self._physics = (self._physics or 0.0) + progress.physics_seconds
         self._exact &= progress.exact
         self._crashes += len(progress.crashes)
-        before, greedy = self._kept.steps, None
-        if self._scorer is not None and self._scorer.due(before, progress.steps):
-            scoring = time.perf_counter()
-            greedy = self._scorer.score(Trained.of(progress.state))
-            scored = time.perf_counter() - scoring
-            self.seconds["evaluate"] += scored
-            self._scoring += scored
-            begun += scored
         journal.write(progress, greedy)
         journal.flush()
         now = time.perf_counter()
@@ -144,16 +152,13 @@ class Recorder:
         self._last = now - self._scoring, progress.steps
         self._first = self._first or self._last
         candidates = self._podium.candidates
-        self._kept = _Kept(
-            progress.steps, progress.state, world, journal.position(), candidates, self._notes()
-        )
+        before, position = self._kept.steps, journal.position()
+        self._kept = _Kept(progress.steps, progress.state, world, position, candidates, self._notes())
         every = self._options.checkpoint_every
         if every is None:
-            due = time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS
+            self._is_due = time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS
         else:
-            due = before // every < progress.steps // every
-        if due:
-            self.save()
+            self._is_due = before // every < progress.steps // every
 
     def _pace(self) -> tuple[int, float]:
         steps, seconds = self._past.pace
@@ -177,7 +182,11 @@ class Recorder:
         }
 
     def save(self) -> None:
-        """A checkpoint of the last finished iteration, once; from any thread."""
+        """A checkpoint of the last finished iteration, once."""
+        with self._guard.deferred():
+            self._save()
+
+    def _save(self) -> None:
         with self._lock:
             kept = self._kept
             if self._saved == kept.steps:
@@ -195,7 +204,7 @@ class Recorder:
     def save_at_once(self) -> None:
         """What can be saved while the main thread is elsewhere, before the process ends."""
         with self._lock:
-            self.save()
+            self._save()
             cut(self.folder, self._kept.position)
             self._write_summary("interrupted", None, None)
 
@@ -233,6 +242,7 @@ class Recorder:
         self, status: str, evaluation: Evaluation | None, best: dict[str, Any] | None
     ) -> dict[str, Any]:
         """Writes the curve and, last of all, the summary, which it returns."""
+        self._guard.done()
         begun = time.perf_counter()
         self.close()
         if status != "finished":

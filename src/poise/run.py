@@ -410,7 +410,7 @@ def _execute(
         if resumed is not None:
             _take_up(folder, job.past)
         stack.enter_context(_full_disk(folder))
-        recorder = Recorder(folder, options, found, config, world.spec, job.past, begun)
+        recorder = Recorder(folder, options, found, config, world.spec, job.past, begun, guard)
         recorder.seconds["import"] += job.import_seconds
         start = _start(job, recorder)
         print(
@@ -420,7 +420,7 @@ def _execute(
             flush=True,
         )
         stack.enter_context(guard.saving(recorder.save_at_once))
-        return _react(job, recorder, iterations(config, world, start), file)
+        return _react(job, recorder, iterations(config, world, start), guard, file)
     raise AssertionError
 
 
@@ -441,7 +441,7 @@ def _start(job: _Job, recorder: Recorder) -> Start | None:
     return Start(state, training.world)
 
 
-def _react(job: _Job, recorder: Recorder, training: Iterator[Any], file: TextOut) -> Run:
+def _react(job: _Job, recorder: Recorder, training: Iterator[Any], guard: Guard, file: TextOut) -> Run:
     """The loop, and what follows it; whatever ends it, what was done is kept."""
     options, folder = job.options, recorder.folder
     evaluation, best = None, None
@@ -464,6 +464,7 @@ def _react(job: _Job, recorder: Recorder, training: Iterator[Any], file: TextOut
         if options.video:
             recorder.film(file)
     except BaseException as error:
+        guard.done()
         if isinstance(error, EnvFault) and error.crash is not None:
             path = write_crash(folder, error.crash)
             print(f"poise check {path} plays the episode that failed again", file=file)
