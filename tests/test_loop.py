@@ -5,9 +5,12 @@ import pytest
 from probes import Bandit, Corridor, Counter
 
 from poise.config import PPO, Config, ConfigError, Normalize, Policy
+from poise.divergence import first_bad
 from poise.envs.checking import EnvFault
 from poise.loop import TrainingError, iterations
+from poise.rollout import make_collector
 from poise.seeds import Stream, episode_seed
+from poise.update import init, make_ready
 
 FAST = {"num_steps": 32, "minibatch_size": 32, "policy_learning_rate": 5e-3, "value_learning_rate": 5e-3}
 RAW = Normalize(obs=False, reward=False)
@@ -108,3 +111,28 @@ def test_a_reward_that_is_not_finite_ends_the_training_with_its_name():
     seed = episode_seed(0, Stream.TRAINING, 0, 0)
     with pytest.raises(EnvFault, match=f"Counter, environment 0, episode seed {seed}, step 1: reward is nan"):
         train(Broken([3, -5, 0, 0]))
+
+
+def test_what_became_infinite_first_is_named_with_its_epoch_and_minibatch():
+    """By hand: the first minibatch learns well, its step makes the weights huge, the second sees it."""
+    ppo = PPO(num_steps=32, minibatch_size=32, num_epochs=2, value_learning_rate=1e38)
+    config = Config(total_steps=128, num_envs=4, ppo=ppo)
+    what = r"value/loss is (nan|inf) in iteration 1 of Counter"
+    where = r"first the value's loss \((nan|inf)\) in epoch 1, minibatch 2"
+    with pytest.raises(TrainingError, match=rf"{what}, {where}\. Mostly that comes of a learning rate"):
+        list(iterations(config, Counter([3, -5, 0, 0])))
+
+
+def test_the_repetition_of_an_iteration_that_is_well_finds_nothing():
+    config = Config(total_steps=128, num_envs=4, ppo=PPO(num_steps=32, minibatch_size=32, num_epochs=2))
+    env = Counter([3, -5, 0, 0])
+    state, collector = init(env.spec, config), make_collector(env, config)
+    rollout = collector.collect(state.learner.policy, state.normalizer, 0).rollout
+    assert first_bad(state, make_ready(state, rollout, config=config), config) is None
+
+
+def test_an_environment_that_cannot_be_restored_trains_all_the_same():
+    (progress,) = iterations(
+        Config(total_steps=96, num_envs=3, ppo=PPO(num_steps=32, minibatch_size=32)), Counter([3, -5, 0])
+    )
+    assert progress.world is None

@@ -11,7 +11,6 @@ from poise.acting import ActionScale, Actor
 from poise.checkpoint import Trained
 from poise.config import Config
 from poise.evaluation import evaluate, evaluation_lanes
-from poise.loop import Progress
 from poise.seeds import Stream
 from poise.spec import Episode, Spec
 
@@ -39,11 +38,12 @@ class Podium:
         self._recent = deque((e.episodic_return for e in past), maxlen=WINDOW)
         self.candidates = tuple(candidates)
 
-    def consider(self, progress: Progress) -> None:
-        self._recent.extend(e.episodic_return for e in progress.episodes)
-        if not self._recent or not progress.episodes:
+    def consider(self, steps: int, episodes: Sequence[Episode], agent: Trained) -> None:
+        """The agent after so many steps, and the episodes that ended since the last."""
+        self._recent.extend(e.episodic_return for e in episodes)
+        if not episodes:
             return
-        found = Candidate(progress.steps, float(np.mean(self._recent)), Trained.of(progress.state))
+        found = Candidate(steps, float(np.mean(self._recent)), agent)
         place = self._place(found)
         rivals = [c for c in self.candidates if self._place(c) == place]
         if all(found.episodic_return > c.episodic_return for c in rivals):

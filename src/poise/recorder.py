@@ -136,7 +136,7 @@ class Recorder:
         begun = time.perf_counter()
         journal, world = self._journal, progress.world
         assert world is not None, "every backend of make can be restored"
-        self._podium.consider(progress)
+        self._podium.consider(progress.steps, progress.episodes, Trained.of(progress.state))
         self.seconds["compile"] += progress.compile_seconds
         self.seconds["rollout"] += progress.rollout_seconds
         self.seconds["learn"] += progress.learn_seconds
