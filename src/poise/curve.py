@@ -19,7 +19,12 @@ def recent_mean(step: np.ndarray, value: np.ndarray, span: float) -> np.ndarray:
 
 
 def draw_curve(
-    path: Path, title: str, episodes: list[Episode], total_steps: int, evaluation: Evaluation | None
+    path: Path,
+    title: str,
+    episodes: list[Episode],
+    total_steps: int,
+    evaluation: Evaluation | None,
+    greedy: list[tuple[int, float]],
 ) -> None:
     """Writes a PNG of 1600 x 900 pixels: raw episodic return against environment steps."""
     from matplotlib.figure import Figure
@@ -36,6 +41,11 @@ def draw_curve(
         axes.plot(steps, mean, color="#14507a", linewidth=1.8, label=label)
     else:
         axes.text(0.5, 0.5, "no episode ended", transform=axes.transAxes, ha="center", color="0.4")
+    if greedy:
+        label = "greedy, while training"
+        axes.plot(
+            *zip(*greedy, strict=True), color="#c2571a", linewidth=1.2, marker="o", markersize=4, label=label
+        )
     if evaluation is not None:
         low, high = evaluation.interval
         label = f"greedy, after training: {evaluation.mean:.1f} ({len(evaluation.length)} episodes)"
@@ -50,6 +60,6 @@ def draw_curve(
     axes.grid(color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    if episodes or evaluation is not None:
+    if episodes or greedy or evaluation is not None:
         axes.legend(frameon=False, fontsize=9)
     figure.savefig(path)

@@ -98,6 +98,10 @@ def cut(folder: Path, position: Mapping[str, Any], *, check: bool = False) -> No
             raise JournalError(f"{path}: has {found.st_size:,} bytes, and had {size:,} when it was saved")
         if not check:
             os.truncate(path, size)
+    if not check:
+        for name in LOGS:  # one that came later, or that somebody put there
+            if name not in position:
+                (folder / name).unlink(missing_ok=True)
 
 
 def read_episodes(folder: Path) -> list[Episode]:
@@ -110,6 +114,22 @@ def read_episodes(folder: Path) -> list[Episode]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             return [_episode(row) for row in csv.DictReader(file)]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise JournalError(f"{path}: is damaged: {error!r:.200}") from error
+
+
+def read_greedy(folder: Path) -> list[tuple[int, float]]:
+    """Steps and mean of each greedy score while training; none where there was none.
+
+    Raises:
+        JournalError: the table is damaged.
+    """
+    path = folder / GREEDY
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [(int(row["steps"]), float(row["return"])) for row in csv.DictReader(file)]
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise JournalError(f"{path}: is damaged: {error!r:.200}") from error
 

@@ -27,7 +27,7 @@ from poise.errors import PoiseError
 from poise.evaluation import Evaluation, evaluate, evaluation_lanes
 from poise.files import write_text
 from poise.interrupts import Guard
-from poise.journal import Journal, cut, read_episodes
+from poise.journal import Journal, cut, read_episodes, read_greedy
 from poise.loop import Progress
 from poise.options import Options
 from poise.recording import film
@@ -233,6 +233,8 @@ class Recorder:
         """A video of the agent that was saved; where none can be made, a line that says why."""
         begun = time.perf_counter()
         try:
+            for path in self.folder.glob("video.*"):  # a link is removed, not followed
+                path.unlink()
             film(load(self.folder), self.folder / "video", env=self._found.id)
         except PoiseError as error:
             print(error, file=file)
@@ -248,8 +250,9 @@ class Recorder:
         if status != "finished":
             cut(self.folder, self._kept.position)  # rows of an iteration that did not end
         title = f"{self._found.id}, seed {self._config.seed}"
-        episodes = read_episodes(self.folder)
-        draw_curve(self.folder / "curve.png", title, episodes, self.total_steps, evaluation)
+        episodes, picture = read_episodes(self.folder), self.folder / "curve.png"
+        picture.unlink(missing_ok=True)  # a link is removed, not followed
+        draw_curve(picture, title, episodes, self.total_steps, evaluation, read_greedy(self.folder))
         if evaluation is not None:
             write_text(self.folder / "evaluation.csv", _table(evaluation))
         self.seconds["log"] += time.perf_counter() - begun

@@ -409,7 +409,7 @@ def _execute(
         assert folder is not None
         if resumed is not None:
             _take_up(folder, job.past)
-        stack.enter_context(_full_disk(folder))
+        stack.enter_context(_disk_errors(folder))
         recorder = Recorder(folder, options, found, config, world.spec, job.past, begun, guard)
         recorder.seconds["import"] += job.import_seconds
         start = _start(job, recorder)
@@ -468,7 +468,7 @@ def _react(job: _Job, recorder: Recorder, training: Iterator[Any], guard: Guard,
         if isinstance(error, EnvFault) and error.crash is not None:
             path = write_crash(folder, error.crash)
             print(f"poise check {path} plays the episode that failed again", file=file)
-        if isinstance(error, OSError) and _is_full(error):
+        if isinstance(error, OSError):
             with contextlib.suppress(OSError):
                 recorder.close()
             raise
@@ -497,13 +497,13 @@ def _is_full(error: OSError) -> bool:
 
 
 @contextlib.contextmanager
-def _full_disk(folder: Path) -> Iterator[None]:
-    """Says that the disk is full, and that nothing is lost that was saved."""
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """Says that the disk is full, and that nothing is lost that was saved; or what else the disk refuses."""
     try:
         yield
     except OSError as error:
         if not _is_full(error):
-            raise
+            raise RunError(f"{folder}: {type(error).__name__}: {error}") from error
         kept = checkpoints(folder)
         saved = f"the checkpoint of step {int(kept[0].name):,} is whole; " if kept else ""
         raise StorageError(

@@ -209,8 +209,10 @@ def header(draw: Callable, run: Path) -> str:
 def swap(draw: Callable, run: Path) -> str:
     """Something else where a file or a folder should be: a link, a pipe, a folder, a device."""
     names = [*(f"checkpoints/{144:012d}/{name}" for name in FILES), f"checkpoints/{144:012d}", "checkpoints"]
-    names += ["metrics.jsonl", "episodes.csv", "events.out.tfevents.poise"]
+    names += ["metrics.jsonl", "episodes.csv", "events.out.tfevents.poise", "curve.png", "config.json"]
+    names += ["greedy.csv", "summary.json"]
     path = run / draw(st.sampled_from(names))
+    path.touch()
     aside = run.parent / "outside" / path.name
     if path.is_dir():
         shutil.move(path, aside)
