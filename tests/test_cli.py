@@ -134,7 +134,7 @@ def test_a_folder_with_the_name_of_a_preset_changes_nothing(command, capsys, tmp
 def test_several_seeds_end_with_the_folder_that_holds_them(capsys, tmp_path, monkeypatch):
     asked = []
     score = {"mean": -5.125, "low": -6.0, "high": -4.25, "seeds": 2, "each": [-5.0, -5.25]}
-    summary = {"evaluation": score, "steps": 256, "seconds": {"total": 3.0}}
+    summary = {"seeds": [2, 3], "evaluation": score, "steps": 256, "seconds": {"total": 3.0}}
     monkeypatch.setattr(
         seeds,
         "execute_seeds",

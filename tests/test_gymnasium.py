@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from probes import GymCounter
 
+from poise.arrays import ArraysError
 from poise.envs import EnvError, make
+from poise.envs.gymnasium import _Tape
 
 gym.register("GymCounter-v0", GymCounter)
 gym.register("GymCounterLimited-v0", GymCounter, max_episode_steps=2)
@@ -108,3 +110,48 @@ def test_an_unsupported_space_is_named_with_what_is_supported(id, space, support
         make(id, 1)
     assert space in str(error.value)
     assert supported in str(error.value)
+
+
+def test_the_tape_keeps_each_unfinished_episode_whole():
+    """Against plain lists, over many more steps than it has rows at first."""
+    rng = np.random.default_rng(0)
+    tape, lists = _Tape(gym.spaces.Box(-1, 1, (3, 2), np.float32)), [[], [], []]
+    for step in range(1500):
+        mask = rng.random(3) < (0.01, 0.2, 0.0 if step < 1200 else 0.01)
+        tape.begin(mask)
+        for i in np.flatnonzero(mask):
+            lists[i] = []
+        action = rng.random((3, 2), np.float32)
+        tape.add(action)
+        for i in range(3):
+            lists[i].append(action[i])
+    assert tape.length.tolist() == [len(one) for one in lists]
+    assert len(tape.rows()) == max(len(one) for one in lists)
+    for i in range(3):
+        np.testing.assert_array_equal(tape.of(i), lists[i])
+    other = _Tape(gym.spaces.Box(-1, 1, (3, 2), np.float32))
+    other.put(tape.rows(), tape.length)
+    for i in range(3):
+        np.testing.assert_array_equal(other.of(i), lists[i])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": np.array([-1, 2])}, "array seed or length holds what is none"),
+        ({"length": np.array([9, 9])}, "array seed or length holds what is none"),
+        ({"action": np.zeros((2, 2), np.float32)}, "array action is float32, should be int64"),
+        ({"action": np.zeros((2, 2, 1), np.int64)}, r"action is int64\[2, 2, 1\], should be int64\[2, 2\]"),
+        ({"more": np.zeros(1)}, "array more belongs to nothing"),
+    ],
+)
+def test_a_snapshot_of_something_else_is_refused(change, message):
+    env = make("GymCounter-v0", 2)
+    env.reset(np.array([True, True]), [7, 8])
+    env.step(np.array([0, 1]))
+    env.step(np.array([0, 1]))
+    arrays = env.snapshot()
+    obs, exact = make("GymCounter-v0", 2).restore(arrays)
+    assert (obs.tolist(), exact.tolist()) == ([[7, 2], [8, 2]], [True, True])
+    with pytest.raises(ArraysError, match=message):
+        env.restore(arrays | change)

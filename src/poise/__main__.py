@@ -1,6 +1,9 @@
 """The command ``poise``, also as ``python -m poise``."""
 
+import contextlib
 import gc
+import multiprocessing
+import os
 import sys
 
 from poise.cli import main
@@ -14,9 +17,17 @@ def run() -> int:
     """
     gc.set_threshold(100_000, 20, 100)
     try:
-        return main()
+        code = main()
     finally:
         gc.freeze()
+    if code > 128:  # interrupted: JAX may still be at work, and does not like to be taken down meanwhile
+        for child in multiprocessing.active_children():
+            child.kill()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        os._exit(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -166,7 +166,9 @@ def _write_folder(folder: Path, files: Mapping[str, bytes], manifest: Manifest) 
             _write(fresh / name, data)
         _write(fresh / "manifest.json", (json.dumps(described, indent=2) + "\n").encode())
         _sync(fresh)
-        if folder.exists():
+        if folder.is_symlink():
+            folder.unlink()
+        elif folder.exists():
             folder.rename(old)
         fresh.rename(folder)
         _sync(folder.parent)
@@ -334,12 +336,13 @@ def read_plain(path: Path, most: int) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a name that holds a zero
         said = "it is a link" if path.is_symlink() else getattr(error, "strerror", None) or error
         raise CheckpointError(f"{path}: cannot be read: {said}") from error
-    with open(opened, "rb") as file:
-        found = os.fstat(opened)
-        if not stat.S_ISREG(found.st_mode):
-            raise CheckpointError(f"{path}: cannot be read: it is no plain file")
-        if found.st_size > most:
+    found = os.fstat(opened)
+    if not stat.S_ISREG(found.st_mode) or found.st_size > most:
+        os.close(opened)
+        if stat.S_ISREG(found.st_mode):
             raise CheckpointError(f"{path}: is too large: {found.st_size:,} bytes, at most {most:,}")
+        raise CheckpointError(f"{path}: cannot be read: it is no plain file")
+    with open(opened, "rb") as file:
         return file.read()
 
 

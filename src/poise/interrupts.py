@@ -5,6 +5,7 @@ iteration may take minutes. So a second thread hears of the signal at once. It g
 seconds to unwind; then it saves what the main thread had finished, and ends the process.
 """
 
+import _thread
 import contextlib
 import multiprocessing
 import os
@@ -15,10 +16,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from types import FrameType
 
 GRACE = 2.5  # seconds that the main thread has to unwind
 SAVING = 1.5  # seconds in which what was finished has to be saved
+ASKING = 0.1  # seconds after which a main thread that put the signal off is asked again
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -37,6 +39,7 @@ class Guard:
         self._save: Callable[[], None] | None = None
         self.number: int | None = None  # of the first signal
         self._raised = False  # whether the main thread was told
+        self.asked = 0  # signals that this process sent to itself, and has not heard of yet
         self._depth, self._pending = 0, False
 
     @contextlib.contextmanager
@@ -47,8 +50,8 @@ class Guard:
             yield
         finally:
             self._depth -= 1
-        if self._pending and not self._depth:
-            self._pending = False
+        if self._pending and not self._depth and not self._raised:
+            self._pending, self._raised = False, True
             raise Interrupted(self.number or signal.SIGINT)
 
     def done(self) -> None:
@@ -56,20 +59,31 @@ class Guard:
         self._depth += 1
         self._pending = False
 
-    def hear(self, number: int) -> None:
-        """Of the first signal, in the main thread.
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """Of a signal, in the main thread.
+
+        An exception in the midst of JAX can end the process: its compiled parts call Python, and are not
+        made to be left that way. There it is put off, and the other thread asks again.
 
         Raises:
             Interrupted: now, or at the end of what is ``deferred``.
         """
         if self._raised:
             return
-        self._raised = True
         self.number = number
         if self._depth:
             self._pending = True
             return
+        if _inside_jax(frame):
+            return
+        self._raised = True
         raise Interrupted(number)
+
+    def ask_again(self) -> None:
+        """Has the main thread hear of the signal once more, where it was put off."""
+        if self.number is not None and not self._raised and not self._depth:
+            self.asked += 1
+            _thread.interrupt_main(signal.Signals(self.number))
 
     @contextlib.contextmanager
     def saving(self, save: Callable[[], None]) -> Iterator[None]:
@@ -93,6 +107,14 @@ class Guard:
         os._exit(128 + (self.number or signal.SIGTERM))
 
 
+def _inside_jax(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").partition(".")[0] in ("jax", "jaxlib", "equinox"):
+            return True
+        frame = frame.f_back
+    return False
+
+
 def _quietly(work: Callable[[], None]) -> None:
     with contextlib.suppress(Exception):
         work()
@@ -112,8 +134,8 @@ def guarded(grace: float = GRACE, signals: Sequence[signal.Signals] = SIGNALS) -
     ours.setblocking(False)
     theirs.setblocking(False)
 
-    def interrupt(number: int, frame: Any) -> None:
-        guard.hear(number)
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        guard.hear(number, frame)
 
     watcher = threading.Thread(target=_watch, args=(theirs, guard, grace), daemon=True)
     before = {number: signal.signal(number, interrupt) for number in signals}
@@ -135,13 +157,19 @@ def guarded(grace: float = GRACE, signals: Sequence[signal.Signals] = SIGNALS) -
 def _watch(signals: socket.socket, guard: Guard, grace: float) -> None:
     deadline: float | None = None
     while True:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        left = None if deadline is None else max(0.0, min(ASKING, deadline - time.monotonic()))
         if not select.select([signals], [], [], left)[0]:
-            guard.leave(save=True)
+            if deadline is not None and time.monotonic() >= deadline:
+                guard.leave(save=True)
+            guard.ask_again()
+            continue
         for number in signals.recv(64):
             if number == 0:
                 return
             if number not in SIGNALS:
+                continue
+            if guard.asked:
+                guard.asked -= 1
                 continue
             if deadline is not None:
                 guard.leave(save=False)

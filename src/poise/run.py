@@ -407,9 +407,9 @@ def _execute(
             (folder / "checkpoints").mkdir(parents=True)
             stack.enter_context(claimed(folder))
         assert folder is not None
+        stack.enter_context(_disk_errors(folder))
         if resumed is not None:
             _take_up(folder, job.past)
-        stack.enter_context(_disk_errors(folder))
         recorder = Recorder(folder, options, found, config, world.spec, job.past, begun, guard)
         recorder.seconds["import"] += job.import_seconds
         start = _start(job, recorder)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -142,6 +143,10 @@ def edit(draw: Callable, run: Path) -> str:
     with contextlib.suppress(KeyError, TypeError):
         if isinstance(steps := data["config"]["total_steps"], int) and steps > 144:
             data["config"]["total_steps"] = 144  # nothing is wrong with a training that takes years
+    with contextlib.suppress(KeyError, TypeError):
+        for name in ("evaluate", "video"):  # nor with films and scores
+            if data["notes"]["options"][name] is True:
+                data["notes"]["options"][name] = False
     if draw(st.integers(0, 9)):
         write_manifest(path, data)
         return "edited manifest.json"
@@ -289,6 +294,8 @@ class Audit:
             run = str(self.folder / "run")
             inside = path == run or path.startswith(run + os.sep)
             if inside and (real == path or not os.path.exists(real)):
+                return None
+            if path.startswith(str(jax.config.values["jax_compilation_cache_dir"]) + os.sep):
                 return None
             if inside:  # a link: it may be looked at, not opened; opening is refused by the system
                 return (

@@ -74,10 +74,9 @@ class Process:
 
     def __init__(self, command: list[str], cwd: Path):
         cwd.mkdir(parents=True, exist_ok=True)
-        self._out = (cwd / "output.txt").open("w+")
-        self.popen = subprocess.Popen(
-            command, cwd=cwd, stdout=self._out, stderr=self._out, start_new_session=True
-        )
+        self._output = cwd / "output.txt"
+        with self._output.open("w") as file:
+            self.popen = subprocess.Popen(command, cwd=cwd, stdout=file, stderr=file, start_new_session=True)
 
     def wait(self, seconds: float = PATIENCE) -> int:
         try:
@@ -87,9 +86,7 @@ class Process:
             raise Failed(f"did not end within {seconds:.0f} s") from error
 
     def text(self) -> str:
-        self._out.flush()
-        self._out.seek(0)
-        return self._out.read()
+        return self._output.read_text(errors="replace")
 
     def left(self) -> list[int]:
         """Processes of its session that are still there, those that only wait to be buried left out."""
@@ -434,12 +431,12 @@ SUITE = {  # fault: how often, and what it is called in docs/reliability.md
 }
 
 
-def run_suite(names: list[str], work: Path, trials: Trials) -> None:
+def run_suite(names: list[str], work: Path, trials: Trials, most: int | None = None) -> None:
     import malformed
 
     references = References(work)
     for name in names:
-        count, _ = SUITE[name]
+        count = SUITE[name][0] if most is None else most
         match name:
             case "everywhere":
                 everywhere_all(trials, work, references)
@@ -505,10 +502,13 @@ def main() -> None:
     parser.add_argument("faults", nargs="*", metavar="FAULT", help=f"of {', '.join(SUITE)}; by default all")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "poise-faults")
     parser.add_argument("--out", type=Path, help="a CSV with a row for each fault")
+    parser.add_argument(
+        "--count", type=int, help="how many trials of each; by default those of the long form"
+    )
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     trials = Trials(given.work / "trials.csv")
-    run_suite(given.faults or list(SUITE), given.work, trials)
+    run_suite(given.faults or list(SUITE), given.work, trials, given.count)
     if given.out:
         write_results(trials, given.out)
 
