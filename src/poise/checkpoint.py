@@ -108,7 +108,10 @@ def save_training(run: Path, training: Training, manifest: Manifest) -> Path:
     for name, entry in _read_manifest(folder)[1].items():
         _read_summed(folder / name, entry)
     for stale in checkpoints(run)[KEPT:]:
-        shutil.rmtree(stale, ignore_errors=True)
+        # not under its own name: a folder that has that is whole, also if this is the last that is done
+        going = stale.with_name(f"tmp-{os.getpid()}-{next(_attempts)}-{stale.name}")
+        stale.rename(going)
+        shutil.rmtree(going, ignore_errors=True)
     return folder
 
 

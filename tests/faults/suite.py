@@ -383,7 +383,7 @@ class Trials:
 
     def add(self, fault: str, trial: str, passed: bool, note: str) -> None:
         with self._lock:
-            row = [fault, trial, "passed" if passed else "failed", note]
+            row = [fault, trial, "passed" if passed else "failed", " ".join(note.split())]
             self.rows.append(row)
             with self._path.open("a", newline="") as file:
                 csv.writer(file).writerow(row)
@@ -400,6 +400,8 @@ def attempt(trials: Trials, fault: str, trial: str, work: Path, run: Callable[[P
         shutil.rmtree(folder, ignore_errors=True)
     except Failed as error:
         trials.add(fault, trial, False, str(error))
+    except Exception as error:  # of the trial itself; it is no pass either
+        trials.add(fault, trial, False, f"{type(error).__name__}: {error}")
 
 
 def everywhere_all(trials: Trials, work: Path, references: References) -> None:
