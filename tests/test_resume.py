@@ -288,6 +288,16 @@ def test_only_the_newest_few_checkpoints_are_kept(tmp_path):
     assert len(names) == 3
 
 
+def test_one_that_is_removed_has_its_name_no_more(tmp_path, monkeypatch):
+    """So a kill in the midst of it leaves no half of a checkpoint that looks like a whole."""
+    removed = []
+    monkeypatch.setattr("poise.checkpoint.shutil.rmtree", lambda path, **_: removed.append(path.name))
+    train("CartPole-v1", tmp_path)
+    stale = [name for name in removed if "-old-" not in name]
+    assert [name.rpartition("-")[2] for name in stale] == ["000000000000", "000000000072", "000000000144"]
+    assert all(name.startswith("tmp-") for name in stale)
+
+
 @pytest.mark.parametrize("when", range(9))
 def test_a_disk_that_is_full_costs_nothing_that_was_saved(when, tmp_path, monkeypatch):
     calls, write = [], checkpoint._write

@@ -352,7 +352,7 @@ def read_plain(path: Path, most: int) -> bytes:
 def _read_manifest(folder: Path) -> tuple[Manifest, Mapping[str, Any]]:
     path = folder / "manifest.json"
     try:
-        data = json.loads(read_plain(path, LARGEST_MANIFEST))
+        data = json.loads(read_plain(path, LARGEST_MANIFEST).decode())  # UTF-8 and nothing else
         if data["schema"] != SCHEMA:
             raise CheckpointError(f"{path}: schema {data['schema']!r}; this poise reads schema {SCHEMA}")
         if data["sha256"] != manifest_sum(data):

@@ -144,9 +144,7 @@ def edit(draw: Callable, run: Path) -> str:
         if isinstance(steps := data["config"]["total_steps"], int) and steps > 144:
             data["config"]["total_steps"] = 144  # nothing is wrong with a training that takes years
     with contextlib.suppress(KeyError, TypeError):
-        for name in ("evaluate", "video"):  # nor with films and scores
-            if data["notes"]["options"][name] is True:
-                data["notes"]["options"][name] = False
+        data["notes"]["options"] |= {"evaluate": False, "video": False}  # nor with films and scores
     if draw(st.integers(0, 9)):
         write_manifest(path, data)
         return "edited manifest.json"
