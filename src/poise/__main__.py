@@ -4,9 +4,11 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import signal
 import sys
 
 from poise.cli import main
+from poise.interrupts import SIGNALS
 
 
 def run() -> int:
@@ -20,6 +22,8 @@ def run() -> int:
         code = main()
     finally:
         gc.freeze()
+        for number in SIGNALS:  # all is done: what comes now has nothing to stop
+            signal.signal(number, signal.SIG_IGN)
     if code > 128:  # interrupted: JAX may still be at work, and does not like to be taken down meanwhile
         for child in multiprocessing.active_children():
             child.kill()

@@ -376,7 +376,7 @@ class Trials:
         self._path, self._lock = path, threading.Lock()
         self.rows: list[list[str]] = []
         if path.exists():
-            self.rows = list(csv.reader(path.open(newline="")))
+            self.rows = list(csv.reader(path.read_text().splitlines()))
 
     def done(self, fault: str) -> set[str]:
         return {row[1] for row in self.rows if row[0] == fault}
@@ -478,7 +478,8 @@ def run_suite(names: list[str], work: Path, trials: Trials, most: int | None = N
 
 def write_results(trials: Trials, out: Path) -> None:
     """One row for each fault that was tried, beside those of other days."""
-    rows = {row["fault"]: row for row in csv.DictReader(out.open(newline=""))} if out.exists() else {}
+    kept = csv.DictReader(out.read_text().splitlines()) if out.exists() else ()
+    rows = {row["fault"]: row for row in kept}
     for name in SUITE:
         mine = [row for row in trials.rows if row[0] == name]
         if mine:
