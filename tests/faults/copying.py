@@ -7,14 +7,13 @@ from pathlib import Path
 from poise.cli import main
 from poise.recorder import Recorder
 
-copies = Path(sys.argv.pop(1))
-record = Recorder.record
+if __name__ == "__main__":  # processes that environments run in import this file, too
+    copies = Path(sys.argv.pop(1))
+    record = Recorder.record
 
+    def record_and_copy(self, progress):
+        record(self, progress)
+        shutil.copytree(self.folder, copies / f"{progress.steps:012d}")
 
-def record_and_copy(self, progress):
-    record(self, progress)
-    shutil.copytree(self.folder, copies / f"{progress.steps:012d}")
-
-
-Recorder.record = record_and_copy
-sys.exit(main())
+    Recorder.record = record_and_copy
+    sys.exit(main())

@@ -295,6 +295,8 @@ class Audit:
                 return None
             if path.startswith(str(jax.config.values["jax_compilation_cache_dir"]) + os.sep):
                 return None
+            if path in {getattr(module, "__file__", None) for module in list(sys.modules.values())}:
+                return None  # the lines of a trace, of code that runs already
             if inside:  # a link: it may be looked at, not opened; opening is refused by the system
                 return (
                     None if isinstance(arguments[2], int) and arguments[2] & os.O_NOFOLLOW else f"open {real}"
