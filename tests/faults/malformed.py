@@ -304,6 +304,8 @@ class Audit:
             return f"open {path}"
         if event in ("exec", "compile"):
             code = arguments[0] if event == "exec" else arguments[1]
+            if event == "compile" and code == "<unknown>":
+                return None  # a trace parses the lines that it shows; executing them would be heard
             return f"{event} {getattr(code, 'co_filename', code)}"
         if event == "import" or event.split(".")[0] in (
             "subprocess",
