@@ -76,7 +76,14 @@ def test_the_committed_results_come_from_the_committed_tables(tmp_path):
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "CONTRIBUTING.md", "docs/design.md", "docs/algorithm.md", "docs/reproduction/README.md"],
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/design.md",
+        "docs/algorithm.md",
+        "docs/reliability.md",
+        "docs/reproduction/README.md",
+    ],
 )
 def test_links_and_named_files_exist(page):
     text = (ROOT / page).read_text()
