@@ -158,7 +158,7 @@ class Leaves(Bad):
         return super().step(action)
 
     def close(self):
-        open(f"closed-{{os.getpid()}}", "w").close()
+        open(os.path.join(os.path.dirname(__file__), f"closed-{{os.getpid()}}"), "w").close()
 
 class Hangs(Leaves):
     def step(self, action):
