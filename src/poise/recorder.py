@@ -110,10 +110,6 @@ class Recorder:
     def steps(self) -> int:
         return self._kept.steps
 
-    @property
-    def state(self) -> TrainState | None:
-        return self._kept.state
-
     def go_on(self, state: TrainState, world: Mapping[str, Any]) -> None:
         """Where a resumed training begins."""
         self._kept = self._kept._replace(state=state, world=world)
