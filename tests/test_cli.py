@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from poise.cli import main
-from poise.experiments import reproduce, seeds
+from poise.experiments import experiment, reproduce
 
 ROOT = Path(__file__).parent.parent
 TINY = "--total-steps 256 --num-envs 2 --ppo.num-steps 64 --no-evaluate --no-video"
@@ -134,21 +134,24 @@ def test_a_folder_with_the_name_of_a_preset_changes_nothing(command, capsys, tmp
 def test_several_seeds_end_with_the_folder_that_holds_them(capsys, tmp_path, monkeypatch):
     asked = []
     score = {"mean": -5.125, "low": -6.0, "high": -4.25, "seeds": 2, "each": [-5.0, -5.25]}
-    summary = {"seeds": [2, 3], "evaluation": score, "steps": 256, "seconds": {"total": 3.0}}
+    score["iqm"] = {"value": -5.125, "low": -5.25, "high": -5.0}
+    tasks = {"Reacher-v2": {"backend": "mujoco", "evaluation": score}}
+    summary = {"seeds": [2, 3], "tasks": tasks, "against": None, "steps": 256, "seconds": {"total": 3.0}}
     monkeypatch.setattr(
-        seeds,
-        "execute_seeds",
-        lambda *given, **named: asked.append((given, named)) or seeds.Runs(tmp_path, summary),
+        experiment,
+        "execute_experiment",
+        lambda *given, **named: asked.append((given, named)) or experiment.Experiment(tmp_path, summary),
     )
     code, out, _ = poise(f"train paper/reacher --seed 2 --seeds 2 --out {tmp_path}", capsys)
     assert code == 0
     assert out.splitlines() == [
-        "greedy return -5.12, mean of 2 seeds (95% interval -6.00 to -4.25)",
+        "task        seeds   mean    95% interval  interquartile mean    95% interval",
+        "Reacher-v2      2  -5.12  -6.00 to -4.25               -5.12  -5.25 to -5.00",
         "2 x 256 steps in 3.0 s",
         str(tmp_path),
     ]
-    (env, config, options), named = asked[0]
-    assert (env, config.seed, config.ppo.num_steps, options.out) == ("Reacher-v2", 2, 2000, tmp_path)
+    (ids, config, options), named = asked[0]
+    assert (*ids, config.seed, config.ppo.num_steps, options.out) == ("Reacher-v2", 2, 2000, tmp_path)
     assert named["num_seeds"] == 2
     _, out, _ = poise("train Reacher-v4 --seeds 2 --json", capsys)
     assert json.loads(out) == summary | {"folder": str(tmp_path)}

@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,13 +10,21 @@ from PIL import Image
 
 from poise import run
 from poise.config import Config, ConfigError
+from poise.experiments.experiment import (
+    COLUMNS,
+    ExperimentError,
+    compared,
+    execute_experiment,
+    proceed_experiment,
+    report,
+)
 from poise.experiments.page import number
 from poise.experiments.paper import FIGURES, Figure, Panel, Variant
 from poise.experiments.pool import Job, run_jobs
 from poise.experiments.reproduce import Plan, is_finished, render, run_plan
-from poise.experiments.seeds import execute_seeds
-from poise.experiments.tables import as_curves, read_table
+from poise.experiments.tables import read_table, write_table
 from poise.intervals import mean_interval
+from poise.journal import read_greedy
 from poise.options import Options
 from poise.presets import configure
 
@@ -175,31 +184,149 @@ def test_a_job_that_fails_is_told_from_those_that_finish(tmp_path):
 def test_several_seeds_leave_their_runs_their_score_and_a_curve(tmp_path):
     shown = io.StringIO()
     options = Options(out=tmp_path, video=False)
-    runs = execute_seeds(
-        "Pendulum-v1", Config.from_dict(TINY | {"seed": 3}), options, num_seeds=2, file=shown
-    )
-    assert runs.folder.parent == tmp_path / "Pendulum-v1"
-    assert {"3", "4", "curve.png", "curves.csv", "seeds.json", "summary.json"} == {
-        f.name for f in runs.folder.iterdir()
+    config = Config.from_dict(TINY | {"seed": 3})
+    done = execute_experiment(["Pendulum-v1"], config, options, num_seeds=2, name="Pendulum-v1", file=shown)
+    assert done.folder.parent == tmp_path / "Pendulum-v1"
+    assert {"3", "4", "curve.png", "results.csv", "experiment.json", "summary.json"} == {
+        f.name for f in done.folder.iterdir()
     }
     each = [
-        json.loads((runs.folder / str(s) / "summary.json").read_text())["evaluation"]["mean"] for s in (3, 4)
+        json.loads((done.folder / str(s) / "summary.json").read_text())["evaluation"]["mean"] for s in (3, 4)
     ]
-    score = runs.summary["evaluation"]
+    score = done.summary["evaluation"]
     assert score["each"] == each
     assert (score["low"], score["high"]) == pytest.approx(
         scipy.stats.t.interval(0.95, 1, np.mean(each), scipy.stats.sem(each))
     )
+    assert score["iqm"]["value"] == pytest.approx(np.mean(each))
+    assert done.summary["tasks"]["Pendulum-v1"]["evaluation"] == score
     assert "seed 4: greedy return -" in shown.getvalue()
-    curves = as_curves(read_table(runs.folder / "curves.csv"))["Pendulum-v1"]
-    assert curves.values["value_loss"].shape == (2, 2)
+
+
+@pytest.fixture(scope="module")
+def two_tasks(tmp_path_factory):
+    """An experiment of two tasks and two seeds, and what it said."""
+    shown = io.StringIO()
+    options = Options(out=tmp_path_factory.mktemp("two"), video=False, eval_every=256, eval_episodes=3)
+    done = execute_experiment(
+        ["Pendulum-v1", "InvertedPendulum-v4"], Config.from_dict(TINY), options, num_seeds=2, file=shown
+    )
+    return done, shown.getvalue()
+
+
+def test_an_experiment_gathers_every_run_in_one_table(two_tasks):
+    done, shown = two_tasks
+    assert "Pendulum-v1, seed 1: greedy return -" in shown
+    rows = read_table(done.folder / "results.csv")
+    assert {(r["env"], r["seed"]) for r in rows} == {
+        (env, seed) for env in ("Pendulum-v1", "InvertedPendulum-v4") for seed in "01"
+    }
+    for env in ("Pendulum-v1", "InvertedPendulum-v4"):
+        for seed in (0, 1):
+            run = done.folder / env / str(seed)
+            mine = [r for r in rows if (r["env"], r["seed"]) == (env, str(seed))]
+            final = [r for r in mine if r["kind"] == "final"]
+            summary = json.loads((run / "summary.json").read_text())
+            assert float(final[0]["return"]) == pytest.approx(summary["evaluation"]["mean"], rel=1e-5)
+            assert int(final[0]["steps"]) == summary["steps"]
+            greedy = [float(r["return"]) for r in mine if r["kind"] == "greedy"]
+            assert greedy == pytest.approx([mean for _, mean in read_greedy(run)], rel=1e-5)
+            assert len([r for r in mine if r["kind"] == "training"]) == 2
+    assert (done.folder / "curve.png").stat().st_size > 10_000
+    lines = report(done.summary)
+    assert [line.split()[0] for line in lines] == ["task", "Pendulum-v1", "InvertedPendulum-v4"]
+
+
+def test_an_experiment_goes_on_with_what_is_missing(two_tasks, tmp_path):
+    done, _ = two_tasks
+    folder = tmp_path / "copy"
+    shutil.copytree(done.folder, folder)
+    lost, kept = (folder / "Pendulum-v1" / seed for seed in "10")
+    shutil.rmtree(lost)
+    (folder / "results.csv").unlink()
+    before = (kept / "summary.json").stat().st_mtime_ns
+    shown = io.StringIO()
+    again = proceed_experiment(folder, file=shown)
+    assert "3 of 4 are finished already" in shown.getvalue()
+    assert (kept / "summary.json").stat().st_mtime_ns == before
+    assert again.summary["tasks"] == done.summary["tasks"]
+    finals = [
+        [r["return"] for r in read_table(place / "results.csv") if r["kind"] == "final"]
+        for place in (folder, done.folder)
+    ]
+    assert finals[0] == finals[1]
+
+
+def test_an_experiment_is_compared_with_another(two_tasks, tmp_path):
+    done, _ = two_tasks
+    scores = {"Pendulum-v1": (-1.0, -2.0), "Reacher-v4": (5.0, 5.0)}
+    rows = [(env, i, "final", 512, v, 1.0) for env, each in scores.items() for i, v in enumerate(each)]
+    write_table(tmp_path / "results.csv", COLUMNS, rows)
+    found = compared(done.folder, tmp_path)
+    assert list(found["tasks"]) == ["Pendulum-v1"]
+    mine = done.summary["tasks"]["Pendulum-v1"]["evaluation"]["mean"]
+    assert found["tasks"]["Pendulum-v1"]["difference"]["value"] == pytest.approx(mine + 1.5, rel=1e-5)
+    assert found["tasks"]["Pendulum-v1"]["improvement"]["value"] == 0
+    lines = report(done.summary | {"against": found})
+    assert lines[-1].split()[0] == "Pendulum-v1"
+    assert "0.00" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (None, "holds no results"),
+        ("env,seed\nA,0\n", "holds no results"),
+        ("env,seed,kind,steps,return,seconds\n", "holds no final scores"),
+        ("env,seed,kind,steps,return,seconds\nReacher-v4,0,final,1,2,3\n", "has none of the tasks"),
+    ],
+)
+def test_what_is_no_experiment_is_not_compared_with(content, match, two_tasks, tmp_path):
+    if content is not None:
+        (tmp_path / "results.csv").write_text(content)
+    with pytest.raises(ExperimentError, match=match):
+        compared(two_tasks[0].folder, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("ids", "match"),
+    [
+        (["Pendulum-v1", "Pendulum-v1"], "named twice"),
+        (["paper/reacher"], "is a preset"),
+    ],
+)
+def test_tasks_that_cannot_be_meant_are_refused(ids, match, tmp_path):
+    with pytest.raises(ConfigError, match=match):
+        execute_experiment(
+            ids, Config.from_dict(TINY), Options(out=tmp_path), num_seeds=1, file=io.StringIO()
+        )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"envs": []},
+        {"envs": "Pendulum-v1"},
+        {"seeds": 0},
+        {"seeds": "2"},
+        {"config": {"x": 1}},
+        {"against": 3},
+    ],
+)
+def test_a_damaged_experiment_is_refused(change, two_tasks, tmp_path):
+    plan = json.loads((two_tasks[0].folder / "experiment.json").read_text())
+    (tmp_path / "experiment.json").write_text(json.dumps(plan | change))
+    with pytest.raises(ExperimentError, match=r"experiment\.json"):
+        proceed_experiment(tmp_path, file=io.StringIO())
 
 
 @pytest.mark.parametrize(("first", "count"), [(0, 0), (2**32 - 1, 2)])
 def test_seeds_that_are_none_are_refused(first, count, tmp_path):
     config = Config.from_dict(TINY | {"seed": first})
     with pytest.raises(ConfigError, match="seeds = "):
-        execute_seeds("Pendulum-v1", config, Options(out=tmp_path), num_seeds=count, file=io.StringIO())
+        execute_experiment(
+            ["Pendulum-v1"], config, Options(out=tmp_path), num_seeds=count, file=io.StringIO()
+        )
 
 
 def test_a_pool_that_is_left_begins_nothing_more(tmp_path):

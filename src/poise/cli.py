@@ -23,7 +23,7 @@ from poise.spec import Backend
 from poise.streams import TextOut, lasting_output
 
 if TYPE_CHECKING:
-    from poise.experiments.seeds import Runs
+    from poise.experiments.experiment import Experiment
     from poise.run import Run
 
 _registry = ConstructorRegistry()
@@ -123,7 +123,10 @@ def _train_command(
         _find_modules_here(env)
         id, _ = starting_point(env)
         if seeds != 1:
-            _train_seeds(id, config, options, seeds, json_)
+            from poise.experiments.experiment import execute_experiment
+
+            several = execute_experiment([id], config, options, num_seeds=seeds, name=id, file=file)
+            _tell_experiment(several, json_, file)
             return
         begun = time.perf_counter()
         from poise import run
@@ -171,19 +174,19 @@ def _resume_command(guard: Guard) -> Callable[..., None]:
         """
         file = sys.stderr if json_ else sys.stdout
         begun = time.perf_counter()
-        from poise.run import SEEDS, newest_unfinished, proceed
+        from poise.run import EXPERIMENT, newest_unfinished, proceed
 
         loaded = time.perf_counter() - begun
         _find_modules_here(env)
         chosen = newest_unfinished(out) if run is None else run
         if run is None:
             print(f"the newest unfinished run: {chosen}", file=file, flush=True)
-        if (chosen / SEEDS).exists():
+        if (chosen / EXPERIMENT).exists():
             if total_steps is not None:
                 raise ConfigError("total_steps: one run at a time can have another budget; name one of them")
-            from poise.experiments.seeds import proceed_seeds
+            from poise.experiments.experiment import proceed_experiment
 
-            _tell_seeds(proceed_seeds(chosen, env=env, file=file), json_)
+            _tell_experiment(proceed_experiment(chosen, env=env, file=file), json_, file)
             return
         result = proceed(
             chosen, total_steps=total_steps, env=env, import_seconds=loaded, guard=guard, file=file
@@ -199,24 +202,41 @@ def _find_modules_here(env: str | None) -> None:
         sys.path.insert(0, os.getcwd())
 
 
-def _train_seeds(id: str, config: Config, options: Options, seeds: int, json_: bool) -> None:
-    from poise.experiments.seeds import execute_seeds
+def experiment(
+    envs: Annotated[tuple[str, ...], Positional, arg(metavar="ENV")],
+    config: Annotated[Config, arg(name="")] = Config(),  # noqa: B008 (frozen)
+    options: Annotated[Options, arg(name="")] = Options(video=False),  # noqa: B008 (frozen)
+    seeds: int = 5,
+    against: Annotated[Path | None, arg(metavar="EXPERIMENT")] = None,
+    json_: Json = False,
+) -> None:
+    """Train on several tasks with several seeds, on all cores, and say what the runs say together.
 
-    runs = execute_seeds(id, config, options, num_seeds=seeds, file=sys.stderr if json_ else sys.stdout)
-    _tell_seeds(runs, json_)
+    Args:
+        envs: Environments, for example Reacher-v4 Pendulum-v1.
+        config: Everything that decides what is learned.
+        options: Everything else.
+        seeds: How many trainings on each, with the seeds from --seed on.
+        against: The folder of another experiment, to compare the final scores with.
+    """
+    from poise.experiments.experiment import execute_experiment
+
+    file = sys.stderr if json_ else sys.stdout
+    for env in envs:
+        _find_modules_here(env)
+    done = execute_experiment(envs, config, options, num_seeds=seeds, against=against, file=file)
+    _tell_experiment(done, json_, file)
 
 
-def _tell_seeds(runs: "Runs", json_: bool) -> None:
+def _tell_experiment(experiment: "Experiment", json_: bool, file: TextOut) -> None:
     """What several trainings came to; their folder last."""
-    if json_:
-        print(_json({**runs.summary, "folder": str(runs.folder)}))
-        return
-    if score := runs.summary["evaluation"]:
-        mean, low, high = (_figure(score[name]) for name in ("mean", "low", "high"))
-        print(f"greedy return {mean}, mean of {score['seeds']} seeds (95% interval {low} to {high})")
-    count, seconds = len(runs.summary["seeds"]), runs.summary["seconds"]["total"]
-    print(f"{count} x {runs.summary['steps']:,} steps in {seconds:.1f} s")
-    print(runs.folder)
+    from poise.experiments.experiment import report
+
+    summary = experiment.summary
+    print(*report(summary), sep="\n", file=file)
+    count = len(summary["seeds"]) * len(summary["tasks"])
+    print(f"{count} x {summary['steps']:,} steps in {summary['seconds']['total']:.1f} s", file=file)
+    print(_json({**summary, "folder": str(experiment.folder)}) if json_ else experiment.folder)
 
 
 def reproduce(
@@ -434,6 +454,7 @@ def _run(arguments: list[str], guard: Guard) -> None:
         "resume": _resume_command(guard),
         "evaluate": evaluate,
         "video": video,
+        "experiment": experiment,
         "reproduce": reproduce,
         "diff": diff,
         "check": check,

@@ -237,7 +237,8 @@ def execute_or_proceed(
         (kept, *_) = checkpoints(folder)
         training, manifest = load_training(kept)
         _, chosen = _past(training, manifest, kept)
-        same = (manifest.env, manifest.backend, manifest.config) == (found.id, found.backend, config)
+        wanted = found.id, found.backend, config.settled(manifest.spec)
+        same = (manifest.env, manifest.backend, manifest.config) == wanted
         if same and chosen == dataclasses.replace(options, out=chosen.out) and status(folder) != "finished":
             return proceed(folder, env=found.id, guard=guard, file=file)
     except (ValueError, CheckpointError):  # nothing there, or nothing usable
@@ -308,7 +309,7 @@ def newest_unfinished(out: Path) -> Path:
         if status(run) == "finished":
             continue
         with contextlib.suppress(ClaimError), claimed(run):
-            return run.parent if (run.parent / SEEDS).exists() else run
+            return next((p for p in (run.parent, run.parent.parent) if (p / EXPERIMENT).exists()), run)
     raise RunError(f"{out}: there is no unfinished run under it")
 
 
@@ -389,7 +390,7 @@ def _execute(
     options.check_against(found.backend)
     world = envs.make(
         found.id,
-        config.num_envs,
+        config.shape[1],
         found.backend,
         timeout=options.env_timeout,
         restart=options.on_crash == "restart",
@@ -397,6 +398,7 @@ def _execute(
     with contextlib.ExitStack() as stack:
         stack.callback(world.close)
         config.check_against(world.spec)
+        config = config.settled(world.spec)
         if resumed is not None and world.spec != resumed.spec:
             raise RunError(f"{folder}: {found.id} has changed since: {world.spec}, was {resumed.spec}")
         if resumed is None:
@@ -485,7 +487,7 @@ def _react(job: _Job, recorder: Recorder, training: Iterator[Any], guard: Guard,
     return Run(folder, recorder.finish("finished", evaluation, best), evaluation)
 
 
-SEEDS = "seeds.json"  # in a folder that holds the runs of several seeds
+EXPERIMENT = "experiment.json"  # in a folder that holds the runs of several seeds, of one task or more
 INEXACT = (
     "not exact: an environment did not come back to where it was, and began its next episode; "
     "from here on the training is another than it would have been"

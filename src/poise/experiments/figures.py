@@ -1,6 +1,7 @@
 """Pictures of many seeds: the mean of each setting, and the 95% interval of that mean."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from poise.experiments.paper import Figure, Panel
-from poise.experiments.tables import QUANTITIES, Curves, Dots
+from poise.experiments.tables import QUANTITIES, Curves, Dots, held
 from poise.intervals import mean_interval
 
 COLORS = ("#14507a", "#c2571a", "#3c8d53", "#8a4f9e", "#b8901c", "#5b6770")
@@ -47,6 +48,58 @@ def draw(path: Path, figure: Figure, curves: Mapping[str, Curves], dots: Dots) -
     canvas.savefig(path)
 
 
+@dataclass(frozen=True)
+class Line:
+    """A curve over seeds: its value and the bounds of its interval at each point."""
+
+    label: str
+    steps: Float[np.ndarray, " points"]
+    value: Float[np.ndarray, " points"]
+    low: Float[np.ndarray, " points"]
+    high: Float[np.ndarray, " points"]
+    dashed: bool = False
+
+
+MOST_COLUMNS = 3
+
+
+def draw_tasks(path: Path, panels: Mapping[str, Sequence[Line]], num_seeds: int) -> None:
+    """Writes a PNG, 200 dots an inch: a panel for each task, at most three in a row."""
+    from matplotlib.figure import Figure as Canvas
+
+    columns = min(len(panels), MOST_COLUMNS)
+    rows = -(-len(panels) // columns)
+    size = (8.0 if columns == 1 else 4.6 * columns, 1.2 + 3.3 * rows)
+    canvas = Canvas(figsize=size, dpi=200, layout="constrained")
+    grid = canvas.subplots(rows, columns, squeeze=False)
+    for place, axes in enumerate(grid.flat):
+        if place >= len(panels):
+            axes.set_axis_off()
+            continue
+        task, lines = list(panels.items())[place]
+        for i, line in enumerate(lines):
+            color = COLORS[i % len(COLORS)]
+            style = "--" if line.dashed else "-"
+            axes.plot(line.steps, line.value, style, color=color, linewidth=1.6, label=line.label)
+            if np.isfinite(line.low).any():
+                axes.fill_between(line.steps, line.low, line.high, color=color, alpha=0.15, linewidth=0)
+        _dress(axes, "return", last=place + columns >= len(panels), first=place % columns == 0)
+        axes.set_title(task, loc="left", fontsize=11)
+    named = {
+        label: handle
+        for axes in grid.flat
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    canvas.legend(
+        named.values(), named.keys(), loc="outside lower left", frameon=False, fontsize=9, ncols=columns
+    )
+    said = "one seed"
+    if num_seeds > 1:
+        said = f"interquartile mean of {num_seeds} seeds; the band is its 95% bootstrap interval"
+    canvas.suptitle(said, x=0.01, ha="left", fontsize=11)
+    canvas.savefig(path)
+
+
 def _lines(axes: Any, panel: Panel, quantity: str, curves: Mapping[str, Curves], dots: Dots) -> None:
     """One line and band for each setting, the first on top."""
     for i, variant in enumerate(panel.variants):
@@ -68,13 +121,7 @@ def _band(
     """Mean and interval. Of a loss that spans many powers of ten, those of its logarithm."""
     if quantity == "value_loss":
         return tuple(np.exp(v) for v in mean_interval(np.log(values)))
-    return mean_interval(_held(values))
-
-
-def _held(values: Float[np.ndarray, "seeds iterations"]) -> Float[np.ndarray, "seeds iterations"]:
-    """Where no episode ended in an iteration, the return of the last one that had some stands."""
-    known = np.where(np.isnan(values), 0, np.arange(values.shape[1])[None])
-    return np.take_along_axis(values, np.maximum.accumulate(known, axis=1), axis=1)
+    return mean_interval(held(values))
 
 
 def _dress(axes: Any, quantity: str, *, last: bool, first: bool) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 from poise import envs
 from poise.agent import load
+from poise.checkpoint import CheckpointError, agent_folder, load_agent
 from poise.config import ConfigError
 from poise.cores import num_cores
 from poise.errors import PoiseError
@@ -31,7 +32,6 @@ from poise.experiments.paper import FIGURES, Figure, Variant
 from poise.experiments.pool import Job, run_jobs
 from poise.options import Options
 from poise.presets import PRESETS, configure, starting_point
-from poise.recorder import described
 from poise.recording import VideoError, film
 from poise.run import RunError
 from poise.streams import TextOut
@@ -90,10 +90,12 @@ def is_finished(job: Job) -> bool:
     """Whether its folder holds the finished run of exactly this configuration."""
     try:
         summary = json.loads((job.folder / "summary.json").read_text())
-        config = json.loads((job.folder / "config.json").read_text())
-    except (OSError, ValueError):
+        _, manifest = load_agent(agent_folder(job.folder))
+    except (OSError, ValueError, CheckpointError):
         return False
-    same = config == json.loads(json.dumps(described(envs.resolve(job.env), job.config)))
+    found = envs.resolve(job.env)
+    wanted = found.id, found.backend, job.config.settled(manifest.spec)
+    same = (manifest.env, manifest.backend, manifest.config) == wanted
     return same and summary["status"] == "finished" and summary["evaluation"] is not None
 
 

@@ -74,6 +74,12 @@ def as_curves(rows: Iterable[Row]) -> dict[str, Curves]:
     return curves
 
 
+def held(values: Float[np.ndarray, "seeds iterations"]) -> Float[np.ndarray, "seeds iterations"]:
+    """Where no episode ended in an iteration (NaN), the return of the last one that had some stands."""
+    known = np.where(np.isnan(values), 0, np.arange(values.shape[1])[None])
+    return np.take_along_axis(values, np.maximum.accumulate(known, axis=1), axis=1)
+
+
 def as_dots(rows: Iterable[Row]) -> Dots:
     """The rows of EPISODE_COLUMNS by setting."""
     found: dict[str, list[tuple[float, float]]] = {}
