@@ -71,7 +71,7 @@ class Learner:
         return np.clip(x, low, high)
 
     def _normalized(self, obs):
-        if self.seen_obs:  # of earlier iterations alone
+        if self.seen_obs:
             seen = np.concatenate(self.seen_obs)
             obs = (obs - seen.mean(0)) / np.sqrt(seen.var(0) + 1e-8)
         limit = self.config.normalize.obs_clip
@@ -81,8 +81,13 @@ class Learner:
         """One iteration. ``orders`` holds the shuffled row numbers of each epoch."""
         ppo, policy, value, log_std = self.config.ppo, self.policy, self.value, self.log_std
         raw = np.asarray(rollout.obs, float)
-        obs, next_obs = self._normalized(raw), self._normalized(np.asarray(rollout.next_obs, float))
-        self.seen_obs.append(raw.reshape(-1, raw.shape[2]))
+        mine = raw.reshape(-1, raw.shape[2])
+        if not self.seen_obs and self.config.normalize.first_rollout:
+            self.seen_obs.append(mine)
+            obs, next_obs = self._normalized(raw), self._normalized(np.asarray(rollout.next_obs, float))
+        else:  # of earlier iterations alone
+            obs, next_obs = self._normalized(raw), self._normalized(np.asarray(rollout.next_obs, float))
+            self.seen_obs.append(mine)
         reward = np.asarray(rollout.reward, float)
         steps, envs = reward.shape
         terminated, truncated = np.asarray(rollout.terminated), np.asarray(rollout.truncated)
@@ -95,23 +100,30 @@ class Learner:
         limit = self.config.normalize.reward_clip
         reward = self._clip("reward", reward / scale, -limit, limit)
 
-        v = np.stack([value.forward(o)[:, 0] for o in obs])
-        v_next = np.stack([value.forward(o)[:, 0] for o in next_obs])
-        advantage = np.zeros_like(reward)
-        for n in range(envs):
-            later = 0.0
-            for t in reversed(range(steps)):
-                bootstrap = 0.0 if terminated[t, n] else v_next[t, n]
-                goes_on = not (terminated[t, n] or truncated[t, n])
-                later = reward[t, n] + ppo.gamma * bootstrap - v[t, n] + ppo.gamma * ppo.lam * goes_on * later
-                advantage[t, n] = later
+        def estimates():
+            """Advantages and targets with the value function as it is now."""
+            v = np.stack([value.forward(o)[:, 0] for o in obs])
+            v_next = np.stack([value.forward(o)[:, 0] for o in next_obs])
+            advantage = np.zeros_like(reward)
+            for n in range(envs):
+                later = 0.0
+                for t in reversed(range(steps)):
+                    bootstrap = 0.0 if terminated[t, n] else v_next[t, n]
+                    goes_on = not (terminated[t, n] or truncated[t, n])
+                    later = (
+                        reward[t, n] + ppo.gamma * bootstrap - v[t, n] + ppo.gamma * ppo.lam * goes_on * later
+                    )
+                    advantage[t, n] = later
+            return advantage.ravel(), (v + advantage).ravel()
 
         rows = obs.reshape(-1, obs.shape[2])
         action = np.asarray(rollout.action, float).reshape(len(rows), -1)
-        advantage, target = advantage.ravel(), (v + advantage).ravel()
+        advantage, target = estimates()
         old = log_prob(policy.forward(rows), log_std, action)
         size = ppo.minibatch_size
-        for order in orders:
+        for epoch, order in enumerate(orders):
+            if epoch and ppo.recompute_every is not None and epoch % ppo.recompute_every == 0:
+                advantage, target = estimates()
             for start in range(0, len(order) - size + 1, size):
                 b = order[start : start + size]
                 a = (advantage[b] - advantage[b].mean()) / (advantage[b].std() + 1e-8)

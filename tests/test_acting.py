@@ -94,7 +94,11 @@ def test_the_scale_is_the_same_in_jax():
 
 def test_the_number_of_rows_does_not_change_an_action():
     """Few rows, many, and few again: what is repeated for them is that of the last call or not at all."""
-    actor = Actor(make_policy(SPEC, Policy(init="uniform"), key=jax.random.key(3)), NORMALIZER, Normalize())
+    actor = Actor(
+        make_policy(SPEC, Policy(std_init=1.0, init="uniform"), key=jax.random.key(3)),
+        NORMALIZER,
+        Normalize(),
+    )
     obs = np.random.default_rng(0).standard_normal((FEW_ROWS + 1, SPEC.obs_size)).astype(np.float32)
     expected = actor.act(obs)
     for rows in (1, 5, 5, FEW_ROWS, 3):

@@ -25,9 +25,17 @@ from poise.spec import Spec
         (lambda: Policy(hidden=(64, 0)), "policy.hidden = (64, 0): must be >= 1"),
         (lambda: Policy(std="fixed", std_min=0.1), "policy.std_min = 0.1: must be 0 with policy.std = fixed"),
         (lambda: Normalize(reward=False, reward_gamma=1.0), "normalize.reward_gamma = 1.0: must be None"),
+        (lambda: Normalize(obs=False, first_rollout=False), "normalize.first_rollout = False: has no effect"),
         (lambda: Config(seed=-1), "seed = -1: must be >= 0"),
-        (lambda: Config(total_steps=2047), "total_steps = 2047: must be >= 2048, one rollout"),
-        (lambda: Config(num_envs=1, ppo=PPO(num_steps=32)), "ppo.minibatch_size = 64: must be <= 32"),
+        (
+            lambda: Config(total_steps=2047, num_envs=16, ppo=PPO(num_steps=128)),
+            "total_steps = 2047: must be >= 2048, one rollout",
+        ),
+        (lambda: Config(total_steps=1), "total_steps = 1: a rollout needs 2 rows"),
+        (
+            lambda: Config(num_envs=1, ppo=PPO(num_steps=32, minibatch_size=64)),
+            "ppo.minibatch_size = 64: must be <= 32",
+        ),
     ],
 )
 def test_a_wrong_value_names_field_value_and_bound(make, message):
@@ -39,7 +47,7 @@ def test_a_wrong_value_names_field_value_and_bound(make, message):
 def test_derived_sizes():
     config = Config(total_steps=100_000, num_envs=1, ppo=PPO(num_steps=2000, minibatch_size=32))
     assert (config.rollout_size, config.num_iterations) == (2000, 50)
-    assert Config(total_steps=5000).num_iterations == 2  # rounded down
+    assert Config(total_steps=5000, num_envs=16, ppo=PPO(num_steps=128)).num_iterations == 2  # rounded down
 
 
 def test_a_group_given_as_a_mapping_is_refused_with_what_it_must_be():

@@ -60,8 +60,8 @@ def test_the_budget_counts_real_steps_and_is_rounded_down_to_whole_rollouts():
 
 
 def test_an_environment_of_another_number_is_refused():
-    with pytest.raises(ConfigError, match="num_envs = 16: the environment given has 3"):
-        next(iterations(Config(), Counter([3, -5, 0])))
+    with pytest.raises(ConfigError, match="num_envs = 2: the environment given has 3"):
+        next(iterations(Config(num_envs=2), Counter([3, -5, 0])))
 
 
 def test_each_yielded_state_stays_usable():
@@ -78,7 +78,9 @@ def test_metrics_are_what_the_episodes_say():
     assert progress.metrics["episode/count"] == 10 + 6
     assert progress.metrics["episode/length"] == pytest.approx((10 * 3 + 6 * 5) / 16)
     assert progress.metrics["policy/num_updates"] == 10 * 3
-    assert progress.metrics["policy/learning_rate"] == config.ppo.policy_learning_rate
+    assert (
+        progress.metrics["policy/learning_rate"] == config.settled(Counter([3]).spec).ppo.policy_learning_rate
+    )
     assert progress.metrics["policy/std"] == 1.0
 
 
@@ -90,7 +92,7 @@ def test_what_diverges_in_the_only_iteration_ends_the_training(part, std, num_ep
     # after one epoch of one minibatch the weights are huge and finite, what they give is not
     rate = {"policy": "policy_learning_rate", "value function": "value_learning_rate"}[part]
     ppo = PPO(num_steps=32, minibatch_size=128, num_epochs=num_epochs, **{rate: 1e38})
-    config = Config(total_steps=128, num_envs=4, ppo=ppo, policy=Policy(std=std))
+    config = Config(total_steps=128, num_envs=4, ppo=ppo, policy=Policy(std=std), normalize=RAW)
     what = rf"the {part} is" if num_epochs == 1 else f"{part.split()[0]}/loss is (nan|inf)"
     with pytest.raises(TrainingError, match=rf"{what} .*in iteration 1 of Counter"):
         list(iterations(config, Counter([3, -5, 0, 0])))
@@ -98,7 +100,7 @@ def test_what_diverges_in_the_only_iteration_ends_the_training(part, std, num_ep
 
 def test_choices_that_diverge_in_the_only_iteration_end_the_training():
     ppo = PPO(num_steps=32, minibatch_size=128, num_epochs=1, policy_learning_rate=1e38)
-    config = Config(total_steps=128, num_envs=4, ppo=ppo)
+    config = Config(total_steps=128, num_envs=4, ppo=ppo, normalize=RAW)
     with pytest.raises(TrainingError, match="the policy is infinite or NaN in iteration 1 of Bandit"):
         list(iterations(config, Bandit(4, discrete=True)))
 
@@ -126,6 +128,7 @@ def test_what_became_infinite_first_is_named_with_its_epoch_and_minibatch():
 def test_the_repetition_of_an_iteration_that_is_well_finds_nothing():
     config = Config(total_steps=128, num_envs=4, ppo=PPO(num_steps=32, minibatch_size=32, num_epochs=2))
     env = Counter([3, -5, 0, 0])
+    config = config.settled(env.spec)
     state, collector = init(env.spec, config), make_collector(env, config)
     rollout = collector.collect(state.learner.policy, state.normalizer, 0).rollout
     assert first_bad(state, make_ready(state, rollout, config=config), config) is None

@@ -55,7 +55,7 @@ def batch_for(policy, size=6):
 
 
 def test_with_the_acting_policy_the_loss_is_minus_the_mean_advantage_and_the_kl_0():
-    policy = make_policy(SPEC, Policy(), key=jax.random.key(0))
+    policy = make_policy(SPEC, Policy(std_init=1.0), key=jax.random.key(0))
     loss, metrics = policy_loss(policy, batch_for(policy), PPO(normalize_advantage=False))
     assert loss == pytest.approx(-2.5, abs=1e-5)
     assert metrics.kl == pytest.approx(0, abs=1e-6)

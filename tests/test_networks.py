@@ -16,7 +16,7 @@ KEY = jax.random.key(0)
 
 
 def test_orthogonal_weights_have_orthogonal_columns_of_the_gain():
-    mlp = make_policy(SPEC, Policy(), key=KEY).mlp
+    mlp = make_policy(SPEC, Policy(std_init=1.0), key=KEY).mlp
     np.testing.assert_allclose(mlp.weight[1].T @ mlp.weight[1], 2 * np.eye(64), atol=1e-5)
     np.testing.assert_allclose(mlp.weight[0] @ mlp.weight[0].T, 2 * np.eye(3), atol=1e-5)
     np.testing.assert_allclose(mlp.weight[2].T @ mlp.weight[2], 1e-4 * np.eye(2), atol=1e-9)
@@ -29,16 +29,16 @@ def test_the_last_layer_of_the_value_function_has_gain_1():
 
 
 def test_uniform_weights_stay_within_one_over_root_inputs():
-    mlp = make_policy(SPEC, Policy(init="uniform"), key=KEY).mlp
+    mlp = make_policy(SPEC, Policy(std_init=1.0, init="uniform"), key=KEY).mlp
     assert 0.9 / 8 < float(jnp.abs(mlp.weight[1]).max()) <= 1 / 8
 
 
 def test_the_mlp_by_hand():
-    mlp = make_policy(SPEC, Policy(hidden=(4,)), key=KEY).mlp
+    mlp = make_policy(SPEC, Policy(std_init=1.0, hidden=(4,)), key=KEY).mlp
     w, b = [np.asarray(x) for x in mlp.weight], [np.asarray(x) for x in mlp.bias]
     expected = np.tanh(OBS @ w[0] + b[0]) @ w[1] + b[1]
     np.testing.assert_allclose(mlp(OBS), expected, rtol=1e-5)
-    relu = make_policy(SPEC, Policy(hidden=(4,), activation="relu"), key=KEY).mlp
+    relu = make_policy(SPEC, Policy(std_init=1.0, hidden=(4,), activation="relu"), key=KEY).mlp
     np.testing.assert_allclose(relu(OBS), np.maximum(OBS @ w[0] + b[0], 0) @ w[1] + b[1], rtol=1e-5)
 
 
@@ -64,8 +64,10 @@ def test_a_predicted_deviation_is_softplus_scaled_so_that_0_gives_std_init():
 
 @pytest.mark.parametrize("head_tanh", ["none", "mean", "all"])
 def test_the_final_tanh_covers_what_it_says(head_tanh):
-    plain = make_policy(SPEC, Policy(std="predicted", init="uniform"), key=KEY)
-    policy = make_policy(SPEC, Policy(std="predicted", init="uniform", head_tanh=head_tanh), key=KEY)
+    plain = make_policy(SPEC, Policy(std_init=1.0, std="predicted", init="uniform"), key=KEY)
+    policy = make_policy(
+        SPEC, Policy(std_init=1.0, std="predicted", init="uniform", head_tanh=head_tanh), key=KEY
+    )
     mean, pre = np.split(plain.mlp(OBS * 5), 2)
     mean = mean if head_tanh == "none" else np.tanh(mean)
     pre = np.tanh(pre) if head_tanh == "all" else pre

@@ -8,7 +8,7 @@ from poise.config import PPO, Config, Normalize, Policy
 from poise.envs import make
 from poise.envs.native import NativeEnv
 from poise.loop import iterations
-from poise.rollout import HostCollector, NativeCollector
+from poise.rollout import HostCollector, NativeCollector, first_lengths
 from poise.seeds import Stream, episode_seed, stream_key
 from poise.update import init
 
@@ -97,12 +97,15 @@ def test_the_same_rollout_through_both_host_backends():
     )
     for a, b in zip(jax.tree.leaves(ours.rollout), jax.tree.leaves(theirs.rollout), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
-    assert [e.length for e in ours.episodes] == [50] * 4 == [e.length for e in theirs.episodes]
+    # of the first environment the first episode ended after 25 steps and is not counted
+    places = [(e.env, e.index, e.step, e.length) for e in ours.episodes]
+    assert places == [(1, 0, 100, 50), (0, 1, 150, 50), (1, 1, 200, 50)]
+    assert places == [(e.env, e.index, e.step, e.length) for e in theirs.episodes]
 
 
 @pytest.mark.parametrize(("end", "limit"), [(3, None), (0, 3), (0, None)])
 def test_the_compiled_collector_ends_episodes_as_the_other_does(end, limit):
-    config = small(num_envs=2)
+    config = small(num_envs=2, stagger_starts=False)
     ends = [end or -(limit or 0)] * 2
     host, host_episodes, *_ = collector_for(Counter(ends), config)(0)
     collect = collector_for(NativeEnv(NativeCounter(end, limit), 2), config, NativeCollector)
@@ -119,6 +122,44 @@ def test_the_compiled_collector_ends_episodes_as_the_other_does(end, limit):
     following = collect(1).rollout
     carried = 8 if not end and not limit else 2
     np.testing.assert_array_equal(following.obs[0, :, 1], [carried, carried])
+
+
+def test_the_lengths_of_first_episodes_by_hand():
+    spec = NativeCounter(0, 200).spec
+    assert first_lengths(Config(), spec, 4).tolist() == [50, 100, 150, 200]
+    assert first_lengths(Config(), spec, 1).tolist() == [200]
+    assert first_lengths(Config(), NativeCounter(0, 2).spec, 4).tolist() == [1, 1, 1, 2]
+    assert first_lengths(Config(), NativeCounter(3, None).spec, 4) is None
+    for off in (PPO(stagger_starts=False), PPO(reset_every_rollout=True)):
+        assert first_lengths(Config(ppo=off), spec, 4) is None
+
+
+@pytest.mark.parametrize("kind", [NativeCollector, HostCollector])
+def test_first_episodes_end_in_turn_and_are_not_counted(kind):
+    config = small(num_envs=4)  # 8 steps
+    collect = collector_for(NativeEnv(NativeCounter(0, 8), 4), config, kind)
+    first, second = collect(0), collect(1)
+    truncated = np.concatenate([np.asarray(c.rollout.truncated) for c in (first, second)])
+    assert [np.flatnonzero(column).tolist() for column in truncated.T] == [[1, 9], [3, 11], [5, 13], [7, 15]]
+    assert not np.asarray(first.rollout.terminated).any()
+    assert [(e.env, e.index, e.length) for e in first.episodes] == [(3, 0, 8)]
+    assert [(e.env, e.index, e.length) for e in second.episodes] == [
+        (0, 1, 8),
+        (1, 1, 8),
+        (2, 1, 8),
+        (3, 1, 8),
+    ]
+
+
+@pytest.mark.parametrize("kind", [NativeCollector, HostCollector])
+def test_a_first_episode_that_ended_by_itself_counts_and_is_not_cut(kind):
+    config = small(num_envs=2)
+    collect = collector_for(
+        NativeEnv(NativeCounter(3, 12), 2), config, kind
+    )  # terminates after 3 of 12 steps
+    collected = collect(0)
+    assert not np.asarray(collected.rollout.truncated).any()
+    assert [e.length for e in collected.episodes] == [3] * 4
 
 
 def test_the_compiled_collector_begins_anew_when_told_and_never_repeats_a_start():
@@ -160,7 +201,7 @@ def test_options_of_collecting_change_the_rollout():
     base = Config(total_steps=64, num_envs=2, ppo=PPO(num_steps=32))
 
     def shape(config):
-        return collector_for(make("Pendulum-v1", config.num_envs), config, NativeCollector)(0)[0].obs.shape
+        return collector_for(make("Pendulum-v1", config.shape[1]), config, NativeCollector)(0)[0].obs.shape
 
     assert shape(base) == (32, 2, 3)
     assert shape(Config(total_steps=64, num_envs=4, ppo=PPO(num_steps=16))) == (16, 4, 3)
@@ -180,7 +221,13 @@ def test_options_of_collecting_change_the_rollout():
 @pytest.mark.parametrize("id", ["InvertedPendulum-v4", "Pendulum-v1"])
 def test_what_acted_is_what_prepare_takes_for_the_old_policy(id):
     """At any iteration the sampled action, seen from prepare's distribution, is the noise and no more."""
-    config = Config(total_steps=3 * 128, num_envs=2, ppo=PPO(num_steps=64, policy_learning_rate=3e-3))
+    # the first rollout is otherwise learned from as its own statistics scale it, which did not act
+    config = Config(
+        total_steps=3 * 128,
+        num_envs=2,
+        ppo=PPO(num_steps=64, policy_learning_rate=3e-3),
+        normalize=Normalize(first_rollout=False),
+    )
     env = make(id, 2)
     for progress in iterations(config, env):
         i = progress.iteration - 1

@@ -32,7 +32,7 @@ def test_no_key_serves_two_purposes():
 
 
 def test_the_first_noise_is_not_made_of_the_bits_of_the_first_weights():
-    config = Config(total_steps=2048, num_envs=16)
+    config = Config(total_steps=2048, num_envs=16, ppo=PPO(num_steps=128))
     env = NativeEnv(NativeCounter(0, None), 16)
     state = init(env.spec, config)
     rollout = NativeCollector(env, config).collect(state.learner.policy, state.normalizer, 0).rollout

@@ -22,7 +22,9 @@ from poise.types import Rollout
 from poise.update import draw_shuffles, init, learning_rate, minibatches, prepare, shuffles, update
 
 SPEC = Spec("probe", (3,), (2,), (-1.0, -1.0), (1.0, 1.0))
-BASE = {"total_steps": 400, "num_envs": 4, "ppo": {"num_steps": 25, "num_epochs": 2, "minibatch_size": 32}}
+PPO = {"num_steps": 25, "num_epochs": 2, "minibatch_size": 32, "gamma": 0.97, "recompute_every": 1}
+RATES = {"policy_learning_rate": 5e-4, "value_learning_rate": 5e-4}
+BASE = {"total_steps": 400, "num_envs": 4, "ppo": PPO | RATES}
 
 
 def config(**changes):
@@ -64,9 +66,11 @@ def leaves(learner):
     return [np.asarray(x) for x in jax.tree.leaves((learner.policy, learner.value))]
 
 
-def test_two_whole_updates_equal_the_naive_ppo():
+@pytest.mark.parametrize(("first_rollout", "recompute_every"), [(True, 1), (False, None), (True, 2)])
+def test_two_whole_updates_equal_the_naive_ppo(first_rollout, recompute_every):
     """Two, so that statistics and optimizers go on; with every bound so tight that it binds."""
-    settings = config(ppo__clip=0.02, normalize__reward_clip=0.5, normalize__obs_clip=1.5)
+    tight = {"ppo__clip": 0.02, "normalize__reward_clip": 0.5, "normalize__obs_clip": 1.5}
+    settings = config(**tight, normalize__first_rollout=first_rollout, ppo__recompute_every=recompute_every)
     state = init(SPEC, settings)
     policy = Net(state.learner.policy.mlp.weight, state.learner.policy.mlp.bias)
     value = Net(state.learner.value.mlp.weight, state.learner.value.mlp.bias)
@@ -108,6 +112,7 @@ CHANGES = {
     "seed": 1,
     "ppo__num_epochs": 3,
     "ppo__minibatch_size": 16,
+    "ppo__recompute_every": None,
     "ppo__gamma": 0.5,
     "ppo__lam": 0.5,
     "ppo__clip": 0.01,
@@ -130,13 +135,20 @@ CHANGES = {
     "value__init": "uniform",
     "normalize__obs": False,
     "normalize__obs_clip": 1.0,
+    "normalize__first_rollout": False,
     "normalize__reward": False,
     "normalize__reward_clip": 0.5,
     "normalize__reward_gamma": 0.0,
     "total_steps": 200,
 }
 # what decides which rows are collected, not what is made of them; tests/test_rollout.py changes these
-COLLECTING = {"num_envs", "ppo__num_steps", "ppo__reset_every_rollout", "normalize__action"}
+COLLECTING = {
+    "num_envs",
+    "ppo__num_steps",
+    "ppo__reset_every_rollout",
+    "ppo__stagger_starts",
+    "normalize__action",
+}
 
 
 def two_updates(settings):
@@ -270,7 +282,16 @@ def test_observation_statistics_are_frozen_and_return_statistics_are_not():
     state = init(SPEC, settings)
     rollout = rollout_for(state)
     prepared = prepare(state, rollout, config=settings)
-    np.testing.assert_allclose(prepared.batch.obs, np.clip(rollout.obs, -10, 10).reshape(100, 3))
+    own = (rollout.obs - rollout.obs.mean((0, 1))) / rollout.obs.std((0, 1))  # of the first rollout alone
+    np.testing.assert_allclose(prepared.batch.obs, own.reshape(100, 3), atol=1e-4)
+    usual = config(normalize__first_rollout=False)
+    left = prepare(init(SPEC, usual), rollout, config=usual).batch.obs
+    np.testing.assert_allclose(left, np.clip(rollout.obs, -10, 10).reshape(100, 3))
+    state = update(state, rollout, config=settings).state
+    second = prepare(state, rollout_for(state, seed=1), config=settings)
+    raw = rollout_for(state, seed=1).obs
+    by_first = (raw - rollout.obs.mean((0, 1))) / rollout.obs.std((0, 1))
+    np.testing.assert_allclose(second.batch.obs, by_first.reshape(100, 3), atol=1e-4)
     np.testing.assert_allclose(prepared.normalizer.obs.mean, rollout.obs.mean((0, 1)), atol=1e-5)
     assert prepared.normalizer.ret.count == 100
 

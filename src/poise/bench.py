@@ -140,11 +140,13 @@ class Bench:
         steps, whole = self.rounds[0].steps, self.median(lambda r: r.whole)
         flops = self.median(lambda r: r.flops)
 
+        num_steps, num_envs = config.shape
+
         def spread(of: Callable[[Round], float], form: str) -> str:
             return f"({min(map(of, self.rounds)):{form}} to {max(map(of, self.rounds)):{form}})"
 
         lines = [
-            f"{self.env} on {self.backend}: {config.num_envs} environments x {config.ppo.num_steps} steps, "
+            f"{self.env} on {self.backend}: {num_envs} environments x {num_steps} steps, "
             f"{steps:,} steps, seed {config.seed}",
             f"medians of {len(self.rounds)} trainings, {num_cores()} cores",
             "",
@@ -246,7 +248,7 @@ def flops_a_step(trained: Trained, config: Config) -> float:
     for network in (trained.policy, trained.value):
         sizes = [w.size for w in network.mlp.weight]
         a_row += 6 * sum(sizes) - 2 * sizes[0]
-    rows = config.rollout_size // config.ppo.minibatch_size * config.ppo.minibatch_size
+    rows = config.rollout_size // config.minibatch_size * config.minibatch_size
     return a_row * config.ppo.num_epochs * rows / config.rollout_size
 
 
@@ -291,7 +293,7 @@ class _Recording:
 
 def record(found: envs.Resolved, config: Config, trained: Trained) -> list[Move]:
     """One rollout of the trained agent with sampled actions, from fresh episodes on."""
-    env = envs.make(found.id, config.num_envs, found.backend)
+    env = envs.make(found.id, config.shape[1], found.backend)
     recording = _Recording(env, getattr(env, "rows", None))
     try:
         HostCollector(recording, config).collect(trained.policy, trained.normalizer, 0)

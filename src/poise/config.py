@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from poise import defaults
 from poise.errors import PoiseError
 from poise.spec import Spec
 
@@ -98,22 +99,28 @@ class PPO(Checked):
 
     prefix = "ppo."
 
-    num_steps: Count = 128
-    """Steps of each environment in a rollout, T."""
+    num_steps: Count | None = None
+    """Steps of each environment in a rollout, T; None: so many that the budget is about 36 rollouts, of
+    256 to 2048 rows each (docs/defaults.md)."""
     num_epochs: Count = 10
     """Passes over each rollout."""
-    minibatch_size: Annotated[int, Bound(ge=2)] = 64
-    """Rows of a minibatch; what does not fill one is dropped after each shuffle."""
-    gamma: Share = 0.97
-    """Discount."""
+    recompute_every: Count | None = 5
+    """Epochs after which values, advantages and targets are computed anew, with the value function as it has
+    learned so far; None: once per rollout."""
+    minibatch_size: Annotated[int | None, Bound(ge=2)] = None
+    """Rows of a minibatch; what does not fill one is dropped after each shuffle. None: 128, or the whole
+    rollout where that has fewer."""
+    gamma: Share | None = None
+    """Discount; None: 1 - 1 / (3 sqrt(time limit)), 0.99 where episodes have no limit (docs/defaults.md)."""
     lam: Share = 0.95
     """Lambda of generalized advantage estimation."""
     clip: Positive = 0.2
     """Half width of the interval to which the probability ratio is clipped."""
-    policy_learning_rate: Positive = 5e-4
-    """Step size of the policy's Adam at the start."""
-    value_learning_rate: Positive = 5e-4
-    """Step size of the value function's Adam at the start."""
+    policy_learning_rate: Positive | None = None
+    """Step size of the policy's Adam at the start; None: 1e-3 sqrt(100,000 / budget), at least 3e-4 and at
+    most 3e-3 (docs/defaults.md)."""
+    value_learning_rate: Positive | None = None
+    """Step size of the value function's Adam at the start; None: by the same rule."""
     anneal: Literal["linear", "none"] = "linear"
     """Whether both learning rates go to 0 with the share of the budget that is done."""
     max_grad_norm: Annotated[float | None, Bound(gt=0)] = 0.5
@@ -124,6 +131,9 @@ class PPO(Checked):
     """Weight of the entropy bonus in the policy's loss."""
     normalize_advantage: bool = True
     """Whether the policy's loss sees advantages with mean 0 and deviation 1 in each minibatch."""
+    stagger_starts: bool = True
+    """Whether the first episodes are cut short at different steps, so that the environments are not all in
+    the same part of their episodes from then on; where there is a time limit."""
     reset_every_rollout: bool = False
     """Whether each rollout begins with fresh episodes; otherwise episodes go on across rollouts."""
 
@@ -142,8 +152,9 @@ class Policy(Checked):
     """Initial weights: orthogonal with gain sqrt 2 (last layer 0.01), or uniform within 1/sqrt(inputs)."""
     std: Literal["fixed", "predicted", "independent"] = "independent"
     """Deviation of a continuous action: a constant, an output of the network, or a parameter of its own."""
-    std_init: Positive = 1.0
-    """Initial deviation, in the units the policy acts in ([-1, 1] where actions are normalized)."""
+    std_init: Positive | None = None
+    """Initial deviation, in the units the policy acts in ([-1, 1] where actions are normalized); None: 1 over
+    the root of the number of action dimensions (docs/defaults.md)."""
     std_min: Annotated[float, Bound(ge=0)] = 0.0
     """Added to a predicted or independent deviation, so that it stays above this."""
     head_tanh: Literal["none", "mean", "all"] = "none"
@@ -179,6 +190,9 @@ class Normalize(Checked):
 
     obs: bool = True
     """Observations: minus the running mean, over the running deviation."""
+    first_rollout: bool = True
+    """Whether the first rollout's observations are normalized by its own statistics when it is learned from;
+    otherwise they are left as they are. Each later rollout is normalized by those of all before it."""
     obs_clip: Annotated[float | None, Bound(gt=0)] = 10.0
     """Bound on each entry of an observation, after normalization; None: no bound."""
     reward: bool = True
@@ -193,6 +207,10 @@ class Normalize(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.obs and not self.first_rollout:
+            raise ConfigError(
+                "normalize.first_rollout = False: has no effect where normalize.obs is off; leave it at True"
+            )
         if not self.reward and self.reward_gamma is not None:
             raise ConfigError(
                 f"normalize.reward_gamma = {self.reward_gamma!r}: must be None where normalize.reward is off"
@@ -207,8 +225,9 @@ class Config(Checked):
     """Budget in environment steps, rounded down to whole rollouts."""
     seed: Annotated[int, Bound(ge=0, le=LAST_SEED)] = 0
     """Seed of everything that is drawn."""
-    num_envs: Count = 16
-    """Environments stepped together, N."""
+    num_envs: Count | None = None
+    """Environments stepped together, N; None: 16, fewer where rollouts are shorter than 1024 rows
+    (docs/defaults.md)."""
     ppo: PPO = field(default_factory=PPO)
     policy: Policy = field(default_factory=Policy)
     value: Value = field(default_factory=Value)
@@ -216,25 +235,65 @@ class Config(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.ppo.minibatch_size > self.rollout_size:
+        if self.rollout_size < 2:
+            raise ConfigError(f"total_steps = {self.total_steps}: a rollout needs 2 rows ({self._as_text})")
+        if self.minibatch_size > self.rollout_size:
             raise ConfigError(
                 f"ppo.minibatch_size = {self.ppo.minibatch_size}: must be <= {self.rollout_size}, "
-                f"the rows of a rollout (num_envs {self.num_envs} x ppo.num_steps {self.ppo.num_steps})"
+                f"the rows of a rollout ({self._as_text})"
             )
         if self.total_steps < self.rollout_size:
             raise ConfigError(
                 f"total_steps = {self.total_steps}: must be >= {self.rollout_size}, "
-                f"one rollout (num_envs {self.num_envs} x ppo.num_steps {self.ppo.num_steps})"
+                f"one rollout ({self._as_text})"
             )
 
     @property
     def rollout_size(self) -> int:
         """Rows of one rollout, B = T * N."""
-        return self.num_envs * self.ppo.num_steps
+        num_steps, num_envs = self.shape
+        return num_steps * num_envs
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Steps T and environments N of a rollout: as given, or what follows from the budget."""
+        return defaults.shape(self.total_steps, self.ppo.num_steps, self.num_envs)
+
+    @property
+    def minibatch_size(self) -> int:
+        """Rows of a minibatch: as given, or 128 where a rollout has as many."""
+        given = self.ppo.minibatch_size
+        return min(defaults.MINIBATCH, self.rollout_size) if given is None else given
+
+    @property
+    def _as_text(self) -> str:
+        num_steps, num_envs = self.shape
+        return f"num_envs {num_envs} x ppo.num_steps {num_steps}"
 
     @property
     def num_iterations(self) -> int:
         return self.total_steps // self.rollout_size
+
+    def settled(self, spec: Spec) -> "Config":
+        """The same with a number for each option that is derived where it is None.
+
+        From the budget, the environment's time limit and its number of action dimensions: nothing else
+        decides them.
+        """
+        ppo, policy = self.ppo, self.policy
+        num_steps, num_envs = self.shape
+        if policy.std_init is None and not spec.discrete:
+            policy = dataclasses.replace(policy, std_init=defaults.std_init(spec.action_size))
+        rate = defaults.learning_rate(self.total_steps)
+        chosen = {
+            "num_steps": num_steps,
+            "minibatch_size": self.minibatch_size,
+            "gamma": defaults.gamma(spec.time_limit) if ppo.gamma is None else ppo.gamma,
+            "policy_learning_rate": rate if ppo.policy_learning_rate is None else ppo.policy_learning_rate,
+            "value_learning_rate": rate if ppo.value_learning_rate is None else ppo.value_learning_rate,
+        }
+        ppo = dataclasses.replace(ppo, **chosen)
+        return dataclasses.replace(self, num_envs=num_envs, ppo=ppo, policy=policy)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -273,6 +332,13 @@ class Config(Checked):
             value, usual = (getattr(getattr(c, group), name) for c in (self, Config()))
             if value != usual:
                 raise ConfigError(f"{path} = {value!r}: has no effect on {why}; leave it at {usual!r}")
+
+
+def known(value: float | None) -> float:
+    """A number of a configuration that is ``settled``."""
+    if value is None:
+        raise ConfigError("a derived option has no number yet: call Config.settled first")
+    return value
 
 
 def from_dict(cls: type, data: Any, prefix: str) -> Any:

@@ -10,7 +10,16 @@ from jaxtyping import Array, Float
 from poise.config import PPO, Config
 from poise.losses import policy_loss, value_loss
 from poise.types import Batch
-from poise.update import Ready, TrainState, apply_gradient, learning_rate, make_optimizer, minibatches
+from poise.update import (
+    Ready,
+    TrainState,
+    apply_gradient,
+    blocks,
+    learning_rate,
+    make_optimizer,
+    minibatches,
+    recomputed,
+)
 
 
 @partial(jax.jit, static_argnames=("kind", "config"))
@@ -34,28 +43,39 @@ def first_bad(state: TrainState, ready: Ready, config: Config) -> str | None:
     None where the repetition, which rounds otherwise, meets none.
     """
     learner, ppo, iteration = state.learner, config.ppo, int(state.iteration)
-    batch = jax.device_get(ready.prepared.batch)
-    for kind, start, params, opt_state in (
-        ("policy", ppo.policy_learning_rate, learner.policy, learner.policy_opt),
-        ("value", ppo.value_learning_rate, learner.value, learner.value_opt),
-    ):
-        params, opt_state = jax.device_get((params, opt_state))
-        rate = np.float32(learning_rate(start, iteration, config))
-        for (epoch, i), rows in _each(ready.rows):
-            part = jax.tree.map(lambda x: x[0], minibatches(batch, jax.numpy.asarray(rows[None])))
-            params, opt_state, gradient, loss, kl = _one(params, opt_state, part, rate, kind=kind, config=ppo)
-            parts = {"loss": loss, "gradient": gradient, "parameters after it": params}
-            for name, tree in parts.items():
-                if (odd := _odd(tree)) is not None:
-                    return f"first the {kind}'s {name} ({odd}) in epoch {epoch}, minibatch {i}"
-            if kind == "policy" and ppo.target_kl is not None and kl > ppo.target_kl:
-                break
+    batch, transitions = jax.device_get((ready.prepared.batch, ready.prepared.transitions))
+    now = jax.device_get(
+        {"policy": (learner.policy, learner.policy_opt), "value": (learner.value, learner.value_opt)}
+    )
+    rates = {
+        name: np.float32(learning_rate(start, iteration, config))
+        for name, start in (("policy", ppo.policy_learning_rate), ("value", ppo.value_learning_rate))
+    }
+    stopped = False
+    for block in blocks(len(ready.rows), ppo):
+        if block.start and transitions is not None:
+            batch = jax.device_get(recomputed(now["value"][0], batch, transitions, ppo=ppo))
+        for kind, rate in rates.items():
+            params, opt_state = now[kind]
+            for (epoch, i), rows in _each(ready.rows[block], block.start):
+                if kind == "policy" and stopped:
+                    break
+                part = jax.tree.map(lambda x: x[0], minibatches(batch, jax.numpy.asarray(rows[None])))
+                params, opt_state, gradient, loss, kl = _one(
+                    params, opt_state, part, rate, kind=kind, config=ppo
+                )
+                parts = {"loss": loss, "gradient": gradient, "parameters after it": params}
+                for name, tree in parts.items():
+                    if (odd := _odd(tree)) is not None:
+                        return f"first the {kind}'s {name} ({odd}) in epoch {epoch}, minibatch {i}"
+                stopped |= kind == "policy" and ppo.target_kl is not None and bool(kl > ppo.target_kl)
+            now[kind] = params, opt_state
     return None
 
 
-def _each(rows: np.ndarray) -> list[tuple[tuple[int, int], np.ndarray]]:
-    """The rows of each minibatch with its epoch and number, counted from 1."""
-    return [((e + 1, i + 1), row) for e, epoch in enumerate(rows) for i, row in enumerate(epoch)]
+def _each(rows: np.ndarray, before: int) -> list[tuple[tuple[int, int], np.ndarray]]:
+    """The rows of each minibatch with its epoch (``before`` came earlier) and number, counted from 1."""
+    return [((before + e + 1, i + 1), row) for e, epoch in enumerate(rows) for i, row in enumerate(epoch)]
 
 
 def _odd(tree: Any) -> str | None:

@@ -1,5 +1,6 @@
 """The training loop, as a generator: it yields after every iteration and reacts to nothing."""
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -74,6 +75,9 @@ def iterations(config: Config, env: VectorEnv, start: Start | None = None) -> It
         TrainingError: a loss, a parameter, or what a network makes of one became infinite or NaN. That
             iteration is not yielded.
     """
+    if config.num_envs is None:
+        config = dataclasses.replace(config, num_envs=env.num_envs)
+    config = config.settled(env.spec)
     if env.num_envs != config.num_envs:
         raise ConfigError(f"num_envs = {config.num_envs}: the environment given has {env.num_envs}")
     clock = Clock()

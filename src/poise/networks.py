@@ -91,8 +91,9 @@ class GaussianPolicy(eqx.Module):
         widths = (spec.obs_size, *config.hidden, outputs)
         self.mlp = MLP(widths, config.activation, config.init, last_gain=0.01, key=key)
         independent = config.std == "independent"
-        self.log_std = jnp.full(spec.action_size, math.log(config.std_init)) if independent else None
-        self.std, self.std_init, self.std_min = config.std, config.std_init, config.std_min
+        std_init = cfg.known(config.std_init)
+        self.log_std = jnp.full(spec.action_size, math.log(std_init)) if independent else None
+        self.std, self.std_init, self.std_min = config.std, std_init, config.std_min
         self.head_tanh = config.head_tanh
 
     def __call__(self, obs: Float[Array, " O"]) -> DiagGaussian:

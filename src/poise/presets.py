@@ -20,12 +20,19 @@ class Preset:
 def _paper(policy: Policy, *, normalize_action: bool, **ppo: Any) -> Config:
     """What the three experiments of the paper have in common: 50 iterations of 2000 steps."""
     settings: dict[str, Any] = {"gamma": 0.99, "lam": 0.95, "num_epochs": 10, "minibatch_size": 32}
+    plain: dict[str, Any] = {"reset_every_rollout": True, "stagger_starts": False, "recompute_every": None}
     return Config(
         total_steps=100_000,
         num_envs=1,
-        ppo=PPO(num_steps=2000, clip=0.2, max_grad_norm=0.5, reset_every_rollout=True, **settings | ppo),
+        ppo=PPO(
+            num_steps=2000,
+            clip=0.2,
+            max_grad_norm=0.5,
+            **plain,
+            **settings | ppo,
+        ),
         policy=policy,
-        normalize=Normalize(action=normalize_action, reward_gamma=1.0),
+        normalize=Normalize(action=normalize_action, reward_gamma=1.0, first_rollout=False),
     )
 
 

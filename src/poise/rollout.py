@@ -62,6 +62,18 @@ class Collector(Protocol):
         ...
 
 
+def first_lengths(config: Config, spec: Spec, num_envs: int) -> Int[np.ndarray, " N"] | None:
+    """The step at which the first episode of each environment is cut short; None where none is.
+
+    Evenly over the time limit, the last at the limit itself: environments that begin together would otherwise
+    reach it together for ever, and a rollout would show one part of an episode alone.
+    """
+    limit, ppo = spec.time_limit, config.ppo
+    if limit is None or not ppo.stagger_starts or ppo.reset_every_rollout:
+        return None
+    return np.maximum(1, (np.arange(num_envs) + 1) * limit // num_envs)
+
+
 class _Ledger:
     """What the unfinished episodes have gathered so far."""
 
@@ -97,21 +109,26 @@ class _Ledger:
         reward: Float[np.ndarray, "T N"],
         terminated: Bool[np.ndarray, "T N"],
         truncated: Bool[np.ndarray, "T N"],
+        whole: Bool[np.ndarray, "T N"] | None = None,
     ) -> list[Episode]:
-        """The episodes that ended in these steps; ``index``: of the episode that each step belongs to."""
+        """The episodes that ended in these steps; ``index``: of the episode that each step belongs to.
+
+        One that ended where ``whole`` is False was cut short by the collector and is not listed.
+        """
         num_steps, num_envs = reward.shape
         start, episodes = np.zeros(num_envs, np.int64), []
         for t, n in np.argwhere(terminated | truncated).tolist():
-            episodes.append(
-                Episode(
-                    env=n,
-                    index=int(index[t, n]),
-                    step=self._step + (t + 1) * num_envs,
-                    episodic_return=float(self._return[n] + reward[start[n] : t + 1, n].sum()),
-                    length=int(self.length[n] + t + 1 - start[n]),
-                    terminated=bool(terminated[t, n]),
+            if whole is None or whole[t, n]:
+                episodes.append(
+                    Episode(
+                        env=n,
+                        index=int(index[t, n]),
+                        step=self._step + (t + 1) * num_envs,
+                        episodic_return=float(self._return[n] + reward[start[n] : t + 1, n].sum()),
+                        length=int(self.length[n] + t + 1 - start[n]),
+                        terminated=bool(terminated[t, n]),
+                    )
                 )
-            )
             start[n], self._return[n], self.length[n] = t + 1, 0.0, 0
         for n in range(num_envs):
             self._return[n] += reward[start[n] :, n].sum()
@@ -169,10 +186,11 @@ class HostCollector:
         self._scale = ActionScale(env.spec, normalize=config.normalize.action)
         self._ledger = _Ledger(env.num_envs)
         self._obs = np.zeros((env.num_envs, env.spec.obs_size), np.float32)
+        self._first = first_lengths(config, env.spec, env.num_envs)
         self._crashes: list[Crash] = []
 
     def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
-        env, spec, num_steps = self._env, self._env.spec, self._config.ppo.num_steps
+        env, spec, num_steps = self._env, self._env.spec, self._config.shape[0]
         actor = Actor(policy, normalizer, self._config.normalize)
         shape = (num_steps, env.num_envs)
         noise = self._noise((*shape, spec.action_size), iteration)
@@ -183,6 +201,7 @@ class HostCollector:
             obs, action, reward, np.empty_like(obs), np.empty(shape, bool), np.empty(shape, bool)
         )
         next_obs, terminated, truncated = rollout.next_obs, rollout.terminated, rollout.truncated
+        whole = np.ones(shape, bool)
 
         self._crashes = []
         if iteration == 0 or self._config.ppo.reset_every_rollout:
@@ -206,6 +225,10 @@ class HostCollector:
             except EnvFault as fault:
                 self._recover(fault, rollout, t, self._obs)
                 continue
+            if self._first is not None:
+                first = (self._ledger.index == 0) & (iteration * num_steps + t + 1 == self._first)
+                whole[t] = ~first | terminated[t] | truncated[t]
+                truncated[t] |= ~whole[t]
             self._obs = next_obs[t]
             done = terminated[t] | truncated[t]
             t += 1
@@ -213,7 +236,7 @@ class HostCollector:
                 self._begin(done, rollout, t)
             physics += time.perf_counter() - begun
         _check(rollout, index, self._ledger.length, spec, self._config.seed)
-        episodes = self._ledger.account(index, reward, terminated, truncated)
+        episodes = self._ledger.account(index, reward, terminated, truncated, whole)
         rollout = dataclasses.replace(rollout, reward=reward.astype(np.float32))
         return Collected(rollout, episodes, physics, tuple(self._crashes))
 
@@ -301,6 +324,10 @@ class NativeCollector:
         self._noise_key = stream_key(config.seed, Stream.NOISE)
         fresh = _Native(empty_world(env.task, env.num_envs), jnp.full(env.num_envs, -1, jnp.int32))
         self._now = jax.device_put(fresh, jax.devices()[0])
+        self._first = first_lengths(config, env.spec, env.num_envs)
+        # what the clock of each first episode shows when it begins: the time limit then cuts it short
+        ahead = 0 if self._first is None else env.spec.time_limit - self._first
+        self._ahead = np.broadcast_to(ahead, env.num_envs).astype(np.int32)
 
     def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
         restart = iteration == 0 or self._config.ppo.reset_every_rollout
@@ -312,10 +339,11 @@ class NativeCollector:
             normalizer,
             self._now,
             jnp.array(restart),
+            self._ahead,
             self._episode_key,
             jax.random.fold_in(self._noise_key, iteration),
             task=self._task,
-            num_steps=self._config.ppo.num_steps,
+            num_steps=self._config.shape[0],
             normalize=self._config.normalize,
         )
         facts = jax.device_get(rollout)
@@ -323,8 +351,19 @@ class NativeCollector:
         index = running + np.cumsum(done, axis=0) - done
         _check(facts, index, self._ledger.length, self._task.spec, self._config.seed)
         reward = facts.reward.astype(np.float64)
-        episodes = self._ledger.account(index, reward, facts.terminated, facts.truncated)
+        episodes = self._ledger.account(
+            index, reward, facts.terminated, facts.truncated, self._whole(index, facts.terminated, iteration)
+        )
         return Collected(rollout, episodes, None)
+
+    def _whole(
+        self, index: Int[np.ndarray, "T N"], terminated: Bool[np.ndarray, "T N"], iteration: int
+    ) -> Bool[np.ndarray, "T N"] | None:
+        """False where the end of an episode in that step is that of one cut short."""
+        if self._first is None:
+            return None
+        step = iteration * len(index) + np.arange(len(index)) + 1
+        return terminated | (index != 0) | (step[:, None] != self._first) | (self._ahead == 0)
 
     def snapshot(self) -> dict[str, Any]:
         return {**prefixed("env", named(self._now)), **prefixed("episode", self._ledger.snapshot())}
@@ -341,6 +380,7 @@ def _collect(
     normalizer: Normalizer,
     now: _Native,
     restart: Bool[Array, ""],
+    ahead: Int[Tensor, " N"],
     episode_key: PRNGKeyArray,
     noise_key: PRNGKeyArray,
     *,
@@ -372,7 +412,8 @@ def _collect(
         return restarted(_Native(world, now.index), out.terminated | out.truncated), row
 
     now = restarted(now, jnp.full(num_envs, restart))
-    now, rows = jax.lax.scan(step, now, noise)
+    world = World(now.world.state, now.world.elapsed + jnp.where(restart, ahead, 0))
+    now, rows = jax.lax.scan(step, _Native(world, now.index), noise)
     return now, Rollout(*rows)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt32
 
 from poise.advantages import gae
-from poise.config import PPO, Config, Normalize
+from poise.config import PPO, Config, Normalize, known
 from poise.distributions import Distribution
 from poise.losses import PolicyMetrics, explained_variance, policy_loss, value_loss
 from poise.networks import Policy, ValueFunction, distributions, make_policy
@@ -55,12 +56,21 @@ class PolicyEpochs(eqx.Module):
     The minibatch that exceeds target_kl is looked at and not learned from.
     """
 
-    loss: Float[Array, "*E"]
-    kl: Float[Array, "*E"]
-    clip_fraction: Float[Array, "*E"]
-    entropy: Float[Array, "*E"]
-    num_seen: Int[Array, "*E"]  # minibatches that were looked at
-    num_updates: Int[Array, "*E"]  # minibatches that were learned from
+    loss: Float[Tensor, "*E"]
+    kl: Float[Tensor, "*E"]
+    clip_fraction: Float[Tensor, "*E"]
+    entropy: Float[Tensor, "*E"]
+    num_seen: Int[Tensor, "*E"]  # minibatches that were looked at
+    num_updates: Int[Tensor, "*E"]  # minibatches that were learned from
+
+
+class Transitions(eqx.Module):
+    """What advantages are made of, beside the observations of a ``Batch``."""
+
+    reward: Float[Array, "T N"]  # normalized
+    next_obs: Float[Array, "B O"]  # normalized
+    terminated: Bool[Array, "T N"]
+    truncated: Bool[Array, "T N"]
 
 
 class Prepared(eqx.Module):
@@ -71,10 +81,12 @@ class Prepared(eqx.Module):
     """
 
     batch: Batch
+    transitions: Transitions | None  # None where advantages are computed once
     normalizer: Normalizer
     running_return: Float[Array, " N"]
     explained_variance: Float[Array, ""]
-    distribution: Distribution  # that acted; its arrays carry a leading axis B
+    distribution: Distribution  # that acted; its arrays carry a leading axis B. In the first rollout almost:
+    # there the policy acted on observations that nothing had scaled yet (normalize.first_rollout)
     finite: Bool[Array, ""]  # whether the statistics are numbers
 
 
@@ -92,6 +104,7 @@ def make_optimizer(config: PPO) -> optax.GradientTransformation:
 def init(spec: Spec, config: Config) -> TrainState:
     """The state before the first iteration, a function of the seed alone."""
     config.check_against(spec)
+    config = config.settled(spec)
     return placed(_init(jax.random.key(config.seed), spec=spec, config=dataclasses.replace(config, seed=0)))
 
 
@@ -110,6 +123,7 @@ def placed(state: TrainState) -> TrainState:
 
 def template(spec: Spec, config: Config) -> TrainState:
     """Shapes and dtypes of ``init``'s state; no array is made and nothing compiled."""
+    config = config.settled(spec)
     root = jax.eval_shape(jax.random.key, np.uint32(0))
     return eqx.filter_eval_shape(partial(_init, spec=spec, config=dataclasses.replace(config, seed=0)), root)
 
@@ -123,7 +137,7 @@ def _init(root: PRNGKeyArray, *, spec: Spec, config: Config) -> TrainState:
     state = TrainState(
         learner=Learner(policy, value, optimizer.init(policy), optimizer.init(value)),  # pyright: ignore
         normalizer=Normalizer.empty(spec.obs_size),
-        running_return=jnp.zeros(config.num_envs),
+        running_return=jnp.zeros(config.shape[1]),
         key=branch(root, Stream.SHUFFLE),
         iteration=jnp.zeros((), jnp.int32),
     )
@@ -134,8 +148,9 @@ def _strong(x: Array) -> Array:
     return jax.lax.convert_element_type(x, x.dtype)
 
 
-def learning_rate(start: float, iteration: int, config: Config) -> float:
+def learning_rate(start: float | None, iteration: int, config: Config) -> float:
     """The step size of one iteration: ``start``, less the share of the budget done where annealed."""
+    start = known(start)
     match config.ppo.anneal:
         case "linear":
             return start * (1 - iteration / config.num_iterations)
@@ -172,37 +187,64 @@ def _prepare(
     def rows(array):
         return jnp.reshape(array, (-1, *array.shape[2:]))
 
-    scale = jax.vmap(lambda o: normalize_obs(before.obs, o, normalize))
+    seen = before.obs.merge(rows(rollout.obs))
+    stats = before.obs
+    if normalize.first_rollout:
+        stats = jax.tree.map(partial(jnp.where, before.obs.count > 0), before.obs, seen)
+    scale = jax.vmap(lambda o: normalize_obs(stats, o, normalize))
     obs = scale(rows(rollout.obs))
-    shape = rollout.reward.shape
-    values = jax.vmap(value)(obs)
-    next_values = jax.vmap(value)(scale(rows(rollout.next_obs)))
-
+    next_obs = scale(rows(rollout.next_obs))
     done = rollout.terminated | rollout.truncated
-    gamma = ppo.gamma if normalize.reward_gamma is None else normalize.reward_gamma
+    gamma = known(ppo.gamma if normalize.reward_gamma is None else normalize.reward_gamma)
     running, returns = discounted_return(running_return, rollout.reward, done, gamma)
-    after = Normalizer(before.obs.merge(rows(rollout.obs)), before.ret.merge(rows(returns)))
-    advantage = gae(
-        normalize_reward(after.ret, rollout.reward, normalize),
-        values.reshape(shape),
-        next_values.reshape(shape),
-        rollout.terminated,
-        rollout.truncated,
-        gamma=ppo.gamma,
-        lam=ppo.lam,
-    ).reshape(-1)
-    target = values + advantage
+    after = Normalizer(seen, before.ret.merge(rows(returns)))
+    reward = normalize_reward(after.ret, rollout.reward, normalize)
+    transitions = Transitions(reward, next_obs, rollout.terminated, rollout.truncated)
+    values, advantage, target = estimates(value, obs, transitions, ppo)
     distribution = distributions(policy, obs)
     action = rows(rollout.action)
     log_prob = jax.vmap(lambda d, a: d.log_prob(a))(distribution, action)
     return Prepared(
         batch=Batch(obs, action, log_prob, advantage, target),
+        transitions=None if ppo.recompute_every is None else transitions,
         normalizer=after,
         running_return=jnp.zeros_like(running) if ppo.reset_every_rollout else running,
         explained_variance=explained_variance(values, target),
         distribution=distribution,
         finite=all_finite(after),
     )
+
+
+def estimates(
+    value: ValueFunction, obs: Float[Array, "B O"], transitions: Transitions, ppo: PPO
+) -> tuple[Float[Array, " B"], Float[Array, " B"], Float[Array, " B"]]:
+    """Of each row: its value, its advantage, and the target that the value function is to learn."""
+    shape = transitions.reward.shape
+    values = jax.vmap(value)(obs)
+    next_values = jax.vmap(value)(transitions.next_obs)
+    advantage = gae(
+        transitions.reward,
+        values.reshape(shape),
+        next_values.reshape(shape),
+        transitions.terminated,
+        transitions.truncated,
+        gamma=known(ppo.gamma),
+        lam=ppo.lam,
+    ).reshape(-1)
+    return values, advantage, values + advantage
+
+
+@partial(jax.jit, static_argnames="ppo")
+def recomputed(value: ValueFunction, batch: Batch, transitions: Transitions, *, ppo: PPO) -> Batch:
+    """The batch with the advantages and targets that ``value`` gives; all else stays."""
+    _, advantage, target = estimates(value, jnp.asarray(batch.obs), transitions, ppo)
+    return Batch(batch.obs, batch.action, batch.log_prob, advantage, target)
+
+
+def blocks(num_epochs: int, ppo: PPO) -> list[slice]:
+    """The epochs between one computation of the advantages and the next."""
+    every = num_epochs if ppo.recompute_every is None else ppo.recompute_every
+    return [slice(first, first + every) for first in range(0, num_epochs, every)]
 
 
 def on_host(tree: Any) -> Any:
@@ -270,15 +312,17 @@ def learn_policy(
     batch: Batch,
     step_size: Float[Tensor, ""],
     rows: Int[Tensor, "E minibatches M"],
+    stopped: Bool[Tensor, ""],
     *,
     config: PPO,
-) -> tuple[Policy, optax.OptState, PolicyEpochs, Bool[Array, ""]]:
-    """All epochs of the policy.
+) -> tuple[Policy, optax.OptState, PolicyEpochs, Bool[Array, ""], Bool[Array, ""]]:
+    """Epochs of the policy.
 
     With ``target_kl``, the minibatch whose approximate KL exceeds it, measured before its update,
-    and all after it in this iteration are left out. The last array says whether the new parameters, and
-    the distributions that they give on the rollout's observations, are numbers: parameters may be finite
-    and still too large to act with.
+    and all after it in this iteration are left out: ``stopped`` says that it has come, before these epochs
+    and, returned, after them. The last array says whether the new parameters, and the distributions that
+    they give on the rollout's observations, are numbers: parameters may be finite and still too large to
+    act with.
     """
     optimizer = make_optimizer(config)
 
@@ -309,9 +353,9 @@ def learn_policy(
             mean.loss, mean.kl, mean.clip_fraction, mean.entropy, num_seen, jnp.sum(learned)
         )
 
-    start = (policy, opt_state, jnp.array(False))
-    (policy, opt_state, _), epochs = jax.lax.scan(epoch, start, rows)
-    return policy, opt_state, epochs, all_finite((policy, distributions(policy, batch.obs)))
+    start = (policy, opt_state, jnp.asarray(stopped))
+    (policy, opt_state, stopped), epochs = jax.lax.scan(epoch, start, rows)
+    return policy, opt_state, epochs, stopped, all_finite((policy, distributions(policy, batch.obs)))
 
 
 @partial(jax.jit, static_argnames="config")
@@ -324,7 +368,7 @@ def learn_value(
     *,
     config: PPO,
 ) -> tuple[ValueFunction, optax.OptState, Float[Array, " E"], Bool[Array, ""]]:
-    """All epochs of the value function, its mean loss in each, and whether all is finite as above."""
+    """Epochs of the value function, its mean loss in each, and whether all is finite as above."""
     optimizer = make_optimizer(config)
 
     def step(carry, minibatch: Batch):
@@ -346,9 +390,9 @@ class Updated(eqx.Module):
     state: TrainState
     prepared: Prepared
     policy: PolicyEpochs
-    value_loss: Float[Array, " E"]
-    policy_finite: Bool[Array, ""]  # whether the new parameters and what they give are numbers
-    value_finite: Bool[Array, ""]
+    value_loss: Float[Tensor, " E"]
+    policy_finite: bool  # whether the new parameters and what they give are numbers
+    value_finite: bool
 
 
 def update(state: TrainState, rollout: Rollout, *, config: Config) -> Updated:
@@ -368,14 +412,15 @@ def make_ready(state: TrainState, rollout: Rollout, *, config: Config) -> Ready:
     ppo = config.ppo
     drawn = draw_shuffles(state.key, state.iteration, num_epochs=ppo.num_epochs, size=config.rollout_size)
     prepared = prepare(state, rollout, config=config)
-    rows = shuffles(drawn, ppo.minibatch_size)  # while prepare is at work
+    rows = shuffles(drawn, config.minibatch_size)  # while prepare is at work
     return Ready(jax.block_until_ready(prepared), rows)
 
 
 def learn(state: TrainState, ready: Ready, *, config: Config) -> Updated:
     """All epochs. Policy and value learn at the same time, on two devices if there are two.
 
-    Both go through the same shuffles. The second device changes the time it takes, not the result.
+    Both go through the same shuffles. The second device changes the time it takes, not the result. Between
+    two blocks of epochs the advantages are computed anew.
     """
     iteration, ppo, learner = int(state.iteration), config.ppo, state.learner
     prepared, rows = ready
@@ -383,12 +428,28 @@ def learn(state: TrainState, ready: Ready, *, config: Config) -> Updated:
         np.float32(learning_rate(start, iteration, config))
         for start in (ppo.policy_learning_rate, ppo.value_learning_rate)
     )
-    policy, policy_opt, policy_epochs, policy_finite = learn_policy(
-        learner.policy, learner.policy_opt, prepared.batch, policy_rate, rows, config=ppo
+    policy, policy_opt, value, value_opt = (
+        learner.policy,
+        learner.policy_opt,
+        learner.value,
+        learner.value_opt,
     )
-    value, value_opt, loss, value_finite = learn_value(
-        learner.value, learner.value_opt, on_host(prepared.batch), value_rate, rows, config=ppo
-    )
+    batch, stopped = prepared.batch, np.array(False)
+    epochs: list[PolicyEpochs] = []
+    losses: list[Array] = []
+    finite: list[tuple[Array, Array]] = []
+    for block in blocks(len(rows), ppo):
+        if epochs and prepared.transitions is not None:
+            batch = recomputed(on_host(value), batch, prepared.transitions, ppo=ppo)
+        policy, policy_opt, seen, stopped, policy_finite = learn_policy(
+            policy, policy_opt, batch, policy_rate, rows[block], stopped, config=ppo
+        )
+        value, value_opt, loss, value_finite = learn_value(
+            value, value_opt, on_host(batch), value_rate, rows[block], config=ppo
+        )
+        epochs.append(seen)
+        losses.append(loss)
+        finite.append((policy_finite, value_finite))
     after = TrainState(
         learner=Learner(policy, value, policy_opt, value_opt),
         normalizer=prepared.normalizer,
@@ -396,4 +457,10 @@ def learn(state: TrainState, ready: Ready, *, config: Config) -> Updated:
         key=state.key,
         iteration=np.array(iteration + 1, np.int32),
     )
-    return Updated(after, prepared, policy_epochs, loss, policy_finite, value_finite)
+    policies, values = (all(map(bool, kind)) for kind in zip(*finite, strict=True))
+    return Updated(after, prepared, _joined(epochs), _joined(losses), policies, values)
+
+
+def _joined(blocks: Sequence[PyTree[Array]]) -> Any:
+    """One after the other, as NumPy's arrays: they may be on any device."""
+    return jax.tree.map(lambda *parts: np.concatenate([np.asarray(p) for p in parts]), *blocks)
