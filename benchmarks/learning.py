@@ -1,38 +1,183 @@
-"""Greedy scores of a setting over tasks and seeds, many trainings in one process, one row of CSV each.
+"""What the defaults learn: the tasks, budgets and seeds of docs/defaults.md, one row of CSV a score.
 
-    .venv/bin/python benchmarks/learning.py gamma98.csv --seeds 10-19 --set ppo.gamma=0.98
+    .venv/bin/python benchmarks/learning.py learning.csv                       # the defaults, the whole suite
+    .venv/bin/python benchmarks/learning.py tries.csv --screen --set ppo.lam=0.9    # one change
+    .venv/bin/python benchmarks/learning.py tries.csv --table                  # each against the defaults
 
-Rows that the file already has are skipped, so a run that was cut off can be started again.
+Greedy scores: 500 episodes of Pendulum-v1, 100 of the others. Rows that the file has already are not run
+again, so what was cut off can be started again; trainings that were cut off go on from their checkpoints.
 """
 
 import argparse
 import csv
+import dataclasses
 import json
-import time
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
-from poise import envs
-from poise.acting import ActionScale, Actor
-from poise.evaluation import evaluate_agent
-from poise.loop import iterations
+import numpy as np
+
+from poise.agent import load
+from poise.errors import PoiseError
+from poise.experiments.pool import Job, run_jobs
+from poise.experiments.statistics import difference, improvement, interquartile_estimate
+from poise.experiments.tables import read_table
+from poise.intervals import mean_interval
+from poise.journal import read_greedy
+from poise.options import Options
 from poise.presets import configure
 
-TASKS = ["InvertedPendulum-v4", "Reacher-v4", "Pendulum-v1", "CartPole-v1"]
-EPISODES = 100
+COLUMNS = (
+    "setting",
+    "env",
+    "budget",
+    "seed",
+    "kind",
+    "steps",
+    "episodes",
+    "return",
+    "seconds",
+    "commit",
+    "date",
+)
+DEFAULTS = "defaults"
 
 
-def score(task: str, seed: int, total_steps: int, options: dict) -> tuple[float, float]:
-    """Mean greedy return after training, and the seconds that training took."""
-    id, config = configure(task, seed=seed, total_steps=total_steps, **options)
-    found = envs.resolve(id)
-    env = envs.make(found.id, config.num_envs, found.backend)
-    begun = time.perf_counter()
-    *_, last = iterations(config, env)
-    seconds = time.perf_counter() - begun
-    actor = Actor(last.state.learner.policy, last.state.normalizer, config.normalize)
-    scale = ActionScale(env.spec, normalize=config.normalize.action)
-    env.close()
-    return evaluate_agent(found, env.spec, actor, scale, seed=seed, episodes=EPISODES).mean, seconds
+@dataclass(frozen=True)
+class Part:
+    """One task and budget; ``every``: steps between two greedy scores on the way."""
+
+    env: str
+    budget: int
+    seeds: int
+    every: int | None = None
+
+    @property
+    def episodes(self) -> int:
+        return 500 if self.env.startswith("Pendulum") else 100
+
+
+SUITE = (
+    Part("InvertedPendulum-v4", 8_000, 20),
+    Part("InvertedPendulum-v4", 15_000, 20),
+    Part("InvertedPendulum-v4", 100_000, 20, every=20_000),
+    Part("Reacher-v4", 20_000, 20),
+    Part("Reacher-v4", 45_000, 20),
+    Part("Reacher-v4", 100_000, 20, every=10_000),
+    Part("Pendulum-v1", 15_000, 20),
+    Part("Pendulum-v1", 30_000, 20),
+    Part("Pendulum-v1", 100_000, 20, every=10_000),
+    Part("InvertedPendulum-v4", 1_000_000, 5, every=50_000),
+    Part("HalfCheetah-v4", 1_000_000, 5, every=100_000),
+    Part("Hopper-v4", 1_000_000, 5, every=100_000),
+    Part("Walker2d-v4", 1_000_000, 5, every=100_000),
+)
+SCREEN = (
+    Part("InvertedPendulum-v4", 15_000, 3),
+    Part("Reacher-v4", 45_000, 3),
+    Part("Reacher-v4", 100_000, 3),
+    Part("Pendulum-v1", 30_000, 3),
+    Part("Pendulum-v1", 100_000, 3),
+    Part("HalfCheetah-v4", 300_000, 3),
+)
+
+
+def run_parts(
+    parts: Iterable[Part], setting: str, changes: dict, first: int, table: Path, out: Path, file_commit: str
+) -> None:
+    """Runs what the table does not have, and adds its rows."""
+    known = {tuple(row[n] for n in COLUMNS[:4]) for row in read_table(table)} if table.exists() else set()
+    jobs: dict[Path, tuple[Part, Job]] = {}
+    for part in parts:
+        for seed in range(first, first + part.seeds):
+            if (setting, part.env, str(part.budget), str(seed)) in known:
+                continue
+            id, config = configure(part.env, seed=seed, total_steps=part.budget, **changes)
+            watched = {} if part.every is None else {"eval_every": part.every, "eval_episodes": part.episodes}
+            folder = out / setting.replace("/", "-") / f"{part.env}-{part.budget}" / str(seed)
+            options = Options(evaluate=False, video=False, **watched)
+            jobs[folder] = part, Job(id, config, options, folder)
+    with table.open("a", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        if not known:
+            rows.writerow(COLUMNS)
+        for job, summary in run_jobs([job for _, job in jobs.values()]):
+            if isinstance(summary, PoiseError):
+                print(f"{job.folder}: failed: {summary}", flush=True)
+                continue
+            part, _ = jobs[job.folder]
+            score = load(job.folder).evaluate(part.episodes).mean
+            facts = setting, part.env, part.budget, job.config.seed
+            seconds = f"{summary['seconds']['total']:.1f}"
+            ending = part.episodes, f"{score:.6g}", seconds, file_commit, date.today().isoformat()
+            for steps, mean in read_greedy(job.folder):
+                rows.writerow((*facts, "greedy", steps, part.episodes, f"{mean:.6g}", "", *ending[-2:]))
+            rows.writerow((*facts, "final", summary["steps"], *ending))
+            file.flush()
+            print(f"{setting}  {part.env} {part.budget:,}  seed {job.config.seed}: {score:.2f}", flush=True)
+
+
+def finals(rows: Iterable[dict]) -> dict[tuple[str, int], dict[str, dict[int, float]]]:
+    """Final scores by task and budget, then setting, then seed."""
+    found: dict[tuple[str, int], dict[str, dict[int, float]]] = {}
+    for row in rows:
+        if row["kind"] == "final":
+            settings = found.setdefault((row["env"], int(row["budget"])), {})
+            settings.setdefault(row["setting"], {})[int(row["seed"])] = float(row["return"])
+    return found
+
+
+def summary_table(rows: Sequence[dict]) -> list[str]:
+    """Of the defaults, mean and interval over seeds for each task and budget, in Markdown."""
+    lines = [
+        "| task | budget | seeds | mean greedy return | 95% interval | interquartile mean | lowest |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (env, budget), settings in finals(rows).items():
+        each = np.array(list(settings[DEFAULTS].values()))
+        mean, low, high = mean_interval(each)
+        middle = interquartile_estimate(each).value
+        figures = f"{mean:.1f} | {low:.1f} to {high:.1f} | {middle:.1f} | {min(each):.1f}"
+        lines.append(f"| {env} | {budget:,} | {len(each)} | {figures} |")
+    return lines
+
+
+def change_table(rows: Sequence[dict]) -> list[str]:
+    """Each setting against the defaults on the seeds of both: difference of means with Welch's interval."""
+    found = finals(rows)
+    settings = list(dict.fromkeys(s for each in found.values() for s in each if s != DEFAULTS))
+    parts = list(found)
+    head = ["change", *(f"{env} {budget // 1000}k" for env, budget in parts), "probability of improvement"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for setting in settings:
+        cells, pairs = [], []
+        for part in parts:
+            usual, changed = found[part].get(DEFAULTS, {}), found[part].get(setting, {})
+            seeds = sorted(usual.keys() & changed.keys())
+            if not seeds:
+                cells.append("")
+                continue
+            pair = np.array([changed[s] for s in seeds]), np.array([usual[s] for s in seeds])
+            pairs.append(pair)
+            effect = difference(*pair)
+            cells.append(f"{effect.value:+.1f} ({effect.low:+.1f} to {effect.high:+.1f})")
+        better = improvement(pairs)
+        cells.append(f"{better.value:.2f} ({better.low:.2f} to {better.high:.2f})")
+        lines.append("| " + " | ".join([setting, *cells]) + " |")
+    return lines
+
+
+def commit() -> str:
+    """Of the code that runs; marked where it has changes."""
+    ask = ["git", "-C", str(Path(__file__).parent)]
+    found = subprocess.run(
+        [*ask, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+    ).stdout.strip()
+    changed = subprocess.run([*ask, "status", "--porcelain", "src"], capture_output=True, text=True).stdout
+    return found + ("+" if changed else "")
 
 
 def main() -> None:
@@ -40,35 +185,32 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("csv", type=Path)
-    parser.add_argument("--tasks", nargs="+", default=TASKS)
-    parser.add_argument("--seeds", default="0-4", help="first-last")
-    parser.add_argument("--total-steps", type=int, default=100_000)
+    parser.add_argument("--screen", action="store_true", help="the short part of the suite, 3 seeds")
+    parser.add_argument("--tasks", nargs="+", help="only these of the suite")
+    parser.add_argument("--budgets", nargs="+", type=int, help="only these")
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, help="instead of the suite's numbers")
     parser.add_argument("--set", nargs="*", default=[], metavar="GROUP.OPTION=JSON")
+    parser.add_argument("--out", type=Path, default=Path("learning"), help="where the run folders go")
+    parser.add_argument("--table", action="store_true", help="show what the file holds, run nothing")
     given = parser.parse_args()
-    options: dict = {}
+    if given.table:
+        rows = read_table(given.csv)
+        print(*summary_table(rows), "", *change_table(rows), sep="\n")
+        return
+    changes: dict = {}
     for item in given.set:
         path, value = item.split("=", 1)
         group, _, name = path.rpartition(".")
-        target = options.setdefault(group, {}) if group else options
-        target[name] = json.loads(value)
-    first, last = (int(s) for s in given.seeds.split("-"))
-    label = " ".join(given.set) or "defaults"
-
-    known = set()
-    if given.csv.exists():
-        with given.csv.open() as file:
-            known = {(r["setting"], r["task"], int(r["steps"]), int(r["seed"])) for r in csv.DictReader(file)}
-    with given.csv.open("a", newline="") as file:
-        rows = csv.writer(file)
-        if not known:
-            rows.writerow(["setting", "task", "steps", "seed", "return", "seconds"])
-        for task in given.tasks:
-            for seed in range(first, last + 1):
-                if (label, task, given.total_steps, seed) in known:
-                    continue
-                mean, seconds = score(task, seed, given.total_steps, options)
-                rows.writerow([label, task, given.total_steps, seed, round(mean, 3), round(seconds, 2)])
-                file.flush()
+        (changes.setdefault(group, {}) if group else changes)[name] = json.loads(value)
+    parts = [
+        dataclasses.replace(part, seeds=given.seeds or part.seeds)
+        for part in (SCREEN if given.screen else SUITE)
+        if (not given.tasks or part.env in given.tasks)
+        and (not given.budgets or part.budget in given.budgets)
+    ]
+    setting = " ".join(given.set) or DEFAULTS
+    run_parts(parts, setting, changes, given.first_seed, given.csv, given.out, commit())
 
 
 if __name__ == "__main__":

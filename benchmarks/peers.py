@@ -102,7 +102,8 @@ def rejax(task: str, envs: int) -> float:
 
 
 def poise_command(task: str, envs: int, out: str) -> list[str]:
-    options = f"--num-envs {envs} --ppo.num-steps {2048 // envs} --total-steps {STEPS}".split()
+    work = "--ppo.minibatch-size 64 --ppo.recompute-every None"  # what the others do
+    options = f"--num-envs {envs} --ppo.num-steps {2048 // envs} {work} --total-steps {STEPS}".split()
     return [
         sys.executable,
         "-m",

@@ -19,6 +19,7 @@ from poise.bench import Bench, measure
 from poise.config import PPO, Config, Policy, Value
 
 STEPS = 100_000
+LONG = PPO(num_steps=128, minibatch_size=64, recompute_every=None)  # the same work, whatever the budget
 PARTS = ("acting", "physics", "preparing", "learning")
 COLUMNS = (
     "curve",
@@ -35,19 +36,19 @@ COLUMNS = (
 
 
 def environments(value: int) -> Config:
-    return Config(num_envs=value, total_steps=max(STEPS, 6 * 128 * value))
+    return Config(num_envs=value, total_steps=max(STEPS, 6 * 128 * value), ppo=LONG)
 
 
 def width(value: int) -> Config:
     return replace(
-        Config(total_steps=STEPS if value < 256 else STEPS // 4),
+        Config(num_envs=16, total_steps=STEPS if value < 256 else STEPS // 4, ppo=LONG),
         policy=Policy(hidden=(value, value)),
         value=Value(hidden=(value, value)),
     )
 
 
 def epochs(value: int) -> Config:
-    return Config(total_steps=STEPS, ppo=PPO(num_epochs=value))
+    return Config(num_envs=16, total_steps=STEPS, ppo=replace(LONG, num_epochs=value))
 
 
 def rollout(value: int) -> Config:

@@ -1,0 +1,84 @@
+"""What each change of a setting did: the tables of docs/defaults.md, from ablations.csv.
+
+    .venv/bin/python benchmarks/ablations.py benchmarks/ablations.csv
+
+The settings were tried in stages. A stage has a base, and each other setting of it is the base with one
+change, on the same seeds. The last of a stage that was kept is the next stage's base.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from poise.experiments.statistics import difference, improvement
+from poise.experiments.tables import read_table
+
+BASES = {
+    "rate": "rate: 1e-3 by the root of the budget",
+    "deviation": "deviation: 1 over the root of the dimensions",
+    "rollout": "rollout: budget/36, 64 steps at least, first normalized by itself",
+    "staggered": "staggered: first episodes cut in turn",
+    "defaults": "defaults",
+}
+STEPS = (  # from each stage to the next
+    ("first: former defaults", "budget: discount, rollouts of budget/48, rates 1e-3"),
+    ("budget: discount, rollouts of budget/48, rates 1e-3", BASES["rate"]),
+    (BASES["rate"], BASES["deviation"]),
+    (BASES["deviation"], BASES["rollout"]),
+    (BASES["rollout"], BASES["staggered"]),
+    (BASES["staggered"], "staggered: minibatches of 128"),
+    ("staggered: minibatches of 128", BASES["defaults"]),
+)
+SHORT = {"InvertedPendulum-v4": "IP", "Reacher-v4": "R", "Pendulum-v1": "P", "HalfCheetah-v4": "HC"}
+
+Scores = Mapping[str, Mapping[tuple[str, int], Mapping[int, float]]]
+
+
+def read(path: Path) -> Scores:
+    """Final returns by setting, then task and budget, then seed."""
+    found: dict[str, dict[tuple[str, int], dict[int, float]]] = {}
+    for row in read_table(path):
+        part = row["env"], int(row["budget"])
+        found.setdefault(row["setting"], {}).setdefault(part, {})[int(row["seed"])] = float(row["return"])
+    return found
+
+
+def effect(scores: Scores, base: str, change: str) -> str:
+    """A row of Markdown: of each task and budget that both have, the difference of means and its interval."""
+    cells, pairs = [], []
+    for part, changed in scores[change].items():
+        seeds = sorted(changed.keys() & scores[base].get(part, {}).keys())
+        if len(seeds) < 3:
+            continue
+        pair = np.array([changed[s] for s in seeds]), np.array([scores[base][part][s] for s in seeds])
+        pairs.append(pair)
+        d = difference(*pair)
+        task = SHORT.get(part[0], part[0].removesuffix("-v4"))
+        cells.append(f"{task} {part[1] // 1000}k {d.value:+.1f} ({d.low:+.1f}, {d.high:+.1f}; {len(seeds)})")
+    p = improvement(pairs)
+    name = change.partition(": ")[2] or change
+    return f"| {name} | {'; '.join(cells)} | {p.value:.2f} ({p.low:.2f} to {p.high:.2f}) |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("csv", type=Path)
+    scores = read(parser.parse_args().csv)
+    head = "| change | effect (95% interval; seeds) | probability of improvement |\n|---|---|---|"
+    print("Kept, each against the one before:\n", head, sep="\n")
+    for base, change in STEPS:
+        print(effect(scores, base, change))
+    for stage, base in BASES.items():
+        print(f"\nAgainst {base}:\n", head, sep="\n")
+        kept = {change for _, change in STEPS}
+        for change in scores:
+            if change.startswith(stage + ": ") and change not in kept:
+                print(effect(scores, base, change))
+
+
+if __name__ == "__main__":
+    main()
