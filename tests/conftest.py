@@ -8,6 +8,7 @@ from pathlib import Path
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
 
 import jax
+import pytest
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_num_cpu_devices", 2)
@@ -26,5 +27,14 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 # The configuration checks itself, and its tests want to see that: it is loaded without the checker.
 import poise.config  # noqa: E402, F401
 
+
+@pytest.fixture(autouse=True)
+def few_mappings():
+    """A process that compiles for hundreds of tests would come to the end of what it may map."""
+    forget_compiled()
+
+
 hook = install_import_hook("poise", "typecheck.checked")
 hook.__enter__()
+
+from poise.compiled import forget_compiled  # noqa: E402

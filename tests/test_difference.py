@@ -35,7 +35,7 @@ def test_the_same_training_twice_is_the_same(runs, capsys):
 def test_the_first_iteration_that_differs_is_named_and_in_what(runs, capsys):
     found = compare(runs[0], runs[2])
     assert (found.iterations, found.iteration, found.steps) == ((5, 5), 2, 144)
-    assert found.metrics["policy/learning_rate"] == (pytest.approx(4e-4), pytest.approx(5e-4))
+    assert found.metrics["policy/learning_rate"] == (pytest.approx(2.4e-3), pytest.approx(3e-3))
     assert found.config == {"ppo.anneal": ("linear", "none")}
     assert found.machine == {}
     assert len(set(found.parameters)) == 2

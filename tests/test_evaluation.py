@@ -14,7 +14,7 @@ from poise.seeds import Stream, episode_seed
 
 def still_actor(spec):
     """Acts 0 whatever it sees."""
-    policy = jax.tree.map(lambda x: x * 0, make_policy(spec, Policy(), key=jax.random.key(0)))
+    policy = jax.tree.map(lambda x: x * 0, make_policy(spec, Policy(std_init=1.0), key=jax.random.key(0)))
     return Actor(policy, Normalizer.empty(spec.obs_size), Normalize())
 
 

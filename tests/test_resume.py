@@ -228,7 +228,7 @@ def test_a_finished_training_is_extended_and_says_what_that_is_not(tmp_path):
     assert longer.summary["steps"] == STEPS + 144
     assert json.loads((run.folder / "config.json").read_text())["total_steps"] == STEPS + 144
     rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    rates = [row["policy/learning_rate"] / 5e-4 for row in rows]
+    rates = [row["policy/learning_rate"] / 3e-3 for row in rows]
     np.testing.assert_allclose(rates, [1, 0.8, 0.6, 0.4, 0.2, 2 / 7, 1 / 7], rtol=1e-6)
 
 

@@ -29,7 +29,7 @@ from poise.checkpoint import (
     step_folder,
 )
 from poise.claim import ClaimError, claimed
-from poise.compiled import keep_compiled
+from poise.compiled import forget_compiled, keep_compiled
 from poise.config import Config, ConfigError
 from poise.cores import num_cores
 from poise.envs.checking import EnvFault
@@ -387,6 +387,7 @@ def _execute(
     use_two_devices()
     found, config, options = job.found, job.config, job.options
     keep_compiled(options.compile_cache)
+    forget_compiled()
     options.check_against(found.backend)
     world = envs.make(
         found.id,
