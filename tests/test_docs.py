@@ -3,6 +3,8 @@
 import dataclasses
 import importlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,7 @@ def test_the_committed_results_come_from_the_committed_tables(tmp_path):
         "CONTRIBUTING.md",
         "docs/design.md",
         "docs/algorithm.md",
+        "docs/defaults.md",
         "docs/reliability.md",
         "docs/reproduction/README.md",
     ],
@@ -98,3 +101,15 @@ def test_the_design_page_names_every_file():
     for path in (ROOT / "src" / "poise").rglob("*.py"):
         if path.stem not in small and "tasks" not in path.parts:
             assert f"{path.name}`" in text, path.name
+
+
+@pytest.mark.parametrize(
+    "script", [["learning.py", "learning.csv", "--table"], ["ablations.py", "ablations.csv"]]
+)
+def test_the_tables_of_the_defaults_come_from_the_committed_rows(script):
+    done = subprocess.run([sys.executable, *script], cwd=ROOT / "benchmarks", capture_output=True, text=True)
+    page = (ROOT / "docs" / "defaults.md").read_text().splitlines()
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert len(rows) > 10
+    for row in rows:
+        assert row in page or row.startswith("| change | ")  # of no change there is no table
