@@ -34,7 +34,10 @@ class Net:
 
 
 class Adam:
-    def __init__(self, params):
+    """Steps against the gradient, ``rates`` times as long for each parameter."""
+
+    def __init__(self, params, rates):
+        self.rates = rates
         self.m = [np.zeros_like(p) for p in params]
         self.v = [np.zeros_like(p) for p in params]
         self.t = 0
@@ -47,7 +50,7 @@ class Adam:
             self.m[i] = 0.9 * self.m[i] + 0.1 * g
             self.v[i] = 0.999 * self.v[i] + 0.001 * g**2
             m, v = self.m[i] / (1 - 0.9**self.t), self.v[i] / (1 - 0.999**self.t)
-            p -= rate * m / (np.sqrt(v) + 1e-5)
+            p -= rate * self.rates[i] * m / (np.sqrt(v) + 1e-5)
 
 
 def log_prob(mean, log_std, action):
@@ -62,7 +65,9 @@ class Learner:
         self.policy, self.log_std, self.value, self.config = policy, log_std, value, config
         self.policy_params = [*policy.weight, *policy.bias, log_std]
         self.value_params = [*value.weight, *value.bias]
-        self.adam_policy, self.adam_value = Adam(self.policy_params), Adam(self.value_params)
+        same = [1.0] * len(self.value_params)
+        self.adam_policy = Adam(self.policy_params, [*same, config.policy.std_rate])
+        self.adam_value = Adam(self.value_params, same)
         self.seen_obs, self.seen_returns, self.running = [], [], 0.0
         self.num_clipped = {"ratio": 0, "reward": 0, "obs": 0}
 

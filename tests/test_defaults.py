@@ -56,10 +56,28 @@ def test_the_deviation_by_hand():
     assert [defaults.std_init(size) for size in (1, 4, 16)] == [1, 0.5, 0.25]
 
 
+def test_how_fast_the_deviation_learns_by_hand():
+    assert defaults.std_rate(6250) == pytest.approx(2)
+    assert defaults.std_rate(100_000) == defaults.std_rate(10**9) == 1
+
+
+def test_the_minibatch_by_hand():
+    budgets = (8000, 399_999, 400_000, 10**9)
+    assert [defaults.minibatch_size(b, 2048) for b in budgets] == [128, 128, 64, 64]
+    assert [defaults.minibatch_size(b, 50) for b in budgets] == [50, 50, 50, 50]
+
+
+@pytest.mark.parametrize("std", ["fixed", "predicted"])
+def test_only_a_deviation_of_its_own_has_a_rate(std):
+    assert Config(policy=Policy(std=std)).settled(SPEC).policy.std_rate is None
+    with pytest.raises(ConfigError, match=r"policy.std_rate = 2.0: must be None with policy.std"):
+        Policy(std=std, std_rate=2.0)
+
+
 def test_discrete_actions_have_no_deviation():
     choices = Spec("probe", (3,), num_choices=2)
     config = Config().settled(choices)
-    assert config.policy.std_init is None
+    assert config.policy.std_init is None is config.policy.std_rate
     config.check_against(choices)
 
 
@@ -89,10 +107,11 @@ def test_what_is_given_stays_and_the_rest_is_derived():
         value_learning_rate=0.1,
         policy_learning_rate=defaults.learning_rate(400_000),
         num_steps=128,
-        minibatch_size=128,
+        minibatch_size=64,
     )
     assert Config(total_steps=90, num_envs=3).settled(SPEC).ppo.minibatch_size == 90
     assert settled.num_envs == 16
+    assert settled.policy.std_rate == 1
     assert settled.policy.std_init == 1 / math.sqrt(2)
     assert dataclasses.replace(settled, policy=Policy(std_init=0.3)).settled(SPEC).policy.std_init == 0.3
     assert settled.settled(SPEC) == settled

@@ -69,8 +69,14 @@ def leaves(learner):
 @pytest.mark.parametrize(("first_rollout", "recompute_every"), [(True, 1), (False, None), (True, 2)])
 def test_two_whole_updates_equal_the_naive_ppo(first_rollout, recompute_every):
     """Two, so that statistics and optimizers go on; with every bound so tight that it binds."""
-    tight = {"ppo__clip": 0.02, "normalize__reward_clip": 0.5, "normalize__obs_clip": 1.5}
-    settings = config(**tight, normalize__first_rollout=first_rollout, ppo__recompute_every=recompute_every)
+    tight = {
+        "policy__std_rate": 3.0,
+        "ppo__clip": 0.02,
+        "normalize__reward_clip": 0.5,
+        "normalize__obs_clip": 1.5,
+    }
+    options = {"normalize__first_rollout": first_rollout, "ppo__recompute_every": recompute_every}
+    settings = config(**faster, **tight, **options)
     state = init(SPEC, settings)
     policy = Net(state.learner.policy.mlp.weight, state.learner.policy.mlp.bias)
     value = Net(state.learner.value.mlp.weight, state.learner.value.mlp.bias)
@@ -129,6 +135,7 @@ CHANGES = {
     "policy__std": "predicted",
     "policy__std_init": 0.5,
     "policy__std_min": 0.1,
+    "policy__std_rate": 3.0,
     "policy__head_tanh": "mean",
     "value__hidden": (16,),
     "value__activation": "relu",
@@ -181,6 +188,7 @@ KINDS = {"predicted": (SPEC, "predicted"), "fixed": (SPEC, "fixed"), "discrete":
 OF_THE_POLICY = [
     "policy__std_init",
     "policy__std_min",
+    "policy__std_rate",
     "policy__head_tanh",
     "ppo__entropy_coef",
     "normalize__action",
@@ -211,9 +219,12 @@ def test_with_every_kind_of_policy_an_option_has_an_effect_or_is_refused(kind, c
 
 REFUSED = {
     ("fixed", "policy__std_min"),
+    ("fixed", "policy__std_rate"),
+    ("predicted", "policy__std_rate"),
     ("fixed", "ppo__entropy_coef"),
     ("discrete", "policy__std_init"),
     ("discrete", "policy__std_min"),
+    ("discrete", "policy__std_rate"),
     ("discrete", "policy__head_tanh"),
     ("discrete", "normalize__action"),
 }

@@ -108,8 +108,8 @@ class PPO(Checked):
     """Epochs after which values, advantages and targets are computed anew, with the value function as it has
     learned so far; None: once per rollout."""
     minibatch_size: Annotated[int | None, Bound(ge=2)] = None
-    """Rows of a minibatch; what does not fill one is dropped after each shuffle. None: 128, or the whole
-    rollout where that has fewer."""
+    """Rows of a minibatch; what does not fill one is dropped after each shuffle. None: 128, 64 with a budget
+    of 400,000 and more, or the whole rollout where that has fewer (docs/defaults.md)."""
     gamma: Share | None = None
     """Discount; None: 1 - 1 / (3 sqrt(time limit)), 0.99 where episodes have no limit (docs/defaults.md)."""
     lam: Share = 0.95
@@ -155,6 +155,9 @@ class Policy(Checked):
     std_init: Positive | None = None
     """Initial deviation, in the units the policy acts in ([-1, 1] where actions are normalized); None: 1 over
     the root of the number of action dimensions (docs/defaults.md)."""
+    std_rate: Positive | None = None
+    """Step size of the logarithm of an independent deviation, in those of the policy's other parameters;
+    None: (100,000 / budget)^(1/4), at least 1 (docs/defaults.md)."""
     std_min: Annotated[float, Bound(ge=0)] = 0.0
     """Added to a predicted or independent deviation, so that it stays above this."""
     head_tanh: Literal["none", "mean", "all"] = "none"
@@ -165,6 +168,11 @@ class Policy(Checked):
         if self.std == "fixed" and self.std_min:
             raise ConfigError(
                 f"policy.std_min = {self.std_min!r}: must be 0 with policy.std = fixed, where std_init is all"
+            )
+        if self.std != "independent" and self.std_rate is not None:
+            raise ConfigError(
+                f"policy.std_rate = {self.std_rate!r}: must be None with policy.std = {self.std}, "
+                "which has no parameter of its own"
             )
 
 
@@ -261,9 +269,9 @@ class Config(Checked):
 
     @property
     def minibatch_size(self) -> int:
-        """Rows of a minibatch: as given, or 128 where a rollout has as many."""
+        """Rows of a minibatch: as given, or what follows from the budget."""
         given = self.ppo.minibatch_size
-        return min(defaults.MINIBATCH, self.rollout_size) if given is None else given
+        return defaults.minibatch_size(self.total_steps, self.rollout_size) if given is None else given
 
     @property
     def _as_text(self) -> str:
@@ -284,6 +292,8 @@ class Config(Checked):
         num_steps, num_envs = self.shape
         if policy.std_init is None and not spec.discrete:
             policy = dataclasses.replace(policy, std_init=defaults.std_init(spec.action_size))
+        if policy.std_rate is None and policy.std == "independent" and not spec.discrete:
+            policy = dataclasses.replace(policy, std_rate=defaults.std_rate(self.total_steps))
         rate = defaults.learning_rate(self.total_steps)
         chosen = {
             "num_steps": num_steps,
@@ -318,6 +328,7 @@ class Config(Checked):
             names = (
                 "policy.std",
                 "policy.std_init",
+                "policy.std_rate",
                 "policy.std_min",
                 "policy.head_tanh",
                 "normalize.action",

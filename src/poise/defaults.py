@@ -9,7 +9,8 @@ ROLLOUTS = 36  # wanted in a budget
 FEWEST_ROWS, MOST_ROWS = 256, 2048  # of a rollout
 FEWEST_STEPS, MOST_ENVS = 64, 16
 
-MINIBATCH = 128  # rows, where a rollout has as many
+MINIBATCH, LONG_MINIBATCH = 128, 64  # rows, where a rollout has as many
+LONG = 400_000  # steps from which on a budget has the second, at half of RATE and less
 
 GAMMA_UNLIMITED = 0.99  # where episodes have no time limit
 
@@ -34,6 +35,16 @@ def shape(total_steps: int, num_steps: int | None, num_envs: int | None) -> tupl
 def gamma(time_limit: int | None) -> float:
     """1 - 1 / (3 sqrt(limit)): a horizon that grows with the root of the episode's length (steps)."""
     return GAMMA_UNLIMITED if time_limit is None else 1 - 1 / (3 * math.sqrt(time_limit))
+
+
+def minibatch_size(total_steps: int, rollout_size: int) -> int:
+    """128 rows, 64 from a budget of 400,000 steps on, or the rollout where it has fewer."""
+    return min(MINIBATCH if total_steps < LONG else LONG_MINIBATCH, rollout_size)
+
+
+def std_rate(total_steps: int) -> float:
+    """(100,000 / budget)^(1/4), at least 1: with few updates the deviation has to fall faster."""
+    return max(1.0, (RATE_BUDGET / total_steps) ** 0.25)
 
 
 def std_init(action_size: int) -> float:

@@ -19,12 +19,20 @@ from poise.update import (
     make_optimizer,
     minibatches,
     recomputed,
+    std_rate,
 )
 
 
 @partial(jax.jit, static_argnames=("kind", "config"))
 def _one(
-    params: Any, opt_state: Any, batch: Batch, step_size: Float[Array, ""], *, kind: str, config: PPO
+    params: Any,
+    opt_state: Any,
+    batch: Batch,
+    step_size: Float[Array, ""],
+    std_rate: Float[Array, ""],
+    *,
+    kind: str,
+    config: PPO,
 ) -> tuple[Any, Any, Any, Array, Array]:
     """Parameters and optimizer after one minibatch, and what led there: gradient, loss, approximate KL."""
     if kind == "policy":
@@ -33,7 +41,7 @@ def _one(
     else:
         loss, gradient = jax.value_and_grad(value_loss)(params, batch)
         kl = jax.numpy.zeros(())
-    after = apply_gradient(make_optimizer(config), params, opt_state, gradient, step_size)
+    after = apply_gradient(make_optimizer(config), params, opt_state, gradient, step_size, std_rate)
     return *after, gradient, loss, kl
 
 
@@ -62,7 +70,7 @@ def first_bad(state: TrainState, ready: Ready, config: Config) -> str | None:
                     break
                 part = jax.tree.map(lambda x: x[0], minibatches(batch, jax.numpy.asarray(rows[None])))
                 params, opt_state, gradient, loss, kl = _one(
-                    params, opt_state, part, rate, kind=kind, config=ppo
+                    params, opt_state, part, rate, std_rate(config), kind=kind, config=ppo
                 )
                 parts = {"loss": loss, "gradient": gradient, "parameters after it": params}
                 for name, tree in parts.items():

@@ -17,7 +17,7 @@ from poise.advantages import gae
 from poise.config import PPO, Config, Normalize, known
 from poise.distributions import Distribution
 from poise.losses import PolicyMetrics, explained_variance, policy_loss, value_loss
-from poise.networks import Policy, ValueFunction, distributions, make_policy
+from poise.networks import GaussianPolicy, Policy, ValueFunction, distributions, make_policy
 from poise.normalize import Normalizer, discounted_return, normalize_obs, normalize_reward
 from poise.seeds import Stream, branch
 from poise.spec import Spec
@@ -298,11 +298,22 @@ def minibatches(batch: Batch, rows: Int[Array, "minibatches M"]) -> Batch:
     return jax.tree.map(lambda x: x[rows.reshape(-1)].reshape(*rows.shape, *x.shape[1:]), batch)
 
 
-def apply_gradient(optimizer, params, opt_state, gradient, step_size):
-    """The parameters after one step against ``gradient``, and the optimizer's state."""
+def apply_gradient(optimizer, params, opt_state, gradient, step_size, std_rate: float | Array = 1.0):
+    """The parameters after one step against ``gradient``, and the optimizer's state.
+
+    The step of a policy's log_std, where it has one, is ``std_rate`` times as large.
+    """
     with jax.numpy_dtype_promotion("standard"):  # Optax mixes its integer step count with floats
         updates, opt_state = optimizer.update(gradient, opt_state)
+    if isinstance(updates, GaussianPolicy) and updates.log_std is not None:
+        updates = eqx.tree_at(lambda u: u.log_std, updates, std_rate * updates.log_std)
     return jax.tree.map(lambda p, u: p - step_size * u, params, updates), opt_state
+
+
+def std_rate(config: Config) -> np.float32:
+    """``policy.std_rate``; 1 where there is no parameter whose rate it were."""
+    given = config.policy.std_rate
+    return np.float32(1 if given is None else given)
 
 
 @partial(jax.jit, static_argnames="config")
@@ -311,6 +322,7 @@ def learn_policy(
     opt_state: optax.OptState,
     batch: Batch,
     step_size: Float[Tensor, ""],
+    std_rate: Float[Tensor, ""],
     rows: Int[Tensor, "E minibatches M"],
     stopped: Bool[Tensor, ""],
     *,
@@ -329,7 +341,7 @@ def learn_policy(
     def learn(carry, minibatch: Batch):
         params, opt_state, _ = carry
         (_, metrics), gradient = jax.value_and_grad(policy_loss, has_aux=True)(params, minibatch, config)
-        after = apply_gradient(optimizer, params, opt_state, gradient, step_size)
+        after = apply_gradient(optimizer, params, opt_state, gradient, step_size, std_rate)
         if config.target_kl is None:
             return (*after, jnp.array(False)), (metrics, jnp.array(1), jnp.array(1))
         stop = metrics.kl > config.target_kl
@@ -442,7 +454,7 @@ def learn(state: TrainState, ready: Ready, *, config: Config) -> Updated:
         if epochs and prepared.transitions is not None:
             batch = recomputed(on_host(value), batch, prepared.transitions, ppo=ppo)
         policy, policy_opt, seen, stopped, policy_finite = learn_policy(
-            policy, policy_opt, batch, policy_rate, rows[block], stopped, config=ppo
+            policy, policy_opt, batch, policy_rate, std_rate(config), rows[block], stopped, config=ppo
         )
         value, value_opt, loss, value_finite = learn_value(
             value, value_opt, on_host(batch), value_rate, rows[block], config=ppo
