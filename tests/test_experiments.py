@@ -293,6 +293,7 @@ def test_what_is_no_experiment_is_not_compared_with(content, match, two_tasks, t
     [
         (["Pendulum-v1", "Pendulum-v1"], "named twice"),
         (["paper/reacher"], "is a preset"),
+        ([], "must be one environment or more"),
     ],
 )
 def test_tasks_that_cannot_be_meant_are_refused(ids, match, tmp_path):

@@ -203,7 +203,7 @@ def _find_modules_here(env: str | None) -> None:
 
 
 def experiment(
-    envs: Annotated[tuple[str, ...], Positional, arg(metavar="ENV")],
+    envs: Annotated[tuple[str, ...], Positional, arg(metavar="ENV...")],
     config: Annotated[Config, arg(name="")] = Config(),  # noqa: B008 (frozen)
     options: Annotated[Options, arg(name="")] = Options(video=False),  # noqa: B008 (frozen)
     seeds: int = 5,

@@ -117,7 +117,7 @@ def execute_experiment(
     final scores are compared on the tasks that both have.
 
     Raises:
-        ConfigError: there are no such seeds, or a task is named twice or is a preset.
+        ConfigError: there are no such seeds, or no task is named, or one twice, or a preset.
         EnvError: an environment cannot be made.
         ExperimentError: a training failed (``log.txt`` in its folder says why), or ``against`` holds no
             results.
@@ -126,6 +126,8 @@ def execute_experiment(
     first, last = config.seed, config.seed + num_seeds - 1
     if not first <= last <= LAST_SEED:
         raise ConfigError(f"seeds = {num_seeds}: must be >= 1, and the last of them <= {LAST_SEED}")
+    if not ids:
+        raise ConfigError("ENV: must be one environment or more, for example Reacher-v4 Pendulum-v1")
     if preset := next((id for id in ids if id in PRESETS), None):
         raise ConfigError(
             f"{preset}: is a preset, with settings of its own: poise train {preset} --seeds {num_seeds}"
