@@ -76,7 +76,7 @@ def test_two_whole_updates_equal_the_naive_ppo(first_rollout, recompute_every):
         "normalize__obs_clip": 1.5,
     }
     options = {"normalize__first_rollout": first_rollout, "ppo__recompute_every": recompute_every}
-    settings = config(**faster, **tight, **options)
+    settings = config(**tight, **options)
     state = init(SPEC, settings)
     policy = Net(state.learner.policy.mlp.weight, state.learner.policy.mlp.bias)
     value = Net(state.learner.value.mlp.weight, state.learner.value.mlp.bias)
