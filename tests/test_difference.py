@@ -9,6 +9,7 @@ import pytest
 import poise
 from poise.cli import main
 from poise.difference import DiffError, compare
+from poise.journal import JournalError
 
 QUICK = {"total_steps": 360, "num_envs": 3, "evaluate": False, "video": False}
 PPO = {"num_steps": 24, "num_epochs": 2, "minibatch_size": 24}
@@ -73,8 +74,8 @@ def test_a_hash_alone_that_differs_is_a_difference(runs, tmp_path):
 
 
 def test_what_is_no_run_says_so(runs, tmp_path):
-    with pytest.raises(DiffError, match=r"metrics.jsonl: cannot be read"):
+    with pytest.raises(JournalError, match=r"metrics.jsonl: cannot be read"):
         compare(runs[0], tmp_path)
     (tmp_path / "metrics.jsonl").write_text("{}\n")
-    with pytest.raises(DiffError, match=r"metrics.jsonl: is damaged: KeyError"):
+    with pytest.raises(JournalError, match=r"metrics.jsonl: is damaged: KeyError"):
         compare(tmp_path, runs[0])

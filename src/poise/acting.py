@@ -6,7 +6,7 @@ Used while collecting from host environments and in evaluation; tested equal to 
 import math
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from poise.config import Normalize
 from poise.networks import GaussianPolicy, Policy
@@ -25,7 +25,8 @@ class ActionScale:
 
     def __init__(self, spec: Spec, *, normalize: bool):
         low, high = np.array(spec.action_low), np.array(spec.action_high)
-        scaled = np.array(spec.scaled, bool) & normalize
+        self._bounded = np.array(spec.scaled, bool)
+        scaled = self._bounded & normalize
         with np.errstate(invalid="ignore", over="ignore"):
             self._center = np.where(scaled, (low + high) / 2, 0.0).astype(np.float32)
             self._scale = np.where(scaled, (high - low) / 2, 1.0).astype(np.float32)
@@ -36,6 +37,17 @@ class ActionScale:
         if self._discrete:
             return action
         return (self._center + self._scale * action).clip(self._low, self._high)
+
+    def reached(self, action: Shaped[np.ndarray, "... A"]) -> Bool[np.ndarray, "... bounded"] | None:
+        """Which entries are at a bound once scaled, or beyond; of the dimensions that have bounds alone.
+
+        None where actions are discrete.
+        """
+        if self._discrete:
+            return None
+        with quiet():
+            meant = (self._center + self._scale * action)[..., self._bounded]
+        return (meant <= self._low[self._bounded]) | (meant >= self._high[self._bounded])
 
 
 FEW_ROWS = 1024  # up to which an Actor repeats its biases for every row

@@ -246,6 +246,15 @@ def agent_folder(run: Path, which: Which = "last") -> Path:
     return found[0]
 
 
+def read_manifest(folder: Path) -> Manifest:
+    """What the manifest of a checkpoint says.
+
+    Raises:
+        CheckpointError: it is missing, changed, damaged, or of another schema.
+    """
+    return _read_manifest(folder)[0]
+
+
 def load_agent(folder: Path) -> tuple[Trained, Manifest]:
     """The agent of a checkpoint. Reads two files of ``folder`` and runs nothing of them.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from poise.config import flat
 from poise.errors import PoiseError
-from poise.journal import METRICS, read_episodes
+from poise.journal import read_episodes, read_metrics
 from poise.spec import Episode
 
 Pair = tuple[Any, Any]
@@ -78,7 +78,8 @@ def compare(one: Path, other: Path) -> Difference:
     """What two run folders say of their trainings.
 
     Raises:
-        DiffError: a folder holds no run, or its tables are damaged.
+        DiffError: a folder holds no run.
+        JournalError: its tables are missing or damaged.
     """
     runs = one, other
     rows = [_metrics(run) for run in runs]
@@ -103,16 +104,7 @@ def compare(one: Path, other: Path) -> Difference:
 
 
 def _metrics(run: Path) -> list[dict[str, Any]]:
-    path = run / METRICS
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        for row in rows:
-            row["iteration"], row["steps"] = int(row["iteration"]), int(row["steps"])
-        return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
-    except OSError as error:
-        raise DiffError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DiffError(f"{path}: is damaged: {error!r:.200}") from error
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in read_metrics(run)]
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a look at a training or at an environment finds, in a form that a person, a page and a test can read."""
+"""What a look at a training or an environment finds, in a form that a person, a page and a test can read."""
 
 import dataclasses
 from collections.abc import Iterable

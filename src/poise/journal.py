@@ -104,6 +104,24 @@ def cut(folder: Path, position: Mapping[str, Any], *, check: bool = False) -> No
                 (folder / name).unlink(missing_ok=True)
 
 
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of ``metrics.jsonl``: of each iteration its number, its steps, and each metric or None.
+
+    Raises:
+        JournalError: the table is missing or damaged.
+    """
+    path = folder / METRICS
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for row in rows:
+            row["iteration"], row["steps"] = int(row["iteration"]), int(row["steps"])
+        return rows
+    except OSError as error:
+        raise JournalError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise JournalError(f"{path}: is damaged: {error!r:.200}") from error
+
+
 def read_episodes(folder: Path) -> list[Episode]:
     """The episodes of a run, as they were written.
 

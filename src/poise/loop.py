@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from poise.acting import ActionScale
 from poise.arrays import ArraysError
 from poise.clock import Clock
 from poise.config import Config, ConfigError
@@ -17,6 +18,7 @@ from poise.divergence import first_bad
 from poise.envs import VectorEnv
 from poise.envs.checking import Crash, EnvFault
 from poise.errors import DIVERGED, TOO_LARGE, TrainingError
+from poise.facts import facts
 from poise.rollout import Collector, make_collector
 from poise.spec import Episode
 from poise.types import Rollout
@@ -84,6 +86,7 @@ def iterations(config: Config, env: VectorEnv, start: Start | None = None) -> It
     try:
         compiled = clock.now().compiling
         collector = make_collector(env, config)
+        scale = ActionScale(env.spec, normalize=config.normalize.action)
         state = init(env.spec, config) if start is None else start.state
         exact = start is None or _restored(collector, start, env.spec.id)
         for iteration in range(int(state.iteration), config.num_iterations):
@@ -98,7 +101,7 @@ def iterations(config: Config, env: VectorEnv, start: Start | None = None) -> It
             state = jax.block_until_ready(updated.state)
             epochs = _epochs(updated, iteration, config)
             learned = clock.now()
-            metrics = _metrics(updated, epochs, episodes)
+            metrics = _metrics(updated, epochs, episodes) | facts(rollout, before.normalizer, scale)
             if (problem := _problem(metrics, updated)) is not None:
                 what, cause = problem
                 first = first_bad(before, ready, config) if cause == DIVERGED else None

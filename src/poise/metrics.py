@@ -69,6 +69,8 @@ METRICS = (
         "episode/length", "iteration", "steps", "Mean length of the episodes that ended in the iteration."
     ),
     Metric("episode/count", "iteration", "episodes", "Episodes that ended in the iteration."),
+    Metric("reward/mean", "iteration", "reward", "Mean raw reward of a step."),
+    Metric("reward/std", "iteration", "reward", "Standard deviation of the raw reward of a step."),
     Metric(
         "policy/loss", "epoch", "1", "Minus the mean clipped surrogate, less the entropy bonus.", -1.0, 1.0
     ),
@@ -98,6 +100,14 @@ METRICS = (
         5.0,
     ),
     Metric(
+        "policy/saturation",
+        "iteration",
+        "share",
+        "Entries of the sampled actions that lead to a bound of the environment or beyond.",
+        0.0,
+        0.9,
+    ),
+    Metric(
         "value/loss",
         "epoch",
         "1",
@@ -114,6 +124,12 @@ METRICS = (
         1.0,
     ),
     Metric("value/learning_rate", "epoch", "1", "Step size of the value function's Adam."),
+    Metric(
+        "normalize/shift",
+        "iteration",
+        "deviations",
+        "From the mean of all observations before to that of the rollout, in the dimension where it is farthest.",
+    ),
     Metric("time/rollout", "iteration", "s", "Collecting the rollout, compilation left out."),
     Metric(
         "time/physics",

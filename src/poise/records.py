@@ -1,0 +1,111 @@
+"""A run folder, read for people: all that was written of one training, and the command that repeats it."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from poise.checkpoint import CheckpointError, checkpoints, read_manifest, read_plain
+from poise.config import Config
+from poise.errors import PoiseError
+from poise.journal import read_episodes, read_metrics
+from poise.spec import Episode, Spec
+
+LARGEST = 2**20  # bytes of a summary
+
+
+class RecordError(PoiseError):
+    """A folder that holds no run."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One training, as its folder tells it.
+
+    Attributes:
+        config: every option with its number.
+        summary: ``summary.json``; empty where the training has not ended, or was killed.
+        rows: ``metrics.jsonl``.
+    """
+
+    folder: Path
+    env: str
+    backend: str
+    config: Config
+    spec: Spec
+    summary: Mapping[str, Any]
+    rows: list[dict[str, Any]]
+    episodes: list[Episode]
+
+    @property
+    def steps(self) -> Float[np.ndarray, " iterations"]:
+        """Environment steps at the end of each iteration."""
+        return self.column("steps")
+
+    def column(self, name: str) -> Float[np.ndarray, " iterations"]:
+        """A metric over the iterations; NaN where there was nothing to measure, or it was not known yet."""
+        given = [row.get(name) for row in self.rows]
+        return np.array([np.nan if value is None else float(value) for value in given])
+
+    def command(self, **changes: Any) -> str:
+        """``poise train`` as it has to be typed for the same training, or one with ``changes``.
+
+        These are by dotted name, dots written as two underscores: ``ppo__clip=0.1``.
+        """
+        changed = {name.replace("__", "."): value for name, value in changes.items()}
+        options = {
+            "total_steps": self.config.total_steps,
+            "seed": self.config.seed,
+            **self.config.changes(self.spec),
+            **changed,
+        }
+        return shlex.join(["poise", "train", self.env, *_options(options)])
+
+
+def _options(values: Mapping[str, Any]) -> list[str]:
+    """As the command line takes them."""
+    words: list[str] = []
+    for name, value in values.items():
+        group, dot, last = name.replace("_", "-").rpartition(".")
+        if isinstance(value, bool):
+            words.append(f"--{group}{dot}{'' if value else 'no-'}{last}")
+        else:
+            many = value if isinstance(value, tuple | list) else [value]
+            words += [f"--{group}{dot}{last}", *(f"{one}" for one in many)]
+    return words
+
+
+def read_record(run: Path) -> Record:
+    """What the folder of a run says. Executes nothing of it.
+
+    Raises:
+        RecordError: it holds no run.
+        CheckpointError, JournalError: a file of it is damaged.
+    """
+    if not (found := checkpoints(run)):
+        raise RecordError(f"{run}: is no folder of a run (no checkpoints in it)")
+    manifest = read_manifest(found[0])
+    return Record(
+        folder=run,
+        env=manifest.env,
+        backend=manifest.backend,
+        config=manifest.config,
+        spec=manifest.spec,
+        summary=_summary(run / "summary.json"),
+        rows=read_metrics(run),
+        episodes=read_episodes(run),
+    )
+
+
+def _summary(path: Path) -> Mapping[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(read_plain(path, LARGEST)))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: is damaged: {error!r:.200}") from error
