@@ -98,7 +98,7 @@ def test_a_wrong_command_exits_2_with_one_clear_message(command, message, capsys
 def test_evaluate_repeats_the_score_and_video_films_it(capsys, tmp_path):
     tiny = TINY.replace("--no-evaluate", "")
     _, out, _ = poise(f"train Pendulum-v1 {tiny} --seed 4 --out {tmp_path}", capsys)
-    *_, score, _, folder = out.splitlines()
+    *_, score, _, health, folder = out.splitlines()
     assert score.startswith("greedy return")
     code, out, _ = poise(f"evaluate {folder}", capsys)
     assert (code, out.strip()) == (0, score)

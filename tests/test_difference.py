@@ -8,7 +8,7 @@ import pytest
 
 import poise
 from poise.cli import main
-from poise.difference import DiffError, compare
+from poise.difference import compare
 from poise.journal import JournalError
 
 QUICK = {"total_steps": 360, "num_envs": 3, "evaluate": False, "video": False}

@@ -152,7 +152,30 @@ def _tell(result: "Run", json_: bool, file: TextOut) -> None:
         + (f", {pace:,.0f} steps/s while training" if pace else ""),
         file=file,
     )
-    print(_json({**summary, "folder": str(result.folder)}) if json_ else result.folder)
+    from poise.diagnosis import examine, verdict
+    from poise.records import read_record
+
+    record = read_record(result.folder)
+    findings = examine(record)
+    print(verdict(record, findings), file=file)
+    told = {**summary, "health": [finding.to_dict() for finding in findings], "folder": str(result.folder)}
+    print(_json(told) if json_ else result.folder)
+
+
+def doctor(run: RunFolder, json_: Json = False) -> None:
+    """Say whether a training was healthy, and if not, what was seen, what it means, and what to try."""
+    from poise.diagnosis import examine, verdict
+    from poise.records import read_record
+
+    record = read_record(run)
+    findings = examine(record)
+    if json_:
+        print(_json({"run": str(run), "findings": [finding.to_dict() for finding in findings]}))
+        return
+    for finding in findings:
+        print(*finding.lines(), sep="\n", end="\n\n")
+    if not findings:
+        print(verdict(record, findings))
 
 
 def _resume_command(guard: Guard) -> Callable[..., None]:
@@ -453,6 +476,7 @@ def _run(arguments: list[str], guard: Guard) -> None:
         "train": _train_command(_env_name(options) if may_be_preset else "", guard=guard),
         "resume": _resume_command(guard),
         "evaluate": evaluate,
+        "doctor": doctor,
         "video": video,
         "experiment": experiment,
         "reproduce": reproduce,

@@ -306,7 +306,7 @@ class Config(Checked):
         return dataclasses.replace(self, num_envs=num_envs, ppo=ppo, policy=policy)
 
     def changes(self, spec: Spec) -> dict[str, Any]:
-        """What is not as it would be by default with this budget and seed in this environment, by dotted name."""
+        """What is not as it would be by default with this budget in this environment, by dotted name."""
         usual = flat(Config(total_steps=self.total_steps, seed=self.seed).settled(spec).to_dict())
         mine = flat(self.settled(spec).to_dict())
         return {name: value for name, value in mine.items() if value != usual[name]}

@@ -3,6 +3,7 @@
 Every rule looks at medians over parts of a training, never at one iteration. ``late`` is its last quarter.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,6 @@ FEWEST = 4  # iterations of which anything can be said
 KL_HIGH, CLIPPED_HIGH = 0.1, 0.5
 KL_NONE = 1e-6  # nats an iteration
 EXPLAINED_NOTHING = 0.05
-LOSS_WORTH_EXPLAINING = 0.05  # in normalized rewards: below it, what is left to explain is small
 STD_GROWN = 3.0  # times the first
 FALLEN = 0.5  # share of what had been gained
 GREEDY_LOST = 0.3  # share of what had been gained
@@ -85,9 +85,10 @@ def learning_rate_too_high(record: Record) -> Finding | None:
     return Finding(
         "learning-rate-too-high",
         "warning",
-        f"median KL {kl:.3g} (healthy up to {BY_NAME['policy/kl'].high:g}), {clipped:.0%} of the ratios outside "
-        f"the clip (healthy up to {BY_NAME['policy/clip_fraction'].high:.0%})",
-        "In each iteration the policy moves farther than its rollout can vouch for, and what it learned is easily lost.",
+        f"median KL {kl:.3g} (healthy up to {BY_NAME['policy/kl'].high:g}), {clipped:.0%} of the ratios "
+        f"outside the clip (healthy up to {BY_NAME['policy/clip_fraction'].high:.0%})",
+        "In each iteration the policy moves farther than its rollout can vouch for, and what it learned is "
+        "easily lost.",
         record.command(ppo__policy_learning_rate=_rate(record, "policy_learning_rate", 0.3)),
     )
 
@@ -111,16 +112,17 @@ def value_explains_nothing(record: Record) -> Finding | None:
     """The value function is no better than a constant."""
     if reward_says_nothing(record) is not None:
         return None
-    explained = _median(_late(record.column("value/explained_variance")))
-    loss = _median(_late(record.column("value/loss")))
-    if not (explained < EXPLAINED_NOTHING and loss > LOSS_WORTH_EXPLAINING):
+    names = "value/explained_variance", "value/loss"
+    explained, loss = (_median(_late(record.column(name))) for name in names)
+    metric = BY_NAME[names[0]]
+    if not explained < EXPLAINED_NOTHING or metric.state(dict(zip(names, (-1.0, loss), strict=True))) is None:
         return None
     return Finding(
         "value-explains-nothing",
         "warning",
         f"median explained variance {explained:.2f} {_since(record)}, value loss {loss:.2g}",
-        "Advantages are then little but noise. Either the value function learns too slowly, or the observations do not "
-        "hold what the returns depend on.",
+        "Advantages are then little but noise. Either the value function learns too slowly, or the "
+        "observations do not hold what the returns depend on.",
         record.command(ppo__value_learning_rate=_rate(record, "value_learning_rate", 3)),
     )
 
@@ -172,7 +174,7 @@ def std_grown(record: Record) -> Finding | None:
         "warning",
         f"the deviation of the actions went from {first:.2g} to {last:.2g}",
         "Actions are little but noise"
-        + (": the entropy bonus outweighs the reward." if bonus else ", and nothing in the reward holds it back."),
+        + (": the entropy bonus outweighs the reward." if bonus else ", and no reward holds it back."),
         record.command(ppo__entropy_coef=0.0)
         if bonus
         else "see that rewards depend on actions: poise check " + record.env,
@@ -190,7 +192,7 @@ def actions_saturated(record: Record) -> Finding | None:
         "warning",
         f"{share:.0%} of the actions were at a bound {_since(record)} (healthy up to {high:.0%})",
         "The environment sees little of what the policy does, so it cannot learn the finer part of it."
-        + (" The policy acts in the environment's units, which are small beside its deviation." if raw else ""),
+        + (" Its deviation is large beside the environment's bounds, in whose units it acts." if raw else ""),
         record.command(normalize__action=True)
         if raw
         else record.command(policy__std_init=float(f"{(record.config.policy.std_init or 1) / 3:.2g}")),
@@ -216,7 +218,7 @@ def reward_says_nothing(record: Record) -> Finding | None:
 
 
 def episodes_never_end(record: Record) -> Finding | None:
-    """Starts are never seen again, and no return is known."""
+    """No return is ever known."""
     ended = record.column("episode/count")
     half = len(ended) // 2
     if np.any(ended[half:] > 0):
@@ -233,45 +235,49 @@ def episodes_never_end(record: Record) -> Finding | None:
     return Finding("episodes-never-end", "warning", f"no episode ended in the last {each}", meaning, fix)
 
 
+PARTS = 20  # of a training, of which each has a mean return
+SURE = 5.0  # standard errors: the best of so many parts is some two above the others by chance
+
+
 @dataclass(frozen=True)
 class _Course:
-    """Mean returns of the training, over twentieths of its iterations: the first, the best, the last two."""
+    """Mean returns of the parts of a training."""
 
     first: float
     best: float
-    at: float  # steps at which it was best
-    last: float
+    at: float  # steps at the end of the best part
+    last: float  # of the last two parts
+    error: float  # standard error of the difference between the last and the best
 
     @property
     def gained(self) -> float:
         return self.best - self.first
 
 
-PARTS = 20
-
-
 def _course(record: Record) -> _Course | None:
     """None where too few episodes ended to tell."""
-    if len(record.episodes) < PARTS:
+    if len(record.episodes) < 2 * PARTS:
         return None
     step = np.array([e.step for e in record.episodes], float)
     value = np.array([e.episodic_return for e in record.episodes])
     edges = np.linspace(0, record.steps[-1], PARTS + 1)
-    parts = [value[(step > low) & (step <= high)] for low, high in zip(edges, edges[1:], strict=False)]
-    means = np.array([part.mean() if len(part) else np.nan for part in parts])
-    if np.isfinite(means).sum() < PARTS // 2:
+    pieces = [
+        (end, value[(step > begin) & (step <= end)]) for begin, end in itertools.pairwise(edges.tolist())
+    ]
+    parts = [(end, returns) for end, returns in pieces if len(returns)]
+    if len(parts) < PARTS // 2:
         return None
-    best = int(np.nanargmax(means))
-    known = means[np.isfinite(means)]
-    return _Course(float(known[0]), float(means[best]), float(edges[best + 1]), float(known[-2:].mean()))
+    at, best = max(parts, key=lambda part: part[1].mean())
+    last = np.concatenate([returns for _, returns in parts[-2:]])
+    spread = math.sqrt(sum(float(((r - r.mean()) ** 2).sum()) for _, r in parts) / (len(step) - len(parts)))
+    error = spread * math.sqrt(1 / len(best) + 1 / len(last))
+    return _Course(float(parts[0][1].mean()), float(best.mean()), at, float(last.mean()), error)
 
 
 def late_collapse(record: Record) -> Finding | None:
     """It could do it once, and cannot any more."""
     course = _course(record)
-    if course is None or not course.best - course.last > FALLEN * course.gained > 0:
-        return None
-    if not course.at <= 0.85 * float(record.steps[-1]):
+    if course is None or not course.best - course.last > max(FALLEN * course.gained, SURE * course.error):
         return None
     return Finding(
         "late-collapse",
@@ -279,7 +285,7 @@ def late_collapse(record: Record) -> Finding | None:
         f"the mean return rose from {course.first:.1f} to {course.best:.1f} at step {course.at:,.0f}, and is "
         f"{course.last:.1f} at the end",
         "Updates late in the training undid what was learned.",
-        f"the agent that was best is kept: poise evaluate {record.folder} --which best; for a calmer training: "
+        f"the best agent is kept (poise evaluate {record.folder} --which best); for a calmer training: "
         + record.command(
             ppo__policy_learning_rate=_rate(record, "policy_learning_rate", 0.3), ppo__anneal="linear"
         ),
@@ -293,15 +299,15 @@ def greedy_worse(record: Record) -> Finding | None:
         return None
     high = evaluation["mean"] if evaluation["high"] is None else evaluation["high"]
     lost = course.last - float(high)
-    if not lost > GREEDY_LOST * course.gained > 0:
+    if course.gained <= 0 or not lost > max(GREEDY_LOST * course.gained, SURE * course.error):
         return None
     return Finding(
         "greedy-worse",
         "warning",
-        f"the last training episodes, with sampled actions, returned {course.last:.1f} on average; the greedy agent "
-        f"{evaluation['mean']:.1f}",
-        "The policy leans on its noise: the mean action alone, which an agent uses, was never what earned the return. "
-        "Or its deviation is still large, because the budget is short.",
+        f"the last training episodes, with sampled actions, returned {course.last:.1f} on average; the "
+        f"greedy agent {evaluation['mean']:.1f}",
+        "The policy leans on its noise: the mean action alone, which an agent uses, is not what earned the "
+        "return. Or its deviation is still large, because the budget is short.",
         record.command(total_steps=2 * record.config.total_steps),
     )
 
@@ -314,9 +320,10 @@ def observations_drift(record: Record) -> Finding | None:
     return Finding(
         "observations-drift",
         "warning",
-        f"the mean of an observed number was {moved:.1f} deviations away from that of all before, {_since(record)}",
-        "The statistics that observations are normalized with lag behind. Mostly a number that grows without end is "
-        "observed: a time, a position, a counter.",
+        f"the mean of an observed number was {moved:.1f} deviations away from that of all before, "
+        f"{_since(record)}",
+        "The statistics that observations are normalized with lag behind. Mostly a number that grows without "
+        "end is observed: a time, a position, a counter.",
         f"leave it out, or give its difference; poise check {record.env} names the numbers",
     )
 

@@ -4,6 +4,7 @@ Read by the logger and by ``docs/metrics.md``, which is generated from it:
 ``python -m poise.metrics > docs/metrics.md``.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,8 @@ from typing import Literal
 class Metric:
     """``every`` tells how often: a step that is logged, an episode's end, an iteration, or an epoch.
 
-    ``low`` and ``high`` bound the healthy range; None where any value can be healthy.
+    ``low`` and ``high`` bound the healthy range; None where any value can be healthy. ``while_above``: another
+    metric and a bound; while that is not above it, this one may leave its range.
     """
 
     name: str
@@ -21,6 +23,25 @@ class Metric:
     meaning: str
     low: float | None = None
     high: float | None = None
+    while_above: tuple[str, float] | None = None
+
+    def state(self, metrics: Mapping[str, float | int | None]) -> Literal["ok", "low", "high"] | None:
+        """Whether the value among ``metrics`` is healthy, or on which side it is not; None: it says nothing."""
+        value = metrics.get(self.name)
+        if value is None or self.low is None or self.high is None:
+            return None
+        if self.low <= value <= self.high:
+            return "ok"
+        if not self._speaks(metrics):
+            return None
+        return "low" if value < self.low else "high"
+
+    def _speaks(self, metrics: Mapping[str, float | int | None]) -> bool:
+        if self.while_above is None:
+            return True
+        name, bound = self.while_above
+        other = metrics.get(name)
+        return other is not None and other > bound
 
 
 # fmt: off
@@ -122,6 +143,7 @@ METRICS = (
         "1 - var(target - V) / var(target) before learning; below 0 is worse than a constant.",
         0.0,
         1.0,
+        ("value/loss", 0.05),
     ),
     Metric("value/learning_rate", "epoch", "1", "Step size of the value function's Adam."),
     Metric(
@@ -169,6 +191,8 @@ def markdown() -> str:
     ]
     for m in METRICS:
         healthy = "" if m.low is None else f"{m.low:g} to {m.high:g}"
+        if m.while_above is not None:
+            healthy += f", where `{m.while_above[0]}` is above {m.while_above[1]:g}"
         meaning = m.meaning.replace("|", "\\|")
         lines.append(f"| `{m.name}` | {m.every} | {m.unit} | {meaning} | {healthy} |")
     return "\n".join(lines) + "\n"

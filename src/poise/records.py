@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from poise.checkpoint import CheckpointError, checkpoints, read_manifest, read_plain
-from poise.config import Config
+from poise.config import Config, flat
 from poise.errors import PoiseError
 from poise.journal import read_episodes, read_metrics
 from poise.spec import Episode, Spec
@@ -57,13 +57,11 @@ class Record:
 
         These are by dotted name, dots written as two underscores: ``ppo__clip=0.1``.
         """
-        changed = {name.replace("__", "."): value for name, value in changes.items()}
-        options = {
-            "total_steps": self.config.total_steps,
-            "seed": self.config.seed,
-            **self.config.changes(self.spec),
-            **changed,
-        }
+        config = self.config
+        usual = flat(Config(total_steps=config.total_steps, seed=config.seed).settled(self.spec).to_dict())
+        wanted = config.changes(self.spec) | {n.replace("__", "."): value for n, value in changes.items()}
+        options = {name: value for name, value in wanted.items() if value != usual[name]}
+        options = {"total_steps": config.total_steps, "seed": config.seed, **options}
         return shlex.join(["poise", "train", self.env, *_options(options)])
 
 

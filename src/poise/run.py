@@ -456,11 +456,11 @@ def _react(job: _Job, recorder: Recorder, training: Iterator[Any], guard: Guard,
                 recorder.record(progress)
                 for crash in progress.crashes:
                     path = write_crash(folder, crash)
-                    print(f"{crash.what}; it was made anew ({path})", file=file)
+                    view.say(f"{crash.what}; it was made anew ({path})")
                 if not progress.exact and job.past.exact:
                     job.past.exact = False
-                    print(INEXACT, file=file)
-                view.show(progress)
+                    view.say(INEXACT)
+                view.show(progress.steps, progress.episodes, progress.metrics)
         recorder.save()
         if options.evaluate:
             evaluation, best = recorder.evaluate()

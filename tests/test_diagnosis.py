@@ -1,0 +1,187 @@
+"""Short real trainings, each made sick in one way, and healthy ones."""
+
+import dataclasses
+import io
+import json
+import shlex
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import poise
+from poise.cli import main
+from poise.diagnosis import RULES, diagnose, examine, verdict
+from poise.findings import SEVERITIES, Finding, by_severity
+from poise.records import RecordError, read_record
+from poise.spec import Episode
+
+
+class Cart(gym.Env):
+    """A point that is to stand at 0, and is moved by its action; ``kind`` says what is wrong with it."""
+
+    def __init__(self, kind="sound"):
+        self.kind = kind
+        reach = 0.01 if kind == "tiny" else 1.0
+        size = 2 if kind == "clock" else 1
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+        self.action_space = gym.spaces.Box(-reach, reach, (1,), np.float32)
+        self.steps, self.before, self.x = 0, 0.0, 0.0
+
+    def _obs(self):
+        clock = [np.exp(self.steps / 50)] if self.kind == "clock" else []
+        return np.array([0.0 if self.kind == "turns" else self.x, *clock], np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x, self.before = float(self.np_random.uniform(-1, 1)), 0.0
+        return self._obs(), {}
+
+    def step(self, action):
+        self.steps += 1
+        action = float(action[0])
+        dead = self.kind == "dies" and self.steps > 600
+        self.x = 2.0 if dead else float(np.clip(self.x + 0.3 * action, -2, 2))
+        reward = -abs(self.x)
+        if self.kind == "silent":
+            reward = 0.0
+        if self.kind == "turns":  # only an action that turns around is worth something
+            reward = float(abs(action) > 0.3 and action * self.before < 0)
+        if self.kind == "loud":
+            reward *= 1000
+        self.before = action
+        return self._obs(), reward, False, False, {}
+
+
+for kind in ("sound", "tiny", "clock", "dies", "silent", "turns", "loud"):
+    gym.register(f"Cart-{kind}-v0", Cart, max_episode_steps=25, kwargs={"kind": kind})
+gym.register("Cart-endless-v0", Cart)
+
+BUDGET = {"total_steps": 6000, "num_envs": 4, "backend": "gymnasium", "video": False, "compile_cache": False}
+
+
+def trained(env, out, **options):
+    return poise.train(env, out=out, file=io.StringIO(), **(BUDGET | options)).folder
+
+
+SICK = {
+    "learning-rate-too-high": ("sound", {"ppo": {"policy_learning_rate": 0.05, "anneal": "none"}}),
+    "no-learning": ("sound", {"ppo": {"policy_learning_rate": 1e-9}}),
+    "value-explains-nothing": ("sound", {"ppo": {"value_learning_rate": 1e-9}}),
+    "value-loss-large": ("loud", {"normalize": {"reward": False, "reward_clip": None}}),
+    "std-collapsed": ("sound", {"policy": {"std": "fixed", "std_init": 5e-4}}),
+    "std-grown": ("sound", {"ppo": {"entropy_coef": 3.0, "policy_learning_rate": 0.01}}),
+    "actions-saturated": ("tiny", {"normalize": {"action": False}}),
+    "reward-constant": ("silent", {}),
+    "episodes-never-end": ("endless", {"evaluate": False}),
+    "late-collapse": ("dies", {}),
+    "greedy-worse": ("turns", {"total_steps": 12_000, "ppo": {"policy_learning_rate": 0.003}}),
+    "observations-drift": ("clock", {}),
+    "horizon-beyond-limit": ("sound", {"ppo": {"gamma": 0.999}}),
+}
+
+
+@pytest.mark.parametrize("rule", SICK)
+def test_what_makes_a_training_sick_is_named(rule, tmp_path):
+    kind, options = SICK[rule]
+    folder = trained(f"Cart-{kind}-v0", tmp_path, **options)
+    findings = diagnose(folder)
+    assert rule in [finding.rule for finding in findings]
+    (mine,) = [finding for finding in findings if finding.rule == rule]
+    assert mine.severity in SEVERITIES
+    assert any(character.isdigit() for character in mine.seen)
+    assert rule in verdict(read_record(folder), findings)
+
+
+def test_every_rule_has_a_sick_training():
+    assert {rule.__name__.replace("_", "-") for rule in RULES} == {
+        {"reward-constant": "reward-says-nothing"}.get(rule, rule) for rule in SICK
+    }
+
+
+HEALTHY = {"InvertedPendulum-v4": 8_000, "Reacher-v4": 20_000, "Pendulum-v1": 15_000, "CartPole-v1": 15_000}
+
+
+@pytest.mark.parametrize("env", HEALTHY)
+def test_a_healthy_training_gives_no_finding(env, tmp_path):
+    folder = trained(env, tmp_path, total_steps=HEALTHY[env], num_envs=None, backend="auto")
+    record = read_record(folder)
+    assert diagnose(folder) == []
+    assert verdict(record, []) == f"health: nothing found in {len(record.rows)} iterations"
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    return read_record(trained("Cart-sound-v0", tmp_path_factory.mktemp("sound")))
+
+
+def test_the_sound_cart_is_sound(record):
+    assert examine(record) == []
+
+
+def test_a_few_iterations_say_nothing(record):
+    short = dataclasses.replace(record, rows=record.rows[:3])
+    assert examine(short) == []
+    assert verdict(short, []) == "health: too short to judge (3 iterations, 4 are the least)"
+
+
+def with_returns(record, value):
+    """The record with 100 episodes, whose returns are a function of the share of the budget that is done."""
+    steps = np.linspace(1, record.steps[-1], 100)
+    rng = np.random.default_rng(0)
+    rows = [(int(s), value(s / steps[-1]) + rng.normal()) for s in steps]
+    episodes = [Episode(0, i, s, r, 25, False) for i, (s, r) in enumerate(rows)]
+    return dataclasses.replace(record, episodes=episodes)
+
+
+@pytest.mark.parametrize(
+    ("value", "collapsed"),
+    [
+        (lambda share: 100 * share, False),  # it only rises
+        (lambda share: 100 if share < 0.6 else 0, True),  # also where it was good from the start
+        (lambda share: 100 * share if share < 0.6 else 10, True),  # it keeps 10 of 60
+        (lambda share: 100 * share if share < 0.6 else 50, False),  # it keeps 50
+        (lambda share: share, False),  # within the noise
+        (lambda share: -share, False),
+    ],
+)
+def test_a_collapse_is_the_loss_of_half_of_what_was_gained(record, value, collapsed):
+    found = [finding.rule for finding in examine(with_returns(record, value))]
+    assert ("late-collapse" in found) == collapsed
+
+
+def test_what_to_try_is_a_command_with_what_differs_from_the_defaults(record):
+    changed = dataclasses.replace(
+        record,
+        config=dataclasses.replace(
+            record.config,
+            ppo=dataclasses.replace(record.config.ppo, gamma=0.999, stagger_starts=False, target_kl=0.1),
+            policy=dataclasses.replace(record.config.policy, hidden=(32, 16)),
+        ),
+    )
+    words = shlex.split(changed.command(ppo__gamma=0.9, ppo__stagger_starts=True))
+    assert words[:4] == ["poise", "train", "Cart-sound-v0", "--total-steps"]
+    assert "--ppo.stagger-starts" not in words  # which is the default again
+    assert words[words.index("--ppo.gamma") + 1] == "0.9"
+    assert words[words.index("--policy.hidden") + 1 :][:2] == ["32", "16"]
+    assert words[words.index("--ppo.target-kl") + 1] == "0.1"
+
+
+def test_findings_are_told_the_gravest_first():
+    note, error = (Finding(name, name, "", "", "") for name in ("note", "error"))
+    assert by_severity([note, error, note]) == [error, note, note]
+
+
+def test_the_doctor_says_what_was_seen_what_it_means_and_what_to_try(tmp_path, capsys):
+    folder = trained("Cart-silent-v0", tmp_path)
+    main(["doctor", str(folder)])
+    shown = capsys.readouterr().out
+    assert "error: reward-constant\n  the reward of each of 5,888 steps was 0\n" in shown
+    main(["doctor", str(folder), "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["findings"][0]["rule"] == "reward-constant"
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(RecordError, match="is no folder of a run"):
+        diagnose(tmp_path)
