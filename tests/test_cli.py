@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,7 @@ def test_evaluate_repeats_the_score_and_video_films_it(capsys, tmp_path):
     _, out, _ = poise(f"train Pendulum-v1 {tiny} --seed 4 --out {tmp_path}", capsys)
     *_, score, _, health, folder = out.splitlines()
     assert score.startswith("greedy return")
+    assert health == "health: too short to judge (2 iterations, 4 are the least)"
     code, out, _ = poise(f"evaluate {folder}", capsys)
     assert (code, out.strip()) == (0, score)
     code, out, _ = poise(f"evaluate {folder} --episodes 5 --seed 1 --json", capsys)
@@ -212,6 +214,45 @@ def test_help_names_what_there_is(command, capsys):
     code, out, _ = poise(f"{command} --help", capsys)
     assert code == 0
     assert (command or "train") in out
+
+
+def verbs(capsys):
+    return re.findall(r"• (\w+)", poise("", capsys)[1])
+
+
+def test_without_a_verb_the_verbs_are_listed_each_with_what_it_does(capsys):
+    code, out, _ = poise("", capsys)
+    assert code == 0
+    assert set(verbs(capsys)) >= {"train", "resume", "doctor", "experiment", "completion"}
+    assert "Example:" not in out
+
+
+def test_the_help_of_each_verb_has_an_example_of_it(capsys):
+    for verb in verbs(capsys):
+        assert f"\nExample: poise {verb}" in poise(f"{verb} --help", capsys)[1], verb
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="there is no bash")
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        (["tr"], "train"),
+        (["train", "X-v0", "--ppo.cl"], "--ppo.clip"),
+        (["train", "--backend", "mu"], "mujoco"),
+    ],
+)
+def test_bash_completes_verbs_options_and_choices(typed, completed, tmp_path, capsys):
+    (tmp_path / "poise.bash").write_text(poise("completion bash", capsys)[1])
+    words = " ".join(["poise", *typed])
+    script = rf"""
+    source {tmp_path}/poise.bash
+    function=$(complete -p poise | sed 's/.*-F \([^ ]*\).*/\1/')
+    COMP_WORDS=({words}); COMP_CWORD={len(typed)}; COMPREPLY=()
+    $function poise {typed[-1]} {["poise", *typed][-2]}
+    echo "${{COMPREPLY[@]}}"
+    """
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [completed]
 
 
 def test_help_shows_the_defaults_of_a_preset_that_is_named_as_env(capsys):

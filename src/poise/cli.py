@@ -1,6 +1,7 @@
 """The command ``poise``."""
 
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -42,6 +43,7 @@ RunFolder = Annotated[
     Positional,
     arg(metavar="RUN", help="The folder that poise train printed, or one of its checkpoints."),
 ]
+WholeRun = Annotated[Path, Positional, arg(metavar="RUN", help="The folder that poise train printed.")]
 Env = Annotated[
     str | None,
     arg(
@@ -113,6 +115,8 @@ def _train_command(
     ) -> None:
         """Train an agent, score it, film it, and keep everything in a folder.
 
+        Example: poise train Reacher-v4 --total-steps 200k --seed 1
+
         Args:
             env: An environment, for example InvertedPendulum-v4, or a preset (see poise envs, poise presets).
             config: Everything that decides what is learned.
@@ -162,8 +166,11 @@ def _tell(result: "Run", json_: bool, file: TextOut) -> None:
     print(_json(told) if json_ else result.folder)
 
 
-def doctor(run: RunFolder, json_: Json = False) -> None:
-    """Say whether a training was healthy, and if not, what was seen, what it means, and what to try."""
+def doctor(run: WholeRun, json_: Json = False) -> None:
+    """Say whether a training was healthy, and if not, what was seen, what it means, and what to try.
+
+    Example: poise doctor runs/Reacher-v4/20261124-120000-0
+    """
     from poise.diagnosis import examine, verdict
     from poise.records import read_record
 
@@ -189,6 +196,8 @@ def _resume_command(guard: Guard) -> Callable[..., None]:
         json_: Json = False,
     ) -> None:
         """Go on with a training that was interrupted or killed, to the same result.
+
+        Example: poise resume runs/Reacher-v4/20261124-120000-0 --total-steps 400k
 
         Args:
             run: Its folder; by default the unfinished run under --out that was saved last.
@@ -235,6 +244,8 @@ def experiment(
 ) -> None:
     """Train on several tasks with several seeds, on all cores, and say what the runs say together.
 
+    Example: poise experiment Reacher-v4 Pendulum-v1 --seeds 10
+
     Args:
         envs: Environments, for example Reacher-v4 Pendulum-v1.
         config: Everything that decides what is learned.
@@ -277,6 +288,8 @@ def reproduce(
 ) -> None:
     """Repeat the paper's experiments: every figure, table and best agent, on all cores.
 
+    Example: poise reproduce --quick
+
     Args:
         quick: One seed and a tenth of the steps, to see that everything runs.
         seeds: How many of each setting; by default 5, with --quick 1.
@@ -302,6 +315,8 @@ def evaluate(
 ) -> None:
     """Score a trained agent: greedy episodes, each played to its end.
 
+    Example: poise evaluate runs/Reacher-v4/20261124-120000-0 --episodes 500
+
     Args:
         episodes: How many episodes.
         seed: What the episodes derive from; by default the run's own seed, which repeats its score.
@@ -314,7 +329,10 @@ def evaluate(
 
 
 def video(run: RunFolder, which: WhichAgent = "last", env: Env = None, json_: Json = False) -> None:
-    """Film the greedy agent of a run: video.mp4 in its folder, or video.gif without an encoder."""
+    """Film the greedy agent of a run: video.mp4 in its folder, or video.gif without an encoder.
+
+    Example: poise video runs/Reacher-v4/20261124-120000-0 --which best
+    """
     from poise.agent import load
     from poise.recording import film
 
@@ -331,6 +349,8 @@ def bench(
     json_: Json = False,
 ) -> None:
     """Measure a training on this machine: its speed, where its time goes, and how far the limit is.
+
+    Example: poise bench Reacher-v5 --num-envs 64
 
     Args:
         env: An environment.
@@ -352,7 +372,10 @@ def diff(
     other: Annotated[Path, Positional, arg(metavar="RUN", help="Another.")],
     json_: Json = False,
 ) -> None:
-    """Name the first iteration in which two runs differ, and in what (exit code 1); or that none does."""
+    """Name the first iteration in which two runs differ, and in what (exit code 1); or that none does.
+
+    Example: poise diff runs/Reacher-v4/20261124-120000-0 runs/Reacher-v4/20261124-130000-0
+    """
     from poise.difference import compare
 
     found = compare(run, other)
@@ -390,7 +413,10 @@ def check(
 
 
 def presets(json_: Json = False) -> None:
-    """List the presets that poise train understands, and what they change."""
+    """List the presets that poise train understands, and what they change.
+
+    Example: poise presets
+    """
     usual = flat(Config().to_dict())
     rows = []
     for name, preset in PRESETS.items():
@@ -406,7 +432,10 @@ def presets(json_: Json = False) -> None:
 
 
 def envs(json_: Json = False) -> None:
-    """List the environments: backend, spaces, time limit, and the mean return that counts as solved."""
+    """List the environments: backend, spaces, time limit, and the mean return that counts as solved.
+
+    Example: poise envs
+    """
     from poise.listing import list_envs
 
     listed, refused = list_envs()
@@ -426,6 +455,21 @@ def envs(json_: Json = False) -> None:
     Console().print(table)
     print(f"\n{len(refused)} more ids are known to Gymnasium and need another package, or have other spaces.")
     print("Any id that Gymnasium can make will do, also module:Task of a module of yours.")
+
+
+def completion(shell: Annotated[Literal["bash", "zsh", "tcsh"], Positional, arg(metavar="SHELL")]) -> None:
+    """Print what makes a shell complete verbs and options.
+
+    Example: poise completion bash > ~/.local/share/bash-completion/completions/poise
+
+    Args:
+        shell: Which shell.
+    """
+    raise _Completion(shell)
+
+
+class _Completion(Exception):
+    """The shell whose completion is wanted, thrown from inside the parser, which has to make it."""
 
 
 def _json(result: Any) -> str:
@@ -485,13 +529,34 @@ def _run(arguments: list[str], guard: Guard) -> None:
         "bench": bench,
         "presets": presets,
         "envs": envs,
+        "completion": completion,
     }
-    tyro.extras.subcommand_cli_from_dict(
-        commands,
-        prog="poise",
-        description="Proximal Policy Optimization: train an agent with one command.",
-        args=arguments,
-    )
+    if verb not in commands:
+        commands = {name: _in_a_line(command) for name, command in commands.items()}
+
+    def parse(arguments: list[str]) -> None:
+        tyro.extras.subcommand_cli_from_dict(
+            commands,
+            prog="poise",
+            description="Proximal Policy Optimization: train an agent with one command.",
+            args=arguments,
+        )
+
+    try:
+        parse(arguments or ["--help"])
+    except _Completion as wanted:
+        parse(["--tyro-print-completion", str(wanted)])
+
+
+def _in_a_line(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for a list of all: of its help only what it does."""
+
+    @functools.wraps(command)
+    def brief(*args: Any, **kwargs: Any) -> Any:
+        return command(*args, **kwargs)
+
+    brief.__doc__ = (command.__doc__ or "").split("\n\n")[0]
+    return brief
 
 
 def main(arguments: list[str] | None = None) -> int:
