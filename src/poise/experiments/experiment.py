@@ -22,6 +22,7 @@ from jaxtyping import Float
 from poise import envs
 from poise.checkpoint import CheckpointError, read_plain
 from poise.config import LAST_SEED, Config, ConfigError
+from poise.diagnosis import diagnose
 from poise.errors import PoiseError
 from poise.experiments import tables
 from poise.experiments.figures import Line, draw_tasks
@@ -240,7 +241,9 @@ def _run(
             done[job.folder] = result
             score = result["evaluation"]
             outcome = f"greedy return {score['mean']:.2f}" if score else "trained"
-            print(f"{name(job)}: {outcome}, {result['seconds']['total']:.1f} s", file=file, flush=True)
+            seconds = f"{result['seconds']['total']:.1f} s"
+            sick = [finding.rule for finding in diagnose(job.folder)]
+            print(f"{name(job)}: {', '.join([outcome, seconds, *sick])}", file=file, flush=True)
     except KeyboardInterrupt:
         print(f"interrupted; to go on: poise resume {folder}", file=file, flush=True)
         raise
