@@ -1,0 +1,54 @@
+"""Every command of the pages is run, as it is written, one page in one shell from top to bottom."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from poise.diagnosis import RULES
+
+ROOT = Path(__file__).parent.parent
+PAGES = ["reading.md", "robots.md"]
+
+
+def blocks(page, language):
+    text = (ROOT / "docs" / page).read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.M | re.S)
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A folder as a reader has it: the examples are there, ``poise`` is the command, nothing is trained yet."""
+    shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def environment():
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, "PYTHONWARNINGS": "default"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_the_page_runs(page, checkout):
+    commands = blocks(page, "bash")
+    assert commands
+    script = "\n".join(["set -euo pipefail", *commands])
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=checkout, env=environment(), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
+def test_the_robots_page_shows_the_example_itself():
+    assert blocks("robots.md", "python") == [(ROOT / "examples" / "ball_and_beam.py").read_text()]
+
+
+def test_the_reading_page_names_every_finding():
+    page = (ROOT / "docs" / "reading.md").read_text()
+    for rule in RULES:
+        name = rule.__name__.replace("_", "-").replace("reward-says-nothing", "reward-constant")
+        assert f"| `{name}` |" in page
