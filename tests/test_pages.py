@@ -12,7 +12,7 @@ import pytest
 from poise.diagnosis import RULES
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["reading.md", "robots.md"]
+PAGES = ["reading.md", "robots.md", "export.md"]
 
 
 def blocks(page, language):
@@ -22,7 +22,7 @@ def blocks(page, language):
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A folder as a reader has it: the examples are there, ``poise`` is the command, nothing is trained yet."""
+    """A folder as a reader has it: with the examples, and nothing trained yet."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
 

@@ -28,15 +28,15 @@ class ActionScale:
         self._bounded = np.array(spec.scaled, bool)
         scaled = self._bounded & normalize
         with np.errstate(invalid="ignore", over="ignore"):
-            self._center = np.where(scaled, (low + high) / 2, 0.0).astype(np.float32)
-            self._scale = np.where(scaled, (high - low) / 2, 1.0).astype(np.float32)
-            self._low, self._high = low.astype(np.float32), high.astype(np.float32)
+            self.center = np.where(scaled, (low + high) / 2, 0.0).astype(np.float32)
+            self.scale = np.where(scaled, (high - low) / 2, 1.0).astype(np.float32)
+            self.low, self.high = low.astype(np.float32), high.astype(np.float32)
         self._discrete = spec.discrete
 
     def __call__(self, action: Shaped[Tensor, " *N_A"]) -> Shaped[Tensor, " *N_A"]:
         if self._discrete:
             return action
-        return (self._center + self._scale * action).clip(self._low, self._high)
+        return (self.center + self.scale * action).clip(self.low, self.high)
 
     def reached(self, action: Shaped[np.ndarray, "... A"]) -> Bool[np.ndarray, "... bounded"] | None:
         """Which entries are at a bound once scaled, or beyond; of the dimensions that have bounds alone.
@@ -46,8 +46,8 @@ class ActionScale:
         if self._discrete:
             return None
         with quiet():
-            meant = (self._center + self._scale * action)[..., self._bounded]
-        return (meant <= self._low[self._bounded]) | (meant >= self._high[self._bounded])
+            meant = (self.center + self.scale * action)[..., self._bounded]
+        return (meant <= self.low[self._bounded]) | (meant >= self.high[self._bounded])
 
 
 FEW_ROWS = 1024  # up to which an Actor repeats its biases for every row

@@ -341,6 +341,33 @@ def video(run: RunFolder, which: WhichAgent = "last", env: Env = None, json_: Js
     print(_json({"video": str(path)}) if json_ else path)
 
 
+def export(
+    run: RunFolder,
+    format: Annotated[
+        Literal["numpy", "onnx"],
+        arg(help="A Python file that needs NumPy alone, or an ONNX graph (extra onnx)."),
+    ] = "numpy",
+    which: WhichAgent = "last",
+    out: Annotated[
+        Path | None, arg(metavar="FILE", help="By default policy.py or policy.onnx in the run's folder.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Write the greedy policy as a file of its own: raw observation in, the environment's action out.
+
+    Example: poise export runs/Reacher-v4/20261124-120000-0 --format onnx
+    """
+    from poise.exporting import ROWS
+    from poise.exporting import export as write
+
+    exported = write(run, format=format, which=which, out=out)
+    if json_:
+        print(_json(exported.to_dict()))
+        return
+    print(f"compared with the agent on {ROWS:,} observations: largest difference {exported.difference:.1g}")
+    print(exported.path)
+
+
 def bench(
     env: Annotated[str, Positional, arg(metavar="ENV")] = "InvertedPendulum-v5",
     config: Annotated[Config, arg(name="")] = Config(),  # noqa: B008 (frozen)
@@ -522,6 +549,7 @@ def _run(arguments: list[str], guard: Guard) -> None:
         "evaluate": evaluate,
         "doctor": doctor,
         "video": video,
+        "export": export,
         "experiment": experiment,
         "reproduce": reproduce,
         "diff": diff,
