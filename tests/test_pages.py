@@ -12,7 +12,7 @@ import pytest
 from poise.diagnosis import RULES
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["reading.md", "robots.md", "export.md"]
+PAGES = ["reading.md", "robots.md", "export.md", "environments.md"]
 
 
 def blocks(page, language):
@@ -43,8 +43,20 @@ def test_every_command_of_the_page_runs(page, checkout):
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
 
-def test_the_robots_page_shows_the_example_itself():
-    assert blocks("robots.md", "python") == [(ROOT / "examples" / "ball_and_beam.py").read_text()]
+@pytest.mark.parametrize(
+    ("page", "file"), [("robots.md", "ball_and_beam.py"), ("environments.md", "tank.py")]
+)
+def test_the_page_shows_the_example_itself(page, file):
+    assert blocks(page, "python")[0] == (ROOT / "examples" / file).read_text()
+
+
+def test_the_environments_page_names_every_finding():
+    page = (ROOT / "docs" / "environments.md").read_text()
+    source = (ROOT / "src" / "poise" / "inspection.py").read_text()
+    rules = set(re.findall(r'(?:Finding|_error)\(\s*"([a-z-]+)"', source))
+    assert len(rules) == 19
+    for rule in rules:
+        assert f"| `{rule}` |" in page, rule
 
 
 def test_the_reading_page_names_every_finding():

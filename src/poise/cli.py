@@ -412,22 +412,49 @@ def diff(
 
 
 def check(
-    crash: Annotated[
-        Path, Positional, arg(metavar="CRASH", help="A crash.json, or the run folder that holds one.")
+    env_or_crash: Annotated[
+        str,
+        Positional,
+        arg(
+            metavar="ENV|CRASH",
+            help="An environment: its id, or module:Class of your own. Or a crash.json, or the run folder "
+            "that holds one.",
+        ),
     ],
     env: Env = None,
     env_timeout: float = 60.0,
     json_: Json = False,
 ) -> None:
-    """Play the episode again in which an environment failed, and say whether it fails again (exit code 1).
+    """Play an environment and say what in it would spoil a training; or play a failed episode again.
+
+    Exit code 1 where a training would be wrong, or where the episode fails again.
+
+    Example: poise check my_robot:MyRobot
 
     Args:
         env_timeout: Seconds after which a step or a reset counts as hanging.
     """
+    given = Path(env_or_crash)
+    if given.is_file() or (given / "crash.json").exists() or given.suffix == ".json":
+        _check_crash(given, env, env_timeout, json_)
+        return
+    if env is not None:
+        raise ConfigError("env: names the environment of a crash; of an environment, give its name alone")
+    from poise.inspection import inspect
+
+    _find_modules_here(env_or_crash)
+    inspection = inspect(env_or_crash, timeout=env_timeout)
+    print(_json(inspection.to_dict()) if json_ else "\n".join(inspection.lines()))
+    if not inspection.ok:
+        sys.exit(1)
+
+
+def _check_crash(path: Path, env: str | None, timeout: float, json_: bool) -> None:
+    """Plays the episode of a crash again."""
     from poise.replay import replay
 
     _find_modules_here(env)
-    replayed = replay(crash, env=env, timeout=env_timeout)
+    replayed = replay(path, env=env, timeout=timeout)
     if json_:
         print(_json(replayed.to_dict()))
     elif replayed.fault is None:

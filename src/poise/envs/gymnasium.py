@@ -1,8 +1,10 @@
 """Everything else that Gymnasium knows, through its vector environments."""
 
+import importlib
 import multiprocessing
 import os
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,15 +42,27 @@ def threshold(id: str) -> float | None:
 
 
 def is_registered(id: str) -> bool:
-    """Whether Gymnasium knows ``id``, or of ``module:name``, whose module is imported, the name."""
+    """Whether Gymnasium knows ``id``, or of ``module:name``, whose module is imported, the name.
+
+    A class of that name in the module is made known by it: without arguments, without a time limit.
+    """
+    module, _, name = id.rpartition(":")
     try:
-        gym.spec(id.rpartition(":")[2])
+        gym.spec(name)
     except gym.error.Error:
-        return False
+        kind = getattr(sys.modules.get(module), name, None)
+        if not (isinstance(kind, type) and issubclass(kind, gym.Env)):
+            return False
+        gym.register(name, kind)
     return True
 
 
-def _spec(id: str, make: Callable[[], gym.Env]) -> Spec:
+def spec_of(id: str, make: Callable[[], gym.Env]) -> Spec:
+    """What is to be known of the environment that ``make`` makes.
+
+    Raises:
+        EnvError: one of its spaces is not supported.
+    """
     env = make()
     obs, action = env.observation_space, env.action_space
     limit = env.spec.max_episode_steps if env.spec else None
@@ -69,20 +83,29 @@ def _spec(id: str, make: Callable[[], gym.Env]) -> Spec:
             )
 
 
-def _make_one(id: str, index: int) -> gym.Env:
-    """Environment ``index`` of a vector, checked."""
-    hear_mujoco()
+def make_plain(id: str) -> gym.Env:
+    """One environment, as Gymnasium makes it."""
+    module, _, name = id.rpartition(":")
+    if module:  # of a process of its own
+        importlib.import_module(module)
+        is_registered(id)
     with warnings.catch_warnings():
         # "-v4 is out of date": the user named the version
         warnings.filterwarnings("ignore", message=".*out of date.*")
-        try:
-            env = gym.make(id, disable_env_checker=True)
-        except gym.error.DependencyNotInstalled as error:
-            raise EnvError(f"{id}: {error}") from error
-        except Exception as error:
-            raise EnvFault(
-                f"{id}, environment {index}: making it raised {type(error).__name__}: {error}"
-            ) from error
+        return gym.make(name, disable_env_checker=True)
+
+
+def _make_one(id: str, index: int) -> gym.Env:
+    """Environment ``index`` of a vector, checked."""
+    hear_mujoco()
+    try:
+        env = make_plain(id)
+    except gym.error.DependencyNotInstalled as error:
+        raise EnvError(f"{id}: {error}") from error
+    except Exception as error:
+        raise EnvFault(
+            f"{id}, environment {index}: making it raised {type(error).__name__}: {error}"
+        ) from error
     hear_mujoco()  # where making it loaded MuJoCo
     return Checked(env, id, index)
 
@@ -166,7 +189,7 @@ class GymnasiumEnv:
     ):
         self.num_envs = num_envs
         self.backend = "gymnasium (one process each)" if processes else "gymnasium (in this process)"
-        self.spec = _spec(id, partial(_make_one, id, 0))
+        self.spec = spec_of(id, partial(_make_one, id, 0))
         self._id, self._processes, self._timeout, self._restart = id, processes, timeout, restart
         self._env = self._made()
         self._tape = _Tape(self._env.action_space)
