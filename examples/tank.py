@@ -10,8 +10,6 @@ import numpy as np
 class Tank(gym.Env):
     """Observation: the level (m), the level wanted (m). Action: how far the valve is open, 0 to 1."""
 
-    metadata = {"render_modes": []}
-
     def __init__(self):
         self.observation_space = gym.spaces.Box(0.0, 2.0, (2,), np.float32)
         self.action_space = gym.spaces.Box(0.0, 1.0, (1,), np.float32)

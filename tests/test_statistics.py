@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -6,11 +7,14 @@ import scipy.stats
 
 from poise.experiments.statistics import (
     difference,
+    holm,
     improvement,
     interquartile_band,
     interquartile_estimate,
     interquartile_mean,
+    p_value,
     probability_of_improvement,
+    runs_needed,
 )
 
 
@@ -118,3 +122,34 @@ def test_the_difference_has_scipys_interval():
     theirs = scipy.stats.ttest_ind(x, y, equal_var=False).confidence_interval(0.95)
     assert difference(x, y) == pytest.approx((np.mean(x) - np.mean(y), theirs.low, theirs.high))
     assert difference(np.full(3, 1000.0), y).high < math.inf
+
+
+def test_the_p_value_is_welchs_and_agrees_with_the_interval():
+    rng = np.random.default_rng(0)
+    for n, m, shift in itertools.product((2, 5, 9), (3, 8), (0.0, 1.0, 2.0)):
+        x, y = rng.normal(shift, 1, n), rng.normal(0, 2, m)
+        p = p_value(x, y)
+        assert p == pytest.approx(scipy.stats.ttest_ind(x, y, equal_var=False).pvalue)
+        d = difference(x, y)
+        assert (p < 0.05) == (not d.low <= 0 <= d.high)
+    assert p_value(np.array([1.0]), y) == 1
+    assert p_value(np.array([1.0, 1.0]), np.array([1.0, 1.0])) == 1
+    assert p_value(np.array([1.0, 1.0]), np.array([2.0, 2.0])) == 0
+
+
+def test_holms_correction_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([0.02]) == [0.02]
+
+
+def test_so_many_runs_find_such_a_difference_in_four_of_five_tries():
+    # by hand: 2 s^2 / d^2 = 2; with 32 degrees (t(0.975) + t(0.8))^2 is 8.36, and 16.7 <= 17
+    one = np.array([-1.0, 0.0, 1.0])
+    assert runs_needed(one, one + 1) == 17
+    rng = np.random.default_rng(0)
+    found = [p_value(rng.normal(0, 1, 17), rng.normal(1, 1, 17)) < 0.05 for _ in range(4000)]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.03)
+    assert runs_needed(one, one) is None
+    assert runs_needed(one, np.array([3.0])) is None
+    assert runs_needed(one, one + 1e-9) is None

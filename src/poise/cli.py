@@ -394,6 +394,25 @@ def bench(
     print(_json(measured.to_dict()) if json_ else measured.table())
 
 
+def compare(
+    runs: Annotated[
+        tuple[Path, ...], Positional, arg(metavar="RUN...", help="Folders of runs, seeds or experiments.")
+    ],
+    plot: Annotated[Path | None, arg(metavar="FILE.png", help="Where to draw the learning curves.")] = None,
+    json_: Json = False,
+) -> None:
+    """Compare trainings: by setting where there are several seeds, else agent by agent, with intervals.
+
+    Example: poise compare runs/Reacher-v4/20261124-120000-0-4 runs/Reacher-v4/20261124-130000-0-4
+    """
+    from poise.experiments.comparison import compare_runs, draw_comparison
+
+    compared = compare_runs(runs)
+    if plot is not None:
+        draw_comparison(plot, compared)
+    print(_json(compared.to_dict()) if json_ else "\n".join(compared.lines()))
+
+
 def diff(
     run: RunFolder,
     other: Annotated[Path, Positional, arg(metavar="RUN", help="Another.")],
@@ -579,6 +598,7 @@ def _run(arguments: list[str], guard: Guard) -> None:
         "export": export,
         "experiment": experiment,
         "reproduce": reproduce,
+        "compare": compare,
         "diff": diff,
         "check": check,
         "bench": bench,

@@ -34,6 +34,7 @@ from poise.experiments.statistics import (
     interquartile_band,
     interquartile_estimate,
 )
+from poise.experiments.wording import aligned, between, figure
 from poise.files import write_text
 from poise.intervals import mean_interval
 from poise.journal import read_greedy
@@ -364,46 +365,26 @@ def report(summary: Mapping[str, Any]) -> list[str]:
     for env, task in summary["tasks"].items():
         if score := task["evaluation"]:
             iqm = score["iqm"]
-            bounds = [_between(s["low"], s["high"]) for s in (score, iqm)]
+            bounds = [between(s["low"], s["high"]) for s in (score, iqm)]
             table.append(
                 (
                     env,
                     str(score["seeds"]),
-                    _figure(score["mean"]),
+                    figure(score["mean"]),
                     bounds[0],
-                    _figure(iqm["value"]),
+                    figure(iqm["value"]),
                     bounds[1],
                 )
             )
-    lines = _aligned(table) if len(table) > 1 else []
+    lines = aligned(table) if len(table) > 1 else []
     if against := summary["against"]:
         rows = [("task", "difference of means", "95% interval", "probability of improvement", "95% interval")]
         for env, found in against["tasks"].items():
             d, p = found["difference"], found["improvement"]
-            row = _figure(d["value"]), _between(d["low"], d["high"])
+            row = figure(d["value"]), between(d["low"], d["high"])
             rows.append((env, *row, f"{p['value']:.2f}", f"{p['low']:.2f} to {p['high']:.2f}"))
         p = against["improvement"]
         if len(against["tasks"]) > 1:
             rows.append(("all", "", "", f"{p['value']:.2f}", f"{p['low']:.2f} to {p['high']:.2f}"))
-        lines += ["", f"against {against['folder']}:", *_aligned(rows)]
+        lines += ["", f"against {against['folder']}:", *aligned(rows)]
     return lines
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The first column to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
-def _figure(value: float) -> str:
-    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"
-
-
-def _between(low: float | None, high: float | None) -> str:
-    return "one seed" if low is None or high is None else f"{_figure(low)} to {_figure(high)}"

@@ -1,0 +1,145 @@
+"""Which trainings are put together, and what is said of them."""
+
+import dataclasses
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import poise
+from poise.cli import main
+from poise.experiments.comparison import CompareError, compare_runs, grouped
+from poise.records import read_record
+
+QUICK = {"total_steps": 512, "num_envs": 2, "video": False}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    return poise.train("Pendulum-v1", out=out, file=io.StringIO(), **QUICK).folder
+
+
+@pytest.fixture
+def runs(run, tmp_path):
+    """Copies of one run: ``make(clip, seed, score)`` has a run folder say that it had these."""
+
+    def make(clip, seed, mean, env="Pendulum-v1"):
+        folder = tmp_path / f"{env}-{clip}-{seed}-{len(list(tmp_path.iterdir()))}"
+        shutil.copytree(run, folder)
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["evaluation"]["mean"] = mean
+        (folder / "summary.json").write_text(json.dumps(summary))
+        episodes = mean + np.random.default_rng(seed).normal(size=100)
+        rows = "\n".join(f"{i},{value},200" for i, value in enumerate(episodes))
+        (folder / "evaluation.csv").write_text(f"episode,return,length\n{rows}\n")
+        asked[folder] = clip, seed, env
+        return folder
+
+    asked = {}
+    make.asked = asked
+    return make
+
+
+@pytest.fixture(autouse=True)
+def as_asked(runs, monkeypatch):
+    """Has a record say the clip, the seed and the environment that ``make`` was given."""
+
+    def read(folder):
+        record = read_record(folder)
+        clip, seed, env = runs.asked[folder]
+        ppo = dataclasses.replace(record.config.ppo, clip=clip)
+        return dataclasses.replace(
+            record, env=env, config=dataclasses.replace(record.config, ppo=ppo, seed=seed)
+        )
+
+    monkeypatch.setattr("poise.experiments.comparison.read_record", read)
+
+
+def test_runs_of_one_configuration_are_a_setting_whatever_their_seeds(runs):
+    given = [runs(clip, seed, 0.0) for seed in (2, 0) for clip in (0.2, 0.1)]
+    compared = compare_runs(given)
+    assert [(s.label, [r.config.seed for r in s.records]) for s in compared.settings] == [
+        ("defaults", [0, 2]),
+        ("ppo.clip 0.1", [0, 2]),
+    ]
+
+
+def test_a_clear_difference_has_a_winner_and_an_unclear_one_none(runs):
+    scores = {0.2: [-200, -210, -190], 0.1: [-150, -155, -145], 0.3: [-205, -180, -225]}
+    given = [runs(clip, seed, mean) for clip, means in scores.items() for seed, mean in enumerate(means)]
+    better, other = compare_runs(given).pairs["Pendulum-v1"]
+    assert (better.winner, better.value) == ("ppo.clip 0.1", 50)
+    assert better.sentence().startswith("ppo.clip 0.1 is better than defaults over seeds (p = 0.0")
+    assert better.improvement == (1, 1, 1)
+    assert other.winner is None
+    assert "no winner between defaults and ppo.clip 0.3" in other.sentence()
+    assert "would show with about" in other.sentence()
+
+
+def test_one_seed_of_a_setting_compares_agents_and_says_so(runs, capsys):
+    given = [runs(0.2, 0, -200.0), runs(0.1, 0, -150.0)]
+    (pair,) = compare_runs(given).pairs["Pendulum-v1"]
+    assert (pair.kind, pair.winner, pair.improvement) == ("agents", "ppo.clip 0.1, seed 0", None)
+    assert pair.value == pytest.approx(50, abs=0.5)
+    assert main(["compare", *map(str, given)]) == 0
+    out = capsys.readouterr().out
+    assert "one training says nothing of its setting" in out
+    assert "probability of improvement" not in out
+
+
+def test_seeds_of_one_setting_are_compared_as_agents(runs):
+    given = [runs(0.2, seed, -200.0) for seed in (0, 1)]
+    (pair,) = compare_runs(given).pairs["Pendulum-v1"]
+    assert (pair.kind, pair.one, pair.other, pair.winner) == ("agents", "seed 0", "seed 1", None)
+
+
+def test_several_comparisons_are_corrected(runs):
+    rng = np.random.default_rng(3)
+    alone = [
+        runs(clip, seed, rng.normal(-200 + 15 * (clip == 0.1), 8)) for clip in (0.2, 0.1) for seed in range(3)
+    ]
+    (one,) = compare_runs(alone).pairs["Pendulum-v1"]
+    more = [runs(0.3, seed, -200 + seed) for seed in range(3)]
+    among, _ = compare_runs([*alone, *more]).pairs["Pendulum-v1"]
+    assert among.value == one.value
+    assert one.p < among.p <= 2 * one.p
+
+
+def test_what_has_a_long_name_is_a_number(runs):
+    records = [read_record(runs(0.2, 0, 0.0)) for _ in range(2)]
+    ppo = dataclasses.replace(records[1].config.ppo, clip=0.1, lam=0.5, gamma=0.5, num_epochs=3)
+    records[1] = dataclasses.replace(records[1], config=dataclasses.replace(records[1].config, ppo=ppo))
+    one, two = grouped(records)
+    assert (one.label, two.label) == ("defaults", "setting 2")
+    assert two.differs == {"ppo.num_epochs": 3, "ppo.gamma": 0.5, "ppo.lam": 0.5, "ppo.clip": 0.1}
+
+
+def test_runs_without_a_score_are_named_and_left_out(runs):
+    given = [runs(0.2, seed, 0.0) for seed in range(3)]
+    (given[2] / "summary.json").unlink()
+    assert compare_runs(given).left_out == {str(given[2]): "is not finished (poise resume)"}
+    with pytest.raises(CompareError, match="there are 1 finished and scored runs, two are the least"):
+        compare_runs(given[1:])
+
+
+def test_what_cannot_be_compared_is_refused(runs, tmp_path):
+    one = runs(0.2, 0, 0.0)
+    with pytest.raises(CompareError, match="a run is named twice"):
+        compare_runs([one, one])
+    with pytest.raises(CompareError, match="each run has another environment: Pendulum-v1, Reacher-v4"):
+        compare_runs([one, runs(0.2, 0, 0.0, env="Reacher-v4")])
+    with pytest.raises(CompareError, match="is no folder of a run, nor of an experiment"):
+        compare_runs([one, tmp_path])
+
+
+def test_the_command_draws_and_tells(runs, tmp_path, capsys):
+    given = [runs(clip, seed, seed + clip) for clip in (0.2, 0.1) for seed in (0, 1)]
+    plot = tmp_path / "curves.png"
+    assert main(["compare", *map(str, given), "--plot", str(plot), "--json"]) == 0
+    task = json.loads(capsys.readouterr().out)["tasks"]["Pendulum-v1"]
+    assert [s["label"] for s in task["settings"]] == ["defaults", "ppo.clip 0.1"]
+    assert task["pairs"][0]["winner"] is None
+    assert plot.read_bytes()[:4] == b"\x89PNG"
