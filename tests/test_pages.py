@@ -12,7 +12,7 @@ import pytest
 from poise.diagnosis import RULES
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["reading.md", "robots.md", "export.md", "environments.md"]
+PAGES = ["reading.md", "robots.md", "export.md", "environments.md", "reports.md"]
 
 
 def blocks(page, language):

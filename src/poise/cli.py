@@ -413,6 +413,25 @@ def compare(
     print(_json(compared.to_dict()) if json_ else "\n".join(compared.lines()))
 
 
+def report(
+    runs: Annotated[
+        tuple[Path, ...], Positional, arg(metavar="RUN...", help="Folders of runs, seeds or experiments.")
+    ],
+    out: Annotated[
+        Path | None, arg(metavar="FILE.html", help="By default report.html in the folder that is named.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Write one HTML file of a training, or of several: curves, health, episodes, configuration, video.
+
+    Example: poise report runs/Reacher-v4/20261124-120000-0
+    """
+    from poise.experiments.report import report as write
+
+    path = write(runs, out)
+    print(_json({"page": str(path)}) if json_ else path)
+
+
 def diff(
     run: RunFolder,
     other: Annotated[Path, Positional, arg(metavar="RUN", help="Another.")],
@@ -599,6 +618,7 @@ def _run(arguments: list[str], guard: Guard) -> None:
         "experiment": experiment,
         "reproduce": reproduce,
         "compare": compare,
+        "report": report,
         "diff": diff,
         "check": check,
         "bench": bench,

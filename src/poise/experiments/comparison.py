@@ -14,7 +14,7 @@ from jaxtyping import Float
 from poise.config import flat
 from poise.errors import PoiseError
 from poise.experiments import tables
-from poise.experiments.experiment import evaluation, result_rows
+from poise.experiments.experiment import evaluation
 from poise.experiments.figures import Line, draw_tasks
 from poise.experiments.statistics import (
     Estimate,
@@ -262,7 +262,10 @@ def _differs(record: Record, others: Sequence[Record]) -> dict[str, Any]:
         names = dict.fromkeys(itertools.chain.from_iterable(told.values()))
         apart = [name for name in names if len({json.dumps(t.get(name, ABSENT)) for t in told.values()}) > 1]
         if apart or len(others) == 1:
-            return {name: told[record.folder][name] for name in apart if name in told[record.folder]}
+            mine = told[record.folder]
+            if record.config.changes(record.spec):  # or it is the defaults, and named so
+                mine = _options(record)
+            return {name: mine[name] for name in apart if name in mine}
     return {}
 
 
@@ -301,12 +304,8 @@ def curves(settings: Sequence[Setting]) -> list[Line]:
     """Training returns of each setting: interquartile mean over its seeds, and its interval."""
     lines = []
     for setting in settings:
-        seeds = []
-        for record in setting.records:
-            rows = result_rows(record.env, record.config.seed, record.folder, record.summary)
-            seeds.append([(row[3], float(row[4] or "nan")) for row in rows if row[2] == "training"])
-        count = min(len(points) for points in seeds)
-        whole = np.array([points[:count] for points in seeds], float)  # [seeds, points, 2]
-        band = interquartile_band(tables.held(whole[:, :, 1]))
-        lines.append(Line(setting.label, whole[0, :, 0], *band))
+        count = min(len(record.rows) for record in setting.records)
+        values = np.stack([record.column("episode/return")[:count] for record in setting.records])
+        band = interquartile_band(tables.held(values))
+        lines.append(Line(setting.label, setting.records[0].steps[:count], *band))
     return lines

@@ -1,0 +1,244 @@
+"""The page of a report: what it says, that files cannot speak in it, and what a browser makes of it."""
+
+import dataclasses
+import html.parser
+import io
+import json
+import shutil
+
+import pytest
+
+import poise
+from poise.cli import main
+from poise.experiments.report import page, report
+from poise.records import read_record
+
+QUICK = {"total_steps": 2048, "num_envs": 2, "ppo": {"num_steps": 128}}
+
+
+def trained(out, **options):
+    return poise.train("Pendulum-v1", out=out, file=io.StringIO(), **(QUICK | options)).folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """With a film and greedy scores on the way."""
+    return trained(tmp_path_factory.mktemp("runs"), eval_every=512, eval_episodes=2)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """Two seeds of another setting."""
+    ppo = {"num_steps": 128, "clip": 0.1}
+    return [trained(tmp_path_factory.mktemp("runs"), seed=s, ppo=ppo, video=False) for s in (0, 1)]
+
+
+class _Checker(html.parser.HTMLParser):
+    """Whether every element is closed, and by its own end."""
+
+    VOID = ("meta", "link", "img", "br")
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.text, self.ids = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.text.append(data.strip())
+
+
+def parsed(text):
+    checker = _Checker()
+    checker.feed(text)
+    assert checker.open == []
+    assert len(checker.ids) == len(set(checker.ids))
+    return " ".join(part for part in checker.text if part)
+
+
+def test_a_report_of_one_training_says_what_its_folder_says(run):
+    path = report([run])
+    assert path == run / "report.html"
+    text = parsed(path.read_text())
+    summary = json.loads((run / "summary.json").read_text())
+    assert f"greedy return {summary['evaluation']['mean']:.1f} " in text
+    for part in (
+        "2,048 steps · seed 0 · backend native",
+        "KL",
+        "best 1",
+        "worst 1",
+        "Every option",
+    ):
+        assert part in text
+    assert "poise train Pendulum-v1 --total-steps 2048 --seed 0 --num-envs 2 --ppo.num-steps 128" in text
+    assert "ppo.num_steps 128" in text  # among what differs from the defaults
+    assert path.read_text().count("<svg") == 2 + 6  # wide and narrow, and one for each metric
+    assert 'src="data:video/mp4;base64,' in path.read_text()
+
+
+def test_a_report_needs_nothing_but_itself(run):
+    text = report([run]).read_text()
+    assert "<script" not in text
+    assert "@import" not in text
+    for word in ('src="', 'href="', "url("):
+        for place in text.split(word)[1:]:
+            assert place.startswith(("data:", "#"))
+
+
+def test_the_same_training_gives_the_same_page(run):
+    assert report([run]).read_text() == report([run]).read_text()
+
+
+def test_several_trainings_are_shown_by_setting(run, others, tmp_path):
+    text = parsed(report([run, *others], tmp_path / "all.html").read_text())
+    assert (
+        "greedy return, ppo.clip 0.2" in text
+    )  # not "defaults": its 2 environments, which all have, are not
+    assert "greedy return, ppo.clip 0.1" in text
+    assert "3 trainings · 2,048 steps · seeds 0, 1" in text
+    assert "no winner between" in text or "is better than" in text
+    assert "ppo.clip 0.1, seed 1" in text
+    assert "--ppo.clip 0.1 --seeds 2" in text
+
+
+def test_a_training_that_has_not_ended_is_reported_as_such(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "summary.json").unlink()
+    (copy / "video.mp4").unlink()
+    text = parsed(report([copy]).read_text())
+    assert f"This training is not ended. To go on with it: poise resume {copy}" in text
+    assert "The agent" not in text
+
+
+def test_a_film_that_is_too_large_stays_a_file(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("poise.experiments.report.LARGEST_FILM", 100)
+    assert "The film is too large for a page: " in parsed(report([run], tmp_path / "r.html").read_text())
+
+
+HOSTILE = "<script>alert(1)</script>\"'>&{{7*7}}<svg onload=alert(2)>"
+
+
+def test_what_files_say_is_text(run):
+    record = read_record(run)
+    summary = {**record.summary, "processor": HOSTILE, "versions": {HOSTILE: HOSTILE}, "status": HOSTILE}
+    spec = dataclasses.replace(record.spec, id=HOSTILE)
+    hostile = dataclasses.replace(record, env=HOSTILE, spec=spec, summary=summary, backend=HOSTILE)
+    text = page([hostile], None)
+    assert "<script" not in text
+    assert "onload=alert(2)>" not in text.replace("&lt;svg onload=alert(2)&gt;", "")
+    assert "49" not in text[text.index("<h1>") : text.index("</h1>")]
+    assert HOSTILE in parsed(text)
+
+
+def test_findings_are_told_with_what_to_try(run):
+    record = read_record(run)
+    config = dataclasses.replace(record.config, ppo=dataclasses.replace(record.config.ppo, gamma=0.9999))
+    text = parsed(page([dataclasses.replace(record, config=config)], None))
+    assert "note: horizon-beyond-limit" in text
+    assert "--ppo.num-steps 128 --ppo.gamma 0.976" in text.replace("--ppo.gamma 0.9999", "")
+
+
+def test_the_command_names_the_page(run, others, tmp_path, capsys):
+    assert main(["report", str(run), "--out", str(tmp_path / "a.html")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'a.html'}\n"
+    assert main(["report", str(tmp_path)]) == 2
+    assert main(["report", str(run), "--out", str(tmp_path / "no" / "a.html")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+# --- in a browser ---
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+in_browser = pytest.mark.skipif(
+    CHROMIUM is None, reason="there is no Chromium (Debian: apt install chromium)"
+)
+FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+FLAGS += ("--disable-sync", "--no-first-run", "--autoplay-policy=no-user-gesture-required")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def pages(run, others, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pages")
+    return {"one": report([run], folder / "one.html"), "three": report([run, *others], folder / "three.html")}
+
+
+def opened(browser, path, width, **options):
+    """The page, and what went wrong in it."""
+    view = browser.new_page(viewport={"width": width, "height": 800}, **options)
+    wrong = []
+    view.on("console", lambda message: wrong.append(message.text))
+    view.on("pageerror", lambda error: wrong.append(str(error)))
+    view.on("request", lambda request: wrong.append(request.url) if request.url[:4] == "http" else None)
+    view.goto(path.as_uri())
+    return view, wrong
+
+
+@in_browser
+@pytest.mark.parametrize("width", [375, 1280])
+@pytest.mark.parametrize("kind", ["one", "three"])
+def test_a_page_fits_its_width_and_its_charts_are_drawn(kind, width, browser, pages):
+    view, wrong = opened(browser, pages[kind], width)
+    assert wrong == []
+    assert view.evaluate("document.documentElement.scrollWidth") <= width
+    boxes = view.evaluate(
+        "[...document.querySelectorAll('svg')].map(e => e.getBoundingClientRect())"
+        ".filter(b => b.width > 0).map(b => [b.width, b.height])"
+    )
+    assert len(boxes) == 1 + 6
+    assert all(w > 150 and h > 80 for w, h in boxes)
+    lines = view.evaluate("document.querySelectorAll('svg path[style*=\"--series-1\"]').length")
+    assert lines >= 7
+    view.close()
+
+
+@in_browser
+def test_the_film_plays(browser, pages):
+    view, wrong = opened(browser, pages["one"], 1280)
+    view.evaluate("document.querySelector('video').play()")
+    view.wait_for_function("document.querySelector('video').currentTime > 0.2", timeout=10_000)
+    assert view.evaluate("document.querySelector('video').videoWidth") > 100
+    assert wrong == []
+    view.close()
+
+
+@in_browser
+def test_a_dark_page_is_dark_and_its_charts_follow(browser, pages):
+    seen = {}
+    for scheme in ("light", "dark"):
+        view, wrong = opened(browser, pages["one"], 1280, color_scheme=scheme)
+        seen[scheme] = view.evaluate(
+            "[getComputedStyle(document.body).backgroundColor,"
+            " getComputedStyle(document.querySelector('svg text')).fill]"
+        )
+        assert wrong == []
+        view.close()
+    assert seen["light"][0] == "rgb(255, 255, 255)"
+    assert seen["dark"][0] == "rgb(17, 23, 29)"
+    assert seen["light"][1] != seen["dark"][1]
+
+
+@in_browser
+def test_a_page_prints(browser, pages):
+    view, _ = opened(browser, pages["one"], 1280, color_scheme="dark")
+    view.emulate_media(media="print")
+    assert view.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert view.evaluate("document.querySelector('video').offsetHeight") == 0
+    assert view.pdf()[:5] == b"%PDF-"
+    view.close()
