@@ -113,3 +113,20 @@ def test_the_tables_of_the_defaults_come_from_the_committed_rows(script):
     assert len(rows) > 10
     for row in rows:
         assert row in page or row.startswith("| change | ")  # of no change there is no table
+
+
+def test_the_api_page_is_made_of_the_docstrings():
+    made = subprocess.run(
+        [sys.executable, "docs/make_api.py"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert (ROOT / "docs" / "api.md").read_text() == made.stdout
+
+
+def test_every_page_is_in_the_list_and_every_link_leads_somewhere():
+    docs = ROOT / "docs"
+    listed = set(re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), flags=re.M))
+    assert listed == {page.name for page in docs.glob("*.md")} | {"reproduction/README.md"}
+    for page in [*docs.glob("**/*.md"), ROOT / "README.md"]:
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"

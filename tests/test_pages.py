@@ -1,5 +1,6 @@
 """Every command of the pages is run, as it is written, one page in one shell from top to bottom."""
 
+import json
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ import pytest
 from poise.diagnosis import RULES
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["reading.md", "robots.md", "export.md", "environments.md", "reports.md"]
+PAGES = ["quickstart.md", "reading.md", "robots.md", "export.md", "environments.md", "reports.md"]
 
 
 def blocks(page, language):
@@ -50,6 +51,15 @@ def test_the_page_shows_the_example_itself(page, file):
     assert blocks(page, "python")[0] == (ROOT / "examples" / file).read_text()
 
 
+def test_the_python_of_the_quickstart_runs(tmp_path):
+    (program,) = blocks("quickstart.md", "python")
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("[]\n")  # nothing found
+
+
 def test_the_environments_page_names_every_finding():
     page = (ROOT / "docs" / "environments.md").read_text()
     source = (ROOT / "src" / "poise" / "inspection.py").read_text()
@@ -64,3 +74,23 @@ def test_the_reading_page_names_every_finding():
     for rule in RULES:
         name = rule.__name__.replace("_", "-").replace("reward-says-nothing", "reward-constant")
         assert f"| `{name}` |" in page
+
+
+def test_the_cells_of_the_notebook_run_from_top_to_bottom(tmp_path):
+    cells = json.loads((ROOT / "docs" / "quickstart.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) == 8
+    (tmp_path / "IPython").mkdir()  # a notebook has it; here, what is to be shown has to be there
+    (tmp_path / "IPython" / "__init__.py").touch()
+    shows = "def Image(path, **options):\n    assert path.stat().st_size > 1000\n\n\nVideo = Image\n"
+    (tmp_path / "IPython" / "display.py").write_text(shows)
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(code)],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "warning: learning-rate-too-high" in done.stdout

@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from poise.agent import Agent, load
     from poise.config import PPO, Config, Normalize, Policy, Value
+    from poise.diagnosis import diagnose
     from poise.envs import make
     from poise.envs.mujoco import Task
     from poise.envs.tasks import register
     from poise.errors import PoiseError
     from poise.evaluation import Evaluation
+    from poise.experiments.report import report
+    from poise.exporting import export
     from poise.loop import Progress, iterations
     from poise.presets import PRESETS
     from poise.run import Run, resume, train
@@ -33,11 +36,14 @@ _HOME = {
     "Policy": "config",
     "Value": "config",
     "Normalize": "config",
+    "diagnose": "diagnosis",
     "make": "envs",
     "Task": "envs.mujoco",
     "register": "envs.tasks",
     "PoiseError": "errors",
     "Evaluation": "evaluation",
+    "report": "experiments.report",
+    "export": "exporting",
     "Progress": "loop",
     "iterations": "loop",
     "PRESETS": "presets",
@@ -61,10 +67,13 @@ __all__ = [
     "Spec",
     "Task",
     "Value",
+    "diagnose",
+    "export",
     "iterations",
     "load",
     "make",
     "register",
+    "report",
     "resume",
     "train",
 ]

@@ -18,7 +18,6 @@ from poise.records import Record, read_record
 
 FEWEST = 4  # iterations of which anything can be said
 
-KL_HIGH, CLIPPED_HIGH = 0.1, 0.5
 KL_NONE = 1e-6  # nats an iteration
 EXPLAINED_NOTHING = 0.05
 STD_GROWN = 3.0  # times the first
@@ -80,13 +79,14 @@ def _rate(record: Record, name: str, times: float) -> float:
 def learning_rate_too_high(record: Record) -> Finding | None:
     """The policy moves farther in an iteration than the clipping can hold."""
     kl, clipped = (_median(record.column(f"policy/{name}")) for name in ("kl", "clip_fraction"))
-    if not (kl > KL_HIGH or clipped > CLIPPED_HIGH):
+    highest, most = (BY_NAME[f"policy/{name}"].high or math.inf for name in ("kl", "clip_fraction"))
+    if not (kl > highest or clipped > most):
         return None
     return Finding(
         "learning-rate-too-high",
         "warning",
-        f"median KL {kl:.3g} (healthy up to {BY_NAME['policy/kl'].high:g}), {clipped:.0%} of the ratios "
-        f"outside the clip (healthy up to {BY_NAME['policy/clip_fraction'].high:.0%})",
+        f"median KL {kl:.3g} (healthy up to {highest:g}), {clipped:.0%} of the ratios outside the clip "
+        f"(healthy up to {most:.0%})",
         "In each iteration the policy moves farther than its rollout can vouch for, and what it learned is "
         "easily lost.",
         record.command(ppo__policy_learning_rate=_rate(record, "policy_learning_rate", 0.3)),
