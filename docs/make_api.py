@@ -5,10 +5,30 @@ import inspect
 
 import poise
 
-ORDER = (
-    "train resume load diagnose report export iterations make register Agent Run Evaluation Config PPO Policy Value "
-    "Normalize Progress Spec Task PoiseError PRESETS"
-).split()
+ORDER = [
+    "train",
+    "resume",
+    "load",
+    "diagnose",
+    "report",
+    "export",
+    "iterations",
+    "make",
+    "register",
+    "Agent",
+    "Run",
+    "Evaluation",
+    "Config",
+    "PPO",
+    "Policy",
+    "Value",
+    "Normalize",
+    "Progress",
+    "Spec",
+    "Task",
+    "PoiseError",
+    "PRESETS",
+]
 
 
 def main() -> None:
