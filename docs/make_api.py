@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from collections.abc import Callable
 
 import poise
 
@@ -54,15 +55,16 @@ def entry(name: str, thing: object) -> list[str]:
         fields = [field for field in dataclasses.fields(thing) if not field.name.startswith("_")]
         lines += ["", "Fields: " + ", ".join(f"`{field.name}`" for field in fields) + "."]
     for method, value in vars(thing).items():
-        if method.startswith("_") or not (inspect.isfunction(value) or isinstance(value, classmethod)):
+        is_method = inspect.isfunction(value) or isinstance(value, classmethod)
+        if method.startswith("_") or not is_method:
             continue
         function = value.__func__ if isinstance(value, classmethod) else value
         lines += [f"\n### `{name}.{method}`\n", *signature(method, function), *text(function)]
     return lines
 
 
-def signature(name: str, function: object) -> list[str]:
-    parameters = inspect.signature(function).parameters.values()  # pyright: ignore[reportArgumentType]
+def signature(name: str, function: Callable[..., object]) -> list[str]:
+    parameters = inspect.signature(function).parameters.values()
     plain = [
         p.replace(annotation=inspect.Parameter.empty) for p in parameters if p.name not in ("self", "cls")
     ]
