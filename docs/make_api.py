@@ -34,10 +34,8 @@ ORDER = [
 
 def main() -> None:
     print("# API\n")
-    print(
-        "Everything in `poise`'s namespace, from its docstrings (`python docs/make_api.py`). What is not here may"
-    )
-    print("change in any release. The command line is `poise --help`, and `poise VERB --help`.\n")
+    print("Everything in `poise`'s namespace, from its docstrings (`python docs/make_api.py`). What is not")
+    print("here may change in any release. The command line is `poise --help`, and `poise VERB --help`.\n")
     print("Shapes: `T` steps of a rollout, `N` environments or rows, `O` observation size, `A` action size.")
     assert sorted(ORDER) == sorted(poise.__all__)
     for name in ORDER:
