@@ -13,7 +13,7 @@ from poise.cli import main
 from poise.experiments.comparison import CompareError, compare_runs, grouped
 from poise.records import read_record
 
-QUICK = {"total_steps": 512, "num_envs": 2, "video": False}
+QUICK = {"total_steps": 512, "video": False}
 
 
 @pytest.fixture(scope="module")

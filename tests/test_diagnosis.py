@@ -179,7 +179,13 @@ def test_the_doctor_says_what_was_seen_what_it_means_and_what_to_try(tmp_path, c
     assert "error: reward-constant\n  the reward of each of 5,888 steps was 0\n" in shown
     main(["doctor", str(folder), "--json"])
     told = json.loads(capsys.readouterr().out)
-    assert told["findings"][0]["rule"] == "reward-constant"
+    assert told[0]["findings"][0]["rule"] == "reward-constant"
+    main(["doctor", str(folder), str(trained("Cart-sound-v0", tmp_path))])
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"{folder}\nerror: reward-constant\n")
+    assert shown.endswith("\nhealth: nothing found in 23 iterations\n")
+    assert main(["doctor"]) == 2
+    assert "RUN: must be one folder or more" in capsys.readouterr().err
 
 
 def test_what_is_no_run_is_refused(tmp_path):

@@ -43,7 +43,6 @@ RunFolder = Annotated[
     Positional,
     arg(metavar="RUN", help="The folder that poise train printed, or one of its checkpoints."),
 ]
-WholeRun = Annotated[Path, Positional, arg(metavar="RUN", help="The folder that poise train printed.")]
 Env = Annotated[
     str | None,
     arg(
@@ -166,23 +165,35 @@ def _tell(result: "Run", json_: bool, file: TextOut) -> None:
     print(_json(told) if json_ else result.folder)
 
 
-def doctor(run: WholeRun, json_: Json = False) -> None:
+def doctor(
+    runs: Annotated[
+        tuple[Path, ...], Positional, arg(metavar="RUN...", help="Folders of runs, seeds or experiments.")
+    ],
+    json_: Json = False,
+) -> None:
     """Say whether a training was healthy, and if not, what was seen, what it means, and what to try.
 
     Example: poise doctor runs/Reacher-v4/20261124-120000-0
     """
     from poise.diagnosis import examine, verdict
+    from poise.experiments.comparison import find_runs
     from poise.records import read_record
 
-    record = read_record(run)
-    findings = examine(record)
+    told = []
+    for run in (found := find_runs(runs)):
+        record = read_record(run)
+        findings = examine(record)
+        told.append({"run": str(run), "findings": [finding.to_dict() for finding in findings]})
+        if json_:
+            continue
+        if len(found) > 1:
+            print(run)
+        for finding in findings:
+            print(*finding.lines(), sep="\n", end="\n\n")
+        if not findings:
+            print(verdict(record, findings))
     if json_:
-        print(_json({"run": str(run), "findings": [finding.to_dict() for finding in findings]}))
-        return
-    for finding in findings:
-        print(*finding.lines(), sep="\n", end="\n\n")
-    if not findings:
-        print(verdict(record, findings))
+        print(_json(told))
 
 
 def _resume_command(guard: Guard) -> Callable[..., None]:

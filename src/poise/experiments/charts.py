@@ -39,6 +39,7 @@ class Charts:
             "svg.fonttype": "none",
             "svg.hashsalt": f"chart {self._count}",
             "font.size": 9,
+            "text.parse_math": False,  # a name may hold a dollar sign
         }
         with matplotlib.rc_context(style):
             figure = Figure(figsize=size, layout="constrained")

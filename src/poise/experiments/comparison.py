@@ -189,8 +189,10 @@ def find_runs(places: Sequence[Path]) -> list[Path]:
     """The run folders that are named, and those of the experiments that are.
 
     Raises:
-        CompareError: one is neither, or is named twice.
+        CompareError: there is none, one is neither, or one is named twice.
     """
+    if not places:
+        raise CompareError("RUN: must be one folder or more, of runs, of seeds or of experiments")
     found: list[Path] = []
     for place in places:
         if (place / EXPERIMENT).exists():
