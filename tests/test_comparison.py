@@ -120,7 +120,7 @@ def test_what_has_a_long_name_is_a_number(runs):
 def test_runs_without_a_score_are_named_and_left_out(runs):
     given = [runs(0.2, seed, 0.0) for seed in range(3)]
     (given[2] / "summary.json").unlink()
-    assert compare_runs(given).left_out == {str(given[2]): "is not finished (poise resume)"}
+    assert compare_runs(given).left_out == {str(given[2]): f"is not finished (poise resume {given[2]})"}
     with pytest.raises(CompareError, match="there are 1 finished and scored runs, two are the least"):
         compare_runs(given[1:])
 

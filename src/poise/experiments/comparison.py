@@ -218,9 +218,9 @@ def compare_runs(places: Sequence[Path]) -> Comparison:
     records = [read_record(path) for path in find_runs(places)]
     scored = [record for record in records if record.summary.get("evaluation")]
     left_out = {
-        str(r.folder): "is not finished (poise resume)" if not r.summary else "was not scored"
-        for r in records
-        if r not in scored
+        str(record.folder): _why_left_out(record)
+        for record in records
+        if not record.summary.get("evaluation")
     }
     if len(scored) < 2:
         raise CompareError(f"there are {len(scored)} finished and scored runs, two are the least")
@@ -230,6 +230,11 @@ def compare_runs(places: Sequence[Path]) -> Comparison:
     if not any(pairs.values()):
         raise CompareError(f"each run has another environment: {', '.join(envs)}")
     return Comparison(tuple(settings), pairs, left_out)
+
+
+def _why_left_out(record: Record) -> str:
+    state = record.summary.get("status", "not finished")
+    return "was not scored" if state == "finished" else f"is {state} (poise resume {record.folder})"
 
 
 def grouped(records: Sequence[Record]) -> list[Setting]:
