@@ -112,6 +112,16 @@ def test_a_class_is_trained_and_evaluated_by_its_name(tmp_path):
     assert again.mean == run.evaluation.mean
 
 
+def test_classes_of_one_name_in_two_modules_are_two_environments(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "other.py").write_text("import sick\n\n\nclass Sound(sick.Dead):\n    pass\n")
+    assert [poise.make(f"{module}:Sound", 1).spec.obs_size for module in ("sick", "other", "sick")] == [
+        1,
+        3,
+        1,
+    ]
+
+
 def test_the_command_tells_what_was_found_and_exits_with_1_where_a_training_would_be_wrong(capsys):
     assert main(["check", "sick:Dead"]) == 0
     out = capsys.readouterr().out

@@ -19,7 +19,7 @@ from poise import envs
 from poise.agent import Agent
 from poise.envs.classic import NATIVE_TASKS
 from poise.envs.drawing import draw_pendulum
-from poise.envs.gymnasium import is_registered
+from poise.envs.gymnasium import is_registered, registered_name
 from poise.envs.unstable import hear_mujoco
 from poise.errors import PoiseError
 from poise.seeds import Stream, episode_seed
@@ -162,7 +162,7 @@ class _GymnasiumStage:
             warnings.simplefilter("ignore")
             hear_mujoco()
             with _faults(id):
-                self._env: Any = gym.make(id, render_mode="rgb_array")
+                self._env: Any = gym.make(registered_name(id), render_mode="rgb_array")
             hear_mujoco()
             try:
                 with _faults(id):

@@ -44,17 +44,23 @@ def threshold(id: str) -> float | None:
 def is_registered(id: str) -> bool:
     """Whether Gymnasium knows ``id``, or of ``module:name``, whose module is imported, the name.
 
-    A class of that name in the module is made known by it: without arguments, without a time limit.
+    A class of that name in the module is made known: without arguments, without a time limit.
     """
-    module, _, name = id.rpartition(":")
     try:
-        gym.spec(name)
+        gym.spec(registered_name(id))
     except gym.error.Error:
+        module, _, name = id.rpartition(":")
         kind = getattr(sys.modules.get(module), name, None)
         if not (isinstance(kind, type) and issubclass(kind, gym.Env)):
             return False
-        gym.register(name, kind)
+        gym.register(registered_name(id), kind)
     return True
+
+
+def registered_name(id: str) -> str:
+    """What ``gymnasium.make`` calls it: of ``module:name`` the name, of a class ``module.Class``."""
+    module, _, name = id.rpartition(":")
+    return f"{module}.{name}" if module and name not in gym.registry else name
 
 
 def spec_of(id: str, make: Callable[[], gym.Env]) -> Spec:
@@ -85,14 +91,14 @@ def spec_of(id: str, make: Callable[[], gym.Env]) -> Spec:
 
 def make_plain(id: str) -> gym.Env:
     """One environment, as Gymnasium makes it."""
-    module, _, name = id.rpartition(":")
+    module = id.rpartition(":")[0]
     if module:  # of a process of its own
         importlib.import_module(module)
         is_registered(id)
     with warnings.catch_warnings():
         # "-v4 is out of date": the user named the version
         warnings.filterwarnings("ignore", message=".*out of date.*")
-        return gym.make(name, disable_env_checker=True)
+        return gym.make(registered_name(id), disable_env_checker=True)
 
 
 def _make_one(id: str, index: int) -> gym.Env:
