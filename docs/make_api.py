@@ -72,7 +72,7 @@ def signature(name: str, function: Callable[..., object]) -> list[str]:
             words.append("*")
             starred = True
         words.append(str(p))
-    return ["```python", f"{name}({', '.join(words)})", "```", ""]
+    return ["```text", f"{name}({', '.join(words)})", "```", ""]
 
 
 def text(thing: object) -> list[str]:
