@@ -107,7 +107,7 @@ def test_several_trainings_are_shown_by_setting(run, others, tmp_path):
     )  # not "defaults": its 2 environments, which all have, are not
     assert "greedy return, ppo.clip 0.1" in text
     assert "3 trainings · 2,048 steps · seeds 0, 1" in text
-    assert "no winner between" in text or "is better than" in text
+    assert "No winner between" in text or "is better than" in text
     assert "ppo.clip 0.1, seed 1" in text
     assert "--ppo.clip 0.1 --seeds 2" in text
 

@@ -19,6 +19,7 @@ from poise.experiments.charts import Charts, draw_lines, draw_metric
 from poise.experiments.comparison import (
     CompareError,
     Comparison,
+    Pair,
     Setting,
     compare_runs,
     curves,
@@ -239,10 +240,13 @@ def _compared(comparison: Comparison | None) -> list[dict[str, Any]]:
             for s in settings
             if s.label.startswith("setting ")
         ]
-        tasks.append(
-            {"env": env, "rows": rows, "legend": legend, "sentences": [p.sentence() + "." for p in pairs]}
-        )
+        tasks.append({"env": env, "rows": rows, "legend": legend, "sentences": [_sentence(p) for p in pairs]})
     return tasks
+
+
+def _sentence(pair: Pair) -> str:
+    said = pair.sentence()
+    return f"{said[0].upper()}{said[1:]}." if said.startswith("no ") else f"{said}."
 
 
 def _learning(settings: Sequence[Setting], charts: Charts) -> dict[str, Any]:
