@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import poise
+from poise.checkpoint import CheckpointError
 from poise.cli import main
-from poise.experiments.comparison import CompareError, compare_runs, grouped
+from poise.experiments.comparison import CompareError, Pair, compare_runs, grouped
+from poise.journal import JournalError
 from poise.records import read_record
 
 QUICK = {"total_steps": 512, "video": False}
@@ -67,16 +69,26 @@ def test_runs_of_one_configuration_are_a_setting_whatever_their_seeds(runs):
     ]
 
 
+def test_what_is_not_the_default_is_not_called_so(runs):
+    changed = [runs(clip, 0, 0.0) for clip in (0.3, 0.1)]
+    assert [s.label for s in compare_runs(changed).settings] == ["ppo.clip 0.3", "ppo.clip 0.1"]
+    alone = [runs(0.3, seed, 0.0) for seed in (1, 2)]
+    assert [s.label for s in compare_runs(alone).settings] == ["ppo.clip 0.3"]
+
+
 def test_a_clear_difference_has_a_winner_and_an_unclear_one_none(runs):
     scores = {0.2: [-200, -210, -190], 0.1: [-150, -155, -145], 0.3: [-205, -180, -225]}
     given = [runs(clip, seed, mean) for clip, means in scores.items() for seed, mean in enumerate(means)]
     better, other = compare_runs(given).pairs["Pendulum-v1"]
     assert (better.winner, better.value) == ("ppo.clip 0.1", 50)
-    assert better.sentence().startswith("ppo.clip 0.1 is better than defaults over seeds (p = 0.0")
+    assert better.sentence().startswith("ppo.clip 0.1 is better than defaults over seeds, by 50.00 (95% ")
+    assert f"interval {better.low:.2f} to {better.high:.2f}, p = 0.0" in better.sentence()
     assert better.improvement == (1, 1, 1)
     assert other.winner is None
-    assert "no winner between defaults and ppo.clip 0.3" in other.sentence()
+    interval = f"the 95% interval of the difference, {other.low:.2f} to {other.high:.2f}, holds 0"
+    assert f"no winner between defaults and ppo.clip 0.3 over seeds: {interval} (p = " in other.sentence()
     assert "would show with about" in other.sentence()
+    assert other.low < 0 < other.high
 
 
 def test_one_seed_of_a_setting_compares_agents_and_says_so(runs, capsys):
@@ -120,9 +132,72 @@ def test_what_has_a_long_name_is_a_number(runs):
 def test_runs_without_a_score_are_named_and_left_out(runs):
     given = [runs(0.2, seed, 0.0) for seed in range(3)]
     (given[2] / "summary.json").unlink()
-    assert compare_runs(given).left_out == {str(given[2]): f"is not finished (poise resume {given[2]})"}
-    with pytest.raises(CompareError, match="there are 1 finished and scored runs, two are the least"):
+    going_on = f"is not finished (poise resume {given[2]})"
+    assert compare_runs(given).left_out == {str(given[2]): going_on}
+    with pytest.raises(CompareError, match=r"of 2 runs 1 can be compared, two are .*\n  .*poise resume"):
         compare_runs(given[1:])
+    changed(given[1], status="interrupted", evaluation=None)
+    changed(given[2], copy=given[0], evaluation=None)
+    with pytest.raises(CompareError, match=r"(?s)-1-1: is interrupted .*-2-2: has no final score "):
+        compare_runs(given)
+
+
+def changed(folder, copy=None, **entries):
+    """Has its summary say something else, or what another's says but for that."""
+    summary = json.loads(((copy or folder) / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | entries))
+
+
+def test_the_same_training_twice_counts_once(runs):
+    given = [runs(0.2, seed, -200.0) for seed in (0, 1, 1)]
+    compared = compare_runs(given)
+    assert [len(s.records) for s in compared.settings] == [2]
+    assert compared.left_out == {
+        str(given[2]): f"is bit for bit the training {given[1]}, and would count twice"
+    }
+
+
+def test_what_only_the_correction_keeps_from_winning_says_so():
+    pair = Pair("settings", "a", "b", 2.0, 0.5, 3.5, None, 0.06, None)
+    assert "0.50 to 3.50, leaves out 0, which among several comparisons may be chance" in pair.sentence()
+    assert Pair("settings", "a", "b", 0.0, 0.0, 0.0, None, 1.0, None).sentence() == (
+        "no winner between a and b over seeds: there is no difference (p = 1)"
+    )
+    assert Pair("agents", "a", "b", -2.0, -3.5, -0.5, None, 0.01, None).sentence() == (
+        "a is better than b as agents, over the episodes of their scores, by 2.00 "
+        "(95% interval 0.50 to 3.50, p = 0.01)"
+    )
+
+
+@pytest.mark.parametrize("rows", [None, "return\nx\n", "return\nnan\n", "episode\n0\n", ""])
+def test_a_damaged_table_of_the_score_is_an_error_with_its_name(rows, runs):
+    given = [runs(0.2, seed, -200.0) for seed in (0, 1)]
+    (given[1] / "evaluation.csv").unlink()
+    if rows is not None:
+        (given[1] / "evaluation.csv").write_text(rows)
+    with pytest.raises(JournalError, match=r"evaluation\.csv: (cannot be read|is damaged)"):
+        compare_runs(given)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"evaluation": 5},
+        {"evaluation": {"mean": 1.0}},
+        {"evaluation": {"mean": "x", "std": 1, "low": 0, "high": 1, "episodes": 2, "cut": 0}},
+        {"best": {"steps": 1}},
+        {"seconds": 7},
+        {"seconds": {"total": None}},
+        {"steps_per_second": "fast"},
+        {"versions": {"poise": 1}},
+        {"status": 3},
+    ],
+)
+def test_a_damaged_summary_is_an_error_with_its_name(entries, run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    changed(folder, **entries)
+    with pytest.raises(CheckpointError, match=r"summary\.json: is damaged"):
+        read_record(folder)
 
 
 def test_what_cannot_be_compared_is_refused(runs, tmp_path):
@@ -143,3 +218,8 @@ def test_the_command_draws_and_tells(runs, tmp_path, capsys):
     assert [s["label"] for s in task["settings"]] == ["defaults", "ppo.clip 0.1"]
     assert task["pairs"][0]["winner"] is None
     assert plot.read_bytes()[:4] == b"\x89PNG"
+    for wrong, why in (("a.txt", "has to end in .png"), ("no/a.png", "cannot be written: No such file")):
+        assert main(["compare", *map(str, given), "--plot", str(tmp_path / wrong)]) == 2
+        assert why in capsys.readouterr().err
+    assert main(["compare"]) == 2
+    assert "of 0 runs 0 can be compared" in capsys.readouterr().err

@@ -43,6 +43,11 @@ RunFolder = Annotated[
     Positional,
     arg(metavar="RUN", help="The folder that poise train printed, or one of its checkpoints."),
 ]
+RunFolders = Annotated[
+    tuple[Path, ...],
+    Positional,
+    arg(metavar="RUN...", help="Folders of runs, seeds or experiments.", help_behavior_hint=""),
+]
 Env = Annotated[
     str | None,
     arg(
@@ -166,9 +171,7 @@ def _tell(result: "Run", json_: bool, file: TextOut) -> None:
 
 
 def doctor(
-    runs: Annotated[
-        tuple[Path, ...], Positional, arg(metavar="RUN...", help="Folders of runs, seeds or experiments.")
-    ],
+    runs: RunFolders,
     json_: Json = False,
 ) -> None:
     """Say whether a training was healthy, and if not, what was seen, what it means, and what to try.
@@ -406,9 +409,7 @@ def bench(
 
 
 def compare(
-    runs: Annotated[
-        tuple[Path, ...], Positional, arg(metavar="RUN...", help="Folders of runs, seeds or experiments.")
-    ],
+    runs: RunFolders,
     plot: Annotated[Path | None, arg(metavar="FILE.png", help="Where to draw the learning curves.")] = None,
     json_: Json = False,
 ) -> None:
@@ -425,9 +426,7 @@ def compare(
 
 
 def report(
-    runs: Annotated[
-        tuple[Path, ...], Positional, arg(metavar="RUN...", help="Folders of runs, seeds or experiments.")
-    ],
+    runs: RunFolders,
     out: Annotated[
         Path | None, arg(metavar="FILE.html", help="By default report.html in the folder that is named.")
     ] = None,

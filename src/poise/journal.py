@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
 from poise.errors import PoiseError
 from poise.evaluation import Evaluation
 from poise.logger import EVENTS, TensorBoard
@@ -16,6 +19,7 @@ from poise.loop import Progress
 from poise.spec import Episode
 
 METRICS, EPISODES, GREEDY = "metrics.jsonl", "episodes.csv", "greedy.csv"
+EVALUATION = "evaluation.csv"  # written once, at the end
 LOGS = (METRICS, EPISODES, GREEDY, EVENTS)
 EPISODE_COLUMNS = ("step", "env", "episode", "return", "length", "ended")
 GREEDY_COLUMNS = ("steps", "return", "std", "low", "high", "episodes")
@@ -150,6 +154,25 @@ def read_greedy(folder: Path) -> list[tuple[int, float]]:
             return [(int(row["steps"]), float(row["return"])) for row in csv.DictReader(file)]
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise JournalError(f"{path}: is damaged: {error!r:.200}") from error
+
+
+def read_evaluation(folder: Path) -> Float[np.ndarray, " episodes"]:
+    """The returns of the greedy episodes of the final score.
+
+    Raises:
+        JournalError: the table is missing or damaged.
+    """
+    path = folder / EVALUATION
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            returns = np.array([float(row["return"]) for row in csv.DictReader(file)])
+    except OSError as error:
+        raise JournalError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise JournalError(f"{path}: is damaged: {error!r:.200}") from error
+    if not len(returns) or not np.isfinite(returns).all():
+        raise JournalError(f"{path}: is damaged: it holds no returns, or one that is no number")
+    return returns
 
 
 def _episode(row: Mapping[str, str]) -> Episode:

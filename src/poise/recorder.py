@@ -27,7 +27,7 @@ from poise.errors import PoiseError
 from poise.evaluation import Evaluation, evaluate, evaluation_lanes
 from poise.files import write_text
 from poise.interrupts import Guard
-from poise.journal import Journal, cut, read_episodes, read_greedy
+from poise.journal import EVALUATION, Journal, cut, read_episodes, read_greedy
 from poise.loop import Progress
 from poise.options import Options
 from poise.recording import film
@@ -250,7 +250,7 @@ class Recorder:
         picture.unlink(missing_ok=True)  # a link is removed, not followed
         draw_curve(picture, title, episodes, self.total_steps, evaluation, read_greedy(self.folder))
         if evaluation is not None:
-            write_text(self.folder / "evaluation.csv", _table(evaluation))
+            write_text(self.folder / EVALUATION, _table(evaluation))
         self.seconds["log"] += time.perf_counter() - begun
         return self._write_summary(status, evaluation, best)
 

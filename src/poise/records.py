@@ -1,6 +1,7 @@
 """A run folder, read for people: all that was written of one training, and the command that repeats it."""
 
 import json
+import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -104,6 +105,37 @@ def _summary(path: Path) -> Mapping[str, Any]:
     if not path.exists():
         return {}
     try:
-        return dict(json.loads(read_plain(path, LARGEST)))
-    except (ValueError, TypeError, RecursionError) as error:
+        summary = dict(json.loads(read_plain(path, LARGEST)))
+        _check_summary(summary)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: is damaged: {error!r:.200}") from error
+    return summary
+
+
+def _check_summary(summary: Mapping[str, Any]) -> None:
+    """Raises where an entry that somebody reads is not what a training writes."""
+    best = summary.get("best")
+    for score in (summary.get("evaluation"), None if best is None else best["evaluation"]):
+        if score is not None:
+            _check_numbers(score, ("mean", "std", "episodes", "cut"), ("low", "high"))
+    if best is not None:
+        _check_numbers(best, ("steps",))
+    seconds = summary.get("seconds")
+    if seconds is not None:
+        _check_numbers(seconds, ("total",), tuple(name for name in seconds if name != "total"))
+    _check_numbers(summary, (), ("steps_per_second",))
+    for name, value in dict(summary.get("versions") or {}).items():
+        if not isinstance(value, str):
+            raise ValueError(f"versions: {name!r:.60} is {value!r:.60}")
+    for name in ("status", "processor"):
+        if not isinstance(summary.get(name, ""), str):
+            raise ValueError(f"{name} is {summary[name]!r:.60}")
+
+
+def _check_numbers(record: Mapping[str, Any], needed: tuple[str, ...], known: tuple[str, ...] = ()) -> None:
+    """``known``: those that may be missing or None."""
+    values = {name: record[name] for name in needed}
+    values |= {name: value for name in known if (value := record.get(name)) is not None}
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"{name} is {value!r:.60}, should be a number")

@@ -26,6 +26,7 @@ from poise.experiments.statistics import (
     runs_needed,
 )
 from poise.experiments.wording import aligned, between, figure
+from poise.journal import read_evaluation
 from poise.records import Record, read_record
 from poise.run import EXPERIMENT
 
@@ -61,7 +62,8 @@ class Pair:
     """Two settings, or two agents of one seed each, and what can be said of them.
 
     ``kind``: "settings": over seeds; "agents": over the episodes of their final scores. ``p`` is corrected
-    for the number of pairs that are compared.
+    for the number of pairs that are compared. ``needed``: seeds of each setting with which a difference of
+    this size would be found in four tries of five, where that is more than there are.
     """
 
     kind: str
@@ -86,11 +88,23 @@ class Pair:
         over = "over seeds" if self.kind == "settings" else "as agents, over the episodes of their scores"
         if self.winner is not None:
             loser = self.one if self.winner == self.other else self.other
-            return f"{self.winner} is better than {loser} {over} (p = {self.p:.2g})"
-        said = f"no winner between {self.one} and {self.other} {over}: it may be chance (p = {self.p:.2g})"
-        if self.kind == "settings" and self.needed:
-            said += f"; a difference of this size would show with about {self.needed} seeds of each"
+            bounds = sorted((abs(self.low), abs(self.high)))
+            return (
+                f"{self.winner} is better than {loser} {over}, by {figure(abs(self.value))} "
+                f"(95% interval {between(*bounds)}, p = {self.p:.2g})"
+            )
+        said = f"no winner between {self.one} and {self.other} {over}: {self._why_none()} (p = {self.p:.2g})"
+        if self.needed is not None:
+            said += f"; a difference of this size would show with about {self.needed:,} seeds of each"
         return said
+
+    def _why_none(self) -> str:
+        if self.value == self.low == self.high == 0:
+            return "there is no difference"
+        bounds = f"the 95% interval of the difference, {between(self.low, self.high)},"
+        if self.low <= 0 <= self.high:
+            return f"{bounds} holds 0"
+        return f"{bounds} leaves out 0, which among several comparisons may be chance"
 
 
 @dataclass(frozen=True)
@@ -216,14 +230,13 @@ def compare_runs(places: Sequence[Path]) -> Comparison:
         RecordError, CheckpointError, JournalError: a folder holds no run, or is damaged.
     """
     records = [read_record(path) for path in find_runs(places)]
-    scored = [record for record in records if record.summary.get("evaluation")]
-    left_out = {
-        str(record.folder): _why_left_out(record)
-        for record in records
-        if not record.summary.get("evaluation")
-    }
+    left_out = {str(r.folder): why for r in records if (why := _unusable(r, records))}
+    scored = [record for record in records if str(record.folder) not in left_out]
     if len(scored) < 2:
-        raise CompareError(f"there are {len(scored)} finished and scored runs, two are the least")
+        reasons = "".join(f"\n  {folder}: {why}" for folder, why in left_out.items())
+        raise CompareError(
+            f"of {len(records)} runs {len(scored)} can be compared, two are the least{reasons}"
+        )
     settings = grouped(scored)
     envs = dict.fromkeys(setting.env for setting in settings)
     pairs = {env: _pairs([s for s in settings if s.env == env]) for env in envs}
@@ -232,16 +245,30 @@ def compare_runs(places: Sequence[Path]) -> Comparison:
     return Comparison(tuple(settings), pairs, left_out)
 
 
-def _why_left_out(record: Record) -> str:
-    state = record.summary.get("status", "not finished")
-    return "was not scored" if state == "finished" else f"is {state} (poise resume {record.folder})"
+def _unusable(record: Record, records: Sequence[Record]) -> str | None:
+    """Why a run takes no part in a comparison with others; None where it does."""
+    if (state := record.summary.get("status", "not finished")) != "finished":
+        return f"is {state} (poise resume {record.folder})"
+    if not record.summary.get("evaluation"):
+        return f"has no final score (--no-evaluate); poise evaluate {record.folder} shows one, and keeps none"
+    sameness = _identity(record)
+    for other in itertools.takewhile(lambda r: r is not record, records):
+        if sameness is not None and _identity(other) == sameness:
+            return f"is bit for bit the training {other.folder}, and would count twice"
+    return None
+
+
+def _identity(record: Record) -> tuple[Any, ...] | None:
+    """Two independent trainings never share it."""
+    parameters = record.summary.get("parameters_sha256")
+    return parameters and (record.env, record.config.seed, _key(record), parameters)
 
 
 def grouped(records: Sequence[Record]) -> list[Setting]:
     """By environment and configuration, in the order given."""
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
-        groups.setdefault((record.env, json.dumps(_options(record), sort_keys=True)), []).append(record)
+        groups.setdefault((record.env, _key(record)), []).append(record)
     settings = []
     for (env, _), mine in groups.items():
         others = [group[0] for (other, _), group in groups.items() if other == env]
@@ -262,13 +289,23 @@ def _options(record: Record) -> dict[str, Any]:
     return options
 
 
+def _key(record: Record) -> str:
+    """The configuration but for the seed."""
+    return json.dumps(_options(record), sort_keys=True)
+
+
 def _differs(record: Record, others: Sequence[Record]) -> dict[str, Any]:
-    """What sets it apart: of what is not the default, or, where that is nothing, of everything."""
+    """What sets it apart: of what is not the default, or, where that is nothing, of everything.
+
+    Of a setting that is alone, from the defaults.
+    """
+    if len(others) == 1:
+        return record.config.changes(record.spec)
     varied = {r.folder: {"total_steps": r.config.total_steps, **r.config.changes(r.spec)} for r in others}
     for told in (varied, {r.folder: _options(r) for r in others}):
         names = dict.fromkeys(itertools.chain.from_iterable(told.values()))
         apart = [name for name in names if len({json.dumps(t.get(name, ABSENT)) for t in told.values()}) > 1]
-        if apart or len(others) == 1:
+        if apart:
             mine = told[record.folder]
             if record.config.changes(record.spec):  # or it is the defaults, and named so
                 mine = _options(record)
@@ -281,7 +318,7 @@ def _pairs(settings: Sequence[Setting]) -> tuple[Pair, ...]:
     if len(settings) == 1 or any(len(setting.records) == 1 for setting in settings):
         records = [(s, r) for s in settings for r in s.records]
         alone = len(settings) == 1
-        sides = [(_agent(r, None if alone else s), tables.greedy_returns(r.folder)) for s, r in records]
+        sides = [(_agent(r, None if alone else s), read_evaluation(r.folder)) for s, r in records]
         kind = "agents"
     else:
         sides, kind = [(setting.label, setting.scores) for setting in settings], "settings"
@@ -290,7 +327,9 @@ def _pairs(settings: Sequence[Setting]) -> tuple[Pair, ...]:
     pairs = []
     for (other, scores), p in zip(others, corrected, strict=True):
         share = improvement([(scores, base)]) if kind == "settings" else None
-        needed = runs_needed(scores, base)
+        needed = runs_needed(scores, base) if kind == "settings" else None
+        if needed is not None and needed <= max(len(scores), len(base)):  # only Holm's correction says no
+            needed = None
         bounds = difference(scores, base)
         pairs.append(Pair(kind, one, other, *bounds, share, p, needed))
     return tuple(pairs)
@@ -302,9 +341,18 @@ def _agent(record: Record, setting: Setting | None) -> str:
 
 
 def draw_comparison(path: Path, comparison: Comparison) -> None:
-    """A PNG: a panel for each environment, a curve with its band for each setting."""
+    """A PNG: a panel for each environment, a curve with its band for each setting.
+
+    Raises:
+        CompareError: it cannot be written.
+    """
+    if path.suffix.lower() != ".png":
+        raise CompareError(f"plot = {path}: the name of a picture has to end in .png")
     panels: Mapping[str, list[Line]] = {env: curves(comparison.of(env)) for env in comparison.pairs}
-    draw_tasks(path, panels, max(len(setting.records) for setting in comparison.settings))
+    try:
+        draw_tasks(path, panels, max(len(setting.records) for setting in comparison.settings))
+    except OSError as error:
+        raise CompareError(f"plot = {path}: cannot be written: {error.strerror}") from error
 
 
 def curves(settings: Sequence[Setting]) -> list[Line]:

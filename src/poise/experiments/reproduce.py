@@ -30,6 +30,7 @@ from poise.experiments.figures import draw
 from poise.experiments.page import markdown
 from poise.experiments.paper import FIGURES, Figure, Variant
 from poise.experiments.pool import Job, run_jobs
+from poise.journal import read_evaluation
 from poise.options import Options
 from poise.presets import PRESETS, configure, starting_point
 from poise.recording import VideoError, film
@@ -178,7 +179,7 @@ def _episodes_of(out: Path, figure: Figure) -> Path:
 
 def _score(variant: str, job: Job) -> Sequence[Any]:
     summary = json.loads((job.folder / "summary.json").read_text())
-    greedy = tables.greedy_returns(job.folder)
+    greedy = read_evaluation(job.folder)
     ended = [row[3] for row in tables.curve_rows(variant, job.config.seed, job.folder) if row[3] != ""]
     last = ended[-1] if ended else ""
     means = f"{greedy.mean():.5g}", f"{greedy[:10].mean():.5g}"

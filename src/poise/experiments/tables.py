@@ -42,11 +42,6 @@ def episode_rows(variant: str, seed: int, run: Path) -> list[Sequence[Any]]:
     return [(variant, seed, r["step"], f"{float(r['return']):.4g}") for r in read_table(run / "episodes.csv")]
 
 
-def greedy_returns(run: Path) -> Float[np.ndarray, " episodes"]:
-    """The returns of its evaluation."""
-    return np.array([float(r["return"]) for r in read_table(run / "evaluation.csv")])
-
-
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     with path.open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
