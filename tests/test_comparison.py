@@ -222,4 +222,4 @@ def test_the_command_draws_and_tells(runs, tmp_path, capsys):
         assert main(["compare", *map(str, given), "--plot", str(tmp_path / wrong)]) == 2
         assert why in capsys.readouterr().err
     assert main(["compare"]) == 2
-    assert "of 0 runs 0 can be compared" in capsys.readouterr().err
+    assert "must be one folder or more" in capsys.readouterr().err

@@ -4,13 +4,18 @@ import dataclasses
 import html.parser
 import io
 import json
+import re
 import shutil
 
+import numpy as np
 import pytest
 
 import poise
 from poise.cli import main
+from poise.experiments.charts import Charts
+from poise.experiments.comparison import curves, grouped
 from poise.experiments.report import page, report
+from poise.journal import read_evaluation
 from poise.recording import find_encoder
 from poise.records import read_record
 
@@ -64,6 +69,11 @@ def parsed(text):
     return " ".join(part for part in checker.text if part)
 
 
+def day(folder):
+    """As the name of a run folder has it."""
+    return f"{folder.name[:4]}-{folder.name[4:6]}-{folder.name[6:8]}"
+
+
 def test_a_report_of_one_training_says_what_its_folder_says(run):
     path = report([run])
     assert path == run / "report.html"
@@ -71,7 +81,7 @@ def test_a_report_of_one_training_says_what_its_folder_says(run):
     summary = json.loads((run / "summary.json").read_text())
     assert f"greedy return {summary['evaluation']['mean']:.1f} " in text
     for part in (
-        "2,048 steps · seed 0 · backend native",
+        f"2,048 steps · seed 0 · backend native · {day(run)}",
         "KL",
         "best 1",
         "worst 1",
@@ -80,11 +90,14 @@ def test_a_report_of_one_training_says_what_its_folder_says(run):
         assert part in text
     assert "poise train Pendulum-v1 --total-steps 2048 --seed 0 --num-envs 2 --ppo.num-steps 128" in text
     assert "ppo.num_steps 128" in text  # among what differs from the defaults
-    assert path.read_text().count("<svg") == 2 + 6  # wide and narrow, and one for each metric
     film = next(run.glob("video.*"))
     assert {".mp4": 'src="data:video/mp4;base64,', ".gif": 'src="data:image/gif;base64,'}[
         film.suffix
     ] in path.read_text()
+    # the curve wide and narrow, the returns behind the score, and one for each metric
+    assert path.read_text().count("<svg") == 2 + 1 + 6
+    returns = read_evaluation(run)
+    assert f"100 greedy episodes that training never saw, from {returns.min():.1f} to " in text
 
 
 def test_a_report_needs_nothing_but_itself(run):
@@ -109,16 +122,57 @@ def test_several_trainings_are_shown_by_setting(run, others, tmp_path):
     assert "3 trainings · 2,048 steps · seeds 0, 1" in text
     assert "No winner between" in text or "is better than" in text
     assert "ppo.clip 0.1, seed 1" in text
-    assert "--ppo.clip 0.1 --seeds 2" in text
+    assert "--ppo.clip 0.1 --no-video --seeds 2" in text
 
 
-def test_a_training_that_has_not_ended_is_reported_as_such(run, tmp_path):
-    copy = shutil.copytree(run, tmp_path / "copy")
+def test_the_command_has_what_was_asked_for_beside_the_learning(run):
+    assert read_record(run).again().endswith(" --eval-every 512 --eval-episodes 2")
+    record = read_record(run)
+    asked = dataclasses.replace(record.options, backend="gymnasium", evaluate=False)
+    again = dataclasses.replace(record, options=asked).again()
+    assert again == f"{record.command()} --backend gymnasium --no-evaluate --eval-every 512 --eval-episodes 2"
+
+
+def test_a_training_that_has_not_ended_is_reported_as_such(run, others, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "a copy")
     (copy / "summary.json").unlink()
     next(copy.glob("video.*")).unlink()
     text = parsed(report([copy]).read_text())
-    assert f"This training is not ended. To go on with it: poise resume {copy}" in text
+    going_on = f"is not ended, at step 2,048 of 2,048. To go on with it: poise resume '{copy}'"
+    assert f"This training {going_on}" in text
     assert "The agent" not in text
+    both = parsed(report([copy, *others], tmp_path / "both.html").read_text())
+    assert f"The training ppo.clip 0.2, seed 0 {going_on}" in both
+
+
+def test_a_training_that_was_cut_off_leaves_the_curve_of_the_others_whole(run):
+    whole = read_record(run)
+    cut = dataclasses.replace(whole, rows=whole.rows[:2])
+    (line,) = curves(grouped([cut, whole]))
+    assert line.steps.tolist() == whole.steps.tolist()
+    np.testing.assert_allclose(line.value, whole.column("episode/return"))
+
+
+def test_what_is_too_short_is_not_called_healthy(run):
+    record = read_record(run)
+    text = parsed(page([dataclasses.replace(record, rows=record.rows[:3])], None))
+    assert "health not judged too few iterations to judge, 4 are the least" in text
+    assert "nothing found too few" not in text
+
+
+def test_each_environment_has_metrics_of_its_own(run):
+    record = read_record(run)
+    other = dataclasses.replace(record, env="Other-v0", folder=run.parent)
+    text = page([record, other], None)
+    assert text.count("<svg") == 2 * 2 + 1 + 2 * 6  # no table of a score lies in the other's folder
+    assert "<h3>Other-v0</h3>" in text
+
+
+def test_ticks_keep_their_digits_and_coordinates_lose_theirs():
+    drawn = str(Charts().one(lambda axes: axes.plot([0, 0.0125], [0, 0.001]), "a line"))
+    assert re.search(r">0\.00[0-9]{2,}<", drawn)
+    assert not re.search(r' (d|x|y|transform)="[^"]*\d\.\d{3}', drawn)
+    assert "<style" not in drawn
 
 
 def test_a_film_that_is_too_large_stays_a_file(run, tmp_path, monkeypatch):
@@ -146,12 +200,21 @@ def test_findings_are_told_with_what_to_try(run):
     config = dataclasses.replace(record.config, ppo=dataclasses.replace(record.config.ppo, gamma=0.9999))
     text = parsed(page([dataclasses.replace(record, config=config)], None))
     assert "note: horizon-beyond-limit" in text
+    again = dataclasses.replace(record, config=config, folder=run.parent)
+    twice = parsed(page([dataclasses.replace(record, config=config), again], None))
+    assert twice.count("note: horizon-beyond-limit") == 1
+    assert (
+        twice.count("discount 0.9999, a horizon 10,000 steps")
+        == text.count("discount 0.9999, a horizon 10,000 steps") + 1
+    )
     assert "--ppo.num-steps 128 --ppo.gamma 0.976" in text.replace("--ppo.gamma 0.9999", "")
 
 
 def test_the_command_names_the_page(run, others, tmp_path, capsys):
     assert main(["report", str(run), "--out", str(tmp_path / "a.html")]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'a.html'}\n"
+    assert main(["report"]) == 2
+    assert "must be one folder or more" in capsys.readouterr().err
     assert main(["report", str(tmp_path)]) == 2
     assert main(["report", str(run), "--out", str(tmp_path / "no" / "a.html")]) == 2
     assert "cannot be written" in capsys.readouterr().err
@@ -205,7 +268,7 @@ def test_a_page_fits_its_width_and_its_charts_are_drawn(kind, width, browser, pa
         "[...document.querySelectorAll('svg')].map(e => e.getBoundingClientRect())"
         ".filter(b => b.width > 0).map(b => [b.width, b.height])"
     )
-    assert len(boxes) == 1 + 6
+    assert len(boxes) == 1 + 1 + 6
     assert all(w > 150 and h > 80 for w, h in boxes)
     lines = view.evaluate("document.querySelectorAll('svg path[style*=\"--series-1\"]').length")
     assert lines >= 7

@@ -12,9 +12,10 @@ import numpy as np
 from jaxtyping import Float
 
 from poise.checkpoint import CheckpointError, checkpoints, read_manifest, read_plain
-from poise.config import Config, flat
+from poise.config import Config, ConfigError, flat
 from poise.errors import PoiseError
 from poise.journal import read_episodes, read_metrics
+from poise.options import Options
 from poise.spec import Episode, Spec
 
 LARGEST = 2**20  # bytes of a summary
@@ -30,6 +31,7 @@ class Record:
 
     Attributes:
         config: every option with its number.
+        options: what was asked for beside the learning, without the folder.
         summary: ``summary.json``; empty where the training has not ended, or was killed.
         rows: ``metrics.jsonl``.
     """
@@ -38,6 +40,7 @@ class Record:
     env: str
     backend: str
     config: Config
+    options: Options
     spec: Spec
     summary: Mapping[str, Any]
     rows: list[dict[str, Any]]
@@ -65,6 +68,12 @@ class Record:
         options = {"total_steps": config.total_steps, "seed": config.seed, **options}
         return shlex.join(["poise", "train", self.env, *_options(options)])
 
+    def again(self) -> str:
+        """``command``, with what was asked for beside the learning."""
+        usual = Options().to_dict()
+        asked = {name: value for name, value in self.options.to_dict().items() if value != usual[name]}
+        return shlex.join([*shlex.split(self.command()), *_options(asked)])
+
 
 def _options(values: Mapping[str, Any]) -> list[str]:
     """As the command line takes them."""
@@ -89,11 +98,16 @@ def read_record(run: Path) -> Record:
     if not (found := checkpoints(run)):
         raise RecordError(f"{run}: is no folder of a run (no checkpoints in it)")
     manifest = read_manifest(found[0])
+    try:
+        options = Options.from_dict(manifest.notes.get("options", {}))
+    except (ConfigError, TypeError) as error:
+        raise CheckpointError(f"{found[0] / 'manifest.json'}: {error}") from error
     return Record(
         folder=run,
         env=manifest.env,
         backend=manifest.backend,
         config=manifest.config,
+        options=options,
         spec=manifest.spec,
         summary=_summary(run / "summary.json"),
         rows=read_metrics(run),

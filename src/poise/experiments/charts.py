@@ -5,9 +5,12 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
 from markupsafe import Markup, escape
 
 from poise.experiments.figures import COLORS, Line
+from poise.experiments.wording import figure
 
 # what Matplotlib draws with, and the style's variable that takes its place
 STAND_INS = {"#010101": "--ink", "#020202": "--faint", "#030303": "--line", "#040404": "--healthy"}
@@ -16,6 +19,8 @@ STAND_INS |= {color: f"--series-{i}" for i, color in enumerate(SERIES, start=1)}
 INK, FAINT, LINE, HEALTHY = list(STAND_INS)[:4]
 
 WIDE, NARROW, SMALL = (7.6, 3.3), (3.7, 2.9), (2.9, 1.75)  # inches, of which a page makes what it likes
+HALF = (4.2, 2.7)
+MOST_DOTS = 500  # of a chart; of more episodes so many are drawn, at even distances
 
 
 class Charts:
@@ -46,8 +51,8 @@ class Charts:
             figure.patch.set_alpha(0)
             axes = figure.add_subplot()
             axes.patch.set_alpha(0)
-            draw(axes)
             _dress(axes)
+            draw(axes)
             buffer = io.StringIO()
             figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
         return Markup(_themed(buffer.getvalue(), label))  # Matplotlib escapes its text
@@ -64,10 +69,6 @@ def _dress(axes: Any) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(LINE)
     axes.margins(x=0)
-    legend = axes.get_legend()
-    if legend is not None:
-        for text in legend.get_texts():
-            text.set_color(INK)
 
 
 def _steps(x: float) -> str:
@@ -78,6 +79,8 @@ def _themed(svg: str, label: str) -> str:
     """The picture without what only a file of its own needs, and with the page's colors and font."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, flags=re.S)  # it would be one of the whole page
+    svg = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda found: _rounded(found[0]), svg)
     svg = re.sub(r'(<svg [^>]*?) ?width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg [^>]*?) ?height="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'font: (?:[a-z0-9]+ )*?([\d.]+px) [^;"]*', r"font: \1 var(--font)", svg)
@@ -88,21 +91,44 @@ def _themed(svg: str, label: str) -> str:
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
 
 
-def draw_lines(lines: Sequence[Line], title: str) -> Callable[[Any], None]:
-    """Each line with its band; a legend where there are several."""
+def _rounded(attribute: str) -> str:
+    """To hundredths of a point: nobody sees more, and it is half of the page."""
+    return re.sub(r"\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", attribute)
+
+
+def draw_lines(
+    lines: Sequence[Line],
+    title: str,
+    *,
+    until: float,
+    dots: tuple[np.ndarray, np.ndarray] | None = None,
+    level: tuple[str, float, float, float] | None = None,
+) -> Callable[[Any], None]:
+    """Each line with its band, from step 0 ``until`` the last; a legend where there is more than one thing.
+
+    ``dots``: steps and values of single episodes. ``level``: name, value and interval of a score, across.
+    """
 
     def draw(axes: Any) -> None:
-        import numpy as np
-
+        if dots is not None:
+            few = np.linspace(0, len(dots[0]) - 1, min(len(dots[0]), MOST_DOTS)).astype(int)
+            style = {"color": SERIES[0], "alpha": 0.4, "markersize": 3.6, "markeredgewidth": 0}
+            axes.plot(dots[0][few], dots[1][few], ".", label="an episode", **style)
+        if level is not None:
+            name, value, low, high = level
+            axes.axhline(value, color=SERIES[1], linewidth=1.1, linestyle=(0, (5, 3)), label=name)
+            if np.isfinite(low):
+                axes.axhspan(low, high, color=SERIES[1], alpha=0.15, linewidth=0)
         for i, line in enumerate(lines):
             color = SERIES[i % len(SERIES)]
             if np.isfinite(line.low).any():
                 axes.fill_between(line.steps, line.low, line.high, color=color, alpha=0.18, linewidth=0)
-            style = "--" if line.dashed else "-"
-            axes.plot(line.steps, line.value, style, color=color, linewidth=1.7, label=line.label)
+            style = {"marker": "o", "markersize": 3.5} if line.dashed else {}
+            axes.plot(line.steps, line.value, color=color, linewidth=1.7, label=line.label, **style)
         axes.set_title(title, loc="left", color=INK, fontsize=9.5)
-        if len(lines) > 1:
-            axes.legend(frameon=False, fontsize=8.5, loc="best")
+        axes.set_xlim(0, until)
+        if len(lines) > 1 or dots is not None or level is not None:
+            axes.legend(frameon=False, fontsize=8.5, loc="best", labelcolor=INK)
 
     return draw
 
@@ -120,5 +146,23 @@ def draw_metric(
         if low is not None and high is not None:
             axes.axhspan(low, high, color=HEALTHY, linewidth=0, zorder=0)
             axes.set_ylim(bottom, top)
+
+    return draw
+
+
+def draw_histogram(values: Float[np.ndarray, " n"], title: str) -> Callable[[Any], None]:
+    """How many values lie where, and their mean."""
+
+    def draw(axes: Any) -> None:
+        from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
+        axes.hist(values, bins=20, color=SERIES[0], alpha=0.75, rwidth=0.9)
+        mean = float(np.mean(values))
+        axes.axvline(mean, color=SERIES[1], linewidth=1.4, label=f"mean {figure(mean)}")
+        axes.xaxis.set_major_formatter(ScalarFormatter(useOffset=False))
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.grid(visible=False, axis="x")
+        axes.set_title(title, loc="left", color=INK, fontsize=9.5)
+        axes.legend(frameon=False, fontsize=8.5, loc="best", labelcolor=INK)
 
     return draw

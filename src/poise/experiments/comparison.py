@@ -356,11 +356,15 @@ def draw_comparison(path: Path, comparison: Comparison) -> None:
 
 
 def curves(settings: Sequence[Setting]) -> list[Line]:
-    """Training returns of each setting: interquartile mean over its seeds, and its interval."""
+    """Training returns of each setting: interquartile mean over its seeds, and its interval.
+
+    Of a setting whose seeds did not all come equally far, over those that came farthest.
+    """
     lines = []
     for setting in settings:
-        count = min(len(record.rows) for record in setting.records)
-        values = np.stack([record.column("episode/return")[:count] for record in setting.records])
+        count = max(len(record.rows) for record in setting.records)
+        farthest = [record for record in setting.records if len(record.rows) == count]
+        values = np.stack([record.column("episode/return") for record in farthest])
         band = interquartile_band(tables.held(values))
-        lines.append(Line(setting.label, setting.records[0].steps[:count], *band))
+        lines.append(Line(setting.label, farthest[0].steps, *band))
     return lines

@@ -3,6 +3,8 @@
 import base64
 import itertools
 import math
+import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from poise.checkpoint import CheckpointError, read_plain
 from poise.config import flat
 from poise.diagnosis import FEWEST, RULES, examine
 from poise.errors import PoiseError
-from poise.experiments.charts import Charts, draw_lines, draw_metric
+from poise.experiments.charts import HALF, Charts, draw_histogram, draw_lines, draw_metric
 from poise.experiments.comparison import (
     CompareError,
     Comparison,
@@ -31,13 +33,15 @@ from poise.experiments.figures import COLORS, Line
 from poise.experiments.wording import between, figure
 from poise.files import write_text
 from poise.findings import Finding, by_severity
-from poise.journal import read_greedy
+from poise.journal import EVALUATION, read_evaluation, read_greedy
 from poise.metrics import BY_NAME
 from poise.records import Record, read_record
 
 DARK = ("#6db3e2", "#f0995a", "#7cc796", "#c79ada", "#e0bd5c", "#9aa7b2")  # as COLORS, on a dark page
 LARGEST_FILM = 2**24  # bytes; a page of more is slow to open
 SHOWN_EPISODES, LISTED_EPISODES = 5, 200  # best and worst; the last ones
+MOST_CARDS = 4  # scores at the top of the page
+MOST_SEEN = 6  # trainings of which a finding is told with its numbers
 HEALTH = {
     "policy/kl": "KL",
     "policy/clip_fraction": "clip fraction",
@@ -108,40 +112,35 @@ def page(records: Sequence[Record], comparison: Comparison | None) -> str:
 def _content(records: Sequence[Record], comparison: Comparison | None) -> dict[str, Any]:
     charts, settings = Charts(), grouped(records)
     findings = {record.folder: examine(record) for record in records}
-    first = max(records, key=_mean)  # the best is the one that is shown
     named = _names(records, settings)
+    envs = dict.fromkeys(setting.env for setting in settings)
+    shown = [max((r for r in records if r.env == env), key=_mean) for env in envs]  # of each the best
     content: dict[str, Any] = {
         "title": ", ".join(dict.fromkeys(record.env for record in records)),
         "light": COLORS,
         "dark": DARK,
         "facts": _facts(records),
-        "unfinished": _unfinished(records),
+        "unfinished": _unfinished(records, named),
         "cards": _cards(records, settings, findings),
         "comparison": _compared(comparison),
-        "film": _film(first),
-        "film_caption": f"The greedy agent of {named[first.folder]}."
-        if len(records) > 1
-        else "Greedy, as scored.",
-        "findings": [
-            {**finding.to_dict(), "run": named[record.folder] if len(records) > 1 else ""}
-            for record in records
-            for finding in findings[record.folder]
-        ],
+        "findings": _told(findings, named if len(records) > 1 else {}),
         "healthy": _healthy(records),
         "runs": [_run_row(record, named, findings) for record in records],
         "change_columns": [setting.label for setting in settings] if len(settings) > 1 else ["value"],
         "changes": _changes(settings),
-        "options": [(n, _shown(v)) for n, v in flat(first.config.to_dict()).items()],
+        "options": [(n, _shown(v)) for n, v in flat(shown[0].config.to_dict()).items()],
+        "options_of": f" of {named[shown[0].folder]}" if len(settings) > 1 else "",
         "commands": [_again(setting) for setting in settings],
-        "machine": _machine(first),
-        "footer": f"poise {first.summary.get('versions', {}).get('poise', '')} · "
-        + ", ".join(str(record.folder) for record in records[:8]),
+        "machine": _machine(shown[0]),
+        "folders": [str(record.folder) for record in records],
     }
+    titled = named if len(records) > 1 else {}
     return (
         content
         | _learning(settings, charts)
+        | {"agents": [agent for record in shown if (agent := _agent(record, titled, charts))]}
         | _metrics(settings, charts)
-        | _episodes(first)
+        | {"episodes": [_episodes(record, titled) for record in shown if record.episodes]}
         | _times(records)
     )
 
@@ -169,15 +168,31 @@ def _facts(records: Sequence[Record]) -> list[str]:
     numbers = ", ".join(str(seed) for seed in seeds[:8]) + (", ..." if len(seeds) > 8 else "")
     facts = [f"{steps[-1]:,} steps", f"seed{'s' * (len(seeds) > 1)} {numbers}"]
     facts.append(" and ".join(dict.fromkeys(f"backend {record.backend}" for record in records)))
+    dates = sorted({day for record in records if (day := _day(record.folder))})
+    if dates:
+        facts.append(" to ".join(dict.fromkeys([dates[0], dates[-1]])))
     return [*([f"{len(records)} trainings"] if len(records) > 1 else []), *facts]
 
 
-def _unfinished(records: Sequence[Record]) -> list[str]:
+def _day(folder: Path) -> str | None:
+    """When a training began, as the name of its folder or of its experiment's says; of other names none."""
+    for part in reversed(folder.absolute().parts):
+        if found := re.fullmatch(r"(\d{4})(\d\d)(\d\d)-\d{6}-.*", part):
+            return "-".join(found.groups())
+    return None
+
+
+def _unfinished(records: Sequence[Record], named: dict[Path, str]) -> list[dict[str, str]]:
+    """What is to be known of those that did not come to their end."""
     said = []
     for record in records:
-        if record.summary.get("status") != "finished":
-            state = record.summary.get("status", "not ended")
-            said.append(f"This training is {state}. To go on with it: poise resume {record.folder}")
+        state = record.summary.get("status", "not ended")
+        if state != "finished":
+            name = "This training" if len(records) == 1 else f"The training {named[record.folder]}"
+            done = int(record.rows[-1]["steps"]) if record.rows else 0
+            budget = record.config.num_iterations * record.config.rollout_size
+            text = f"{name} is {state}, at step {done:,} of {budget:,}. To go on with it:"
+            said.append({"text": text, "command": shlex.join(["poise", "resume", str(record.folder)])})
     return said
 
 
@@ -198,6 +213,8 @@ def _cards(
             over = evaluation(np.array([_mean(record) for record in scored]))
             more = f"95% interval {between(over['low'], over['high'])}, {len(scored)} trainings"
             cards.append(_card(name, figure(over["mean"]), more))
+    if len(cards) > MOST_CARDS:  # the table has them all
+        cards = []
     count = sum(len(found) for found in findings.values())
     if count:
         every = [finding for found in findings.values() for finding in found]
@@ -205,7 +222,9 @@ def _cards(
         names = ", ".join(dict.fromkeys(finding.rule for finding in every))
         cards.append(_card("health", f"{count} finding{'s' * (count > 1)}", names, f"text {worst}"))
     else:
-        cards.append(_card("health", "nothing found", _healthy(records), "text good"))
+        judged = any(len(record.rows) >= FEWEST for record in records)
+        value, kind = ("nothing found", "text good") if judged else ("not judged", "text")
+        cards.append(_card("health", value, _healthy(records), kind))
     paces = [record.summary.get("steps_per_second") for record in records]
     if known := [pace for pace in paces if pace]:
         total = sum(record.summary["seconds"]["total"] for record in records if record.summary)
@@ -220,8 +239,23 @@ def _card(name: str, value: str, more: str, kind: str = "") -> dict[str, str]:
 def _healthy(records: Sequence[Record]) -> str:
     judged = [len(record.rows) for record in records if len(record.rows) >= FEWEST]
     if not judged:
-        return "too few iterations to judge"
-    return f"none of {len(RULES)} rules applies in {sum(judged):,} iterations"
+        return f"too few iterations to judge, {FEWEST} are the least"
+    said = f"none of {len(RULES)} rules applies in {sum(judged):,} iterations"
+    if short := len(records) - len(judged):
+        said += f"; {short} training{'s' * (short > 1)} too short to judge"
+    return said
+
+
+def _told(findings: dict[Path, list[Finding]], named: dict[Path, str]) -> list[dict[str, Any]]:
+    """A card for each rule, the gravest first: what was seen where, and what to try in the first of them."""
+    every = [(finding, folder) for folder, found in findings.items() for finding in found]
+    rules = dict.fromkeys(finding.rule for finding in by_severity(finding for finding, _ in every))
+    cards = []
+    for rule in rules:
+        mine = [(finding, folder) for finding, folder in every if finding.rule == rule]
+        seen = [(named.get(folder, ""), finding.seen) for finding, folder in mine]
+        cards.append({**mine[0][0].to_dict(), "seen": seen[:MOST_SEEN], "more": len(seen[MOST_SEEN:])})
+    return cards
 
 
 def _compared(comparison: Comparison | None) -> list[dict[str, Any]]:
@@ -241,6 +275,8 @@ def _compared(comparison: Comparison | None) -> list[dict[str, Any]]:
             if s.label.startswith("setting ")
         ]
         tasks.append({"env": env, "rows": rows, "legend": legend, "sentences": [_sentence(p) for p in pairs]})
+        if len(pairs) > 1:
+            tasks[-1]["sentences"].append(f"p is corrected for {len(pairs)} comparisons, after Holm.")
     return tasks
 
 
@@ -258,18 +294,47 @@ def _learning(settings: Sequence[Setting], charts: Charts) -> dict[str, Any]:
         ]
         if not mine:
             continue
-        lines = curves(mine)
+        lines, more = curves(mine), {}
         if len(mine) == 1 and len(mine[0].records) == 1:
-            lines = [Line("training, sampled actions", *_plain(lines[0])), *_greedy(mine[0].records[0])]
+            (record,) = mine[0].records
+            lines = [Line("mean of an iteration", *_plain(lines[0])), *_greedy(record)]
+            more = {"dots": _dots(record), "level": _level(record)}
         ends = "; ".join(f"{line.label}: {_known(line.value)}" for line in lines)
         label = f"Mean return of the episodes of each iteration in {env}, over steps. At the end {ends}."
-        drawn.append(charts.both(draw_lines(lines, env), label))
+        if level := more.get("level"):
+            label += f" {level[0][0].upper()}{level[0][1:]}."
+        title = env if len({setting.env for setting in settings}) > 1 else "episodic return"
+        drawn.append(charts.both(draw_lines(lines, title, until=_until(mine), **more), label))
     many = any(len(setting.records) > 1 for setting in settings)
     caption = (
         "Return over environment steps: mean of the episodes that ended in each iteration, actions sampled"
     )
     caption += "; interquartile mean over the seeds and its 95% bootstrap interval." if many else "."
     return {"learning": drawn, "learning_caption": caption}
+
+
+def _until(settings: Sequence[Setting]) -> float:
+    """The largest budget, in steps: a training that was cut off is seen to be."""
+    configs = [record.config for setting in settings for record in setting.records]
+    return float(max(config.num_iterations * config.rollout_size for config in configs))
+
+
+def _dots(record: Record) -> tuple[np.ndarray, np.ndarray] | None:
+    """Step and return of each episode."""
+    if not record.episodes:
+        return None
+    points = np.array([(e.step, e.episodic_return) for e in record.episodes], float)
+    return points[:, 0], points[:, 1]
+
+
+def _level(record: Record) -> tuple[str, float, float, float] | None:
+    """The final score and its interval."""
+    score = record.summary.get("evaluation")
+    if not score:
+        return None
+    low, high = (np.nan if score.get(name) is None else float(score[name]) for name in ("low", "high"))
+    name = f"greedy, after training: {figure(score['mean'])}"
+    return name, float(score["mean"]), low, high
 
 
 def _plain(line: Line) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -290,20 +355,53 @@ def _known(values: np.ndarray) -> str:
 
 
 def _metrics(settings: Sequence[Setting], charts: Charts) -> dict[str, Any]:
-    """Small multiples; the color of a line is that of its setting."""
-    drawn = []
-    for name, title in HEALTH.items():
-        metric, lines = BY_NAME[name], []
-        for i, record in ((i, record) for i, setting in enumerate(settings) for record in setting.records):
-            values = record.column(name)
-            if np.isfinite(values).any():
-                lines.append((i, record.steps, values))
-        if lines:
-            ends = ", ".join(f"{values[np.isfinite(values)][-1]:.2g}" for _, _, values in lines[:6])
-            healthy = "" if metric.low is None else f" Healthy: {metric.low:g} to {metric.high:g}."
-            label = f"{title} over environment steps; at the end {ends}.{healthy}"
-            drawn.append(charts.one(draw_metric(lines, title, metric.low, metric.high), label))
-    return {"metrics": drawn}
+    """Small multiples of each environment; the color of a line is that of its setting, as in the curves."""
+    tasks = []
+    for env in dict.fromkeys(setting.env for setting in settings):
+        mine = [setting for setting in settings if setting.env == env]
+        drawn = [chart for name in HEALTH if (chart := _metric(name, mine, charts))]
+        legend = [setting.label for setting in mine] if len(mine) > 1 else []
+        if drawn:
+            tasks.append({"env": env, "charts": drawn, "legend": legend})
+    return {"metrics": tasks}
+
+
+def _metric(name: str, settings: Sequence[Setting], charts: Charts) -> Markup | None:
+    metric, lines, title = BY_NAME[name], [], HEALTH[name]
+    for i, record in ((i, record) for i, setting in enumerate(settings) for record in setting.records):
+        values = record.column(name)
+        if np.isfinite(values).any():
+            lines.append((i, record.steps, values))
+    if not lines:
+        return None
+    ends = ", ".join(f"{values[np.isfinite(values)][-1]:.2g}" for _, _, values in lines[:6])
+    healthy = "" if metric.low is None else f" Healthy: {metric.low:g} to {metric.high:g}."
+    label = f"{title} over environment steps; at the end {ends}.{healthy}"
+    return charts.one(draw_metric(lines, title, metric.low, metric.high), label)
+
+
+def _agent(record: Record, titled: dict[Path, str], charts: Charts) -> dict[str, Any] | None:
+    """The film, and the returns behind the score; None where there is neither."""
+    film, score = _film(record), record.summary.get("evaluation")
+    if film is None and not score:
+        return None
+    agent: dict[str, Any] = {"title": titled.get(record.folder, ""), "film": film, "chart": None, "facts": []}
+    if score and (record.folder / EVALUATION).exists():
+        returns = read_evaluation(record.folder)
+        low, high = (figure(float(bound)) for bound in (returns.min(), returns.max()))
+        label = f"Returns of {len(returns)} greedy episodes: {low} to {high}, mean {figure(score['mean'])}."
+        title = f"returns of {len(returns)} greedy episodes"
+        if np.ptp(returns) > 0:
+            agent["chart"] = charts.one(draw_histogram(returns, title), label, HALF)
+        span = f"from {low} to {high}" if np.ptp(returns) > 0 else f"each with a return of {low}"
+        agent["facts"].append(f"{len(returns)} greedy episodes that training never saw, {span}.")
+    best = record.summary.get("best")
+    if best and best["steps"] != record.summary.get("steps"):
+        mean = figure(best["evaluation"]["mean"])
+        agent["facts"].append(
+            f"The best agent is that of step {best['steps']:,}: {mean} on the same episodes."
+        )
+    return agent
 
 
 def _film(record: Record) -> Markup | None:
@@ -337,15 +435,17 @@ def _run_row(record: Record, named: dict[Path, str], findings: dict[Path, list[F
     )
 
 
-def _episodes(record: Record) -> dict[str, Any]:
+def _episodes(record: Record, titled: dict[Path, str]) -> dict[str, Any]:
     """The best, the worst and the last of one training."""
     ranked = sorted(record.episodes, key=lambda e: e.episodic_return, reverse=True)
     best, worst = ranked[:SHOWN_EPISODES], ranked[SHOWN_EPISODES:][-SHOWN_EPISODES:]
     rows = [_episode(f"best {i}", e) for i, e in enumerate(best, start=1)]
     rows += [_episode(f"worst {len(worst) - i}", e) for i, e in enumerate(worst)]
     last = [_episode(f"{e.env}, {e.index}", e) for e in record.episodes[-LISTED_EPISODES:]]
-    caption = f"{len(record.episodes):,} ended while training (seed {record.config.seed}), actions sampled."
-    return {"episodes": rows, "more_episodes": last[::-1], "episodes_caption": caption}
+    caption = f"{len(record.episodes):,} ended while training, actions sampled."
+    if name := titled.get(record.folder):
+        caption = f"{name}: {caption}"
+    return {"rows": rows, "last": last[::-1], "caption": caption}
 
 
 def _episode(name: str, e: Any) -> tuple[str, ...]:
@@ -389,7 +489,7 @@ def _times(records: Sequence[Record]) -> dict[str, Any]:
 def _again(setting: Setting) -> str:
     """The command of the first of its seeds, or of all where they follow each other."""
     seeds = [record.config.seed for record in setting.records]
-    command = setting.records[0].command()
+    command = setting.records[0].again()
     if len(seeds) > 1 and seeds == list(range(seeds[0], seeds[0] + len(seeds))):
         command += f" --seeds {len(seeds)}"
     return command
