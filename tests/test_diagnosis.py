@@ -119,6 +119,16 @@ def test_the_sound_cart_is_sound(record):
     assert examine(record) == []
 
 
+@pytest.mark.parametrize(
+    ("kl", "clipped", "too_high"),
+    [(0.003, 0.44, False), (0.03, 0.3, False), (0.03, 0.44, True), (0.06, 0.3, True)],
+)
+def test_a_narrow_clip_alone_is_no_high_learning_rate(record, kl, clipped, too_high):
+    rows = [row | {"policy/kl": kl, "policy/clip_fraction": clipped} for row in record.rows]
+    found = [finding.rule for finding in examine(dataclasses.replace(record, rows=rows))]
+    assert ("learning-rate-too-high" in found) == too_high
+
+
 def test_a_few_iterations_say_nothing(record):
     short = dataclasses.replace(record, rows=record.rows[:3])
     assert examine(short) == []

@@ -80,7 +80,8 @@ def learning_rate_too_high(record: Record) -> Finding | None:
     """The policy moves farther in an iteration than the clipping can hold."""
     kl, clipped = (_median(record.column(f"policy/{name}")) for name in ("kl", "clip_fraction"))
     highest, most = (BY_NAME[f"policy/{name}"].high or math.inf for name in ("kl", "clip_fraction"))
-    if not (kl > highest or clipped > most):
+    # a narrow clip leaves many outside of it at any rate: that alone is no sign
+    if not (kl > highest or (clipped > most and kl > highest / 2)):
         return None
     return Finding(
         "learning-rate-too-high",
