@@ -94,9 +94,7 @@ def test_what_makes_a_training_sick_is_named(rule, tmp_path):
 
 
 def test_every_rule_has_a_sick_training():
-    assert {rule.__name__.replace("_", "-") for rule in RULES} == {
-        {"reward-constant": "reward-says-nothing"}.get(rule, rule) for rule in SICK
-    }
+    assert {rule.__name__.replace("_", "-") for rule in RULES} == set(SICK)
 
 
 HEALTHY = {"InvertedPendulum-v4": 8_000, "Reacher-v4": 20_000, "Pendulum-v1": 15_000, "CartPole-v1": 15_000}

@@ -85,7 +85,7 @@ class Actor:
 
         ``noise`` is standard normal for a Gaussian policy and standard Gumbel for a categorical one.
         """
-        out = self._forward(obs)
+        out = self.forward(obs)
         if not self._gaussian:
             return np.argmax(out if noise is None else out + noise, axis=1)
         mean, std = self._heads(out)
@@ -100,7 +100,8 @@ class Actor:
             std = np.logaddexp(pre, np.float32(0)) * self._std_scale + self._std_min
         return (np.tanh(mean) if self._head_tanh == "mean" else mean), std
 
-    def _forward(self, obs: np.ndarray) -> np.ndarray:
+    def forward(self, obs: Float[np.ndarray, "N O"]) -> Float[np.ndarray, "N outputs"]:
+        """What the network's last layer gives for raw observations: means, or logits."""
         x = obs
         (mean, std), (*biases, last) = self._for_rows(len(obs))
         if self._scaled:

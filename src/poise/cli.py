@@ -17,6 +17,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 from poise.config import Config, ConfigError, flat
 from poise.counts import parse_count
 from poise.errors import PoiseError
+from poise.experiments.wording import figure
 from poise.interrupts import Guard, Interrupted, guarded
 from poise.options import Options
 from poise.presets import PRESETS, starting_point
@@ -152,7 +153,7 @@ def _tell(result: "Run", json_: bool, file: TextOut) -> None:
     if result.evaluation is not None:
         print(_score(result.evaluation), file=file)
     if (best := summary["best"]) and best["steps"] != summary["steps"]:
-        mean = _figure(best["evaluation"]["mean"])
+        mean = figure(best["evaluation"]["mean"])
         print(f"the best agent is that of step {best['steps']:,}: {mean} on the same episodes", file=file)
     pace = summary["steps_per_second"]
     print(
@@ -583,16 +584,12 @@ def _score(evaluation: Any) -> str:
 
     low, high = evaluation.interval
     score = (
-        f"greedy return {_figure(evaluation.mean)} over {len(evaluation.length)} episodes "
-        f"(95% interval {_figure(low)} to {_figure(high)})"
+        f"greedy return {figure(evaluation.mean)} over {len(evaluation.length)} episodes "
+        f"(95% interval {figure(low)} to {figure(high)})"
     )
     if evaluation.num_cut:
         score += f"\n{evaluation.num_cut} of them did not end and were cut off after {LONGEST:,} steps"
     return score
-
-
-def _figure(value: float) -> str:
-    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"
 
 
 def _refuse_values_of_flags(arguments: list[str]) -> None:

@@ -307,9 +307,13 @@ class Config(Checked):
 
     def changes(self, spec: Spec) -> dict[str, Any]:
         """What is not as it would be by default with this budget in this environment, by dotted name."""
-        usual = flat(Config(total_steps=self.total_steps, seed=self.seed).settled(spec).to_dict())
+        usual = self.usual(spec)
         mine = flat(self.settled(spec).to_dict())
         return {name: value for name, value in mine.items() if value != usual[name]}
+
+    def usual(self, spec: Spec) -> dict[str, Any]:
+        """The defaults with this budget and seed in this environment, by dotted name."""
+        return flat(Config(total_steps=self.total_steps, seed=self.seed).settled(spec).to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -64,6 +65,12 @@ def _median(values: Float[np.ndarray, " n"]) -> float:
     return float(np.median(known)) if len(known) else math.nan
 
 
+def _beyond(record: Record, name: str, side: Literal["low", "high"]) -> float | None:
+    """The median of the last quarter of a metric, where that is beyond its healthy range on this side."""
+    value = _median(_late(record.column(name)))
+    return value if math.isfinite(value) and BY_NAME[name].state({name: value}) == side else None
+
+
 def _since(record: Record) -> str:
     """The steps of the last quarter."""
     steps = _late(record.steps)
@@ -111,12 +118,11 @@ def no_learning(record: Record) -> Finding | None:
 
 def value_explains_nothing(record: Record) -> Finding | None:
     """The value function is no better than a constant."""
-    if reward_says_nothing(record) is not None:
+    if reward_constant(record) is not None:
         return None
-    names = "value/explained_variance", "value/loss"
-    explained, loss = (_median(_late(record.column(name))) for name in names)
-    metric = BY_NAME[names[0]]
-    if not explained < EXPLAINED_NOTHING or metric.state(dict(zip(names, (-1.0, loss), strict=True))) is None:
+    name = "value/explained_variance"
+    explained, loss = (_median(_late(record.column(n))) for n in (name, "value/loss"))
+    if not (explained < EXPLAINED_NOTHING and BY_NAME[name].speaks({"value/loss": loss})):
         return None
     return Finding(
         "value-explains-nothing",
@@ -130,15 +136,14 @@ def value_explains_nothing(record: Record) -> Finding | None:
 
 def value_loss_large(record: Record) -> Finding | None:
     """Targets are far beyond the scale that the network and its learning rate are made for."""
-    high = BY_NAME["value/loss"].high
-    loss = _median(_late(record.column("value/loss")))
-    if high is None or not loss > high:
+    loss = _beyond(record, "value/loss", "high")
+    if loss is None:
         return None
     raw = not record.config.normalize.reward
     return Finding(
         "value-loss-large",
         "warning",
-        f"median value loss {loss:.3g} {_since(record)} (healthy up to {high:g})",
+        f"median value loss {loss:.3g} {_since(record)} (healthy up to {BY_NAME['value/loss'].high:g})",
         "The value function chases returns far from a size of 1"
         + (": rewards are not normalized." if raw else ", or it diverges."),
         record.command(normalize__reward=True)
@@ -149,13 +154,14 @@ def value_loss_large(record: Record) -> Finding | None:
 
 def std_collapsed(record: Record) -> Finding | None:
     """Actions are no longer varied."""
-    std, low = _median(_late(record.column("policy/std"))), BY_NAME["policy/std"].low
-    if low is None or not std < low:
+    std = _beyond(record, "policy/std", "low")
+    if std is None:
         return None
     return Finding(
         "std-collapsed",
         "warning",
-        f"median deviation of the actions {std:.2g} {_since(record)} (healthy from {low:g} on)",
+        f"median deviation of the actions {std:.2g} {_since(record)} "
+        f"(healthy from {BY_NAME['policy/std'].low:g} on)",
         "All actions in a state are the same, so nothing better can be found.",
         record.command(policy__std_init=0.5 if record.config.policy.std == "fixed" else 1.0)
         if (record.config.policy.std_init or 1) < 0.05
@@ -165,9 +171,9 @@ def std_collapsed(record: Record) -> Finding | None:
 
 def std_grown(record: Record) -> Finding | None:
     """Actions become noise."""
-    std, high = record.column("policy/std"), BY_NAME["policy/std"].high
+    std = record.column("policy/std")
     last, first = _median(_late(std)), _median(std[:1])
-    if high is None or not (last > high or last > STD_GROWN * first):
+    if _beyond(record, "policy/std", "high") is None and not last > STD_GROWN * first:
         return None
     bonus = record.config.ppo.entropy_coef > 0
     return Finding(
@@ -184,14 +190,15 @@ def std_grown(record: Record) -> Finding | None:
 
 def actions_saturated(record: Record) -> Finding | None:
     """Nearly all actions are cut at the bounds."""
-    share, high = _median(_late(record.column("policy/saturation"))), BY_NAME["policy/saturation"].high
-    if high is None or not share > high:
+    share = _beyond(record, "policy/saturation", "high")
+    if share is None:
         return None
     raw = not record.config.normalize.action and any(record.spec.scaled)
     return Finding(
         "actions-saturated",
         "warning",
-        f"{share:.0%} of the actions were at a bound {_since(record)} (healthy up to {high:.0%})",
+        f"{share:.0%} of the actions were at a bound {_since(record)} "
+        f"(healthy up to {BY_NAME['policy/saturation'].high:.0%})",
         "The environment sees little of what the policy does, so it cannot learn the finer part of it."
         + (" Its deviation is large beside the environment's bounds, in whose units it acts." if raw else ""),
         record.command(normalize__action=True)
@@ -200,7 +207,7 @@ def actions_saturated(record: Record) -> Finding | None:
     )
 
 
-def reward_says_nothing(record: Record) -> Finding | None:
+def reward_constant(record: Record) -> Finding | None:
     """The reward is the same whatever the agent does."""
     mean, std = record.column("reward/mean"), record.column("reward/std")
     if not np.isfinite(std).all() or np.any(std > 0) or np.ptp(mean) > 0:
@@ -355,7 +362,7 @@ RULES: tuple[Callable[[Record], Finding | None], ...] = (
     std_collapsed,
     std_grown,
     actions_saturated,
-    reward_says_nothing,
+    reward_constant,
     episodes_never_end,
     late_collapse,
     greedy_worse,

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from poise.acting import ActionScale, quiet
+from poise.acting import ActionScale, Actor, quiet
 from poise.agent import Agent
 from poise.checkpoint import Manifest, Trained, Which, agent_folder, load_agent
 from poise.errors import PoiseError
@@ -131,13 +131,14 @@ def export(
     """
     trained, manifest = load_agent(agent_folder(run, which))
     plan, agent = make_plan(trained, manifest), Agent(trained, manifest)
+    network = Actor(trained.policy, trained.normalizer, manifest.config.normalize)
     ending, write, act = FORMATS[format]
     name = f"{'best_' if which == 'best' else ''}policy{ending}"
     path = run / name if out is None else out
     fresh = path.with_name(f"{path.stem}_tmp{ending}")
     try:
         fresh.write_bytes(write(plan))
-        difference = _compare(act(fresh, observations(plan)), agent, plan)
+        difference = _compare(act(fresh, observations(plan)), agent, network, plan)
         fresh.replace(path)
     except OSError as error:
         raise ExportError(f"{path}: cannot be written: {error.strerror}") from error
@@ -161,7 +162,7 @@ def observations(plan: Plan) -> Float[np.ndarray, "N *O"]:
     return rows.astype(np.float32).reshape(ROWS, *plan.about["obs_shape"])
 
 
-def _compare(action: np.ndarray, agent: Agent, plan: Plan) -> float:
+def _compare(action: np.ndarray, agent: Agent, network: Actor, plan: Plan) -> float:
     """The largest difference to what the agent does, of which a bound holds."""
     obs = observations(plan)
     meant = np.asarray(agent.act(obs))
@@ -169,7 +170,9 @@ def _compare(action: np.ndarray, agent: Agent, plan: Plan) -> float:
         raise ParityError(f"the exported policy gives actions of shape {action.shape}, not {meant.shape}")
     if plan.discrete:
         other = np.flatnonzero(action != meant)
-        if len(wrong := other[_gap(plan, obs)[other] > TOLERANCE]):
+        with quiet():
+            logits = network.forward(obs.reshape(ROWS, -1))
+        if len(wrong := other[_gap(logits)[other] > TOLERANCE]):
             raise ParityError(f"the exported policy chooses otherwise on {len(wrong)} of {ROWS} observations")
         return 0.0
     assert plan.scale is not None
@@ -184,17 +187,10 @@ def _compare(action: np.ndarray, agent: Agent, plan: Plan) -> float:
     return float(np.max(np.abs(ours - rows), initial=0.0))
 
 
-def _gap(plan: Plan, obs: np.ndarray) -> Float[np.ndarray, " N"]:
+def _gap(logits: Float[np.ndarray, "N choices"]) -> Float[np.ndarray, " N"]:
     """How far the best choice is above the next: where that is nothing, either will do."""
-    x = obs.reshape(ROWS, -1)
-    with quiet():
-        if plan.mean is not None:
-            x = (x - plan.mean) / plan.std
-        x = x if plan.limit is None else np.clip(x, -plan.limit, plan.limit)
-        for weight, bias in plan.layers[:-1]:
-            x = np.tanh(x @ weight + bias) if plan.activation == "tanh" else np.maximum(x @ weight + bias, 0)
-    logits = np.sort(x @ plan.layers[-1][0] + plan.layers[-1][1], axis=1)
-    return logits[:, -1] - logits[:, -2] if logits.shape[1] > 1 else np.full(ROWS, np.inf)
+    ranked = np.sort(logits, axis=1)
+    return ranked[:, -1] - ranked[:, -2] if ranked.shape[1] > 1 else np.full(len(ranked), np.inf)
 
 
 HEAD = '''"""A trained policy. It needs NumPy, and nothing else.

@@ -32,11 +32,12 @@ class Metric:
             return None
         if self.low <= value <= self.high:
             return "ok"
-        if not self._speaks(metrics):
+        if not self.speaks(metrics):
             return None
         return "low" if value < self.low else "high"
 
-    def _speaks(self, metrics: Mapping[str, float | int | None]) -> bool:
+    def speaks(self, metrics: Mapping[str, float | int | None]) -> bool:
+        """Whether the others among ``metrics`` let it say something of health."""
         if self.while_above is None:
             return True
         name, bound = self.while_above

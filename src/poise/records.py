@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from poise.checkpoint import CheckpointError, checkpoints, read_manifest, read_plain
-from poise.config import Config, ConfigError, flat
+from poise.config import Config, ConfigError
 from poise.errors import PoiseError
 from poise.journal import read_episodes, read_metrics
 from poise.options import Options
@@ -61,8 +61,7 @@ class Record:
 
         These are by dotted name, dots written as two underscores: ``ppo__clip=0.1``.
         """
-        config = self.config
-        usual = flat(Config(total_steps=config.total_steps, seed=config.seed).settled(self.spec).to_dict())
+        config, usual = self.config, self.config.usual(self.spec)
         wanted = config.changes(self.spec) | {n.replace("__", "."): value for n, value in changes.items()}
         options = {name: value for name, value in wanted.items() if value != usual[name]}
         options = {"total_steps": config.total_steps, "seed": config.seed, **options}

@@ -52,6 +52,18 @@ class Setting:
     records: tuple[Record, ...]
 
     @property
+    def legend(self) -> str | None:
+        """What the label stands for, where it is a number."""
+        said = _in_words(self.differs)
+        return None if said == self.label else f"{self.label}: {said}"
+
+    def row(self) -> tuple[str, ...]:
+        """Label, seeds, mean, its interval, interquartile mean."""
+        score = evaluation(self.scores)
+        bounds, iqm = between(score["low"], score["high"]), figure(score["iqm"]["value"])
+        return self.label, str(len(self.records)), figure(score["mean"]), bounds, iqm
+
+    @property
     def scores(self) -> Float[np.ndarray, " seeds"]:
         """The final greedy score of each."""
         return np.array([record.summary["evaluation"]["mean"] for record in self.records], float)
@@ -160,20 +172,8 @@ def _pair_as_json(pair: Pair) -> dict[str, Any]:
 
 
 def _settings_in_words(settings: Sequence[Setting]) -> list[str]:
-    rows = [("  setting", "seeds", "mean", "95% interval", "interquartile mean")]
-    for setting in settings:
-        score = evaluation(setting.scores)
-        rows.append(
-            (
-                f"  {setting.label}",
-                str(len(setting.records)),
-                figure(score["mean"]),
-                between(score["low"], score["high"]),
-                figure(score["iqm"]["value"]),
-            )
-        )
-    named = [s for s in settings if s.label != _in_words(s.differs)]
-    return [*aligned(rows), *(f"  {s.label}: {_in_words(s.differs)}" for s in named)]
+    rows = [("setting", "seeds", "mean", "95% interval", "interquartile mean"), *(s.row() for s in settings)]
+    return [f"  {line}" for line in [*aligned(rows), *(s.legend for s in settings if s.legend)]]
 
 
 def _pairs_in_words(pairs: Sequence[Pair]) -> list[str]:
@@ -229,7 +229,11 @@ def compare_runs(places: Sequence[Path]) -> Comparison:
         CompareError: there are fewer than two finished runs, or no two of one environment.
         RecordError, CheckpointError, JournalError: a folder holds no run, or is damaged.
     """
-    records = [read_record(path) for path in find_runs(places)]
+    return compare_records([read_record(path) for path in find_runs(places)])
+
+
+def compare_records(records: Sequence[Record]) -> Comparison:
+    """``compare_runs`` of records that were read already."""
     left_out = {str(r.folder): why for r in records if (why := _unusable(r, records))}
     scored = [record for record in records if str(record.folder) not in left_out]
     if len(scored) < 2:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from poise.experiments import wording
 from poise.experiments.paper import Figure, Variant
 from poise.intervals import mean_interval
 
@@ -87,4 +88,4 @@ def _interval(values: np.ndarray) -> str:
 
 def number(value: float) -> str:
     """With one decimal from 100 on, with two below."""
-    return "none ended" if math.isnan(value) else f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"
+    return "none ended" if math.isnan(value) else wording.figure(value)

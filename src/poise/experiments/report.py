@@ -23,7 +23,7 @@ from poise.experiments.comparison import (
     Comparison,
     Pair,
     Setting,
-    compare_runs,
+    compare_records,
     curves,
     find_runs,
     grouped,
@@ -81,18 +81,18 @@ def report(places: Sequence[Path], out: Path | None = None) -> Path:
     if out is None:
         out = (places[0] if len(places) == 1 else Path()) / "report.html"
     try:
-        write_text(out, page(records, _comparison(places, records)))
+        write_text(out, page(records, _comparison(records)))
     except OSError as error:
         raise ReportError(f"{out}: cannot be written: {error.strerror}") from error
     return out
 
 
-def _comparison(places: Sequence[Path], records: Sequence[Record]) -> Comparison | None:
+def _comparison(records: Sequence[Record]) -> Comparison | None:
     """None where there is nothing to compare."""
     if len(records) < 2:
         return None
     try:
-        return compare_runs(places)
+        return compare_records(records)
     except CompareError:
         return None
 
@@ -263,17 +263,8 @@ def _compared(comparison: Comparison | None) -> list[dict[str, Any]]:
         return []
     tasks = []
     for env, pairs in comparison.pairs.items():
-        rows, settings = [], comparison.of(env)
-        for setting in settings:
-            score = evaluation(setting.scores)
-            bounds = between(score["low"], score["high"])
-            iqm = figure(score["iqm"]["value"])
-            rows.append((setting.label, len(setting.records), figure(score["mean"]), bounds, iqm))
-        legend = [
-            f"{s.label}: " + ", ".join(f"{name} {_shown(value)}" for name, value in s.differs.items())
-            for s in settings
-            if s.label.startswith("setting ")
-        ]
+        settings = comparison.of(env)
+        rows, legend = [s.row() for s in settings], [s.legend for s in settings if s.legend]
         tasks.append({"env": env, "rows": rows, "legend": legend, "sentences": [_sentence(p) for p in pairs]})
         if len(pairs) > 1:
             tasks[-1]["sentences"].append(f"p is corrected for {len(pairs)} comparisons, after Holm.")
