@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import wait
 from types import FrameType
 
 GRACE = 2.5  # seconds that the main thread has to unwind
@@ -36,7 +37,7 @@ class Guard:
     """Knows what to save where the main thread cannot, and whether an interrupt came."""
 
     def __init__(self) -> None:
-        self._save: Callable[[], None] | None = None
+        self._saves: list[Callable[[], None]] = []
         self.number: int | None = None  # of the first signal
         self._raised = False  # whether the main thread was told
         self.asked = 0  # signals that this process sent to itself, and has not heard of yet
@@ -88,16 +89,16 @@ class Guard:
     @contextlib.contextmanager
     def saving(self, save: Callable[[], None]) -> Iterator[None]:
         """Within, ``save`` is called (in another thread) where the main thread does not unwind in time."""
-        self._save = save
+        self._saves.append(save)
         try:
             yield
         finally:
-            self._save = None
+            self._saves.remove(save)
 
     def leave(self, save: bool) -> None:
         """Ends the process at once, and those that it started."""
-        if save and (work := self._save) is not None:
-            saver = threading.Thread(target=_quietly, args=(work,), daemon=True)
+        if save and self._saves:
+            saver = threading.Thread(target=_quietly, args=(self._saves.copy(),), daemon=True)
             saver.start()
             saver.join(SAVING)
         for child in multiprocessing.active_children():
@@ -105,6 +106,18 @@ class Guard:
         if sys.stderr is not None and sys.stderr.isatty():
             os.write(2, b"\x1b[?25h\n")  # the cursor, which a moving line hides
         os._exit(128 + (self.number or signal.SIGTERM))
+
+
+def leave_with_parent() -> None:
+    """Has this process end, even where it hangs, when the one that started it is gone."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_outlive, args=(parent.sentinel,), daemon=True).start()
+
+
+def _outlive(parent: int) -> None:
+    wait([parent])
+    os._exit(1)
 
 
 def _inside_jax(frame: FrameType | None) -> bool:
@@ -115,9 +128,31 @@ def _inside_jax(frame: FrameType | None) -> bool:
     return False
 
 
-def _quietly(work: Callable[[], None]) -> None:
-    with contextlib.suppress(Exception):
-        work()
+class Member(Guard):
+    """The guard of one of several trainings in a process: that one is done does not end the others."""
+
+    def __init__(self, guard: Guard):
+        super().__init__()
+        self._of = guard
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        with self._of.deferred():
+            yield
+
+    @contextlib.contextmanager
+    def saving(self, save: Callable[[], None]) -> Iterator[None]:
+        with self._of.saving(save):
+            yield
+
+    def done(self) -> None:
+        """Of this one alone."""
+
+
+def _quietly(saves: Sequence[Callable[[], None]]) -> None:
+    for save in saves:
+        with contextlib.suppress(Exception):
+            save()
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -38,7 +38,7 @@ from poise.evaluation import Evaluation
 from poise.interrupts import Guard
 from poise.journal import LOGS, JournalError, cut, read_episodes
 from poise.live import live
-from poise.loop import Start, iterations
+from poise.loop import Progress, Start, iterations
 from poise.options import Options
 from poise.presets import configure
 from poise.recorder import PARTS, Past, Recorder
@@ -225,13 +225,26 @@ def execute(
     if found.note:
         print(found.note, file=file)
     job = _Job(found, config, options, Past(), Training(), import_seconds)
-    return _execute(job, folder, guard or Guard(), file)
+    return _to_its_end(_session(job, folder, guard or Guard(), file))
 
 
 def execute_or_proceed(
     env: str, config: Config, options: Options, *, folder: Path, guard: Guard | None = None, file: TextOut
 ) -> Run:
     """``execute`` into ``folder``, or what is left of it where that holds the same training, unfinished."""
+    return _to_its_end(session(env, config, options, folder=folder, guard=guard, file=file))
+
+
+Session = Generator[Progress, None, Run]
+
+
+def session(
+    env: str, config: Config, options: Options, *, folder: Path, guard: Guard | None = None, file: TextOut
+) -> Session:
+    """``execute_or_proceed`` that yields after each iteration, once its rows are written.
+
+    Who closes it before its end leaves a run that is ``stopped``, with a checkpoint of its last iteration.
+    """
     found = envs.resolve(env, options.backend)
     try:
         (kept, *_) = checkpoints(folder)
@@ -240,10 +253,25 @@ def execute_or_proceed(
         wanted = found.id, found.backend, config.settled(manifest.spec)
         same = (manifest.env, manifest.backend, manifest.config) == wanted
         if same and chosen == dataclasses.replace(options, out=chosen.out) and status(folder) != "finished":
-            return proceed(folder, env=found.id, guard=guard, file=file)
+            return (yield from _proceeding(folder, None, found.id, 0.0, guard or Guard(), file))
     except (ValueError, CheckpointError):  # nothing there, or nothing usable
         pass
-    return execute(env, config, options, folder=folder, guard=guard, file=file)
+    if found.note:
+        print(found.note, file=file)
+    job = _Job(found, config, options, Past(), Training(), 0.0)
+    return (yield from _session(job, folder, guard or Guard(), file))
+
+
+def _to_its_end(session: Session) -> Run:
+    """What it comes to. An interrupt that is heard outside of it is told to it as well."""
+    try:
+        while True:
+            next(session)
+    except StopIteration as end:
+        return end.value
+    except BaseException as error:
+        session.throw(error)
+        raise
 
 
 def proceed(
@@ -256,6 +284,12 @@ def proceed(
     file: TextOut,
 ) -> Run:
     """``resume`` for those who know more."""
+    return _to_its_end(_proceeding(run, total_steps, env, import_seconds, guard or Guard(), file))
+
+
+def _proceeding(
+    run: Path, total_steps: int | None, env: str | None, import_seconds: float, guard: Guard, file: TextOut
+) -> Session:
     if not (run / "checkpoints").is_dir():
         raise RunError(f"{run}: there is no run to go on with (no checkpoints in it)")
     use_two_devices()
@@ -282,7 +316,7 @@ def proceed(
             print("this budget would have given from the start", file=file)
         found = envs.resolve(known, manifest.backend)
         job = _Job(found, config, options, past, training, import_seconds)
-        return _execute(job, run, guard or Guard(), file, resumed=manifest)
+        return (yield from _session(job, run, guard, file, resumed=manifest))
 
 
 def status(run: Path) -> str | None:
@@ -380,9 +414,9 @@ def _past(training: Training, manifest: Manifest, folder: Path) -> tuple[Past, O
         raise CheckpointError(f"{folder / 'manifest.json'}: is damaged: {error!r:.200}") from error
 
 
-def _execute(
+def _session(
     job: _Job, folder: Path | None, guard: Guard, file: TextOut, *, resumed: Manifest | None = None
-) -> Run:
+) -> Session:
     begun = time.perf_counter() - job.import_seconds
     use_two_devices()
     found, config, options = job.found, job.config, job.options
@@ -423,7 +457,7 @@ def _execute(
             flush=True,
         )
         stack.enter_context(guard.saving(recorder.save_at_once))
-        return _react(job, recorder, iterations(config, world, start), guard, file)
+        return (yield from _react(job, recorder, iterations(config, world, start), guard, file))
     raise AssertionError
 
 
@@ -444,7 +478,9 @@ def _start(job: _Job, recorder: Recorder) -> Start | None:
     return Start(state, training.world)
 
 
-def _react(job: _Job, recorder: Recorder, training: Iterator[Any], guard: Guard, file: TextOut) -> Run:
+def _react(
+    job: _Job, recorder: Recorder, training: Iterator[Progress], guard: Guard, file: TextOut
+) -> Session:
     """The loop, and what follows it; whatever ends it, what was done is kept."""
     options, folder = job.options, recorder.folder
     evaluation, best = None, None
@@ -461,6 +497,7 @@ def _react(job: _Job, recorder: Recorder, training: Iterator[Any], guard: Guard,
                     job.past.exact = False
                     view.say(INEXACT)
                 view.show(progress.steps, progress.episodes, progress.metrics)
+                yield progress
         recorder.save()
         if options.evaluate:
             evaluation, best = recorder.evaluate()
@@ -476,16 +513,22 @@ def _react(job: _Job, recorder: Recorder, training: Iterator[Any], guard: Guard,
                 recorder.close()
             raise
         recorder.save()
-        interrupted = isinstance(error, KeyboardInterrupt)
-        if interrupted:
+        if isinstance(error, KeyboardInterrupt):
             print(
                 f"interrupted at step {recorder.steps:,}; to go on: poise resume {folder}",
                 file=file,
                 flush=True,
             )
-        recorder.finish("interrupted" if interrupted else "failed", evaluation, best)
+        recorder.finish(_ending(error), evaluation, best)
         raise
     return Run(folder, recorder.finish("finished", evaluation, best), evaluation)
+
+
+def _ending(error: BaseException) -> str:
+    """What a run is that ended with this."""
+    if isinstance(error, GeneratorExit):  # nobody asked for more of it
+        return "stopped"
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
 
 
 EXPERIMENT = "experiment.json"  # in a folder that holds the runs of several seeds, of one task or more

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import wait
-from threading import Thread
 from typing import Any, cast
 
 import gymnasium as gym
@@ -25,6 +24,7 @@ from poise.envs.checking import Checked, Crash, EnvFault
 from poise.envs.unstable import hear_mujoco
 from poise.envs.vector import EnvError, EnvStep, Restored
 from poise.errors import PoiseError
+from poise.interrupts import leave_with_parent
 from poise.spec import Spec
 
 DISABLED = AutoresetMode.DISABLED  # the caller resets
@@ -120,21 +120,13 @@ def _make_elsewhere(id: str, index: int, parent: int) -> gym.Env:
     """``_make_one`` in a process of its own; ``parent``, a process id, makes one to see its spaces."""
     if os.getpid() != parent:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent decides
-        Thread(target=_leave_with_parent, daemon=True).start()
+        leave_with_parent()
     try:
         return _make_one(id, index)
     except PoiseError as error:
         if os.getpid() == parent:
             raise
         raise SystemExit(str(error)) from error  # which is printed, without a traceback
-
-
-def _leave_with_parent() -> None:
-    """Ends this process, even one that hangs, when the one that started it is gone."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
 
 
 class _Tape:

@@ -8,13 +8,28 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from poise.config import Config
 from poise.cores import num_cores
 from poise.errors import PoiseError
-from poise.interrupts import guarded
+from poise.interrupts import Guard, guarded, leave_with_parent
 from poise.options import Options
+from poise.streams import TextOut
+
+
+class Work(Protocol):
+    """What a process does by itself, and the folder that it fills. Sent to the process whole."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    def run(self, guard: Guard, file: TextOut) -> dict[str, Any]:
+        """Does what is not done of it yet, and returns its summary; ``file`` is its log."""
+        ...
+
+
+W = TypeVar("W", bound=Work)
 
 
 @dataclass(frozen=True)
@@ -26,6 +41,14 @@ class Job:
     options: Options
     folder: Path
 
+    def run(self, guard: Guard, file: TextOut) -> dict[str, Any]:
+        from poise.run import execute_or_proceed
+
+        done = execute_or_proceed(
+            self.env, self.config, self.options, folder=self.folder, guard=guard, file=file
+        )
+        return done.summary
+
 
 GRACE = 1.0  # seconds that an interrupted training has to unwind; its parent waits a little longer
 
@@ -36,7 +59,7 @@ class PoolError(PoiseError):
     exit_code = 1
 
 
-def run_jobs(jobs: Sequence[Job]) -> Iterator[tuple[Job, dict[str, Any] | PoiseError]]:
+def run_jobs(jobs: Sequence[W]) -> Iterator[tuple[W, dict[str, Any] | PoiseError]]:
     """Runs all jobs on all cores and yields each with its summary, or with what went wrong, as it ends.
 
     What a training prints goes to ``log.txt`` in its folder. One that was interrupted there goes on from its
@@ -81,23 +104,19 @@ def _settle(cores: Any, stop: Any) -> None:
     global _stop
     _stop = stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent decides
+    leave_with_parent()
     core = cores.get()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
 
 
-def _work(job: Job) -> dict[str, Any] | PoiseError:
-    from poise.run import execute_or_proceed
-
+def _work(job: Work) -> dict[str, Any] | PoiseError:
     if _stop.is_set():
         return PoolError("not begun")
     job.folder.mkdir(parents=True, exist_ok=True)
     with (job.folder / "log.txt").open("a") as file, guarded(GRACE, (signal.SIGTERM,)) as guard:
         try:
-            run = execute_or_proceed(
-                job.env, job.config, job.options, folder=job.folder, guard=guard, file=file
-            )
-            return run.summary
+            return job.run(guard, file)
         except PoiseError as error:
             print(error, file=file)
             return error
