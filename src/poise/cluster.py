@@ -64,12 +64,12 @@ def checked_address(address: str | None) -> str | None:
 def joined(address: str, *, processes: int | None = None, guard: Guard | None = None) -> Iterator[None]:
     """Within, this process is one of a Ray cluster: of the one at ``address``, or of a local one.
 
-    ``processes``: how many are wanted at once; None: as many as there are cores. ``guard``: what ends this
+    ``processes``: how many a local one has to have room for; None: one a core. ``guard``: what ends this
     process where it does not unwind in time, so that the folder is removed then, too. Where this process is
     in a cluster already, nothing is done.
 
     Raises:
-        ClusterError: Ray is not installed, no cluster answers, or it has fewer cores than ``processes``.
+        ClusterError: Ray is not installed, or no cluster answers.
     """
     checked_address(address)
     with _environment(_LOCAL_SETTINGS if address == LOCAL else _SETTINGS):
@@ -89,11 +89,6 @@ def joined(address: str, *, processes: int | None = None, guard: Guard | None = 
             else:
                 stack.callback(ray.shutdown)
                 _join(address)
-            cores = int(ray.cluster_resources().get("CPU", 0))
-            if cores < (processes or 1):
-                raise ClusterError(
-                    f"ray = {address!r}: {processes or 1} processes need a core each, it has {cores}"
-                )
             yield
 
 
@@ -229,6 +224,13 @@ class Tasks:
     def ask(self, *arguments: Any) -> Any:
         """A promise of what it returns."""
         return self._function.remote(*arguments)
+
+
+def room() -> str:
+    """What the cluster has, in words."""
+    ray = _ray()
+    cores, free = (r.get("CPU", 0) for r in (ray.cluster_resources(), ray.available_resources()))
+    return f"{cores:.0f} cores, {free:.0f} of them free"
 
 
 def share(value: Any) -> Any:

@@ -232,7 +232,8 @@ class Workers:
         while waiting:
             if not said and time.monotonic() - since > SCARCE:
                 said = True
-                print("waiting for workers: the cluster has no free core", file=self._file, flush=True)
+                wanted = f"waiting for {len(self._workers)} workers, which need a core each"
+                print(f"{wanted}; the cluster has {cluster.room()}", file=self._file, flush=True)
             for promise, shard, result in self._answers(waiting):
                 if isinstance(result, cluster.Lost):
                     moved = self._renew(self._home[shard.index], result)

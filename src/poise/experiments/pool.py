@@ -157,6 +157,7 @@ def _run_on_cluster(
         tasks, path = cluster.Tasks(_work_on_cluster), cluster.search_path()
         waiting = {tasks.ask(job, job.folder.resolve(), path): job for job in jobs}
         deaths = {job.folder: _Deaths() for job in jobs}
+        say(f"on a cluster of {cluster.room()}")
         try:
             while waiting:
                 for promise in cluster.ready(list(waiting), 1.0):
