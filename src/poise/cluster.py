@@ -5,31 +5,29 @@ a private folder that is removed with it. One that is there already is joined as
 """
 
 import contextlib
+import importlib
 import ipaddress
 import logging
 import os
 import re
 import secrets
-import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from poise.claim import ClaimError, claimed
 from poise.cores import num_cores
 from poise.errors import PoiseError
-from poise.interrupts import SIGNALS, Guard
+from poise.interrupts import SIGNALS
 
 LOCAL = "local"
 _ADDRESS = re.compile(r"local|auto|\[?[\w.:-]+\]?:[0-9]{1,5}")
-_PREFIX = "poise-ray-"  # of the folders of local Rays
 _MEMORY = 2**29  # bytes of shared memory for what a local Ray passes between processes
 _REACH = 10.0  # seconds in which the head of a cluster has to answer
 _TOKEN = secrets.token_hex(32)  # of the local Rays of this process: Ray reads it once
@@ -61,12 +59,11 @@ def checked_address(address: str | None) -> str | None:
 
 
 @contextlib.contextmanager
-def joined(address: str, *, processes: int | None = None, guard: Guard | None = None) -> Iterator[None]:
+def joined(address: str, *, processes: int | None = None) -> Iterator[None]:
     """Within, this process is one of a Ray cluster: of the one at ``address``, or of a local one.
 
-    ``processes``: how many a local one has to have room for; None: one a core. ``guard``: what ends this
-    process where it does not unwind in time, so that the folder is removed then, too. Where this process is
-    in a cluster already, nothing is done.
+    ``processes``: how many a local one has to have room for; None: one a core. Where this process
+    is in a cluster already, nothing is done.
 
     Raises:
         ClusterError: Ray is not installed, or no cluster answers.
@@ -80,11 +77,7 @@ def joined(address: str, *, processes: int | None = None, guard: Guard | None = 
         with contextlib.ExitStack() as stack:
             if address == LOCAL:
                 folder = stack.enter_context(_private_folder())
-                clear = partial(shutil.rmtree, folder, ignore_errors=True)
-                if guard is not None:
-                    stack.enter_context(guard.saving(clear))
                 stack.callback(ray.shutdown)
-                stack.callback(clear)  # before the shutdown takes its time, of which there may be none
                 _start(folder, max(num_cores(), processes or 0))
             else:
                 stack.callback(ray.shutdown)
@@ -123,6 +116,10 @@ def _ray() -> Any:
         raise ClusterError(
             "ray is not installed: python3 -m uv sync --extra cluster, or pip install 'poise[cluster]'"
         ) from error
+    # of what its processes run into it tells people on standard output, which may be read by a program;
+    # there is no setting for that, and what matters is told by those who ask
+    inner: Any = importlib.import_module("ray._private.worker")
+    inner.print_to_stdstream = lambda *_, **__: None
     return ray
 
 
@@ -179,23 +176,21 @@ def _join(address: str) -> None:
 
 @contextlib.contextmanager
 def _private_folder() -> Iterator[Path]:
-    """A new folder that nobody else may enter, removed at the end.
+    """A new folder that nobody else may enter, removed at the end, however this process ends (``janitor``).
 
-    Its name is short: sockets lie in it, whose paths may have about 100 characters. Removes what processes
-    left that were killed.
+    Its name is short: sockets lie in it, whose paths may have about 100 characters.
     """
-    root = Path("/tmp") if os.path.isdir("/tmp") else Path(tempfile.gettempdir())
-    for stale in root.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError, ClaimError):
-            if not stale.is_symlink() and stale.stat().st_uid == os.getuid():
-                with claimed(stale):
-                    shutil.rmtree(stale, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
-    with claimed(folder):
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    root = "/tmp" if os.path.isdir("/tmp") else None
+    folder = Path(tempfile.mkdtemp(prefix="poise-ray-", dir=root))
+    janitor = subprocess.Popen(
+        [sys.executable, "-I", str(Path(__file__).with_name("janitor.py")), str(folder)],
+        stdin=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is not meant for it
+    )
+    try:
+        yield folder
+    finally:
+        janitor.communicate()
 
 
 class Process:

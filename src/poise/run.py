@@ -458,7 +458,7 @@ def _session(
     options.check_against(found.backend)
     check_workers(options, config, found.backend, job.ray)
     with contextlib.ExitStack() as stack:
-        world = _world(job, guard, stack, file)
+        world = _world(job, stack, file)
         config.check_against(world.spec)
         config = config.settled(world.spec)
         if resumed is not None and world.spec != resumed.spec:
@@ -488,11 +488,11 @@ def _session(
     raise AssertionError
 
 
-def _world(job: _Job, guard: Guard, stack: contextlib.ExitStack, file: TextOut) -> Collector:
+def _world(job: _Job, stack: contextlib.ExitStack, file: TextOut) -> Collector:
     """What collects for a training, here or in the processes of a cluster; ``stack`` closes it."""
     found, config, options = job.found, job.config, job.options
     if options.workers:
-        stack.enter_context(cluster.joined(job.ray or cluster.LOCAL, processes=options.workers, guard=guard))
+        stack.enter_context(cluster.joined(job.ray or cluster.LOCAL, processes=options.workers))
         world = Workers(found, config, options, file)
         stack.callback(world.close)
         return world
