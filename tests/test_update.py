@@ -148,9 +148,11 @@ CHANGES = {
     "normalize__reward_gamma": 0.0,
     "total_steps": 200,
 }
-# what decides which rows are collected, not what is made of them; tests/test_rollout.py changes these
+# what decides which rows are collected, not what is made of them; tests/test_rollout.py and
+# tests/test_sharding.py change these
 COLLECTING = {
     "num_envs",
+    "num_shards",
     "ppo__num_steps",
     "ppo__reset_every_rollout",
     "ppo__stagger_starts",

@@ -266,6 +266,7 @@ def settle_in(path: Sequence[str]) -> None:
     _take_core()
 
 
+_CLAIM = "\0poise-core"
 _core: Any = None  # the claim of this process on its core
 
 
@@ -280,7 +281,7 @@ def _take_core() -> None:
     for core in sorted(os.sched_getaffinity(0)):
         claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
-            claim.bind(f"\0poise-core-{os.getuid()}-{core}")
+            claim.bind(f"{_CLAIM}-{os.getuid()}-{core}")
         except OSError:
             claim.close()
             continue

@@ -6,6 +6,7 @@ finished is collected again, to the same bits.
 """
 
 import dataclasses
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -82,8 +83,9 @@ class _Worker:
         self._parts: dict[int, HostCollector] = {}
         self._shapes: Any = None
 
-    def here(self) -> None:
-        """Answers."""
+    def pid(self) -> int:
+        """Answers, with the number of its process."""
+        return os.getpid()
 
     def begin(self, shard: Shard, world: Mapping[str, Any] | None) -> _Begun | PoiseError:
         """Makes the environments of a shard; ``world``: where they are to be, None before they begin."""
@@ -265,7 +267,7 @@ class Workers:
         place = self._workers.index(dead)
         fresh = cluster.Process(_Worker, *self._arguments)
         others = [worker for worker in self._workers if worker is not dead]
-        if not others or cluster.ready([fresh.ask("here")], PATIENCE):
+        if not others or cluster.ready([fresh.ask("pid")], PATIENCE):
             self._workers[place] = fresh
             self._notes.append("a worker died; another took its place")
         else:

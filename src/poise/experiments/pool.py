@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from poise import cluster
 from poise.claim import ClaimError
@@ -23,6 +23,7 @@ from poise.options import Options
 from poise.streams import TextOut
 
 
+@runtime_checkable
 class Work(Protocol):
     """What a process does by itself, and the folder that it fills. Sent to the process whole."""
 
@@ -168,10 +169,8 @@ def _run_on_cluster(
                         say(f"{job.folder}: its process was lost; it goes on from its last checkpoint")
                         waiting[tasks.ask(job, job.folder.resolve(), path)] = job
                     else:
-                        yield (
-                            job,
-                            PoolError(f"its process was lost {MOST_DEATHS} times in a row: {result.why}"),
-                        )
+                        often = f"its process was lost {MOST_DEATHS} times in a row"
+                        yield job, PoolError(f"{often}: {result.why}")
         except KeyboardInterrupt:
             cluster.interrupt(list(waiting))
             until = time.monotonic() + 2 * GRACE
@@ -196,11 +195,11 @@ class _Deaths:
 
 def _work_on_cluster(job: Any, folder: Path, path: Sequence[str]) -> dict[str, Any] | PoiseError:
     """``_work`` in a process of a cluster. ``folder``: of the job, as the driver's machine calls it."""
-    cluster.settle_in(path)
     if not folder.is_dir():
         return PoolError(
             f"{folder}: is not on {platform.node()}; --out must be a folder that all machines share"
         )
+    cluster.settle_in(path)
     job, until = dataclasses.replace(job, folder=folder), time.monotonic() + PATIENCE
     while True:
         result = _logged(job, SIGNALS)

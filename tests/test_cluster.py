@@ -1,0 +1,181 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from poise import cluster
+from poise.cluster import ClusterError, checked_address
+from poise.experiments.pool import _Deaths, _work_on_cluster
+from poise.janitor import at_work_in
+
+JANITOR = Path(cluster.__file__).with_name("janitor.py")
+
+
+def python(code, *arguments, **more):
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        **more,
+    )
+
+
+@pytest.mark.parametrize("address", ["local", "auto", "10.0.0.1:6379", "head.lab:6379", "[::1]:6379"])
+def test_an_address_is_taken_as_it_is(address):
+    assert checked_address(address) == address
+
+
+@pytest.mark.parametrize("address", ["Reacher-v4", "ray://10.0.0.1:10001", "10.0.0.1", "", "a b:1"])
+def test_what_is_no_address_is_refused(address):
+    with pytest.raises(
+        ClusterError, match=r"must be HOST:PORT of a cluster, auto for .* or nothing to start a local one"
+    ):
+        checked_address(address)
+
+
+def test_where_nothing_answers_is_said_at_once():
+    begun = time.monotonic()
+    with (
+        pytest.raises(ClusterError, match=r"ray = '127\.0\.0\.1:1': nothing answers there"),
+        cluster.joined("127.0.0.1:1"),
+    ):
+        pass
+    assert time.monotonic() - begun < 5
+    assert "RAY_AUTH_MODE" not in os.environ
+
+
+def test_without_ray_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with (
+        pytest.raises(ClusterError, match=r"ray is not installed: .* --extra cluster"),
+        cluster.joined("local"),
+    ):
+        pass
+
+
+LOCAL = """
+import os, signal, sys, time
+from poise import cluster
+
+heard = signal.signal(signal.SIGTERM, print)
+with cluster.joined("local"):
+    assert signal.getsignal(signal.SIGTERM) is print
+    print(os.getpid(), cluster.answer(cluster.Tasks(lambda: 7).ask()), flush=True)
+    sys.stdin.readline()
+print("left", flush=True)
+sys.stdin.readline()
+"""
+
+
+def listening(pids):
+    """The addresses, as the kernel writes them, at which these processes wait for connections."""
+    sockets = set()
+    for pid in pids:
+        for file in Path(f"/proc/{pid}/fd").iterdir():
+            sockets.add(os.readlink(file))
+    found = []
+    for table in ("tcp", "tcp6"):
+        for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            place, state, inode = (row.split()[i] for i in (1, 3, 9))
+            if state == "0A" and f"socket:[{inode}]" in sockets:
+                found.append(place.split(":")[0])
+    return found
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_local_ray_is_private_and_gone_at_the_end(killed):
+    sys.path.insert(0, str(Path(__file__).parent / "faults"))
+    import nodes
+
+    driver = python(LOCAL, start_new_session=True)
+    pid, answer = driver.stdout.readline().split()
+    assert answer == "7"
+    pids = nodes.below(int(pid))
+    assert len(pids) >= 4
+    (folder,) = [f for f in Path("/tmp").glob("poise-ray-*") if int(pid) in at_work_in(str(f))]
+    assert folder.stat().st_mode & 0o777 == 0o700
+    places = listening(pids)
+    loopback = {"0100007F", "0000000000000000FFFF00000100007F"}
+    assert len(places) >= 3
+    assert set(places) <= loopback
+    # each of its processes wants a token
+    assert any(b"RAY_AUTH_MODE=token" in Path(f"/proc/{p}/environ").read_bytes() for p in pids)
+    if killed:
+        driver.kill()
+    else:
+        driver.stdin.write("\n")
+        driver.stdin.flush()
+        assert driver.stdout.readline() == "left\n"
+    until = time.monotonic() + 10
+    left = pids
+    while (left or folder.exists()) and time.monotonic() < until:
+        time.sleep(0.05)
+        left = [p for p in pids if Path(f"/proc/{p}").exists() and "Z" not in state(p)]
+    assert left == []
+    assert not folder.exists()
+    driver.kill()
+    driver.communicate()
+
+
+def state(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[0]
+    except OSError:
+        return "Z"
+
+
+def test_the_janitor_ends_what_has_a_file_open_in_the_folder_and_nothing_else(tmp_path):
+    folder = tmp_path / "ray"
+    folder.mkdir()
+    code = "import sys; f = open(sys.argv[1], 'w'); print('open', flush=True); sys.stdin.read()"
+    inside, outside = python(code, folder / "log"), python(code, tmp_path / "log")
+    assert inside.stdout.readline() == outside.stdout.readline() == "open\n"
+    janitor = subprocess.Popen([sys.executable, "-I", str(JANITOR), str(folder)], stdin=subprocess.PIPE)
+    time.sleep(0.3)
+    assert inside.poll() is None  # nothing before its input closes
+    janitor.communicate()
+    assert inside.wait(5) == -signal.SIGKILL
+    assert not folder.exists()
+    assert outside.poll() is None
+    inside.communicate()
+    outside.communicate()
+
+
+def test_each_process_of_a_cluster_takes_another_core():
+    code = (
+        f"import os, sys; from poise import cluster; cluster._CLAIM += '-of-test-{os.getpid()}';"
+        "cluster.settle_in([sys.argv[1]]);"
+        "print(sys.argv[1] in sys.path, sorted(os.sched_getaffinity(0)), flush=True); sys.stdin.read()"
+    )
+    cores = sorted(os.sched_getaffinity(0))
+    processes = [python(code, "/somewhere") for _ in range(len(cores) + 1)]
+    said = sorted(process.stdout.readline() for process in processes)
+    alone = [f"True {[core]}\n" for core in cores]
+    assert said == sorted([*alone, f"True {cores}\n"])  # for the last there is none left
+    for process in processes:
+        process.communicate()
+
+
+def test_a_job_that_dies_without_a_checkpoint_is_given_up(tmp_path):
+    deaths = _Deaths()
+    assert [deaths.again(tmp_path) for _ in range(5)] == [True, True, True, True, False]
+
+
+def test_a_job_that_dies_after_a_checkpoint_begins_again(tmp_path):
+    deaths = _Deaths()
+    for step in range(12):
+        folder = tmp_path / "checkpoints" / str(step)
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text("")
+        os.utime(folder / "manifest.json", (step + 1, step + 1))
+        assert deaths.again(tmp_path)
+
+
+def test_a_folder_that_is_not_shared_is_named(tmp_path):
+    failed = _work_on_cluster(None, tmp_path / "elsewhere", [])
+    assert "--out must be a folder that all machines share" in str(failed)
