@@ -342,9 +342,20 @@ def newest_unfinished(out: Path) -> Path:
     for _, run in sorted(found, reverse=True):
         if status(run) == "finished":
             continue
-        with contextlib.suppress(ClaimError), claimed(run):
-            return next((p for p in (run.parent, run.parent.parent) if (p / EXPERIMENT).exists()), run)
+        whole = _whole(run)
+        if whole != run and status(whole) == "finished":  # a trial that was stopped
+            continue
+        with contextlib.suppress(ClaimError), contextlib.ExitStack() as stack:
+            for folder in dict.fromkeys((run, whole)):
+                stack.enter_context(claimed(folder))
+            return whole
     raise RunError(f"{out}: there is no unfinished run under it")
+
+
+def _whole(run: Path) -> Path:
+    """The experiment or the sweep that a run belongs to; itself where it belongs to none."""
+    above = (run.parent, run.parent.parent, run.parent.parent.parent)
+    return next((p for p in above if (p / EXPERIMENT).exists() or (p / SWEEP).exists()), run)
 
 
 def _newest_usable(run: Path, file: TextOut) -> tuple[Training, Manifest, Past, Options]:
@@ -532,6 +543,7 @@ def _ending(error: BaseException) -> str:
 
 
 EXPERIMENT = "experiment.json"  # in a folder that holds the runs of several seeds, of one task or more
+SWEEP = "sweep.json"  # in a folder that holds the trials of a sweep, and the runs of its judgement
 INEXACT = (
     "not exact: an environment did not come back to where it was, and began its next episode; "
     "from here on the training is another than it would have been"
