@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from poise.config import Config
 from poise.cores import num_cores
@@ -18,6 +18,7 @@ from poise.options import Options
 from poise.streams import TextOut
 
 
+@runtime_checkable
 class Work(Protocol):
     """What a process does by itself, and the folder that it fills. Sent to the process whole."""
 
