@@ -82,15 +82,15 @@ def test_what_is_given_is_not_searched_and_discrete_actions_have_no_deviation(re
     assert "policy.std_init" not in by_name(make_space([], Config(), cartpole)[1])
 
 
-WORDS = (
-    "ppo.gamma=0.9:0.999:horizon ppo.clip=0.1,0.2,0.3 ppo.policy-learning-rate=1e-4:1e-2:log "
-    "policy.activation=tanh,relu ppo.lam ppo.num_epochs=2:1e1 policy.hidden=32x32,64 "
-    "normalize.reward ppo.target-kl=None,0.02 ppo.entropy_coef=0:0.01 policy.init"
-).split()
+WORDS = """
+    ppo.gamma=0.9:0.999:horizon ppo.clip=0.1,0.2,0.3 ppo.policy-learning-rate=1e-4:1e-2:log
+    policy.activation=tanh,relu ppo.lam ppo.num_epochs=2:1e1 policy.hidden=32x32,64
+    normalize.reward ppo.target-kl=None,0.02 ppo.entropy_coef=0:0.01 policy.init
+"""
 
 
 def test_words_are_read_as_they_are_typed(reacher):
-    _, space = make_space(WORDS, Config(), reacher)
+    _, space = make_space(WORDS.split(), Config(), reacher)
     found = by_name(space)
     assert [(d.name, d.scale) for d in space] == [
         ("ppo.gamma", "horizon"),
@@ -118,7 +118,7 @@ def test_words_are_read_as_they_are_typed(reacher):
 
 
 def test_a_dimension_reads_what_it_wrote_and_can_be_typed_again(reacher):
-    _, space = make_space(WORDS, Config(), reacher)
+    _, space = make_space(WORDS.split(), Config(), reacher)
     assert tuple(Dimension.from_dict(json.loads(json.dumps(d.to_dict()))) for d in space) == space
     assert make_space([d.words() for d in space], Config(), reacher)[1] == space
     for broken in ({"scale": "cubic"}, {"name": "ppo.no"}, {"choices": []}, {"name": "policy"}):
@@ -205,5 +205,5 @@ def test_with_everything_given_there_is_nothing_to_search(reacher):
 
 def test_settings_that_cannot_be_together_are_refused_when_they_are_made(reacher):
     base, _ = make_space(["ppo.num-steps=8,128"], Config(), reacher)
-    with pytest.raises(ConfigError, match="ppo.minibatch_size = 1000"):
+    with pytest.raises(ConfigError, match=r"ppo\.minibatch_size = 1000"):
         applied(base, {"ppo.num_steps": 8, "ppo.minibatch_size": 1000})

@@ -68,7 +68,7 @@ def fake(monkeypatch):
     monkeypatch.setattr(sweep, "_judge", lambda *_: {"status": "finished"})
 
 
-SEARCH = "ppo.policy-learning-rate ppo.clip ppo.gamma ppo.num-steps=8,64".split()
+SEARCH = ["ppo.policy-learning-rate", "ppo.clip", "ppo.gamma", "ppo.num-steps=8,64"]
 ASKED = {"search": SEARCH, "num_trials": 18, "at_once": 3}
 
 
@@ -169,10 +169,7 @@ def test_a_sweep_that_is_killed_between_any_two_lines_of_its_journal_asks_the_sa
                 swept(out)
         (folder,) = (out / "Pendulum-v1").iterdir()
         for _ in range(3):  # and killed again as far on, and again
-            with (
-                monkeypatch.context() as patch,
-                contextlib.suppress(Stop),
-            ):
+            with monkeypatch.context() as patch, contextlib.suppress(Stop, SweepError):
                 patch.setattr(
                     "optuna.storages.journal.JournalFileBackend.append_logs", stopping_after(25, half=True)
                 )
@@ -478,7 +475,7 @@ def test_a_sweep_ends_with_its_judgement_and_its_folder(whole):
     assert summary["status"] == "finished"
     assert len(summary["trials"]) == 3
     assert summary["sentence"] in shown
-    *_, sentence, counts, last = report_lines(summary) + [str(folder)]
+    *_, sentence, counts, last = [*report_lines(summary), str(folder)]
     assert shown.splitlines()[-1] == last
     assert sentence == summary["sentence"]
     assert counts.startswith("3 trials (")
