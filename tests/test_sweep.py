@@ -65,7 +65,7 @@ def fake_jobs(jobs):
 @pytest.fixture
 def fake(monkeypatch):
     monkeypatch.setattr(sweep, "run_jobs", fake_jobs)
-    monkeypatch.setattr(sweep, "_judge", lambda *_: {"status": "finished"})
+    monkeypatch.setattr(sweep, "_judge", lambda *_: {"status": "finished", "sentence": "no judge"})
 
 
 SEARCH = ["ppo.policy-learning-rate", "ppo.clip", "ppo.gamma", "ppo.num-steps=8,64"]

@@ -503,13 +503,16 @@ def report(
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Write one HTML file of a training, or of several: curves, health, episodes, configuration, video.
+    """Write one HTML file of a training, of several, or of a sweep: curves, health, configuration, video.
 
     Example: poise report runs/Reacher-v4/20261124-120000-0
     """
     from poise.experiments.report import report as write
+    from poise.experiments.sweep_report import write_page
+    from poise.run import SWEEP
 
-    path = write(runs, out)
+    alone = len(runs) == 1 and (runs[0] / SWEEP).exists()
+    path = write_page(runs[0], out) if alone else write(runs, out)
     print(_json({"page": str(path)}) if json_ else path)
 
 

@@ -171,13 +171,13 @@ def _facts(records: Sequence[Record]) -> list[str]:
     numbers = ", ".join(str(seed) for seed in seeds[:8]) + (", ..." if len(seeds) > 8 else "")
     facts = [f"{steps[-1]:,} steps", f"seed{'s' * (len(seeds) > 1)} {numbers}"]
     facts.append(" and ".join(dict.fromkeys(f"backend {record.backend}" for record in records)))
-    dates = sorted({day for record in records if (day := _day(record.folder))})
+    dates = sorted({found for record in records if (found := day(record.folder))})
     if dates:
         facts.append(" to ".join(dict.fromkeys([dates[0], dates[-1]])))
     return [*([f"{len(records)} trainings"] if len(records) > 1 else []), *facts]
 
 
-def _day(folder: Path) -> str | None:
+def day(folder: Path) -> str | None:
     """When a training began, as the name of its folder or of its experiment's says; of other names none."""
     for part in reversed(folder.absolute().parts):
         if found := re.fullmatch(r"(\d{4})(\d\d)(\d\d)-\d{6}-.*", part):

@@ -34,6 +34,7 @@ from poise.experiments.experiment import evaluation
 from poise.experiments.pool import Job, Work, run_jobs
 from poise.experiments.space import Dimension, Space, applied, make_space
 from poise.experiments.study import JOURNAL, Ledger, Tried, new_owner, require_optuna
+from poise.experiments.sweep_report import shown, write_page
 from poise.experiments.trial import Result, Trial, read_result
 from poise.experiments.wording import aligned, between, figure
 from poise.files import write_text
@@ -318,7 +319,9 @@ def _execute(plan: Plan, file: TextOut) -> Sweep:
         except KeyboardInterrupt:
             print(f"interrupted; to go on: poise resume {plan.folder}", file=file, flush=True)
             raise
-        return Sweep(plan.folder, _write(plan, ledger, summary, begun))
+        told = _write(plan, ledger, summary, begun)
+        print(f"the report: {write_page(plan.folder)}", file=file, flush=True)
+        return Sweep(plan.folder, told)
     raise AssertionError
 
 
@@ -439,6 +442,7 @@ def _judge(plan: Plan, ledger: Ledger, file: TextOut) -> dict[str, Any]:
         "winner": {"trial": winner.number, "default": alone, "options": plan.settings(winner)},
         "scores": {side: _scored(records) for side, records in sides.items() if records},
         **_verdict(winner.number, alone, sides),
+        "command": sides["winner"][0].command() if sides["winner"] else None,
         "failed": {str(folder.relative_to(plan.folder)): why for folder, why in failed.items()},
         "elsewhere": elsewhere,
     }
@@ -497,6 +501,12 @@ def _write(plan: Plan, ledger: Ledger, summary: Mapping[str, Any], begun: float)
         **summary,
         "trials": rows,
         "rungs": list(plan.rungs),
+        "seeds": list(range(plan.config.seed, plan.config.seed + plan.num_seeds)),
+        "fresh": list(plan.fresh),
+        "space": [{**dimension.to_dict(), "words": dimension.words()} for dimension in plan.space],
+        "wanted": plan.num_trials,
+        "at_once": plan.at_once,
+        "shared": plan.storage is not None,
         "importances": ledger.importances(),
         "steps": plan.config.total_steps,
         "seconds": {
@@ -536,13 +546,6 @@ def _cells(row: Mapping[str, Any]) -> list[Any]:
     return [row["trial"], row["state"], *numbers, stopped, *options, f"{row['seconds']:.1f}", row["reason"]]
 
 
-def shown(value: Any) -> str:
-    """The value of an option, for people."""
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return "x".join(str(part) for part in value) if isinstance(value, list | tuple) else f"{value}"
-
-
 def report_lines(summary: Mapping[str, Any]) -> list[str]:
     """What ``summary.json`` says, as lines for people: the best trials, both sides, and the sentence."""
     ended = sorted((t for t in summary["trials"] if t["score"] is not None), key=lambda t: -t["score"])
@@ -565,4 +568,5 @@ def report_lines(summary: Mapping[str, Any]) -> list[str]:
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     total = summary["seconds"]["total"]
     ends = f"{len(states)} trials ({counts}) in {total:.1f} s"
-    return [*aligned(rows), "", *aligned(sides), "", summary["sentence"], ends]
+    again = [f"to train it: {summary['command']}"] if summary["command"] else []
+    return [*aligned(rows), "", *aligned(sides), "", summary["sentence"], *again, ends]
