@@ -671,7 +671,7 @@ def _refuse_values_of_flags(arguments: list[str]) -> None:
     Raises:
         ConfigError: a flag has a value.
     """
-    flags = {"json"}
+    flags = {"json", "prune"}
     for record in (Config(), Options()):
         flags |= {name for name, value in flat(dataclasses.asdict(record)).items() if isinstance(value, bool)}
     for argument in arguments:

@@ -169,28 +169,26 @@ def draw_histogram(values: Float[np.ndarray, " n"], title: str) -> Callable[[Any
 
 
 def draw_history(
-    finished: tuple[np.ndarray, np.ndarray], stopped: tuple[np.ndarray, np.ndarray], title: str
+    numbers: Float[np.ndarray, " n"],
+    scores: Float[np.ndarray, " n"],
+    stopped: Float[np.ndarray, " m"],
+    title: str,
 ) -> Callable[[Any], None]:
-    """Scores by the number of their trial and the best so far; crosses for trials that were stopped."""
+    """Scores by the number of their trial, and the best so far; a cross below for each that was stopped."""
 
     def draw(axes: Any) -> None:
         from matplotlib.ticker import MaxNLocator
 
-        numbers, scores = finished
         style = {"markersize": 5.5, "markeredgewidth": 0, "alpha": 0.85}
         axes.plot(numbers, scores, "o", color=SERIES[0], label="a trial", **style)
-        if len(stopped[0]):
-            crosses = {"markersize": 5, "markeredgewidth": 1.2}
-            axes.plot(*stopped, "x", color=FAINT, label="stopped, training return there", **crosses)
-        if len(numbers):
-            last = max(float(numbers[-1]), float(max(stopped[0], default=0.0)))
-            steps = np.append(numbers, last)
-            best = np.maximum.accumulate(np.append(scores, scores[-1:]))
-            axes.plot(
-                steps, best, color=SERIES[1], linewidth=1.5, drawstyle="steps-post", label="best so far"
-            )
+        steps = np.append(numbers, max(*numbers, *stopped))
+        best = np.maximum.accumulate(np.append(scores, scores[-1:]))
+        axes.plot(steps, best, color=SERIES[1], linewidth=1.5, drawstyle="steps-post", label="best so far")
+        if len(stopped):
+            below = {"transform": axes.get_xaxis_transform(), "markersize": 4.5, "markeredgewidth": 1.2}
+            axes.plot(stopped, np.full(len(stopped), 0.03), "x", color=FAINT, label="stopped", **below)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.margins(x=0.03)
+        axes.margins(x=0.03, y=0.1)
         axes.set_title(title, loc="left", color=INK, fontsize=9.5)
         axes.legend(frameon=False, fontsize=8.5, loc="best", labelcolor=INK)
 
@@ -214,17 +212,23 @@ def draw_bars(shares: Sequence[tuple[str, float]], title: str) -> Callable[[Any]
 
 
 def draw_values(
-    points: Sequence[tuple[Any, float]], title: str, *, marked: Any, usual: Any, scale: str
+    points: Sequence[tuple[Any, float]],
+    title: str,
+    *,
+    marked: Any,
+    usual: Any,
+    scale: str,
+    order: Sequence[str] = (),
 ) -> Callable[[Any], None]:
     """Scores over the values of an option; ``marked`` is the winner's, ``usual`` the default.
 
-    ``scale``: "choice" sets them side by side; "log", "horizon" or "linear" are numbers.
+    ``scale``: "choice" sets them side by side, in ``order``; "log", "horizon" or "linear" are numbers.
     """
 
     def draw(axes: Any) -> None:
         from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-        names = list(dict.fromkeys(value for value, _ in points))
+        names: list[Any] = list(dict.fromkeys([*order, *(value for value, _ in points)]))
         places = {value: value for value in names}
         if scale == "choice":
             places = {value: float(i) for i, value in enumerate(names)}
@@ -243,7 +247,7 @@ def draw_values(
             axes.set_xticks(range(len(names)), [str(name) for name in names])
         else:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        if usual in places:
+        if usual in places:  # trial 0 has it, or a choice is it
             axes.axvline(places[usual], color=FAINT, linewidth=1, linestyle=(0, (2, 3)))
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.margins(x=0.12)

@@ -78,7 +78,7 @@ def _content(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
         "scatters": _scatters(charts, summary, winner),
         "columns": [name.rpartition(".")[2].replace("_", " ") for name in names],
         "trials": [_row(trial) for trial in trials],
-        "space": [(one["words"].partition("=")[0], *_range(one)) for one in summary["space"]],
+        "space": [(one["name"], *_range(one)) for one in summary["space"]],
         "failed": sorted(dict(summary.get("failed") or {}).items()),
         "elsewhere": len(summary.get("elsewhere") or []),
         "judged": f"{summary['fresh'][0]} to {summary['fresh'][-1]}",
@@ -114,14 +114,8 @@ def _cards(summary: Mapping[str, Any]) -> list[dict[str, str]]:
         cards.append({"name": "difference", "value": figure(pair["value"]), "more": more, "kind": ""})
     states = [trial["state"] for trial in summary["trials"]]
     counts = ", ".join(f"{states.count(s)} {s}" for s in STATES if s in states)
-    hours = float(summary["seconds"]["trials"])
-    took = (
-        f"{hours / 3600:.1f} h"
-        if hours >= 5400
-        else f"{hours / 60:.0f} min"
-        if hours >= 90
-        else f"{hours:.0f} s"
-    )
+    seconds = float(summary["seconds"]["trials"])
+    took = f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.1f} min"
     more = f"{took} of one core in all"
     cards.append({"name": "trials", "value": counts or "none", "more": more, "kind": "text"})
     return cards
@@ -134,22 +128,15 @@ def _settings(summary: Mapping[str, Any], winner: Mapping[str, Any]) -> list[tup
 
 
 def _history(charts: Charts, trials: Sequence[Mapping[str, Any]]) -> Markup | None:
-    finished = [(t["trial"], t["score"]) for t in trials if t["score"] is not None]
-    stopped = [(t["trial"], _last(t)) for t in trials if t["state"] == "stopped" and t["values"]]
-    if not finished:
+    finished = np.array([(t["trial"], t["score"]) for t in trials if t["score"] is not None], float)
+    stopped = np.array([t["trial"] for t in trials if t["state"] == "stopped"], float)
+    if not len(finished):
         return None
-    columns = [np.array(points, float).reshape(-1, 2).T for points in (finished, stopped)]
-    best = max(score for _, score in finished)
+    best = figure(float(finished[:, 1].max()))
     label = (
-        f"Scores of {len(finished)} trials by their number; the best is {figure(best)}. "
-        f"{len(stopped)} were stopped."
+        f"Scores of {len(finished)} trials by their number; the best is {best}. {len(stopped)} were stopped."
     )
-    (numbers, scores), (other, values) = columns
-    return charts.both(draw_history((numbers, scores), (other, values), "score by trial"), label)
-
-
-def _last(trial: Mapping[str, Any]) -> float:
-    return float(trial["values"][max(trial["values"], key=int)])
+    return charts.both(draw_history(finished[:, 0], finished[:, 1], stopped, "score by trial"), label)
 
 
 def _rungs(charts: Charts, summary: Mapping[str, Any], winner: int | None) -> Markup | None:
@@ -195,7 +182,7 @@ def _scatters(charts: Charts, summary: Mapping[str, Any], winner: Mapping[str, A
         last = name.rpartition(".")[2].replace("_", " ")
         title = f"horizon of {last}, steps" if one["scale"] == "horizon" else last
         label = f"Score of each trial over {name}"
-        draw = draw_values(points, title, marked=marked, usual=usual, scale=str(one["scale"]))
+        draw = draw_values(points, title, marked=marked, usual=usual, scale=str(one["scale"]), order=order)
         drawn.append(charts.one(draw, label))
     return drawn
 
