@@ -8,8 +8,8 @@ from poise.config import PPO, Config, ConfigError, Normalize, Policy
 from poise.divergence import first_bad
 from poise.envs.checking import EnvFault
 from poise.loop import TrainingError, iterations
-from poise.rollout import make_collector
 from poise.seeds import Stream, episode_seed
+from poise.sharding import make_collector
 from poise.update import init, make_ready
 
 FAST = {"num_steps": 32, "minibatch_size": 32, "policy_learning_rate": 5e-3, "value_learning_rate": 5e-3}

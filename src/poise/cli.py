@@ -60,6 +60,29 @@ Env = Annotated[
 ]
 
 
+Ray = Annotated[
+    str | None,
+    PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[ADDRESS]",
+        instance_from_str=lambda given: _address(given),
+        is_instance=lambda value: value is None or isinstance(value, str),
+        str_from_instance=lambda value: [] if value is None else [value],
+    ),
+    arg(
+        help="Work on a Ray cluster (extra cluster): the one at HOST:PORT, auto for that of this machine; "
+        "without ADDRESS a local one is started and stopped again.",
+        help_behavior_hint="",
+    ),
+]
+
+
+def _address(given: list[str]) -> str:
+    from poise.cluster import LOCAL, checked_address
+
+    return checked_address(" ".join(given) or LOCAL) or LOCAL
+
+
 @_registry.primitive_rule
 def _count(info: Any) -> PrimitiveConstructorSpec[int] | None:
     """Every whole number on the command line may be written as 100k or 1e6."""
@@ -117,6 +140,7 @@ def _train_command(
         config: Annotated[Config, arg(name="")] = default,
         options: Annotated[Options, arg(name="")] = Options(),  # noqa: B008 (frozen)
         seeds: int = 1,
+        ray: Ray = None,
         json_: Json = False,
     ) -> None:
         """Train an agent, score it, film it, and keep everything in a folder.
@@ -135,14 +159,14 @@ def _train_command(
         if seeds != 1:
             from poise.experiments.experiment import execute_experiment
 
-            several = execute_experiment([id], config, options, num_seeds=seeds, name=id, file=file)
+            several = execute_experiment([id], config, options, num_seeds=seeds, name=id, ray=ray, file=file)
             _tell_experiment(several, json_, file)
             return
         begun = time.perf_counter()
         from poise import run
 
         loaded = time.perf_counter() - begun
-        result = run.execute(id, config, options, import_seconds=loaded, guard=guard, file=file)
+        result = run.execute(id, config, options, import_seconds=loaded, ray=ray, guard=guard, file=file)
         _tell(result, json_, file)
 
     return train
@@ -209,6 +233,8 @@ def _resume_command(guard: Guard) -> Callable[..., None]:
         total_steps: int | None = None,
         out: Path = Path("runs"),
         env: Env = None,
+        workers: int | None = None,
+        ray: Ray = None,
         json_: Json = False,
     ) -> None:
         """Go on with a training that was interrupted or killed, to the same result.
@@ -219,6 +245,7 @@ def _resume_command(guard: Guard) -> Callable[..., None]:
             run: Its folder; by default the unfinished run under --out that was saved last.
             total_steps: Another budget, also for a finished training. The learning rates go to 0 over it.
             out: Where to look for an unfinished run.
+            workers: Another number of processes that step the environments of one training.
         """
         file = sys.stderr if json_ else sys.stdout
         begun = time.perf_counter()
@@ -239,10 +266,19 @@ def _resume_command(guard: Guard) -> Callable[..., None]:
                 return
             from poise.experiments.experiment import proceed_experiment
 
-            _tell_experiment(proceed_experiment(chosen, env=env, file=file), json_, file)
+            if workers is not None:
+                raise ConfigError("workers: are for one training; several trainings are spread with --ray")
+            _tell_experiment(proceed_experiment(chosen, env=env, ray=ray, file=file), json_, file)
             return
         result = proceed(
-            chosen, total_steps=total_steps, env=env, import_seconds=loaded, guard=guard, file=file
+            chosen,
+            total_steps=total_steps,
+            env=env,
+            workers=workers,
+            ray=ray,
+            import_seconds=loaded,
+            guard=guard,
+            file=file,
         )
         _tell(result, json_, file)
 
@@ -261,6 +297,7 @@ def experiment(
     options: Annotated[Options, arg(name="")] = Options(video=False),  # noqa: B008 (frozen)
     seeds: int = 5,
     against: Annotated[Path | None, arg(metavar="EXPERIMENT")] = None,
+    ray: Ray = None,
     json_: Json = False,
 ) -> None:
     """Train on several tasks with several seeds, on all cores, and say what the runs say together.
@@ -279,7 +316,7 @@ def experiment(
     file = sys.stderr if json_ else sys.stdout
     for env in envs:
         _find_modules_here(env)
-    done = execute_experiment(envs, config, options, num_seeds=seeds, against=against, file=file)
+    done = execute_experiment(envs, config, options, num_seeds=seeds, against=against, ray=ray, file=file)
     _tell_experiment(done, json_, file)
 
 
@@ -369,6 +406,7 @@ def reproduce(
     quick: bool = False,
     seeds: int | None = None,
     out: Path = Path("reproduction"),
+    ray: Ray = None,
     json_: Json = False,
 ) -> None:
     """Repeat the paper's experiments: every figure, table and best agent, on all cores.
@@ -386,7 +424,7 @@ def reproduce(
     chosen = FIGURES if figure == "all" else tuple(f for f in FIGURES if f.name == f"figure{figure}")
     usual = USUAL_SEEDS_QUICK if quick else USUAL_SEEDS
     plan = Plan(chosen, out / "quick" if quick else out, usual if seeds is None else seeds, quick)
-    page = run_plan(plan, file=sys.stderr if json_ else sys.stdout)
+    page = run_plan(plan, ray=ray, file=sys.stderr if json_ else sys.stdout)
     print(_json({"page": str(page)}) if json_ else page)
 
 

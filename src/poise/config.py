@@ -236,6 +236,9 @@ class Config(Checked):
     num_envs: Count | None = None
     """Environments stepped together, N; None: 16, fewer where rollouts are shorter than 1024 rows
     (docs/defaults.md)."""
+    num_shards: Count = 1
+    """Parts of the environments that are collected by themselves, each with noise of its own: what --workers
+    spreads. The result depends on it, and not on the workers (docs/scale.md)."""
     ppo: PPO = field(default_factory=PPO)
     policy: Policy = field(default_factory=Policy)
     value: Value = field(default_factory=Value)
@@ -249,6 +252,11 @@ class Config(Checked):
             raise ConfigError(
                 f"ppo.minibatch_size = {self.ppo.minibatch_size}: must be <= {self.rollout_size}, "
                 f"the rows of a rollout ({self._as_text})"
+            )
+        if self.num_shards > self.shape[1]:
+            raise ConfigError(
+                f"num_shards = {self.num_shards}: must be <= {self.shape[1]}, the environments "
+                f"({self._as_text})"
             )
         if self.total_steps < self.rollout_size:
             raise ConfigError(

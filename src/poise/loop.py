@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,14 +12,15 @@ import numpy as np
 from poise.acting import ActionScale
 from poise.arrays import ArraysError
 from poise.clock import Clock
-from poise.config import Config, ConfigError
+from poise.config import Config
 from poise.distributions import DiagGaussian
 from poise.divergence import first_bad
 from poise.envs import VectorEnv
 from poise.envs.checking import Crash, EnvFault
 from poise.errors import DIVERGED, TOO_LARGE, TrainingError
 from poise.facts import facts
-from poise.rollout import Collector, make_collector
+from poise.rollout import Collector
+from poise.sharding import make_collector
 from poise.spec import Episode
 from poise.types import Rollout
 from poise.update import Prepared, TrainState, Updated, init, learn, learning_rate, make_ready
@@ -43,8 +44,9 @@ class Progress:
     prepare_seconds: float  # of these: preparing the rollout, shuffling its rows
     compile_seconds: float  # of this iteration; in the first also what came before it
     world: dict[str, Any] | None  # as ``Start`` takes it; None where the environment cannot tell
-    exact: bool  # whether the training goes on exactly where it was; only ``start`` can make it False
+    exact: bool  # whether the training is what it would have been without interruption and lost processes
     crashes: tuple[Crash, ...]  # of environments that were made anew
+    notes: tuple[str, ...]  # of processes that were made anew, a line each
 
     @property
     def times(self) -> dict[str, float | None]:
@@ -64,8 +66,13 @@ class Start(NamedTuple):
     world: Mapping[str, Any]
 
 
-def iterations(config: Config, env: VectorEnv, start: Start | None = None) -> Iterator[Progress]:
+def iterations(
+    config: Config, env: VectorEnv | Sequence[VectorEnv] | Collector, start: Start | None = None
+) -> Iterator[Progress]:
     """Trains on ``env`` and yields after each of ``config.num_iterations`` iterations.
+
+    ``env``: where ``config.num_shards`` is more than 1, an environment for each shard; or what collects
+    from them in its own way.
 
     From ``start`` on, where one is given: what follows is bit for bit what followed there, if the
     environment repeats itself.
@@ -77,23 +84,21 @@ def iterations(config: Config, env: VectorEnv, start: Start | None = None) -> It
         TrainingError: a loss, a parameter, or what a network makes of one became infinite or NaN. That
             iteration is not yielded.
     """
-    if config.num_envs is None:
+    if config.num_envs is None and not isinstance(env, Sequence):
         config = dataclasses.replace(config, num_envs=env.num_envs)
-    config = config.settled(env.spec)
-    if env.num_envs != config.num_envs:
-        raise ConfigError(f"num_envs = {config.num_envs}: the environment given has {env.num_envs}")
+    collector = env if isinstance(env, Collector) else make_collector(env, config)
+    spec = collector.spec
+    config = config.settled(spec)
     clock = Clock()
     try:
         compiled = clock.now().compiling
-        collector = make_collector(env, config)
-        scale = ActionScale(env.spec, normalize=config.normalize.action)
-        state = init(env.spec, config) if start is None else start.state
-        exact = start is None or _restored(collector, start, env.spec.id)
+        scale = ActionScale(spec, normalize=config.normalize.action)
+        state = init(spec, config) if start is None else start.state
+        exact = start is None or _restored(collector, start, spec.id)
         for iteration in range(int(state.iteration), config.num_iterations):
             begun = clock.now()
-            rollout, episodes, physics, crashes = collector.collect(
-                state.learner.policy, state.normalizer, iteration
-            )
+            found = collector.collect(state.learner.policy, state.normalizer, iteration)
+            rollout, episodes, exact = found.rollout, found.episodes, exact and found.exact
             collected = clock.now()
             ready = make_ready(state, rollout, config=config)
             prepared = clock.now()
@@ -105,7 +110,7 @@ def iterations(config: Config, env: VectorEnv, start: Start | None = None) -> It
             if (problem := _problem(metrics, updated)) is not None:
                 what, cause = problem
                 first = first_bad(before, ready, config) if cause == DIVERGED else None
-                at = f"in iteration {iteration + 1} of {env.spec.id}" + (f", {first}" if first else "")
+                at = f"in iteration {iteration + 1} of {spec.id}" + (f", {first}" if first else "")
                 raise TrainingError(f"{what} {at}. {cause}")
             yield Progress(
                 iteration=iteration + 1,
@@ -117,13 +122,14 @@ def iterations(config: Config, env: VectorEnv, start: Start | None = None) -> It
                 epochs=epochs,
                 metrics=metrics,
                 rollout_seconds=collected.since(begun),
-                physics_seconds=physics,
+                physics_seconds=found.physics_seconds,
                 learn_seconds=learned.since(collected),
                 prepare_seconds=prepared.since(collected),
                 compile_seconds=learned.compiling - compiled,
                 world=collector.snapshot(),
                 exact=exact,
-                crashes=crashes,
+                crashes=found.crashes,
+                notes=found.notes,
             )
             compiled = learned.compiling
     finally:

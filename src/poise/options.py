@@ -7,9 +7,9 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from poise.config import Checked, ConfigError, Count, Positive, from_dict
+from poise.config import Bound, Checked, ConfigError, Count, Positive, from_dict
 from poise.spec import Backend
 
 
@@ -38,6 +38,9 @@ class Options(Checked):
     training stops, or the environment is made anew, begins its next episode, and the training goes on."""
     env_timeout: Positive = 60.0
     """Seconds that an environment in a process of its own has for one step or reset."""
+    workers: Annotated[int, Bound(ge=0, le=10**6)] = 0
+    """Processes of a cluster (--ray) that step the environments, each some of the --num-shards; 0: this one
+    does. A process that dies is replaced. The result is the same with any number."""
     compile_cache: bool = True
     """Whether what was compiled is kept in the user's cache folder, for a faster next start."""
 

@@ -1,10 +1,7 @@
 """What a training leaves behind it: tables, checkpoints, picture and summary."""
 
 import hashlib
-import importlib.metadata
 import json
-import platform
-import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -20,7 +17,6 @@ from poise.acting import ActionScale, Actor
 from poise.agent import load
 from poise.best import Candidate, Podium, choose
 from poise.checkpoint import Manifest, Trained, Training, save_best, save_training
-from poise.compiled import processor
 from poise.config import Config
 from poise.curve import draw_curve
 from poise.errors import PoiseError
@@ -29,6 +25,7 @@ from poise.files import write_text
 from poise.interrupts import Guard
 from poise.journal import EVALUATION, Journal, cut, read_episodes, read_greedy
 from poise.loop import Progress
+from poise.machine import fingerprint, peak_memory, processor_name, versions
 from poise.options import Options
 from poise.recording import film
 from poise.seeds import Stream
@@ -332,31 +329,3 @@ def parameters_sha256(state: TrainState) -> str:
         digest.update(f"{path} {array.dtype} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-def peak_memory() -> int | None:
-    """The most bytes of this process that were resident at once, since it began; None where nobody counts."""
-    try:
-        import resource
-    except ImportError:  # on Windows
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def versions() -> dict[str, str]:
-    names = ("poise", "jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "mujoco")
-    return {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names}
-
-
-def processor_name() -> str:
-    """The processor's model in a line."""
-    lines = dict(line.split(":", 1) for line in processor().splitlines() if ":" in line)
-    named = {key.strip(): value.strip() for key, value in lines.items()}
-    return named.get("model name") or platform.processor() or platform.machine()
-
-
-def fingerprint() -> str:
-    """Stands for all that decides the bits of a training beside its configuration: versions and processor."""
-    facts = json.dumps([versions(), platform.machine(), platform.system(), processor()], sort_keys=True)
-    return hashlib.sha256(facts.encode()).hexdigest()[:16]

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -27,16 +28,42 @@ from poise.spec import Episode, Spec
 from poise.types import Rollout, Tensor
 
 
+@dataclass(frozen=True)
+class Shard:
+    """Environments ``first`` to ``first + num_envs - 1`` of all ``total``, which are collected by themselves.
+
+    With seeds, noise and array shapes of its own: where it is collected, and beside what, changes no bit.
+    """
+
+    index: int
+    first: int
+    num_envs: int
+    total: int
+
+
 class Collected(NamedTuple):
     rollout: Rollout
     episodes: list[Episode]  # those that ended in it, in the order of their ends
     physics_seconds: float | None  # stepping and resetting; None where that is one with acting
     crashes: tuple[Crash, ...] = ()  # of environments that were made anew
+    notes: tuple[str, ...] = ()  # of processes that were made anew, a line each
+    exact: bool = True  # whether all of these went on exactly where they were
 
 
 @runtime_checkable
 class Collector(Protocol):
     """Holds the world between rollouts."""
+
+    @property
+    def spec(self) -> Spec: ...
+
+    @property
+    def num_envs(self) -> int: ...
+
+    @property
+    def backend(self) -> str:
+        """What to show on the terminal."""
+        ...
 
     def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
         """``T`` steps of ``N`` environments with the sampling policy.
@@ -61,6 +88,8 @@ class Collector(Protocol):
         """
         ...
 
+    def close(self) -> None: ...
+
 
 def first_lengths(config: Config, spec: Spec, num_envs: int) -> Int[np.ndarray, " N"] | None:
     """The step at which the first episode of each environment is cut short; None where none is.
@@ -77,10 +106,11 @@ def first_lengths(config: Config, spec: Spec, num_envs: int) -> Int[np.ndarray, 
 class _Ledger:
     """What the unfinished episodes have gathered so far."""
 
-    def __init__(self, num_envs: int):
-        self.index = np.full(num_envs, -1)  # of the running episode; -1 before the first
-        self._return = np.zeros(num_envs)
-        self.length = np.zeros(num_envs, np.int64)
+    def __init__(self, shard: Shard):
+        self._shard = shard
+        self.index = np.full(shard.num_envs, -1)  # of the running episode; -1 before the first
+        self._return = np.zeros(shard.num_envs)
+        self.length = np.zeros(shard.num_envs, np.int64)
         self._step = 0
 
     def drop(self, mask: Bool[np.ndarray, " N"] | slice = slice(None)) -> None:
@@ -116,14 +146,15 @@ class _Ledger:
         One that ended where ``whole`` is False was cut short by the collector and is not listed.
         """
         num_steps, num_envs = reward.shape
+        first, total = self._shard.first, self._shard.total
         start, episodes = np.zeros(num_envs, np.int64), []
         for t, n in np.argwhere(terminated | truncated).tolist():
             if whole is None or whole[t, n]:
                 episodes.append(
                     Episode(
-                        env=n,
+                        env=first + n,
                         index=int(index[t, n]),
-                        step=self._step + (t + 1) * num_envs,
+                        step=self._step + (t + 1) * total,
                         episodic_return=float(self._return[n] + reward[start[n] : t + 1, n].sum()),
                         length=int(self.length[n] + t + 1 - start[n]),
                         terminated=bool(terminated[t, n]),
@@ -133,16 +164,22 @@ class _Ledger:
         for n in range(num_envs):
             self._return[n] += reward[start[n] :, n].sum()
         self.length += num_steps - start
-        self._step += reward.size
+        self._step += num_steps * total
         return episodes
 
 
 def _check(
-    rollout: Rollout, index: Int[np.ndarray, "T N"], length: Int[np.ndarray, " N"], spec: Spec, seed: int
+    rollout: Rollout,
+    index: Int[np.ndarray, "T N"],
+    length: Int[np.ndarray, " N"],
+    spec: Spec,
+    seed: int,
+    first: int,
 ) -> None:
     """Refuses a rollout that holds what is no number, and names what came first.
 
-    ``length``: steps that the running episodes had before it. ``seed``: the run's.
+    ``length``: steps that the running episodes had before it. ``seed``: the run's. ``first``: the number of
+    its first environment.
     """
     num_steps, num_envs = index.shape
     odd: dict[str, np.ndarray] = {}
@@ -159,13 +196,13 @@ def _check(
     ended = np.flatnonzero(done[:t, n])
     step = int(t - ended[-1] if len(ended) else t + 1 + length[n])
     step -= name in ("obs", "action")  # they are there before the step
-    from_seed = episode_seed(seed, Stream.TRAINING, n, int(index[t, n]))
-    place = f"{spec.id}, environment {n}, episode seed {from_seed}, step {step}"
+    from_seed = episode_seed(seed, Stream.TRAINING, first + n, int(index[t, n]))
+    place = f"{spec.id}, environment {first + n}, episode seed {from_seed}, step {step}"
     value = np.asarray(getattr(rollout, name)).reshape(num_steps, num_envs, -1)[t, n, entry]
     if name == "action":
         raise TrainingError(f"{place}: the policy's action is {value}. {DIVERGED}")
     what = "reward" if name == "reward" else f"obs[{entry}]"
-    raise EnvFault(f"{place}: {what} is {value}", n)
+    raise EnvFault(f"{place}: {what} is {value}", first + n)
 
 
 @runtime_checkable
@@ -179,14 +216,20 @@ MOST_CRASHES = 3  # in one rollout
 
 
 class HostCollector:
-    """Steps a vector environment and acts in NumPy. One array goes to the environment each step."""
+    """Steps a vector environment and acts in NumPy. One array goes to the environment each step.
 
-    def __init__(self, env: VectorEnv, config: Config):
-        self._env, self._config = env, config
+    ``shard``: which of all environments these are; None: they are all.
+    """
+
+    def __init__(self, env: VectorEnv, config: Config, shard: Shard | None = None):
+        shard = shard or Shard(0, 0, env.num_envs, env.num_envs)
+        self._env, self._config, self._shard = env, config, shard
+        self.spec, self.num_envs, self.backend = env.spec, env.num_envs, env.backend
         self._scale = ActionScale(env.spec, normalize=config.normalize.action)
-        self._ledger = _Ledger(env.num_envs)
+        self._ledger = _Ledger(shard)
         self._obs = np.zeros((env.num_envs, env.spec.obs_size), np.float32)
-        self._first = first_lengths(config, env.spec, env.num_envs)
+        lengths = first_lengths(config, env.spec, shard.total)
+        self._first = None if lengths is None else lengths[shard.first :][: shard.num_envs]
         self._crashes: list[Crash] = []
 
     def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
@@ -218,7 +261,7 @@ class HostCollector:
             if np.count_nonzero(np.isfinite(chosen)) < chosen.size:
                 reward[t], next_obs[t] = 0, 0
                 so_far = jax.tree.map(lambda x, end=t + 1: x[:end], rollout)
-                _check(so_far, index[: t + 1], self._ledger.length, spec, self._config.seed)
+                self._check(so_far, index[: t + 1])
             begun = time.perf_counter()
             try:
                 next_obs[t], reward[t], terminated[t], truncated[t] = env.step(given)
@@ -235,7 +278,7 @@ class HostCollector:
             if np.count_nonzero(done):
                 self._begin(done, rollout, t)
             physics += time.perf_counter() - begun
-        _check(rollout, index, self._ledger.length, spec, self._config.seed)
+        self._check(rollout, index)
         episodes = self._ledger.account(index, reward, terminated, truncated, whole)
         rollout = dataclasses.replace(rollout, reward=reward.astype(np.float32))
         return Collected(rollout, episodes, physics, tuple(self._crashes))
@@ -244,8 +287,9 @@ class HostCollector:
         """New episodes, after so many rows of the rollout."""
         index = self._ledger.index
         index[mask] += 1
-        seed = self._config.seed
-        seeds = [episode_seed(seed, Stream.TRAINING, n, int(index[n])) for n in np.flatnonzero(mask).tolist()]
+        seed, first = self._config.seed, self._shard.first
+        chosen = np.flatnonzero(mask).tolist()
+        seeds = [episode_seed(seed, Stream.TRAINING, first + n, int(index[n])) for n in chosen]
         try:
             self._obs = self._env.reset(mask, seeds).astype(np.float32)
         except EnvFault as fault:
@@ -300,8 +344,14 @@ class HostCollector:
             self._begin(lost, None, 0)
         return not lost.any()
 
+    def close(self) -> None:
+        self._env.close()
+
+    def _check(self, rollout: Rollout, index: Int[np.ndarray, "T N"]) -> None:
+        _check(rollout, index, self._ledger.length, self.spec, self._config.seed, self._shard.first)
+
     def _noise(self, shape: tuple[int, ...], iteration: int) -> np.ndarray:
-        rng = np.random.default_rng((self._config.seed, Stream.NOISE, iteration))
+        rng = np.random.default_rng((self._config.seed, Stream.NOISE, iteration, self._shard.index))
         if self._env.spec.discrete:
             return rng.gumbel(size=shape).astype(np.float32)
         return rng.standard_normal(shape, np.float32)
@@ -319,7 +369,8 @@ class NativeCollector:
 
     def __init__(self, env: NativeEnv, config: Config):
         self._task, self._config = env.task, config
-        self._ledger = _Ledger(env.num_envs)
+        self.spec, self.num_envs, self.backend = env.spec, env.num_envs, env.backend
+        self._ledger = _Ledger(Shard(0, 0, env.num_envs, env.num_envs))
         self._episode_key = stream_key(config.seed, Stream.TRAINING)
         self._noise_key = stream_key(config.seed, Stream.NOISE)
         fresh = _Native(empty_world(env.task, env.num_envs), jnp.full(env.num_envs, -1, jnp.int32))
@@ -349,7 +400,7 @@ class NativeCollector:
         facts = jax.device_get(rollout)
         done = facts.terminated | facts.truncated
         index = running + np.cumsum(done, axis=0) - done
-        _check(facts, index, self._ledger.length, self._task.spec, self._config.seed)
+        _check(facts, index, self._ledger.length, self._task.spec, self._config.seed, 0)
         reward = facts.reward.astype(np.float64)
         episodes = self._ledger.account(
             index, reward, facts.terminated, facts.truncated, self._whole(index, facts.terminated, iteration)
@@ -372,6 +423,9 @@ class NativeCollector:
         self._ledger.restore(part("episode", arrays))
         self._now = jax.device_put(filled(self._now, part("env", arrays)), jax.devices()[0])
         return True
+
+    def close(self) -> None:
+        """Nothing to release."""
 
 
 @partial(jax.jit, static_argnames=("task", "num_steps", "normalize"))
@@ -415,8 +469,3 @@ def _collect(
     world = World(now.world.state, now.world.elapsed + jnp.where(restart, ahead, 0))
     now, rows = jax.lax.scan(step, _Native(world, now.index), noise)
     return now, Rollout(*rows)
-
-
-def make_collector(env: VectorEnv, config: Config) -> Collector:
-    """The collector that suits the environment."""
-    return NativeCollector(env, config) if isinstance(env, NativeEnv) else HostCollector(env, config)

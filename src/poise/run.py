@@ -11,12 +11,13 @@ import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from poise import envs
+from poise import cluster, envs
 from poise.best import PLACES, Candidate
 from poise.checkpoint import (
     CheckpointError,
@@ -43,8 +44,11 @@ from poise.options import Options
 from poise.presets import configure
 from poise.recorder import PARTS, Past, Recorder
 from poise.replay import write_crash
+from poise.rollout import Collector
+from poise.sharding import make_collector, shards
 from poise.streams import TextOut
 from poise.update import placed
+from poise.workers import Workers, check_workers
 
 
 class RunError(PoiseError):
@@ -114,6 +118,8 @@ def train(
     eval_episodes: int = Options.eval_episodes,
     on_crash: str = Options.on_crash,
     env_timeout: float = Options.env_timeout,
+    workers: int = Options.workers,
+    ray: str | None = None,
     compile_cache: bool = Options.compile_cache,
     **config: Any,
 ) -> Run:
@@ -135,6 +141,9 @@ def train(
         eval_episodes: episodes of each of these scores.
         on_crash: "stop" or "restart" (``Options.on_crash``).
         env_timeout: seconds (``Options.env_timeout``).
+        workers: processes of a cluster that step the environments (``Options.workers``).
+        ray: the cluster: "HOST:PORT", or "auto" for the one of this machine; None: a local one is started for
+            the workers, and stopped at the end (``poise.cluster``).
         compile_cache: whether what JAX compiles is kept in the user's cache folder for the next start
             (``poise.compiled``).
         config: fields of ``Config``: ``total_steps``, ``seed``, ``num_envs``, and the groups ``ppo``,
@@ -159,10 +168,11 @@ def train(
         eval_episodes=eval_episodes,
         on_crash=on_crash,  # pyright: ignore[reportArgumentType] (checked there)
         env_timeout=env_timeout,
+        workers=workers,
         compile_cache=compile_cache,
     )
     id, configured = configure(env, **config)
-    return execute(id, configured, options, file=file or sys.stdout)
+    return execute(id, configured, options, ray=ray, file=file or sys.stdout)
 
 
 def resume(
@@ -170,6 +180,8 @@ def resume(
     *,
     total_steps: int | None = None,
     env: str | None = None,
+    workers: int | None = None,
+    ray: str | None = None,
     file: TextOut | None = None,
 ) -> Run:
     """Goes on with a training that was interrupted or killed, from its last checkpoint to its end.
@@ -182,6 +194,8 @@ def resume(
             the new budget: the result is not that of a training that had it from the start.
         env: the environment's name, where that is of a module (``module:Task``): a folder alone never makes
             Python import one.
+        workers: another number of processes that step the environments. It changes no bit.
+        ray: the cluster of these, as of ``train``.
         file: where progress is shown; standard output by default.
 
     Raises:
@@ -191,7 +205,8 @@ def resume(
         ConfigError: ``total_steps`` is less than what was done.
         EnvFault, TrainingError, StorageError, KeyboardInterrupt: as of ``train``.
     """
-    return proceed(Path(run), total_steps=total_steps, env=env, file=file or sys.stdout)
+    out = file or sys.stdout
+    return proceed(Path(run), total_steps=total_steps, env=env, workers=workers, ray=ray, file=out)
 
 
 @dataclass(frozen=True)
@@ -204,6 +219,7 @@ class _Job:
     past: Past
     training: Training
     import_seconds: float
+    ray: str | None = None  # the cluster of its workers
 
 
 def execute(
@@ -213,6 +229,7 @@ def execute(
     *,
     import_seconds: float = 0.0,
     folder: Path | None = None,
+    ray: str | None = None,
     guard: Guard | None = None,
     file: TextOut,
 ) -> Run:
@@ -224,7 +241,7 @@ def execute(
     found = envs.resolve(env, options.backend)
     if found.note:
         print(found.note, file=file)
-    job = _Job(found, config, options, Past(), Training(), import_seconds)
+    job = _Job(found, config, options, Past(), Training(), import_seconds, ray)
     return _to_its_end(_session(job, folder, guard or Guard(), file))
 
 
@@ -253,7 +270,8 @@ def session(
         wanted = found.id, found.backend, config.settled(manifest.spec)
         same = (manifest.env, manifest.backend, manifest.config) == wanted
         if same and chosen == dataclasses.replace(options, out=chosen.out) and status(folder) != "finished":
-            return (yield from _proceeding(folder, None, found.id, 0.0, guard or Guard(), file))
+            again = partial(_proceeding, folder, env=found.id, guard=guard or Guard(), file=file)
+            return (yield from again())
     except (ValueError, CheckpointError):  # nothing there, or nothing usable
         pass
     if found.note:
@@ -279,16 +297,29 @@ def proceed(
     *,
     total_steps: int | None = None,
     env: str | None = None,
+    workers: int | None = None,
+    ray: str | None = None,
     import_seconds: float = 0.0,
     guard: Guard | None = None,
     file: TextOut,
 ) -> Run:
     """``resume`` for those who know more."""
-    return _to_its_end(_proceeding(run, total_steps, env, import_seconds, guard or Guard(), file))
+    asked = {"total_steps": total_steps, "env": env, "workers": workers, "ray": ray}
+    return _to_its_end(
+        _proceeding(run, **asked, import_seconds=import_seconds, guard=guard or Guard(), file=file)
+    )
 
 
 def _proceeding(
-    run: Path, total_steps: int | None, env: str | None, import_seconds: float, guard: Guard, file: TextOut
+    run: Path,
+    *,
+    total_steps: int | None = None,
+    env: str | None = None,
+    workers: int | None = None,
+    ray: str | None = None,
+    import_seconds: float = 0.0,
+    guard: Guard,
+    file: TextOut,
 ) -> Session:
     if not (run / "checkpoints").is_dir():
         raise RunError(f"{run}: there is no run to go on with (no checkpoints in it)")
@@ -315,7 +346,9 @@ def _proceeding(
             print("the learning rates go to 0 over the new budget: not the training that", file=file)
             print("this budget would have given from the start", file=file)
         found = envs.resolve(known, manifest.backend)
-        job = _Job(found, config, options, past, training, import_seconds)
+        if workers is not None:
+            options = dataclasses.replace(options, workers=workers)
+        job = _Job(found, config, options, past, training, import_seconds, ray)
         return (yield from _session(job, run, guard, file, resumed=manifest))
 
 
@@ -434,15 +467,9 @@ def _session(
     keep_compiled(options.compile_cache)
     forget_compiled()
     options.check_against(found.backend)
-    world = envs.make(
-        found.id,
-        config.shape[1],
-        found.backend,
-        timeout=options.env_timeout,
-        restart=options.on_crash == "restart",
-    )
+    check_workers(options, config, found.backend, job.ray)
     with contextlib.ExitStack() as stack:
-        stack.callback(world.close)
+        world = _world(job, stack, file)
         config.check_against(world.spec)
         config = config.settled(world.spec)
         if resumed is not None and world.spec != resumed.spec:
@@ -470,6 +497,29 @@ def _session(
         stack.enter_context(guard.saving(recorder.save_at_once))
         return (yield from _react(job, recorder, iterations(config, world, start), guard, file))
     raise AssertionError
+
+
+def _world(job: _Job, stack: contextlib.ExitStack, file: TextOut) -> Collector:
+    """What collects for a training, here or in the processes of a cluster; ``stack`` closes it."""
+    found, config, options = job.found, job.config, job.options
+    if options.workers:
+        stack.enter_context(cluster.joined(job.ray or cluster.LOCAL, processes=options.workers))
+        world = Workers(found, config, options, file)
+        stack.callback(world.close)
+        return world
+    made = []
+    for shard in shards(config):
+        env = envs.make(
+            found.id,
+            shard.num_envs,
+            found.backend,
+            timeout=options.env_timeout,
+            restart=options.on_crash == "restart",
+            first=shard.first,
+        )
+        stack.callback(env.close)
+        made.append(env)
+    return make_collector(made, config)
 
 
 def _empty(folder: Path) -> None:
@@ -504,6 +554,8 @@ def _react(
                 for crash in progress.crashes:
                     path = write_crash(folder, crash)
                     view.say(f"{crash.what}; it was made anew ({path})")
+                for note in progress.notes:
+                    view.say(note)
                 if not progress.exact and job.past.exact:
                     job.past.exact = False
                     view.say(INEXACT)

@@ -72,11 +72,13 @@ def require(holds: object, what: str) -> None:
 class Process:
     """A command in a session of its own, so that whatever it leaves behind is found."""
 
-    def __init__(self, command: list[str], cwd: Path):
+    def __init__(self, command: list[str], cwd: Path, env: dict[str, str] | None = None):
         cwd.mkdir(parents=True, exist_ok=True)
         self._output = cwd / "output.txt"
         with self._output.open("w") as file:
-            self.popen = subprocess.Popen(command, cwd=cwd, stdout=file, stderr=file, start_new_session=True)
+            self.popen = subprocess.Popen(
+                command, cwd=cwd, stdout=file, stderr=file, start_new_session=True, env=env
+            )
 
     def wait(self, seconds: float = PATIENCE) -> int:
         try:
@@ -366,6 +368,85 @@ def memory(work: Path, steps: str = "1M", first: int = 100_000) -> str:
     return note
 
 
+SPREAD = {  # what a cluster does: its arguments, and those that spread it
+    "workers": (["train", "InvertedPendulum-v4", "--total-steps", "200k"], ["--workers", "2"]),
+    "workers-replayed": (
+        ["train", "CartPole-v1", "--total-steps", "80k", "--num-envs", "4"],
+        ["--workers", "2"],
+    ),
+    "experiment": (["experiment", "InvertedPendulum-v4", "CartPole-v1", "--seeds", "2"], []),
+}
+
+
+def hashes(out: Path) -> dict[str, str]:
+    """Of every finished run below ``out``, by its environment and seed."""
+    found = [summary(path.parent) for path in out.glob("**/checkpoints")]
+    require(all(one["status"] == "finished" and one["exact"] for one in found), "a run did not end well")
+    return {f"{one['env']} {one['seed']}": one["parameters_sha256"] for one in found}
+
+
+def undisturbed(name: str, work: Path) -> dict[str, str]:
+    """The hashes that one process of this machine comes to, which trains without a cluster."""
+    out = work / "references" / name
+    if not (out / "hashes.json").exists():
+        shutil.rmtree(out, ignore_errors=True)
+        process = Process([*POISE, *spread(name), "--out", str(out)], out)
+        require(process.wait() == 0, f"the undisturbed one failed: {process.text()[-300:]}")
+        (out / "hashes.json").write_text(json.dumps(hashes(out)))
+    return json.loads((out / "hashes.json").read_text())
+
+
+def spread(name: str) -> list[str]:
+    arguments, workers = SPREAD[name]
+    budget = [] if "--total-steps" in arguments else ["--total-steps", "48k"]
+    return [*arguments, *budget, *QUICK, *(["--num-shards", "4"] if workers else [])]
+
+
+def cluster_kills(work: Path, rng: random.Random, name: str, references: Path) -> str:
+    """Kills of a random worker or of the second of two nodes, which mostly comes back; two in a trial."""
+    import nodes
+
+    wanted = undisturbed(name, references)
+    done = []
+    with nodes.cluster() as cluster:
+        command = [
+            *POISE,
+            *spread(name),
+            *SPREAD[name][1],
+            "--ray",
+            cluster.address,
+            "--out",
+            str(work / "out"),
+        ]
+        process = Process(command, work, cluster.environment)
+        for _ in range(2):
+            until = time.monotonic() + PATIENCE
+            while process.popen.poll() is None and not cluster.at_work():
+                require(time.monotonic() < until, f"no worker: {process.text()[-300:]}")
+                time.sleep(0.05)
+            time.sleep(rng.uniform(1, 6))
+            if process.popen.poll() is not None:
+                break
+            if rng.random() < 0.6:
+                if at_work := cluster.at_work():
+                    nodes.kill([rng.choice(at_work)])
+                    done.append("a worker")
+            else:
+                cluster.second.kill()
+                done.append("the second node")
+                if rng.random() < 0.75:
+                    time.sleep(rng.uniform(0, 3))
+                    cluster.second = cluster.another()
+        code = process.wait()
+        require(code == 0, f"exit code {code}: {process.text()[-400:]}")
+        process.nothing_left()
+    if not done:  # it was done before
+        return cluster_kills(work / "again", rng, name, references)
+    got = hashes(work / "out")
+    require(got == wanted, f"after {done}: {got}, should be {wanted}")
+    return f"{name}: {', '.join(done)}"
+
+
 # -- the suite -----------------------------------------------------------------------------------
 
 
@@ -430,6 +511,7 @@ SUITE = {  # fault: how often, and what it is called in docs/reliability.md
     "environment": (len(KINDS) * len(MOMENTS), "environments that misbehave: 9 kinds, 3 moments"),
     "full_disk": (50, "disk full while a checkpoint is written, then resume"),
     "memory": (1, "1M steps of InvertedPendulum-v4, resident memory"),
+    "cluster": (15, "two kills of a worker or a node of a Ray cluster of two"),
 }
 
 
@@ -444,6 +526,15 @@ def run_suite(names: list[str], work: Path, trials: Trials, most: int | None = N
                 everywhere_all(trials, work, references)
             case "memory":
                 attempt(trials, name, "0", work, memory)
+            case "cluster":  # one at a time: each is a cluster
+                for trial in range(count):
+                    chosen = list(SPREAD)[trial % len(SPREAD)]
+                    attempt(
+                        trials, name, str(trial), work,
+                        lambda folder, n=chosen, t=trial: cluster_kills(
+                            folder, random.Random(f"cluster {t}"), n, work
+                        ),
+                    )  # fmt: skip
             case "checkpoints" | "options":
                 missing = count - len(trials.done(name))
                 if missing > 0:

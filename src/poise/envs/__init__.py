@@ -114,12 +114,14 @@ def make(
     *,
     timeout: float | None = None,
     restart: bool = False,
+    first: int = 0,
 ) -> VectorEnv:
     """``num_envs`` environments ``id``.
 
     ``auto`` takes the fastest backend that has it: native (JAX), then mujoco (batch engine), then
     gymnasium. Where each has a process of its own (gymnasium-async), ``timeout`` is the seconds it has for
     a step or a reset, and ``restart`` says whether one that fails is made anew; else the fault is raised.
+    ``first``: the number of the first, as faults of Gymnasium's environments name them.
 
     Raises:
         EnvError: there is no such environment, or not for this backend, or its spaces are not
@@ -141,5 +143,7 @@ def make(
             from poise.envs.gymnasium import GymnasiumEnv
 
             if found.backend == "gymnasium":
-                return GymnasiumEnv(found.id, num_envs)
-            return GymnasiumEnv(found.id, num_envs, processes=True, timeout=timeout, restart=restart)
+                return GymnasiumEnv(found.id, num_envs, first=first)
+            return GymnasiumEnv(
+                found.id, num_envs, processes=True, timeout=timeout, restart=restart, first=first
+            )

@@ -173,7 +173,8 @@ class GymnasiumEnv:
     """N Gymnasium environments, in this process or each in a process of its own (spawned).
 
     ``timeout``: seconds that those in processes of their own have for a step or a reset. ``restart``:
-    whether one that fails is made anew, and with it all (``rebuild``).
+    whether one that fails is made anew, and with it all (``rebuild``). ``first``: the number of the first,
+    as faults name them.
     """
 
     def __init__(
@@ -184,17 +185,18 @@ class GymnasiumEnv:
         processes: bool = False,
         timeout: float | None = None,
         restart: bool = False,
+        first: int = 0,
     ):
-        self.num_envs = num_envs
+        self.num_envs, self._numbers = num_envs, range(first, first + num_envs)
         self.backend = "gymnasium (one process each)" if processes else "gymnasium (in this process)"
-        self.spec = spec_of(id, partial(_make_one, id, 0))
+        self.spec = spec_of(id, partial(_make_one, id, first))
         self._id, self._processes, self._timeout, self._restart = id, processes, timeout, restart
         self._env = self._made()
         self._tape = _Tape(self._env.action_space)
         self._seed = np.full(num_envs, -1, np.int64)
 
     def _made(self) -> AsyncVectorEnv | SyncVectorEnv:
-        id, each = self._id, range(self.num_envs)
+        id, each = self._id, self._numbers
         try:
             with _quiet():
                 if not self._processes:
@@ -279,11 +281,12 @@ class GymnasiumEnv:
         """
         if not self._restart or fault.index is None:
             raise fault
+        failed = self._numbers.index(fault.index)
         if isinstance(self._env, AsyncVectorEnv):
-            self._env.processes[fault.index].kill()  # it may hang
+            self._env.processes[failed].kill()  # it may hang
         self.close()
         self._env = self._made()
-        others = np.arange(self.num_envs) != fault.index
+        others = np.arange(self.num_envs) != failed
         if not others.any():
             return Restored(np.zeros((1, self.spec.obs_size), np.float32), others)
         return self._replayed(others)
@@ -333,21 +336,25 @@ class GymnasiumEnv:
         raise found
 
     def _crash(self, fault: EnvFault, given: np.ndarray | None) -> Crash:
-        index = cast(int, fault.index)
+        number = cast(int, fault.index)
+        index = self._numbers.index(number)
         actions = self._tape.of(index)
         if given is not None:
             actions = np.concatenate([actions, given[index : index + 1]])
         seed = int(self._seed[index])
-        return Crash(self._id, index, seed, len(actions), str(fault), fault.trace, actions)
+        return Crash(self._id, number, seed, len(actions), str(fault), fault.trace, actions)
 
     def _place(self, index: int, given: np.ndarray | None) -> str:
         step = int(self._tape.length[index]) + (given is not None)
-        return f"{self._id}, environment {index}, episode seed {self._seed[index]}, step {step}"
+        return (
+            f"{self._id}, environment {self._numbers[index]}, episode seed {self._seed[index]}, step {step}"
+        )
 
     def _silent(self, given: np.ndarray | None) -> EnvFault:
         pipes = cast(AsyncVectorEnv, self._env).parent_pipes
         index = next(i for i, pipe in enumerate(pipes) if pipe is None or not pipe.poll())
-        return EnvFault(f"{self._place(index, given)}: no answer within {self._timeout:g} s", index)
+        what = f"{self._place(index, given)}: no answer within {self._timeout:g} s"
+        return EnvFault(what, self._numbers[index])
 
     def _lost(self, given: np.ndarray | None) -> EnvFault:
         processes = cast(AsyncVectorEnv, self._env).processes
@@ -356,7 +363,7 @@ class GymnasiumEnv:
             index = at_work[cast(int, sentinel)]
             processes[index].join(PATIENCE)
             how = _ending(processes[index].exitcode)
-            return EnvFault(f"{self._place(index, given)}: its process {how}", index)
+            return EnvFault(f"{self._place(index, given)}: its process {how}", self._numbers[index])
         return EnvFault(f"{self._id}: the connection to one of its processes was lost")
 
     def _flat(self, obs: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from jaxtyping import Float
 
 from poise import envs
 from poise.checkpoint import CheckpointError, read_plain
+from poise.cluster import checked_address
 from poise.config import LAST_SEED, Config, ConfigError
 from poise.diagnosis import diagnose
 from poise.errors import PoiseError
@@ -38,9 +40,9 @@ from poise.experiments.wording import aligned, between, figure
 from poise.files import write_text
 from poise.intervals import mean_interval
 from poise.journal import read_greedy
+from poise.machine import versions
 from poise.options import Options
 from poise.presets import PRESETS
-from poise.recorder import versions
 from poise.run import EXPERIMENT, new_folder, status
 from poise.streams import TextOut
 
@@ -111,12 +113,13 @@ def execute_experiment(
     num_seeds: int,
     against: Path | None = None,
     name: str = "experiment",
+    ray: str | None = None,
     file: TextOut,
 ) -> Experiment:
     """Trains on each task with the seeds from ``config.seed`` on, side by side on all cores.
 
     In ``<out>/<name>/<date>-<first>-<last>/``. ``against``: the folder of another experiment, with which the
-    final scores are compared on the tasks that both have.
+    final scores are compared on the tasks that both have. ``ray``: the cluster to train on (``run_jobs``).
 
     Raises:
         ConfigError: there are no such seeds, or no task is named, or one twice, or a preset.
@@ -134,6 +137,8 @@ def execute_experiment(
         raise ConfigError(
             f"{preset}: is a preset, with settings of its own: poise train {preset} --seeds {num_seeds}"
         )
+    refuse_workers(options)
+    checked_address(ray)
     found = tuple(envs.resolve(id, options.backend) for id in ids)
     if len({_slug(f.id) for f in found}) < len(found):
         raise ConfigError(f"envs = {' '.join(ids)}: one of them is named twice")
@@ -143,10 +148,24 @@ def execute_experiment(
         _scores(against)
     plan = Plan(new_folder(options.out, name, f"{first}-{last}"), found, config, options, num_seeds, against)
     write_text(plan.folder / EXPERIMENT, json.dumps(plan.to_dict(), indent=2) + "\n")
-    return _execute(plan, file)
+    return _execute(plan, ray, file)
 
 
-def proceed_experiment(folder: Path, *, env: str | None = None, file: TextOut) -> Experiment:
+def refuse_workers(options: Options) -> None:
+    """Each of several trainings steps its environments itself.
+
+    Raises:
+        ConfigError: it is not to.
+    """
+    if options.workers:
+        raise ConfigError(
+            f"workers = {options.workers}: are for one training; several trainings are spread with --ray"
+        )
+
+
+def proceed_experiment(
+    folder: Path, *, env: str | None = None, ray: str | None = None, file: TextOut
+) -> Experiment:
     """Goes on with what ``execute_experiment`` left: what is finished stays, the others go on.
 
     Raises:
@@ -175,10 +194,10 @@ def proceed_experiment(folder: Path, *, env: str | None = None, file: TextOut) -
         raise ExperimentError(f"{folder}: its environments are {', '.join(known)}, not {env}")
     found = tuple(envs.resolve(id, options.backend) for id in known)
     plan = Plan(folder, found, config, options, num_seeds, None if against is None else Path(against))
-    return _execute(plan, file)
+    return _execute(plan, ray, file)
 
 
-def _execute(plan: Plan, file: TextOut) -> Experiment:
+def _execute(plan: Plan, ray: str | None, file: TextOut) -> Experiment:
     begun = time.perf_counter()
     config, folder, seeds = plan.config, plan.folder, plan.seeds
     steps = config.num_iterations * config.rollout_size
@@ -189,7 +208,7 @@ def _execute(plan: Plan, file: TextOut) -> Experiment:
         return f"{job.env}, seed {job.config.seed}" if len(plan.found) > 1 else f"seed {job.config.seed}"
 
     jobs = plan.jobs()
-    done = _run(jobs, folder, name, file)
+    done = _run(jobs, folder, name, ray, file)
     rows: list[Sequence[Any]] = []
     for found in plan.found:
         for seed in seeds:
@@ -217,7 +236,7 @@ def _execute(plan: Plan, file: TextOut) -> Experiment:
 
 
 def _run(
-    jobs: Sequence[Job], folder: Path, name: Callable[[Job], str], file: TextOut
+    jobs: Sequence[Job], folder: Path, name: Callable[[Job], str], ray: str | None, file: TextOut
 ) -> dict[Path, dict[str, Any]]:
     """Runs all that is not finished under ``folder``; the summaries of those that are then, by their folders.
 
@@ -235,7 +254,7 @@ def _run(
     if done:
         print(f"{len(done)} of {len(jobs)} are finished already", file=file, flush=True)
     try:
-        for job, result in run_jobs(missing):
+        for job, result in run_jobs(missing, ray, say=partial(print, file=file, flush=True)):
             if isinstance(result, PoiseError):
                 print(f"{name(job)} failed: {result}", file=file, flush=True)
                 continue

@@ -1,19 +1,24 @@
 """Many trainings side by side, each in a process with a core of its own."""
 
+import dataclasses
 import multiprocessing
 import os
+import platform
 import signal
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from poise import cluster
+from poise.claim import ClaimError
 from poise.config import Config
 from poise.cores import num_cores
 from poise.errors import PoiseError
-from poise.interrupts import Guard, guarded, leave_with_parent
+from poise.interrupts import SIGNALS, Guard, guarded, leave_with_parent
 from poise.options import Options
 from poise.streams import TextOut
 
@@ -60,17 +65,27 @@ class PoolError(PoiseError):
     exit_code = 1
 
 
-def run_jobs(jobs: Sequence[W]) -> Iterator[tuple[W, dict[str, Any] | PoiseError]]:
+def run_jobs(
+    jobs: Sequence[W], ray: str | None = None, say: Callable[[str], None] = lambda line: None
+) -> Iterator[tuple[W, dict[str, Any] | PoiseError]]:
     """Runs all jobs on all cores and yields each with its summary, or with what went wrong, as it ends.
 
     What a training prints goes to ``log.txt`` in its folder. One that was interrupted there goes on from its
     last checkpoint. An interrupt of this process reaches all: each saves what it has done. On a core of its
     own a training steps and learns with one thread; its result is the same bits as with more.
 
+    ``ray``: the cluster on whose cores they run (``poise.cluster``) in place of this machine's. There one
+    whose process or machine is lost goes on elsewhere, from its last checkpoint. ``say``: shows a line
+    about that.
+
     Raises:
         PoolError: a process was killed, by a lack of memory for example.
+        ClusterError: the cluster cannot be joined.
     """
     if not jobs:
+        return
+    if ray is not None:
+        yield from _run_on_cluster(jobs, ray, say)
         return
     context = multiprocessing.get_context("spawn")  # a process that has loaded JAX must not be forked
     cores: Any = context.SimpleQueue()
@@ -115,7 +130,12 @@ def _work(job: Work) -> dict[str, Any] | PoiseError:
     if _stop.is_set():
         return PoolError("not begun")
     job.folder.mkdir(parents=True, exist_ok=True)
-    with (job.folder / "log.txt").open("a") as file, guarded(GRACE, (signal.SIGTERM,)) as guard:
+    return _logged(job, (signal.SIGTERM,))
+
+
+def _logged(job: Work, signals: Sequence[signal.Signals]) -> dict[str, Any] | PoiseError:
+    """What the job comes to; what it prints goes to its log."""
+    with (job.folder / "log.txt").open("a") as file, guarded(GRACE, signals) as guard:
         try:
             return job.run(guard, file)
         except PoiseError as error:
@@ -123,3 +143,68 @@ def _work(job: Work) -> dict[str, Any] | PoiseError:
             return error
         except KeyboardInterrupt:
             return PoolError("interrupted")
+
+
+MOST_DEATHS = 5  # of the processes of one job, without a checkpoint between them
+PATIENCE = 60.0  # seconds in which the process that trained before has to let go of the folder
+
+
+def _run_on_cluster(
+    jobs: Sequence[W], ray: str, say: Callable[[str], None]
+) -> Iterator[tuple[W, dict[str, Any] | PoiseError]]:
+    for job in jobs:
+        job.folder.mkdir(parents=True, exist_ok=True)
+    with cluster.joined(ray):
+        tasks, path = cluster.Tasks(_work_on_cluster), cluster.search_path()
+        waiting = {tasks.ask(job, job.folder.resolve(), path): job for job in jobs}
+        deaths = {job.folder: _Deaths() for job in jobs}
+        say(f"on a cluster of {cluster.room()}")
+        try:
+            while waiting:
+                for promise in cluster.ready(list(waiting), 1.0):
+                    job, result = waiting.pop(promise), cluster.answer(promise)
+                    if not isinstance(result, cluster.Lost):
+                        yield job, result
+                    elif deaths[job.folder].again(job.folder):
+                        say(f"{job.folder}: its process was lost; it goes on from its last checkpoint")
+                        waiting[tasks.ask(job, job.folder.resolve(), path)] = job
+                    else:
+                        yield (
+                            job,
+                            PoolError(f"its process was lost {MOST_DEATHS} times in a row: {result.why}"),
+                        )
+        except KeyboardInterrupt:
+            cluster.interrupt(list(waiting))
+            until = time.monotonic() + 2 * GRACE
+            while waiting and time.monotonic() < until:
+                for promise in cluster.ready(list(waiting), GRACE / 10):
+                    del waiting[promise]
+            raise
+
+
+class _Deaths:
+    """Of the processes of one job."""
+
+    def __init__(self) -> None:
+        self._count, self._kept = 0, 0.0
+
+    def again(self, folder: Path) -> bool:
+        """Whether to begin once more after another one: there is a checkpoint since, or few deaths."""
+        kept = max((path.stat().st_mtime for path in folder.glob("**/manifest.json")), default=0.0)
+        self._count, self._kept = 1 if kept > self._kept else self._count + 1, kept
+        return self._count < MOST_DEATHS
+
+
+def _work_on_cluster(job: Any, folder: Path, path: Sequence[str]) -> dict[str, Any] | PoiseError:
+    """``_work`` in a process of a cluster. ``folder``: of the job, as the driver's machine calls it."""
+    cluster.settle_in(path)
+    if not folder.is_dir():
+        return PoolError(
+            f"{folder}: is not on {platform.node()}; --out must be a folder that all machines share"
+        )
+    job, until = dataclasses.replace(job, folder=folder), time.monotonic() + PATIENCE
+    while True:
+        result = _logged(job, SIGNALS)
+        if not isinstance(result, ClaimError) or time.monotonic() > until:
+            return result
+        time.sleep(0.5)

@@ -16,12 +16,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from poise import envs
 from poise.agent import load
 from poise.checkpoint import CheckpointError, agent_folder, load_agent
+from poise.cluster import checked_address
 from poise.config import ConfigError
 from poise.cores import num_cores
 from poise.errors import PoiseError
@@ -100,8 +102,10 @@ def is_finished(job: Job) -> bool:
     return same and summary["status"] == "finished" and summary["evaluation"] is not None
 
 
-def run_plan(plan: Plan, *, file: TextOut) -> Path:
+def run_plan(plan: Plan, *, ray: str | None = None, file: TextOut) -> Path:
     """Runs what is missing of the plan, then writes pictures, tables and the page.
+
+    ``ray``: the cluster to train on (``run_jobs``).
 
     Returns:
         The page, ``results.md``.
@@ -111,6 +115,7 @@ def run_plan(plan: Plan, *, file: TextOut) -> Path:
         ReproduceError: a run failed. What could be made without it was made.
         PoolError: a process was killed.
     """
+    checked_address(ray)
     try:
         plan.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -120,7 +125,7 @@ def run_plan(plan: Plan, *, file: TextOut) -> Path:
     for job in missing:  # the rests of runs that were cut off
         shutil.rmtree(job.folder, ignore_errors=True)
     print(f"{len(jobs)} runs, {len(jobs) - len(missing)} of them finished already", file=file, flush=True)
-    failed = _run_missing(missing, file)
+    failed = _run_missing(missing, ray, file)
     if missing or not (plan.out / "about.json").exists():
         today = date.today().isoformat()
         about = {"command": plan.command, "date": today, "cores": num_cores(), "quick": plan.quick}
@@ -134,11 +139,12 @@ def run_plan(plan: Plan, *, file: TextOut) -> Path:
     return plan.out / "results.md"
 
 
-def _run_missing(jobs: Sequence[Job], file: TextOut) -> set[str]:
+def _run_missing(jobs: Sequence[Job], ray: str | None, file: TextOut) -> set[str]:
     """Runs them all; the names of the variants of which one failed."""
     failed: set[str] = set()
     begun = time.perf_counter()
-    for done, (job, result) in enumerate(run_jobs(jobs), start=1):
+    say = partial(print, file=file, flush=True)
+    for done, (job, result) in enumerate(run_jobs(jobs, ray, say), start=1):
         name = f"{job.folder.parent.name}, seed {job.config.seed}"
         if isinstance(result, PoiseError):
             failed.add(job.folder.parent.name)

@@ -39,9 +39,9 @@ from poise.experiments.trial import Result, Trial, read_result
 from poise.experiments.wording import aligned, between, figure
 from poise.files import write_text
 from poise.intervals import mean_interval
+from poise.machine import versions
 from poise.options import Options
 from poise.presets import PRESETS
-from poise.recorder import versions
 from poise.records import Record, read_record
 from poise.run import SWEEP, new_folder, status
 from poise.streams import TextOut

@@ -1,0 +1,289 @@
+"""Ray: work in other processes of this machine or of many, and word of those that die.
+
+A local Ray listens on the loopback interface alone, wants a token, shows no dashboard, and keeps its files in
+a private folder that is removed with it. One that is there already is joined as it is.
+"""
+
+import contextlib
+import importlib
+import ipaddress
+import logging
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from poise.cores import num_cores
+from poise.errors import PoiseError
+from poise.interrupts import SIGNALS
+
+LOCAL = "local"
+_ADDRESS = re.compile(r"local|auto|\[?[\w.:-]+\]?:[0-9]{1,5}")
+_MEMORY = 2**29  # bytes of shared memory for what a local Ray passes between processes
+_REACH = 10.0  # seconds in which the head of a cluster has to answer
+_TOKEN = secrets.token_hex(32)  # of the local Rays of this process: Ray reads it once
+
+
+class ClusterError(PoiseError):
+    """A cluster that cannot be joined, or that lacks what was asked of it."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """In place of an answer: the process that was to give it is gone."""
+
+    why: str
+
+
+def checked_address(address: str | None) -> str | None:
+    """``address``, if it is one.
+
+    Raises:
+        ClusterError: it is none.
+    """
+    if address is None or _ADDRESS.fullmatch(address):
+        return address
+    raise ClusterError(
+        f"ray = {address!r}: must be HOST:PORT of a cluster, auto for the one of this machine, or nothing to "
+        "start a local one (write ENV before --ray)"
+    )
+
+
+@contextlib.contextmanager
+def joined(address: str, *, processes: int | None = None) -> Iterator[None]:
+    """Within, this process is one of a Ray cluster: of the one at ``address``, or of a local one.
+
+    ``processes``: how many a local one has to have room for; None: one a core. Where this process
+    is in a cluster already, nothing is done.
+
+    Raises:
+        ClusterError: Ray is not installed, or no cluster answers.
+    """
+    checked_address(address)
+    with _environment(_LOCAL_SETTINGS if address == LOCAL else _SETTINGS):
+        ray = _ray()
+        if ray.is_initialized():
+            yield
+            return
+        with contextlib.ExitStack() as stack:
+            if address == LOCAL:
+                folder = stack.enter_context(_private_folder())
+                stack.callback(ray.shutdown)
+                _start(folder, max(num_cores(), processes or 0))
+            else:
+                stack.callback(ray.shutdown)
+                _join(address)
+            yield
+
+
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to anybody
+}
+_LOCAL_SETTINGS = _SETTINGS | {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": _TOKEN,
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # what has Ray take 127.0.0.1 for the address of this machine
+}
+
+
+@contextlib.contextmanager
+def _environment(settings: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise ClusterError(
+            "ray is not installed: python3 -m uv sync --extra cluster, or pip install 'poise[cluster]'"
+        ) from error
+    # of what its processes run into it tells people on standard output, which may be read by a program;
+    # there is no setting for that, and what matters is told by those who ask
+    inner: Any = importlib.import_module("ray._private.worker")
+    inner.print_to_stdstream = lambda *_, **__: None
+    return ray
+
+
+@contextlib.contextmanager
+def _our_signals() -> Iterator[None]:
+    """Puts back what hears Ctrl-C and SIGTERM: Ray sets its own when it starts."""
+    heard = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in heard.items():
+                signal.signal(number, handler)
+
+
+def _start(folder: Path, processes: int) -> None:
+    ray = _ray()
+    try:
+        with _our_signals():
+            ray.init(
+                address=LOCAL,
+                num_cpus=processes,
+                num_gpus=0,
+                include_dashboard=False,
+                object_store_memory=_MEMORY,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                _temp_dir=str(folder / "r"),
+            )
+    except Exception as error:  # whatever of its processes does not come up
+        raise ClusterError(f"a local Ray did not start: {type(error).__name__}: {error}") from error
+    if not ipaddress.ip_address(ray.nodes()[0]["NodeManagerAddress"]).is_loopback:
+        raise ClusterError(
+            "a local Ray would listen to other machines, as ray was imported before poise could tell it not "
+            "to; set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before"
+        )
+
+
+def _join(address: str) -> None:
+    ray = _ray()
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _REACH).close()
+        except (OSError, OverflowError) as error:
+            raise ClusterError(f"ray = {address!r}: nothing answers there: {error}") from error
+    try:
+        with _our_signals():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+    except Exception as error:  # another version, a wrong token, no node of it on this machine, ...
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ClusterError(f"ray = {address!r}: it cannot be joined: {said}") from error
+
+
+@contextlib.contextmanager
+def _private_folder() -> Iterator[Path]:
+    """A new folder that nobody else may enter, removed at the end, however this process ends (``janitor``).
+
+    Its name is short: sockets lie in it, whose paths may have about 100 characters.
+    """
+    root = "/tmp" if os.path.isdir("/tmp") else None
+    folder = Path(tempfile.mkdtemp(prefix="poise-ray-", dir=root))
+    janitor = subprocess.Popen(
+        [sys.executable, "-I", str(Path(__file__).with_name("janitor.py")), str(folder)],
+        stdin=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is not meant for it
+    )
+    try:
+        yield folder
+    finally:
+        janitor.communicate()
+
+
+class Process:
+    """An object of ``kind`` in a process of its own with a core. It does what it is asked for in turn."""
+
+    def __init__(self, kind: type, *arguments: Any):
+        actor = _ray().remote(kind).options(num_cpus=1, max_restarts=0, scheduling_strategy="SPREAD")
+        self._actor = actor.remote(*arguments)
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """A promise of what ``method`` returns."""
+        return getattr(self._actor, method).remote(*arguments)
+
+    def kill(self) -> None:
+        _ray().kill(self._actor)
+
+
+class Tasks:
+    """Calls of ``function``, each in some process that has a core."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self._function = (
+            _ray().remote(function).options(num_cpus=1, max_retries=0, scheduling_strategy="SPREAD")
+        )
+
+    def ask(self, *arguments: Any) -> Any:
+        """A promise of what it returns."""
+        return self._function.remote(*arguments)
+
+
+def room() -> str:
+    """What the cluster has, in words."""
+    ray = _ray()
+    cores, free = (r.get("CPU", 0) for r in (ray.cluster_resources(), ray.available_resources()))
+    return f"{cores:.0f} cores, {free:.0f} of them free"
+
+
+def share(value: Any) -> Any:
+    """A promise of ``value``, which every process that asks for it gets from memory."""
+    return _ray().put(value)
+
+
+def ready(promises: Sequence[Any], seconds: float) -> list[Any]:
+    """Those that are kept by then; returns with the first."""
+    return _ray().wait(list(promises), timeout=seconds)[0]
+
+
+def answer(promise: Any) -> Any:
+    """What was promised, or ``Lost``. What its function raised is raised here."""
+    ray = _ray()
+    try:
+        return ray.get(promise)
+    except ray.exceptions.RayTaskError:
+        raise
+    except ray.exceptions.RayError as error:
+        return Lost(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
+
+
+def interrupt(promises: Sequence[Any]) -> None:
+    """Has Ctrl-C reach those that are at work, and those that are not never begin."""
+    for promise in promises:
+        _ray().cancel(promise, force=False, recursive=False)
+
+
+def search_path() -> list[str]:
+    """Where this process finds modules, as another can use it."""
+    return [os.path.abspath(place) for place in sys.path]
+
+
+def settle_in(path: Sequence[str]) -> None:
+    """In a process of a cluster: finds the modules that the driver finds, and takes a core of its own."""
+    sys.path.extend(place for place in path if place not in sys.path)
+    _take_core()
+
+
+_core: Any = None  # the claim of this process on its core
+
+
+def _take_core() -> None:
+    """Has this process compute on one core that no other process of a cluster here has, where one is free.
+
+    Claims are sockets that have a name in memory alone: they are gone with the process.
+    """
+    global _core
+    if _core is not None or not hasattr(os, "sched_setaffinity"):
+        return
+    for core in sorted(os.sched_getaffinity(0)):
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            claim.bind(f"\0poise-core-{os.getuid()}-{core}")
+        except OSError:
+            claim.close()
+            continue
+        os.sched_setaffinity(0, {core})
+        _core = claim
+        return
