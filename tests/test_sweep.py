@@ -53,7 +53,7 @@ def trained(job: Trial) -> Result:
     return Result(None, tuple(worth + 0.01 * i for i in range(job.num_seeds)), values, 1.0)
 
 
-def fake_jobs(jobs):
+def fake_jobs(jobs, **_):
     """In another order than they were given."""
     for job in reversed(jobs):
         if job.config.ppo.clip == 0.3 and (job.config.ppo.gamma or 0) > 0.99:
@@ -158,6 +158,7 @@ def test_a_sweep_that_is_killed_between_any_two_lines_of_its_journal_asks_the_sa
     undisturbed, tmp_path, monkeypatch
 ):
     lines = 0
+    monkeypatch.setattr(sweep, "write_page", lambda folder: folder)
     for count in (*range(0, 30, 4), *range(31, 160, 11)):
         out = tmp_path / str(count)
         with monkeypatch.context() as patch:
@@ -192,7 +193,7 @@ def test_another_seed_asks_others_and_the_number_of_trials_at_once_is_part_of_it
 
 
 def test_what_no_setting_is_to_blame_for_stops_the_sweep_and_is_no_result(fake, tmp_path, monkeypatch):
-    def full(jobs):
+    def full(jobs, **_):
         for i, job in enumerate(jobs):
             yield job, (PoolError("not begun") if i == 1 else trained(job).to_dict())
 
@@ -288,7 +289,7 @@ def test_a_damaged_journal_is_refused_in_one_line(fake, tmp_path, capsys):
 def test_two_processes_share_a_storage_and_their_trials_are_counted_once(fake, tmp_path, monkeypatch):
     storage = {"storage": f"sqlite:///{tmp_path}/study.db", "study": "ours", "num_trials": 10}
 
-    def stop(jobs):
+    def stop(jobs, **_):
         raise Stop
         yield
 
@@ -475,9 +476,9 @@ def test_a_sweep_ends_with_its_judgement_and_its_folder(whole):
     assert summary["status"] == "finished"
     assert len(summary["trials"]) == 3
     assert summary["sentence"] in shown
-    *_, sentence, counts, last = [*report_lines(summary), str(folder)]
-    assert shown.splitlines()[-1] == last
-    assert sentence == summary["sentence"]
+    *_, sentence, again, counts = report_lines(summary)
+    assert shown.splitlines()[-1] == str(folder)
+    assert (sentence, again) == (summary["sentence"], f"to train it: {summary['command']}")
     assert counts.startswith("3 trials (")
     winner = summary["winner"]["trial"]
     best = max(t["score"] for t in summary["trials"] if t["score"] is not None)
@@ -508,6 +509,15 @@ def test_nothing_is_left_to_resume_after_a_sweep(whole, capsys):
     assert "this sweep is finished" in capsys.readouterr().err
 
 
+def test_a_sweep_without_an_unfinished_run_is_found_to_be_unfinished(fake, tmp_path):
+    done = swept(tmp_path, num_trials=2)
+    with pytest.raises(RunError, match="no unfinished run"):
+        newest_unfinished(tmp_path)
+    summary = json.loads((done.folder / "summary.json").read_text())
+    (done.folder / "summary.json").write_text(json.dumps(summary | {"status": "unfinished"}))
+    assert newest_unfinished(tmp_path) == done.folder
+
+
 def test_its_winner_and_the_defaults_can_be_compared(whole, capsys):
     folder, _ = whole
     if json.loads((folder / "summary.json").read_text())["winner"]["default"]:
@@ -521,9 +531,12 @@ def test_its_winner_and_the_defaults_can_be_compared(whole, capsys):
 def test_a_sweep_that_is_killed_three_times_is_the_one_that_was_not(tmp_path_factory, tmp_path):
     folder, _ = run_command(tmp_path_factory.mktemp("undisturbed"), MORE)
     command = [sys.executable, "-m", "poise", "sweep", "Pendulum-v1", *MORE.split(), "--out", str(tmp_path)]
-    for seconds in (12, 14, 16):
+    for place in ("trials/1/1", "trials/3/0", "default/3"):
         process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
-        time.sleep(seconds)
+        while process.poll() is None and not list(tmp_path.glob(f"*/*/{place}/metrics.jsonl")):
+            time.sleep(0.05)
+        time.sleep(0.5)
+        assert process.poll() is None
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         command = [sys.executable, "-m", "poise", "resume", "--out", str(tmp_path)]
@@ -570,6 +583,8 @@ def test_without_optuna_the_extra_is_named(tmp_path, capsys, monkeypatch):
 
 
 def test_a_sweep_in_which_no_trial_ends_says_why(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "run_jobs", lambda jobs: ((job, TrainingError("it diverged")) for job in jobs))
+    monkeypatch.setattr(
+        sweep, "run_jobs", lambda jobs, **_: ((job, TrainingError("it diverged")) for job in jobs)
+    )
     with pytest.raises(SweepError, match="none of 3 trials came to its end; trial 0: it diverged"):
         swept(tmp_path, num_trials=3)

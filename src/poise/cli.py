@@ -259,15 +259,15 @@ def _resume_command(guard: Guard) -> Callable[..., None]:
         if (chosen / SWEEP).exists() or (chosen / EXPERIMENT).exists():
             if total_steps is not None:
                 raise ConfigError("total_steps: one run at a time can have another budget; name one of them")
+            if workers is not None:
+                raise ConfigError("workers: are for one training; several trainings are spread with --ray")
             if (chosen / SWEEP).exists():
                 from poise.experiments.sweep import proceed_sweep
 
-                _tell_sweep(proceed_sweep(chosen, env=env, file=file), json_, file)
+                _tell_sweep(proceed_sweep(chosen, env=env, ray=ray, file=file), json_, file)
                 return
             from poise.experiments.experiment import proceed_experiment
 
-            if workers is not None:
-                raise ConfigError("workers: are for one training; several trainings are spread with --ray")
             _tell_experiment(proceed_experiment(chosen, env=env, ray=ray, file=file), json_, file)
             return
         result = proceed(
@@ -343,6 +343,7 @@ def sweep(
     prune: bool = True,
     storage: Annotated[str | None, arg(metavar="URL")] = None,
     study: Annotated[str | None, arg(metavar="NAME")] = None,
+    ray: Ray = None,
     json_: Json = False,
 ) -> None:
     """Search settings for a task, and say whether the best of them beats the defaults on fresh seeds.
@@ -382,6 +383,7 @@ def sweep(
         prune=prune,
         storage=storage,
         study=study,
+        ray=ray,
         file=file,
     )
     _tell_sweep(done, json_, file)

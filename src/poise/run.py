@@ -366,17 +366,19 @@ def status(run: Path) -> str | None:
 def newest_unfinished(out: Path) -> Path:
     """The run under ``out`` that was saved last of those that are not finished and not being trained.
 
+    Of one that belongs to an experiment or a sweep, the whole.
+
     Raises:
         RunError: there is none.
     """
     found = [
         (c[0].stat().st_mtime, p.parent) for p in out.glob("**/checkpoints") if (c := checkpoints(p.parent))
     ]
+    # between two batches a sweep has no unfinished run
+    found += [(p.stat().st_mtime, p.parent) for p in out.glob(f"**/{SWEEP}")]
     for _, run in sorted(found, reverse=True):
-        if status(run) == "finished":
-            continue
         whole = _whole(run)
-        if whole != run and status(whole) == "finished":  # a trial that was stopped
+        if "finished" in (status(run), status(whole)):  # whole: a trial of a sweep that is done was stopped
             continue
         with contextlib.suppress(ClaimError), contextlib.ExitStack() as stack:
             for folder in dict.fromkeys((run, whole)):

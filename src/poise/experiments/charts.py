@@ -181,7 +181,7 @@ def draw_history(
 
         style = {"markersize": 5.5, "markeredgewidth": 0, "alpha": 0.85}
         axes.plot(numbers, scores, "o", color=SERIES[0], label="a trial", **style)
-        steps = np.append(numbers, max(*numbers, *stopped))
+        steps = np.append(numbers, max([*numbers, *stopped]))
         best = np.maximum.accumulate(np.append(scores, scores[-1:]))
         axes.plot(steps, best, color=SERIES[1], linewidth=1.5, drawstyle="steps-post", label="best so far")
         if len(stopped):

@@ -15,8 +15,9 @@ trials are drawn in batches, and what is known of earlier batches alone decides 
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,13 @@ import numpy as np
 from poise import envs
 from poise.checkpoint import CheckpointError, read_plain
 from poise.claim import claimed
+from poise.cluster import checked_address
 from poise.config import LAST_SEED, Config, ConfigError
 from poise.envs.checking import EnvFault
 from poise.errors import PoiseError, TrainingError
 from poise.experiments import tables
 from poise.experiments.comparison import compare_settings, grouped, pair_as_json
-from poise.experiments.experiment import evaluation
+from poise.experiments.experiment import evaluation, refuse_workers
 from poise.experiments.pool import Job, Work, run_jobs
 from poise.experiments.space import Dimension, Space, applied, make_space
 from poise.experiments.study import JOURNAL, Ledger, Tried, new_owner, require_optuna
@@ -183,6 +185,7 @@ def execute_sweep(
     prune: bool = True,
     storage: str | None = None,
     study: str | None = None,
+    ray: str | None = None,
     file: TextOut,
 ) -> Sweep:
     """Searches settings for one task, in ``<out>/<env>/<date>-sweep/``, and judges the best on fresh seeds.
@@ -197,6 +200,7 @@ def execute_sweep(
         storage: the URL of a storage that several processes share. Which trial knows of which then depends
             on time, and the result with it.
         study: its name there; by default the environment's.
+        ray: the cluster to train on (``pool.run_jobs``). It changes no bit.
 
     Raises:
         ConfigError: an option is wrong, or nothing can be searched.
@@ -208,6 +212,8 @@ def execute_sweep(
     _check(env, config, options, num_trials, num_seeds, final_seeds, at_once)
     if study is not None and storage is None:
         raise ConfigError(f"study = {study!r}: is a name in a storage that is shared; add --storage URL")
+    checked_address(ray)
+    refuse_workers(options)
     require_optuna()
     found = envs.resolve(env, options.backend)
     if found.note:
@@ -236,7 +242,7 @@ def execute_sweep(
     path = plan.folder / SWEEP
     path.touch(mode=0o600 if storage else 0o666)  # the URL may hold a password
     path.write_text(json.dumps(plan.to_dict(), indent=2) + "\n")
-    return _execute(plan, file)
+    return _execute(plan, ray, file)
 
 
 def _check(
@@ -259,7 +265,7 @@ def _check(
         raise ConfigError(f"seed = {config.seed}: the last of {seeds + final} seeds must be <= {LAST_SEED}")
 
 
-def proceed_sweep(folder: Path, *, env: str | None = None, file: TextOut) -> Sweep:
+def proceed_sweep(folder: Path, *, env: str | None = None, ray: str | None = None, file: TextOut) -> Sweep:
     """Goes on with what ``execute_sweep`` left, to the same result.
 
     Raises:
@@ -269,7 +275,7 @@ def proceed_sweep(folder: Path, *, env: str | None = None, file: TextOut) -> Swe
     if status(folder) == "finished":
         raise SweepError(f"{folder}: this sweep is finished; poise report {folder} shows it")
     plan = read_plan(folder, env=env)
-    return _execute(plan, file)
+    return _execute(plan, ray, file)
 
 
 def read_plan(folder: Path, *, env: str | None = None) -> Plan:
@@ -306,16 +312,17 @@ def read_plan(folder: Path, *, env: str | None = None) -> Plan:
     return Plan(folder, found, config, options, space, trials, seeds, final, at_once, *shared)
 
 
-def _execute(plan: Plan, file: TextOut) -> Sweep:
+def _execute(plan: Plan, ray: str | None, file: TextOut) -> Sweep:
     begun = time.perf_counter()
+    train = partial(run_jobs, ray=ray, say=partial(print, file=file, flush=True))
     with claimed(plan.folder):
         ledger = plan.ledger()
         _announce(plan, file)
         try:
             while batch := ledger.take():
-                _train(plan, ledger, batch, file)
+                _train(plan, ledger, batch, train, file)
                 _write(plan, ledger, {"status": "unfinished"}, begun)
-            summary = _judge(plan, ledger, file)
+            summary = _judge(plan, ledger, train, file)
         except KeyboardInterrupt:
             print(f"interrupted; to go on: poise resume {plan.folder}", file=file, flush=True)
             raise
@@ -336,12 +343,11 @@ def _announce(plan: Plan, file: TextOut) -> None:
     print(*(f"  {dimension.words()}" for dimension in plan.space), sep="\n", file=file, flush=True)
 
 
-def _run_all(jobs: Sequence[Work]) -> Iterator[tuple[Any, dict[str, Any] | PoiseError]]:
-    """Every job of a sweep goes through here."""
-    yield from run_jobs(jobs)
+# what trains: yields each job with its summary, or with what went wrong
+Train = Callable[[Sequence[Work]], Iterator[tuple[Any, dict[str, Any] | PoiseError]]]
 
 
-def _train(plan: Plan, ledger: Ledger, batch: Sequence[Tried], file: TextOut) -> None:
+def _train(plan: Plan, ledger: Ledger, batch: Sequence[Tried], train: Train, file: TextOut) -> None:
     """Trains what is not trained of a batch; tells all of it, by number, when all of it has ended.
 
     Raises:
@@ -365,7 +371,7 @@ def _train(plan: Plan, ledger: Ledger, batch: Sequence[Tried], file: TextOut) ->
             waiting.append(job)
     trouble: PoiseError | None = None
     known_best = None if best is None else (best.score or 0.0, best.number)
-    for job, result in _run_all(waiting):
+    for job, result in train(waiting):
         number = jobs[job.folder]
         if isinstance(result, PoiseError):
             if not isinstance(result, OWN_FAULT):
@@ -406,7 +412,7 @@ def _best(tried: Sequence[Tried]) -> Tried | None:
     return max(ended, key=lambda trial: (trial.score, -trial.number), default=None)
 
 
-def _judge(plan: Plan, ledger: Ledger, file: TextOut) -> dict[str, Any]:
+def _judge(plan: Plan, ledger: Ledger, train: Train, file: TextOut) -> dict[str, Any]:
     """The best trial against the defaults, both on seeds that no trial had."""
     tried = ledger.tried()
     elsewhere = [trial.number for trial in tried if trial.state == "running"]
@@ -428,7 +434,7 @@ def _judge(plan: Plan, ledger: Ledger, file: TextOut) -> dict[str, Any]:
     first, last = plan.fresh[0], plan.fresh[-1]
     who = DEFAULT if alone else f"trial {winner.number} and {DEFAULT}"
     print(f"judging {who} on seeds {first} to {last}, which no trial had", file=file, flush=True)
-    failed = _train_final(jobs, file)
+    failed = _train_final(jobs, train, file)
     sides = {
         side: [
             read_record(job.folder)
@@ -448,10 +454,10 @@ def _judge(plan: Plan, ledger: Ledger, file: TextOut) -> dict[str, Any]:
     }
 
 
-def _train_final(jobs: Sequence[Job], file: TextOut) -> dict[Path, str]:
+def _train_final(jobs: Sequence[Job], train: Train, file: TextOut) -> dict[Path, str]:
     """Trains what is not finished; why some could not be, by folder."""
     failed: dict[Path, str] = {}
-    for job, result in _run_all([job for job in jobs if status(job.folder) != "finished"]):
+    for job, result in train([job for job in jobs if status(job.folder) != "finished"]):
         name = f"{'default' if job.folder.parent.name == 'default' else 'winner'}, seed {job.config.seed}"
         if isinstance(result, PoiseError):
             if not isinstance(result, OWN_FAULT):
