@@ -4,6 +4,7 @@ Optuna is imported here alone, and by the one process that hands out the trials.
 """
 
 import os
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from poise.experiments.trial import Result
 JOURNAL = "journal.log"
 FEWEST_BEFORE = 4  # trials that ended, from which a median says something
 FEWEST_FOR_IMPORTANCE, BEST_SHARE = 8, 0.25  # completed trials; of them those whose settings are looked at
+TRIES = 3  # to connect to a storage
 State = Literal["running", "finished", "stopped", "failed"]
 
 
@@ -261,7 +263,7 @@ class Ledger:
             lock = journal.JournalFileOpenLock(str(self._place))
             storage = optuna.storages.JournalStorage(journal.JournalFileBackend(str(self._place), lock))
         else:
-            storage = optuna.storages.get_storage(self._place)
+            storage = _connected(optuna, self._place)
         sampler = optuna.samplers.RandomSampler()  # draws nothing: copies of the study do
         study = optuna.create_study(
             storage=storage, study_name=name, direction="maximize", sampler=sampler, load_if_exists=True
@@ -281,6 +283,18 @@ class Ledger:
             raise StudyError(
                 f"{where} = {_shown(self._place)!r}: cannot be used: {type(error).__name__}: {said:.200}"
             ) from error
+
+
+def _connected(optuna: Any, url: str) -> Any:
+    """The storage. Two processes that make its tables at once disturb each other: one of them tries again."""
+    for attempt in range(TRIES):
+        try:
+            return optuna.storages.get_storage(url)
+        except Exception:
+            if attempt == TRIES - 1:
+                raise
+            time.sleep(0.3 * (attempt + 1))
+    raise AssertionError
 
 
 def score(scores: Sequence[float]) -> float:
