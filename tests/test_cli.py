@@ -209,7 +209,9 @@ def test_a_folder_without_an_agent_exits_2(capsys, tmp_path):
         assert "no agent is kept there" in err
 
 
-@pytest.mark.parametrize("command", ["", "train", "reproduce", "evaluate", "video", "presets", "envs"])
+@pytest.mark.parametrize(
+    "command", ["", "train", "reproduce", "evaluate", "video", "presets", "envs", "sweep"]
+)
 def test_help_names_what_there_is(command, capsys):
     code, out, _ = poise(f"{command} --help", capsys)
     assert code == 0
@@ -223,7 +225,7 @@ def verbs(capsys):
 def test_without_a_verb_the_verbs_are_listed_each_with_what_it_does(capsys):
     code, out, _ = poise("", capsys)
     assert code == 0
-    assert set(verbs(capsys)) >= {"train", "resume", "doctor", "experiment", "completion"}
+    assert set(verbs(capsys)) >= {"train", "resume", "doctor", "experiment", "sweep", "completion"}
     assert "Example:" not in out
 
 

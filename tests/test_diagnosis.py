@@ -11,6 +11,7 @@ import pytest
 
 import poise
 from poise.cli import main
+from poise.config import Config
 from poise.diagnosis import RULES, diagnose, examine, verdict
 from poise.findings import SEVERITIES, Finding, by_severity
 from poise.records import RecordError, read_record
@@ -173,6 +174,18 @@ def test_what_to_try_is_a_command_with_what_differs_from_the_defaults(record):
     assert words[words.index("--ppo.gamma") + 1] == "0.9"
     assert words[words.index("--policy.hidden") + 1 :][:2] == ["32", "16"]
     assert words[words.index("--ppo.target-kl") + 1] == "0.1"
+
+
+def test_the_command_of_a_longer_rollout_keeps_the_number_of_environments(record):
+    config = Config(total_steps=100_000).settled(record.spec)  # 16 environments x 128 steps
+    longer = dataclasses.replace(config, ppo=dataclasses.replace(config.ppo, num_steps=512))
+    words = shlex.split(dataclasses.replace(record, config=longer).command())
+    # with 512 steps alone it would be 4 environments
+    assert words[-4:] == ["--ppo.num-steps", "512", "--num-envs", "16"]
+    fewer = dataclasses.replace(config, num_envs=2, ppo=dataclasses.replace(config.ppo, minibatch_size=256))
+    words = shlex.split(dataclasses.replace(record, config=fewer).command())
+    assert words[words.index("--ppo.num-steps") + 1] == "128"  # with 2 environments alone it would be 1024
+    assert words[words.index("--ppo.minibatch-size") + 1] == "256"
 
 
 def test_findings_are_told_the_gravest_first():

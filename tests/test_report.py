@@ -1,7 +1,6 @@
 """The page of a report: what it says, that files cannot speak in it, and what a browser makes of it."""
 
 import dataclasses
-import html.parser
 import io
 import json
 import re
@@ -9,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+from pages import browsing, in_browser, opened, parsed
 
 import poise
 from poise.cli import main
@@ -37,36 +37,6 @@ def others(tmp_path_factory):
     """Two seeds of another setting."""
     ppo = {"num_steps": 128, "clip": 0.1}
     return [trained(tmp_path_factory.mktemp("runs"), seed=s, ppo=ppo, video=False) for s in (0, 1)]
-
-
-class _Checker(html.parser.HTMLParser):
-    """Whether every element is closed, and by its own end."""
-
-    VOID = ("meta", "link", "img", "br")
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.text, self.ids = [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.ids += [value for name, value in attrs if name == "id"]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
-            self.text.append(data.strip())
-
-
-def parsed(text):
-    checker = _Checker()
-    checker.feed(text)
-    assert checker.open == []
-    assert len(checker.ids) == len(set(checker.ids))
-    return " ".join(part for part in checker.text if part)
 
 
 def day(folder):
@@ -222,39 +192,17 @@ def test_the_command_names_the_page(run, others, tmp_path, capsys):
 
 # --- in a browser ---
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-in_browser = pytest.mark.skipif(
-    CHROMIUM is None, reason="there is no Chromium (Debian: apt install chromium)"
-)
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
-FLAGS += ("--disable-sync", "--no-first-run", "--autoplay-policy=no-user-gesture-required")
-
 
 @pytest.fixture(scope="module")
 def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+    with browsing() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
 def pages(run, others, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     return {"one": report([run], folder / "one.html"), "three": report([run, *others], folder / "three.html")}
-
-
-def opened(browser, path, width, **options):
-    """The page, and what went wrong in it."""
-    view = browser.new_page(viewport={"width": width, "height": 800}, **options)
-    wrong = []
-    view.on("console", lambda message: wrong.append(message.text))
-    view.on("pageerror", lambda error: wrong.append(str(error)))
-    view.on("request", lambda request: wrong.append(request.url) if request.url[:4] == "http" else None)
-    view.goto(path.as_uri())
-    return view, wrong
 
 
 @in_browser

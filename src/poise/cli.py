@@ -26,6 +26,7 @@ from poise.streams import TextOut, lasting_output
 
 if TYPE_CHECKING:
     from poise.experiments.experiment import Experiment
+    from poise.experiments.sweep import Sweep
     from poise.run import Run
 
 _registry = ConstructorRegistry()
@@ -248,20 +249,25 @@ def _resume_command(guard: Guard) -> Callable[..., None]:
         """
         file = sys.stderr if json_ else sys.stdout
         begun = time.perf_counter()
-        from poise.run import EXPERIMENT, newest_unfinished, proceed
+        from poise.run import EXPERIMENT, SWEEP, newest_unfinished, proceed
 
         loaded = time.perf_counter() - begun
         _find_modules_here(env)
         chosen = newest_unfinished(out) if run is None else run
         if run is None:
             print(f"the newest unfinished run: {chosen}", file=file, flush=True)
-        if (chosen / EXPERIMENT).exists():
+        if (chosen / SWEEP).exists() or (chosen / EXPERIMENT).exists():
             if total_steps is not None:
                 raise ConfigError("total_steps: one run at a time can have another budget; name one of them")
-            from poise.experiments.experiment import proceed_experiment
-
             if workers is not None:
                 raise ConfigError("workers: are for one training; several trainings are spread with --ray")
+            if (chosen / SWEEP).exists():
+                from poise.experiments.sweep import proceed_sweep
+
+                _tell_sweep(proceed_sweep(chosen, env=env, ray=ray, file=file), json_, file)
+                return
+            from poise.experiments.experiment import proceed_experiment
+
             _tell_experiment(proceed_experiment(chosen, env=env, ray=ray, file=file), json_, file)
             return
         result = proceed(
@@ -323,6 +329,72 @@ def _tell_experiment(experiment: "Experiment", json_: bool, file: TextOut) -> No
     count = len(summary["seeds"]) * len(summary["tasks"])
     print(f"{count} x {summary['steps']:,} steps in {summary['seconds']['total']:.1f} s", file=file)
     print(_json({**summary, "folder": str(experiment.folder)}) if json_ else experiment.folder)
+
+
+def sweep(
+    env: Annotated[str, Positional, arg(metavar="ENV")],
+    config: Annotated[Config, arg(name="")] = Config(),  # noqa: B008 (frozen)
+    options: Annotated[Options, arg(name="")] = Options(video=False),  # noqa: B008 (frozen)
+    search: Annotated[tuple[str, ...], arg(metavar="OPTION[=VALUES]...")] = (),
+    trials: int = 50,
+    seeds: int = 3,
+    final_seeds: int = 10,
+    at_once: int = 4,
+    prune: bool = True,
+    storage: Annotated[str | None, arg(metavar="URL")] = None,
+    study: Annotated[str | None, arg(metavar="NAME")] = None,
+    ray: Ray = None,
+    json_: Json = False,
+) -> None:
+    """Search settings for a task, and say whether the best of them beats the defaults on fresh seeds.
+
+    What is given with a value is held at it, and not searched. Needs the extra sweep (Optuna).
+
+    Example: poise sweep Reacher-v4 --trials 50
+
+    Args:
+        env: An environment, for example Reacher-v4.
+        config: Everything that decides what is learned.
+        options: Everything else.
+        search: What to search in place of the usual options: ppo.clip (its usual values), ppo.clip=0.1,0.2,
+            ppo.gamma=0.9:0.999:horizon, ppo.policy-learning-rate=1e-4:1e-2:log, ppo.lam=0.9:0.98.
+        trials: How many settings, the defaults among them; over all processes that share a storage.
+        seeds: How many trainings of each, with the seeds from --seed on; 3 are the least.
+        final_seeds: How many trainings of the best and of the defaults, with the seeds after those.
+        at_once: Trials drawn together, before any of them is known; part of what decides the result.
+        prune: Whether a trial is stopped that falls behind the median of those before.
+        storage: A storage that several machines share, sqlite:///FILE or postgresql://...; each that runs
+            the same command takes trials from it, and the result then depends on their timing.
+        study: The name of the sweep in that storage; by default the environment's.
+    """
+    from poise.experiments.sweep import execute_sweep
+
+    file = sys.stderr if json_ else sys.stdout
+    _find_modules_here(env)
+    done = execute_sweep(
+        env,
+        config,
+        options,
+        search=search,
+        num_trials=trials,
+        num_seeds=seeds,
+        final_seeds=final_seeds,
+        at_once=at_once,
+        prune=prune,
+        storage=storage,
+        study=study,
+        ray=ray,
+        file=file,
+    )
+    _tell_sweep(done, json_, file)
+
+
+def _tell_sweep(sweep: "Sweep", json_: bool, file: TextOut) -> None:
+    """What a sweep came to; its folder last."""
+    from poise.experiments.sweep import report_lines
+
+    print(*report_lines(sweep.summary), sep="\n", file=file)
+    print(_json({**sweep.summary, "folder": str(sweep.folder)}) if json_ else sweep.folder)
 
 
 def reproduce(
@@ -471,13 +543,16 @@ def report(
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Write one HTML file of a training, or of several: curves, health, episodes, configuration, video.
+    """Write one HTML file of a training, of several, or of a sweep: curves, health, configuration, video.
 
     Example: poise report runs/Reacher-v4/20261124-120000-0
     """
     from poise.experiments.report import report as write
+    from poise.experiments.sweep_report import write_page
+    from poise.run import SWEEP
 
-    path = write(runs, out)
+    alone = len(runs) == 1 and (runs[0] / SWEEP).exists()
+    path = write_page(runs[0], out) if alone else write(runs, out)
     print(_json({"page": str(path)}) if json_ else path)
 
 
@@ -636,7 +711,7 @@ def _refuse_values_of_flags(arguments: list[str]) -> None:
     Raises:
         ConfigError: a flag has a value.
     """
-    flags = {"json"}
+    flags = {"json", "prune"}
     for record in (Config(), Options()):
         flags |= {name for name, value in flat(dataclasses.asdict(record)).items() if isinstance(value, bool)}
     for argument in arguments:
@@ -661,6 +736,7 @@ def _run(arguments: list[str], guard: Guard) -> None:
         "video": video,
         "export": export,
         "experiment": experiment,
+        "sweep": sweep,
         "reproduce": reproduce,
         "compare": compare,
         "report": report,

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from poise import defaults
 from poise.checkpoint import CheckpointError, checkpoints, read_manifest, read_plain
-from poise.config import Config, ConfigError
+from poise.config import Config, ConfigError, flat
 from poise.errors import PoiseError
 from poise.journal import read_episodes, read_metrics
 from poise.options import Options
@@ -64,7 +65,12 @@ class Record:
         config, usual = self.config, self.config.usual(self.spec)
         wanted = config.changes(self.spec) | {n.replace("__", "."): value for n, value in changes.items()}
         options = {name: value for name, value in wanted.items() if value != usual[name]}
-        options = {"total_steps": config.total_steps, "seed": config.seed, **options}
+        options = {
+            "total_steps": config.total_steps,
+            "seed": config.seed,
+            **options,
+            **_followed(config, options),
+        }
         return shlex.join(["poise", "train", self.env, *_options(options)])
 
     def again(self) -> str:
@@ -72,6 +78,18 @@ class Record:
         usual = Options().to_dict()
         asked = {name: value for name, value in self.options.to_dict().items() if value != usual[name]}
         return shlex.join([*shlex.split(self.command()), *_options(asked)])
+
+
+def _followed(config: Config, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What has its default number, and would follow the options that have not: to be typed as well."""
+    total, given = config.total_steps, options.get("ppo.num_steps")
+    usual = {
+        "num_envs": defaults.shape(total, given, options.get("num_envs"))[1],
+        "ppo.num_steps": defaults.shape(total, given, config.num_envs)[0],
+        "ppo.minibatch_size": defaults.minibatch_size(total, config.rollout_size),
+    }
+    mine = flat(config.to_dict())
+    return {name: mine[name] for name in usual if name not in options and mine[name] != usual[name]}
 
 
 def _options(values: Mapping[str, Any]) -> list[str]:

@@ -366,18 +366,31 @@ def status(run: Path) -> str | None:
 def newest_unfinished(out: Path) -> Path:
     """The run under ``out`` that was saved last of those that are not finished and not being trained.
 
+    Of one that belongs to an experiment or a sweep, the whole.
+
     Raises:
         RunError: there is none.
     """
     found = [
         (c[0].stat().st_mtime, p.parent) for p in out.glob("**/checkpoints") if (c := checkpoints(p.parent))
     ]
+    # between two batches a sweep has no unfinished run
+    found += [(p.stat().st_mtime, p.parent) for p in out.glob(f"**/{SWEEP}")]
     for _, run in sorted(found, reverse=True):
-        if status(run) == "finished":
+        whole = _whole(run)
+        if "finished" in (status(run), status(whole)):  # whole: a trial of a sweep that is done was stopped
             continue
-        with contextlib.suppress(ClaimError), claimed(run):
-            return next((p for p in (run.parent, run.parent.parent) if (p / EXPERIMENT).exists()), run)
+        with contextlib.suppress(ClaimError), contextlib.ExitStack() as stack:
+            for folder in dict.fromkeys((run, whole)):
+                stack.enter_context(claimed(folder))
+            return whole
     raise RunError(f"{out}: there is no unfinished run under it")
+
+
+def _whole(run: Path) -> Path:
+    """The experiment or the sweep that a run belongs to; itself where it belongs to none."""
+    above = (run.parent, run.parent.parent, run.parent.parent.parent)
+    return next((p for p in above if (p / EXPERIMENT).exists() or (p / SWEEP).exists()), run)
 
 
 def _newest_usable(run: Path, file: TextOut) -> tuple[Training, Manifest, Past, Options]:
@@ -584,6 +597,7 @@ def _ending(error: BaseException) -> str:
 
 
 EXPERIMENT = "experiment.json"  # in a folder that holds the runs of several seeds, of one task or more
+SWEEP = "sweep.json"  # in a folder that holds the trials of a sweep, and the runs of its judgement
 INEXACT = (
     "not exact: an environment did not come back to where it was, and began its next episode; "
     "from here on the training is another than it would have been"

@@ -166,3 +166,125 @@ def draw_histogram(values: Float[np.ndarray, " n"], title: str) -> Callable[[Any
         axes.legend(frameon=False, fontsize=8.5, loc="best", labelcolor=INK)
 
     return draw
+
+
+def draw_history(
+    numbers: Float[np.ndarray, " n"],
+    scores: Float[np.ndarray, " n"],
+    stopped: Float[np.ndarray, " m"],
+    title: str,
+) -> Callable[[Any], None]:
+    """Scores by the number of their trial, and the best so far; a cross below for each that was stopped."""
+
+    def draw(axes: Any) -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        style = {"markersize": 5.5, "markeredgewidth": 0, "alpha": 0.85}
+        axes.plot(numbers, scores, "o", color=SERIES[0], label="a trial", **style)
+        steps = np.append(numbers, max([*numbers, *stopped]))
+        best = np.maximum.accumulate(np.append(scores, scores[-1:]))
+        axes.plot(steps, best, color=SERIES[1], linewidth=1.5, drawstyle="steps-post", label="best so far")
+        if len(stopped):
+            below = {"transform": axes.get_xaxis_transform(), "markersize": 4.5, "markeredgewidth": 1.2}
+            axes.plot(stopped, np.full(len(stopped), 0.03), "x", color=FAINT, label="stopped", **below)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.margins(x=0.03, y=0.1)
+        axes.set_title(title, loc="left", color=INK, fontsize=9.5)
+        axes.legend(frameon=False, fontsize=8.5, loc="best", labelcolor=INK)
+
+    return draw
+
+
+def draw_bars(shares: Sequence[tuple[str, float]], title: str) -> Callable[[Any], None]:
+    """A bar for each name, the first on top."""
+
+    def draw(axes: Any) -> None:
+        from matplotlib.ticker import PercentFormatter
+
+        names, values = zip(*reversed(shares), strict=True)
+        axes.barh(names, values, color=SERIES[0], alpha=0.85, height=0.62)
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.grid(visible=False, axis="y")
+        axes.set_xlim(0, max(*values, 0.01) * 1.05)
+        axes.set_title(title, loc="left", color=INK, fontsize=9.5)
+
+    return draw
+
+
+def draw_values(
+    points: Sequence[tuple[Any, float]],
+    title: str,
+    *,
+    marked: Any,
+    usual: Any,
+    scale: str,
+    order: Sequence[str] = (),
+) -> Callable[[Any], None]:
+    """Scores over the values of an option; ``marked`` is the winner's, ``usual`` the default.
+
+    ``scale``: "choice" sets them side by side, in ``order``; "log", "horizon" or "linear" are numbers.
+    """
+
+    def draw(axes: Any) -> None:
+        from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+        names: list[Any] = list(dict.fromkeys([*order, *(value for value, _ in points)]))
+        places = {value: value for value in names}
+        if scale == "choice":
+            places = {value: float(i) for i, value in enumerate(names)}
+        elif scale == "horizon":
+            places = {value: 1 / (1 - value) for value in names}
+        style = {"markersize": 4.5, "markeredgewidth": 0, "alpha": 0.8}
+        for color, chosen in ((SERIES[0], False), (SERIES[1], True)):
+            mine = [(places[v], score) for v, score in points if (v == marked) == chosen]
+            axes.plot(*np.array(mine, float).reshape(-1, 2).T, "o", color=color, **style)
+        if scale in ("log", "horizon"):
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        elif scale == "choice":
+            axes.set_xticks(range(len(names)), [str(name) for name in names])
+        else:
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        if usual in places:  # trial 0 has it, or a choice is it
+            axes.axvline(places[usual], color=FAINT, linewidth=1, linestyle=(0, (2, 3)))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.margins(x=0.12)
+        axes.set_title(title, loc="left", color=INK, fontsize=9.5)
+
+    return draw
+
+
+def draw_rungs(
+    lines: Sequence[tuple[str, np.ndarray, np.ndarray]], title: str, until: float
+) -> Callable[[Any], None]:
+    """What each trial was worth over its steps; of each its kind: "finished", "stopped" or "winner"."""
+    styles = {
+        "finished": (SERIES[0], 0.45, 1.1, "came to its end"),
+        "stopped": (FAINT, 0.7, 1.0, "stopped"),
+        "winner": (SERIES[1], 1.0, 2.0, "the winner"),
+    }
+
+    def draw(axes: Any) -> None:
+        named: set[str] = set()
+        for kind, steps, values in sorted(lines, key=lambda line: list(styles).index(line[0])):
+            color, alpha, width, label = styles[kind]
+            end = "x" if kind == "stopped" else "None"
+            axes.plot(
+                steps,
+                values,
+                color=color,
+                alpha=alpha,
+                linewidth=width,
+                label=None if kind in named else label,
+                marker=end,
+                markevery=[-1],
+                markersize=4.5,
+            )
+            named.add(kind)
+        axes.set_xlim(0, until)
+        axes.set_title(title, loc="left", color=INK, fontsize=9.5)
+        axes.legend(frameon=False, fontsize=8.5, loc="best", labelcolor=INK)
+
+    return draw

@@ -28,7 +28,7 @@ from poise.experiments.statistics import (
 from poise.experiments.wording import aligned, between, figure
 from poise.journal import read_evaluation
 from poise.records import Record, read_record
-from poise.run import EXPERIMENT
+from poise.run import EXPERIMENT, SWEEP
 
 ALPHA = 0.05
 ABSENT = "not changed"
@@ -142,7 +142,7 @@ class Comparison:
                 }
                 for s in self.of(env)
             ]
-            tasks[env] = {"settings": rows, "pairs": [_pair_as_json(pair) for pair in pairs]}
+            tasks[env] = {"settings": rows, "pairs": [pair_as_json(pair) for pair in pairs]}
         return {"tasks": tasks, "left_out": self.left_out}
 
     def lines(self) -> list[str]:
@@ -159,7 +159,7 @@ def _bounds(pair: Pair) -> tuple[float | None, float | None]:
     return low, high
 
 
-def _pair_as_json(pair: Pair) -> dict[str, Any]:
+def pair_as_json(pair: Pair) -> dict[str, Any]:
     bounds = dict(zip(("low", "high"), _bounds(pair), strict=True))
     share = None if pair.improvement is None else pair.improvement._asdict()
     return {
@@ -211,6 +211,9 @@ def find_runs(places: Sequence[Path]) -> list[Path]:
     for place in places:
         if (place / EXPERIMENT).exists():
             found += sorted(path.parent for path in place.glob("**/checkpoints") if path.is_dir())
+        elif (place / SWEEP).exists():  # the trials had other seeds than its judgement
+            sides = (side for name in ("default", "winner") for side in place.glob(f"{name}/*/checkpoints"))
+            found += sorted(path.parent for path in sides)
         elif (place / "checkpoints").is_dir():
             found.append(place)
         else:
@@ -243,7 +246,7 @@ def compare_records(records: Sequence[Record]) -> Comparison:
         )
     settings = grouped(scored)
     envs = dict.fromkeys(setting.env for setting in settings)
-    pairs = {env: _pairs([s for s in settings if s.env == env]) for env in envs}
+    pairs = {env: compare_settings([s for s in settings if s.env == env]) for env in envs}
     if not any(pairs.values()):
         raise CompareError(f"each run has another environment: {', '.join(envs)}")
     return Comparison(tuple(settings), pairs, left_out)
@@ -317,8 +320,8 @@ def _differs(record: Record, others: Sequence[Record]) -> dict[str, Any]:
     return {}
 
 
-def _pairs(settings: Sequence[Setting]) -> tuple[Pair, ...]:
-    """Each against the first."""
+def compare_settings(settings: Sequence[Setting]) -> tuple[Pair, ...]:
+    """Of one environment, each against the first."""
     if len(settings) == 1 or any(len(setting.records) == 1 for setting in settings):
         records = [(s, r) for s in settings for r in s.records]
         alone = len(settings) == 1

@@ -5,7 +5,7 @@ import itertools
 import math
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,12 @@ def _comparison(records: Sequence[Record]) -> Comparison | None:
 
 
 def page(records: Sequence[Record], comparison: Comparison | None) -> str:
-    """The whole page. All that comes from files is escaped."""
+    """The whole page."""
+    return rendered("report.html.j2", _content(records, comparison))
+
+
+def rendered(template: str, content: Mapping[str, Any]) -> str:
+    """A page of this look. All that comes from files is escaped."""
     templates = Environment(
         loader=PackageLoader("poise.experiments", "."),
         autoescape=True,
@@ -106,7 +111,7 @@ def page(records: Sequence[Record], comparison: Comparison | None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return templates.get_template("report.html.j2").render(_content(records, comparison))
+    return templates.get_template(template).render({"light": COLORS, "dark": DARK, **content})
 
 
 def _content(records: Sequence[Record], comparison: Comparison | None) -> dict[str, Any]:
@@ -117,8 +122,6 @@ def _content(records: Sequence[Record], comparison: Comparison | None) -> dict[s
     shown = [max((r for r in records if r.env == env), key=_mean) for env in envs]  # of each the best
     content: dict[str, Any] = {
         "title": ", ".join(dict.fromkeys(record.env for record in records)),
-        "light": COLORS,
-        "dark": DARK,
         "facts": _facts(records),
         "unfinished": _unfinished(records, named),
         "cards": _cards(records, settings, findings),
@@ -168,13 +171,13 @@ def _facts(records: Sequence[Record]) -> list[str]:
     numbers = ", ".join(str(seed) for seed in seeds[:8]) + (", ..." if len(seeds) > 8 else "")
     facts = [f"{steps[-1]:,} steps", f"seed{'s' * (len(seeds) > 1)} {numbers}"]
     facts.append(" and ".join(dict.fromkeys(f"backend {record.backend}" for record in records)))
-    dates = sorted({day for record in records if (day := _day(record.folder))})
+    dates = sorted({found for record in records if (found := day(record.folder))})
     if dates:
         facts.append(" to ".join(dict.fromkeys([dates[0], dates[-1]])))
     return [*([f"{len(records)} trainings"] if len(records) > 1 else []), *facts]
 
 
-def _day(folder: Path) -> str | None:
+def day(folder: Path) -> str | None:
     """When a training began, as the name of its folder or of its experiment's says; of other names none."""
     for part in reversed(folder.absolute().parts):
         if found := re.fullmatch(r"(\d{4})(\d\d)(\d\d)-\d{6}-.*", part):
