@@ -146,6 +146,7 @@ def _logged(job: Work, signals: Sequence[signal.Signals]) -> dict[str, Any] | Po
 
 
 MOST_DEATHS = 5  # of the processes of one job, without a checkpoint between them
+SCARCE = 10.0  # seconds after which it is said that a cluster has no core that is free
 PATIENCE = 60.0  # seconds in which the process that trained before has to let go of the folder
 
 
@@ -158,8 +159,10 @@ def _run_on_cluster(
         tasks, path = cluster.Tasks(_work_on_cluster), cluster.search_path()
         waiting = {tasks.ask(job, job.folder.resolve(), path): job for job in jobs}
         deaths = {job.folder: _Deaths() for job in jobs}
-        say(f"on a cluster of {cluster.room()}")
         try:
+            cluster.ready(list(waiting), SCARCE)
+            if not any((job.folder / "log.txt").exists() for job in jobs):
+                say(f"waiting for a free core: the cluster has {cluster.room()}")
             while waiting:
                 for promise in cluster.ready(list(waiting), 1.0):
                     job, result = waiting.pop(promise), cluster.answer(promise)

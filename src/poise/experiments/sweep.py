@@ -16,6 +16,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,10 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from poise import envs
+from poise import cluster, envs
 from poise.checkpoint import CheckpointError, read_plain
 from poise.claim import claimed
-from poise.cluster import checked_address
 from poise.config import LAST_SEED, Config, ConfigError
 from poise.envs.checking import EnvFault
 from poise.errors import PoiseError, TrainingError
@@ -212,7 +212,7 @@ def execute_sweep(
     _check(env, config, options, num_trials, num_seeds, final_seeds, at_once)
     if study is not None and storage is None:
         raise ConfigError(f"study = {study!r}: is a name in a storage that is shared; add --storage URL")
-    checked_address(ray)
+    cluster.checked_address(ray)
     refuse_workers(options)
     require_optuna()
     found = envs.resolve(env, options.backend)
@@ -315,7 +315,7 @@ def read_plan(folder: Path, *, env: str | None = None) -> Plan:
 def _execute(plan: Plan, ray: str | None, file: TextOut) -> Sweep:
     begun = time.perf_counter()
     train = partial(run_jobs, ray=ray, say=partial(print, file=file, flush=True))
-    with claimed(plan.folder):
+    with claimed(plan.folder), nullcontext() if ray is None else cluster.joined(ray):
         ledger = plan.ledger()
         _announce(plan, file)
         try:
