@@ -413,7 +413,10 @@ def _best(tried: Sequence[Tried]) -> Tried | None:
 
 
 def _judge(plan: Plan, ledger: Ledger, train: Train, file: TextOut) -> dict[str, Any]:
-    """The best trial against the defaults, both on seeds that no trial had."""
+    """The best of the settings that were drawn against the defaults, both on seeds that no trial had.
+
+    Also where the defaults, which are trial 0, scored higher in the trials: that may be luck as well.
+    """
     tried = ledger.tried()
     elsewhere = [trial.number for trial in tried if trial.state == "running"]
     if elsewhere:
@@ -421,11 +424,12 @@ def _judge(plan: Plan, ledger: Ledger, train: Train, file: TextOut) -> dict[str,
             f"{len(elsewhere)} trials are being trained elsewhere and are left out of the judgement",
             file=file,
         )
-    winner = _best(tried)
-    if winner is None:
+    best = _best(tried)
+    if best is None:
         reasons = [trial.reason for trial in tried if trial.reason]
         said = f"; trial {tried[0].number}: {tried[0].reason}" if reasons and tried[0].reason else ""
         raise SweepError(f"{plan.folder}: none of {len(tried)} trials came to its end{said}")
+    winner = _best([trial for trial in tried if not plan.is_default(trial)]) or best
     jobs = plan.final("winner", applied(plan.config, plan.settings(winner)))
     alone = plan.is_default(winner)
     if not alone:
@@ -447,7 +451,7 @@ def _judge(plan: Plan, ledger: Ledger, train: Train, file: TextOut) -> dict[str,
         "status": "finished",
         "winner": {"trial": winner.number, "default": alone, "options": plan.settings(winner)},
         "scores": {side: _scored(records) for side, records in sides.items() if records},
-        **_verdict(winner.number, alone, sides),
+        **(_no_rival() if alone else _verdict(winner, None if winner is best else best, sides)),
         "command": sides["winner"][0].command() if sides["winner"] else None,
         "failed": {str(folder.relative_to(plan.folder)): why for folder, why in failed.items()},
         "elsewhere": elsewhere,
@@ -474,24 +478,33 @@ def _scored(records: Sequence[Record]) -> dict[str, Any]:
     return evaluation(np.array([record.summary["evaluation"]["mean"] for record in records], float))
 
 
-def _verdict(number: int, alone: bool, sides: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
-    """What may be said of the best trial and the defaults, and the figures behind it."""
-    winner = f"trial {number}"
-    if alone:
-        said = f"the winner is {DEFAULT} itself ({winner}): no other setting of the trials scored higher"
-        return {"pair": None, "beats": False, "sentence": said}
+def _no_rival() -> dict[str, Any]:
+    """What may be said where the defaults are alone."""
+    said = f"no winner: of the settings that were drawn none came to its end but {DEFAULT}"
+    return {"pair": None, "beats": False, "sentence": said}
+
+
+def _verdict(winner: Tried, ahead: Tried | None, sides: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
+    """What may be said of the best setting and the defaults, and the figures behind it.
+
+    ``ahead``: the trial of the defaults, where that scored higher.
+    """
+    name = f"trial {winner.number}"
     counts = {side: len(records) for side, records in sides.items()}
     if min(counts.values()) < FEWEST_FINAL:
-        side = min(counts, key=lambda name: counts[name])
-        said = f"no winner between {DEFAULT} and {winner}: {counts[side]} trainings of the {side} ended"
+        side = min(counts, key=lambda one: counts[one])
+        said = f"no winner between {DEFAULT} and {name}: {counts[side]} trainings of the {side} ended"
         return {"pair": None, "beats": False, "sentence": said}
-    labels = {"default": DEFAULT, "winner": winner}
+    labels = {"default": DEFAULT, "winner": name}
     settings = [dataclasses.replace(grouped(sides[side])[0], label=label) for side, label in labels.items()]
     (pair,) = compare_settings(settings)
     said = pair.sentence()
     if pair.winner is None:
         said += f"; as far as these seeds tell, {DEFAULT} is as good"
-    return {"pair": pair_as_json(pair), "beats": pair.winner == winner, "sentence": said}
+    if ahead is not None:
+        scores = f"{figure(ahead.score or 0.0)} against {figure(winner.score or 0.0)}"
+        said += f"; in the trials {DEFAULT} had scored higher ({scores})"
+    return {"pair": pair_as_json(pair), "beats": pair.winner == name, "sentence": said}
 
 
 def _write(plan: Plan, ledger: Ledger, summary: Mapping[str, Any], begun: float) -> dict[str, Any]:
@@ -574,5 +587,6 @@ def report_lines(summary: Mapping[str, Any]) -> list[str]:
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     total = summary["seconds"]["total"]
     ends = f"{len(states)} trials ({counts}) in {total:.1f} s"
-    again = [f"to train it: {summary['command']}"] if summary["command"] else []
+    trial = summary["winner"]["trial"]
+    again = [f"to train trial {trial}: {summary['command']}"] if summary["command"] else []
     return [*aligned(rows), "", *aligned(sides), "", summary["sentence"], *again, ends]
