@@ -80,7 +80,7 @@ def measure(out: Path) -> None:
                         "shards": shards,
                         "iteration": progress.iteration,
                         "out_bytes": _bytes(learner),
-                        "in_bytes": _bytes(answers),
+                        "in_bytes": _bytes(answers) + _bytes(progress.world),
                         "ray_ms": 1e3 * (progress.rollout_seconds - busiest),
                         "collect_ms": 1e3 * busiest,
                         "learn_ms": 1e3 * progress.learn_seconds,

@@ -234,8 +234,10 @@ def share(value: Any) -> Any:
 
 
 def ready(promises: Sequence[Any], seconds: float) -> list[Any]:
-    """Those that are kept by then; returns with the first."""
-    return _ray().wait(list(promises), timeout=seconds)[0]
+    """Those that are kept by then; returns with the first, and with what is there beside it."""
+    ray, promises = _ray(), list(promises)
+    kept, _ = ray.wait(promises, timeout=seconds)
+    return ray.wait(promises, num_returns=len(promises), timeout=0)[0] if kept else []
 
 
 def answer(promise: Any) -> Any:
