@@ -2,11 +2,15 @@ import dataclasses
 import io
 import json
 import shutil
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 import scipy.stats
 from PIL import Image
+from test_interrupts import alive_in_session
 
 from poise import run
 from poise.config import Config, ConfigError
@@ -342,6 +346,21 @@ def test_a_pool_that_is_left_begins_nothing_more(tmp_path):
     begun = [job for job in jobs if job.folder.exists()]
     assert len(begun) < 9
     assert all(status(job) == "finished" for job in begun)
+
+
+def test_the_processes_of_a_pool_end_with_it_when_it_is_killed(tmp_path):
+    arguments = ["train", "Pendulum-v1", "--seeds", "2", "--total-steps", "4M", "--no-evaluate", "--no-video"]
+    command = [sys.executable, "-m", "poise", *arguments, "--out", str(tmp_path)]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while len(list(tmp_path.glob("**/checkpoints"))) < 2 and time.monotonic() < until:
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    until = time.monotonic() + 10
+    while alive_in_session(process.pid) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not alive_in_session(process.pid)
 
 
 def status(job):

@@ -164,3 +164,46 @@ def test_where_the_system_does_not_count_memory_none_is_said(monkeypatch):
     assert recorder.peak_memory() > 1e7
     monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
     assert recorder.peak_memory() is None
+
+
+def test_a_training_that_is_left_is_stopped_and_goes_on_to_the_same_bits(tmp_path, finished):
+    options = Options(out=tmp_path, video=False)
+    (tmp_path / "run").mkdir()
+
+    def go_on():
+        return run.session("Reacher-v2", SMALL, options, folder=tmp_path / "run", file=io.StringIO())
+
+    training = go_on()
+    assert [next(training).steps for _ in range(2)] == [128, 256]
+    training.close()
+    assert run.status(tmp_path / "run") == "stopped"
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 256
+    training = go_on()
+    assert [progress.steps for progress in training] == [384, 512]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["status"] == "finished"
+    for name in ("parameters_sha256", "evaluation", "best"):
+        assert summary[name] == finished[0].summary[name]
+
+
+def test_an_interrupt_outside_of_an_iteration_is_kept_as_one_inside_is(tmp_path):
+    options = Options(out=tmp_path, video=False)
+    training = run.session("Reacher-v2", SMALL, options, folder=tmp_path / "run", file=io.StringIO())
+    (tmp_path / "run").mkdir()
+    steps = []
+
+    class Noisy:
+        """Ctrl-C between two iterations."""
+
+        def __next__(self):
+            if steps:
+                raise KeyboardInterrupt
+            steps.append(next(training).steps)
+
+        def throw(self, error):
+            training.throw(error)
+
+    with pytest.raises(KeyboardInterrupt):
+        run._to_its_end(Noisy())
+    assert run.status(tmp_path / "run") == "interrupted"
+    assert steps == [128]

@@ -241,11 +241,17 @@ def ready(promises: Sequence[Any], seconds: float) -> list[Any]:
 
 
 def answer(promise: Any) -> Any:
-    """What was promised, or ``Lost``. What its function raised is raised here."""
+    """What was promised, or ``Lost``. What its function raised is raised here.
+
+    Raises:
+        ClusterError: a machine of the cluster lacks a package or module that this one has.
+    """
     ray = _ray()
     try:
         return ray.get(promise)
-    except ray.exceptions.RayTaskError:
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ImportError):
+            raise ClusterError(f"a machine of the cluster lacks what this one has: {error.cause}") from error
         raise
     except ray.exceptions.RayError as error:
         return Lost(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")

@@ -234,7 +234,7 @@ class Workers:
         while waiting:
             if not said and time.monotonic() - since > SCARCE:
                 said = True
-                wanted = f"waiting for {len(self._workers)} workers, which need a core each"
+                wanted = f"waiting for {len(self._workers)} workers to begin, each on a core of its own"
                 print(f"{wanted}; the cluster has {cluster.room()}", file=self._file, flush=True)
             for promise, shard, result in self._answers(waiting):
                 if isinstance(result, cluster.Lost):

@@ -60,6 +60,10 @@ class Node:
                 command, env=environment, stdout=file, stderr=file, start_new_session=True, cwd=log.parent
             )
 
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
     def wait_until_up(self) -> None:
         until = time.monotonic() + PATIENCE
         while "runtime started" not in self._log.read_text():
@@ -137,10 +141,36 @@ def cluster(cores: int = 1) -> Iterator[Cluster]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-if __name__ == "__main__":
+def typed(arguments: list[str]) -> None:
+    """``ray`` as a page has it: ``start`` and ``stop`` of nodes that are known by the file ``$NODES``."""
+    known = Path(os.environ["NODES"])
+    match arguments:
+        case ["start", *options]:
+            settings = dict(os.environ)
+            settings.pop("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", None)
+            place = [f"--temp-dir={known.parent / 'r'}"] if "--head" in options else []
+            usual = [f"--node-ip-address={LOOPBACK}", f"--object-store-memory={2**27}", "--num-gpus=0"]
+            log = known.with_name(f"{len(known.read_text().split())}.log")
+            node = Node([*options, *place, *usual], settings, log)
+            with known.open("a") as file:
+                print(node.pid, file=file)
+            node.wait_until_up()
+        case ["stop"]:
+            for pid in map(int, known.read_text().split()):
+                kill([*below(pid), pid])
+        case _:
+            sys.argv[1:] = arguments
+            _ray()
+
+
+def _ray() -> None:
     import ray._private.services
     from ray.scripts.scripts import main
 
     ray._private.services.node_ip_address_from_perspective = lambda address=None: LOOPBACK
     sys.argv[0] = "ray"
     main()
+
+
+if __name__ == "__main__":
+    _ray()

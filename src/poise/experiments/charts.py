@@ -263,7 +263,7 @@ def draw_rungs(
     styles = {
         "finished": (SERIES[0], 0.45, 1.1, "came to its end"),
         "stopped": (FAINT, 0.7, 1.0, "stopped"),
-        "winner": (SERIES[1], 1.0, 2.0, "the winner"),
+        "winner": (SERIES[1], 1.0, 2.0, "the best setting drawn"),
     }
 
     def draw(axes: Any) -> None:
