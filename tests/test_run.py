@@ -3,6 +3,7 @@ import io
 import json
 import re
 import sys
+from collections.abc import Generator
 
 import numpy as np
 import pytest
@@ -192,16 +193,18 @@ def test_an_interrupt_outside_of_an_iteration_is_kept_as_one_inside_is(tmp_path)
     (tmp_path / "run").mkdir()
     steps = []
 
-    class Noisy:
+    class Noisy(Generator):
         """Ctrl-C between two iterations."""
 
-        def __next__(self):
+        def send(self, _):
             if steps:
                 raise KeyboardInterrupt
-            steps.append(next(training).steps)
+            progress = next(training)
+            steps.append(progress.steps)
+            return progress
 
         def throw(self, error):
-            training.throw(error)
+            return training.throw(error)
 
     with pytest.raises(KeyboardInterrupt):
         run._to_its_end(Noisy())
