@@ -9,8 +9,11 @@ import pytest
 
 from poise import cluster
 from poise.cluster import ClusterError, checked_address
-from poise.experiments.pool import _Deaths, _work_on_cluster
+from poise.config import Config
+from poise.experiments import pool
+from poise.experiments.pool import Job, _Deaths, _work_on_cluster
 from poise.janitor import at_work_in
+from poise.options import Options
 
 JANITOR = Path(cluster.__file__).with_name("janitor.py")
 
@@ -129,12 +132,14 @@ def state(pid):
         return "Z"
 
 
-def test_the_janitor_ends_what_has_a_file_open_in_the_folder_and_nothing_else(tmp_path):
+def test_the_janitor_ends_what_writes_in_the_folder_and_nothing_else(tmp_path):
     folder = tmp_path / "ray"
     folder.mkdir()
     code = "import sys; f = open(sys.argv[1], 'w'); print('open', flush=True); sys.stdin.read()"
-    inside, outside = python(code, folder / "log"), python(code, tmp_path / "log")
+    inside, outside = python(code, folder / "log"), python(code, tmp_path / "ray.log")
     assert inside.stdout.readline() == outside.stdout.readline() == "open\n"
+    reader = python(code.replace(", 'w'", ""), folder / "log")  # somebody who looks at it
+    assert reader.stdout.readline() == "open\n"
     janitor = subprocess.Popen([sys.executable, "-I", str(JANITOR), str(folder)], stdin=subprocess.PIPE)
     time.sleep(0.3)
     assert inside.poll() is None  # nothing before its input closes
@@ -142,8 +147,9 @@ def test_the_janitor_ends_what_has_a_file_open_in_the_folder_and_nothing_else(tm
     assert inside.wait(5) == -signal.SIGKILL
     assert not folder.exists()
     assert outside.poll() is None
-    inside.communicate()
-    outside.communicate()
+    assert reader.poll() is None
+    for process in (inside, outside, reader):
+        process.communicate()
 
 
 def test_each_process_of_a_cluster_takes_another_core():
@@ -161,19 +167,64 @@ def test_each_process_of_a_cluster_takes_another_core():
         process.communicate()
 
 
-def test_a_job_that_dies_without_a_checkpoint_is_given_up(tmp_path):
-    deaths = _Deaths()
-    assert [deaths.again(tmp_path) for _ in range(5)] == [True, True, True, True, False]
+def kept(run, steps):
+    """A checkpoint, made anew where there is one, as a training that begins does with its first."""
+    folder = run / "checkpoints" / f"{steps:012d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").write_text("")
 
 
-def test_a_job_that_dies_after_a_checkpoint_begins_again(tmp_path):
+def test_a_job_that_dies_again_and_again_before_its_first_checkpoint_is_given_up(tmp_path):
+    deaths, again = _Deaths(), []
+    for _ in range(5):
+        kept(tmp_path, 0)
+        again.append(deaths.again(tmp_path))
+    assert again == [True, True, True, True, False]
+
+
+def test_a_job_that_comes_further_each_time_begins_again(tmp_path):
     deaths = _Deaths()
     for step in range(12):
-        folder = tmp_path / "checkpoints" / str(step)
-        folder.mkdir(parents=True)
-        (folder / "manifest.json").write_text("")
-        os.utime(folder / "manifest.json", (step + 1, step + 1))
+        kept(tmp_path / str(step % 3), 100 + step)  # three seeds of a trial
         assert deaths.again(tmp_path)
+
+
+def test_that_no_core_is_free_is_said_once_and_again_after_something_was_heard(tmp_path, monkeypatch):
+    job = Job("Pendulum-v1", Config(), Options(), tmp_path)
+    said = []
+    monkeypatch.setattr(pool, "SCARCE", 0.1)
+    monkeypatch.setattr(cluster, "room", lambda: "2 cores, 0 of them free")
+    silence = pool._Silence(said.append)
+    silence.hear([], [job])
+    assert said == []
+    time.sleep(0.1)
+    silence.hear([], [job])
+    silence.hear([], [job])
+    assert said == ["waiting for a free core: the cluster has 2 cores, 0 of them free"]
+    silence.hear(["a result"], [job])
+    (tmp_path / "log.txt").write_text("")  # it has begun
+    time.sleep(0.1)
+    silence.hear([], [job])
+    assert len(said) == 1
+    silence.hear(["a result"], [job])
+    os.utime(tmp_path / "log.txt", (1, 1))  # of a start long ago
+    time.sleep(0.1)
+    silence.hear([], [job])
+    assert len(said) == 2
+
+
+def test_another_address_than_that_of_the_cluster_that_one_is_in_is_refused(monkeypatch):
+    class Ray:
+        is_initialized = staticmethod(lambda: True)
+        get_runtime_context = staticmethod(lambda: type("Context", (), {"gcs_address": "10.0.0.1:6379"}))
+
+    monkeypatch.setattr(cluster, "_ray", lambda: Ray)
+    for address in ("local", "auto", "10.0.0.1:6379"):
+        with cluster.joined(address):
+            pass
+    message = "ray = 'other:6379': this process is in the cluster at 10.0.0.1:6379 already"
+    with pytest.raises(ClusterError, match=message), cluster.joined("other:6379"):
+        pass
 
 
 def test_a_folder_that_is_not_shared_is_named(tmp_path):

@@ -21,7 +21,7 @@ from poise import run as run_module
 from poise.cli import main
 from poise.config import Config
 from poise.errors import TrainingError
-from poise.experiments import sweep, trial
+from poise.experiments import study, sweep, trial
 from poise.experiments.pool import PoolError
 from poise.experiments.study import Ledger, StudyError, Tried, score, thresholds
 from poise.experiments.sweep import SweepError, execute_sweep, proceed_sweep, read_plan, report_lines
@@ -315,11 +315,35 @@ def test_two_processes_share_a_storage_and_their_trials_are_counted_once(fake, t
         swept(tmp_path / "three", **(storage | {"num_trials": 11}))
 
 
+def test_a_sweep_whose_storage_is_gone_is_refused(fake, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = swept(tmp_path, storage="sqlite:///study.db", num_trials=3)
+    assert read_plan(done.folder).storage == f"sqlite:///{tmp_path / 'study.db'}"  # from any folder
+    assert (done.folder / "sweep.json").stat().st_mode & 0o077 == 0
+    (done.folder / "trials").mkdir(exist_ok=True)
+    (done.folder / "summary.json").unlink()
+    (tmp_path / "study.db").unlink()
+    with pytest.raises(StudyError, match="does not hold this sweep any more"):
+        proceed_sweep(done.folder, file=io.StringIO())
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:p@ss:w@host/db", "postgresql://me:***@host/db"),
+        ("mysql://host/db?user=me&password=secret&x=1", "mysql://host/db?user=me&password=***&x=1"),
+        ("sqlite:////tmp/a.db", "sqlite:////tmp/a.db"),
+    ],
+)
+def test_a_password_in_a_url_is_not_shown(url, shown):
+    assert study._shown(url) == shown
+
+
 def test_of_a_last_trial_that_was_taken_twice_one_is_left_out(fake, tmp_path):
     storage = {"storage": f"sqlite:///{tmp_path}/study.db", "num_trials": 3}
     done = swept(tmp_path, **storage)
     plan = read_plan(done.folder)
-    ledger = plan.ledger()
+    ledger = plan.ledger(begun=True)
     ledger._ask()
     assert ledger.take() == []
     assert len(ledger.tried()) == 3
@@ -384,7 +408,9 @@ def test_a_trial_is_stopped_at_the_rung_where_it_falls_behind(stopped):
     assert {(steps, state) for steps, state, _ in ends(folder).values()} == {(1024, "stopped")}
     assert len(ends(folder)) == 3
     assert f"stopped at step 960: {result.values[960]:.6g} < 0" in shown
-    assert read_result(folder) == result
+    config = make_trial(folder, (None,) * 7).config
+    assert read_result(folder, config) == result
+    assert read_result(folder, dataclasses.replace(config, seed=9)) is None  # of another setting
     for rung, value in result.values.items():  # from the tables, by hand
         means = []
         for seed in range(3):
@@ -439,8 +465,8 @@ def test_a_run_that_was_killed_when_it_was_stopped_gets_its_summary(stopped, tmp
 def test_a_damaged_result_is_refused(tmp_path):
     (tmp_path / "result.json").write_text('{"pruned": null, "scores": [], "values": {}, "seconds": 1}')
     with pytest.raises(trial.TrialError, match="is damaged"):
-        read_result(tmp_path)
-    assert read_result(tmp_path / "no") is None
+        read_result(tmp_path, Config())
+    assert read_result(tmp_path / "no", Config()) is None
 
 
 # --- the whole of it ---

@@ -145,7 +145,9 @@ TWO = Config(total_steps=256, num_envs=2, num_shards=2)
 def test_workers_that_die_again_and_again_end_the_training(spread, tmp_path, monkeypatch):
     (tmp_path / "dying.py").write_text(ENV.format(name="Dying", what="os._exit(1)"))
     monkeypatch.syspath_prepend(tmp_path)  # where workers look as well
-    with pytest.raises(WorkerError, match="workers died 6 times in a row; the last: ActorDiedError"):
+    with pytest.raises(
+        WorkerError, match="workers of one shard died 6 times in a row; the last: ActorDiedError"
+    ):
         next(iterations(TWO, spread(1, TWO, "dying:Dying")))
 
 
@@ -191,3 +193,11 @@ def test_what_cannot_be_spread_is_refused():
     with pytest.raises(ConfigError, match="ray = 'local': has no effect on one training without --workers"):
         check_workers(Options(), Config(), "mujoco", "local")
     check_workers(Options(workers=2), Config(num_shards=2), "mujoco", "auto")
+
+
+def test_many_workers_that_die_together_are_no_reason_to_give_up(spread, monkeypatch):
+    monkeypatch.setattr(cluster, "ready", lambda promises, _: promises)
+    world = spread(3)
+    died = [world._renew(worker, cluster.Lost("")) for worker in (*world._workers, *world._workers[:0])]
+    assert [len(shards) for shards in died] == [1, 1, 1]
+    assert set(world._deaths.values()) == {1}

@@ -9,6 +9,7 @@ import importlib
 import ipaddress
 import logging
 import os
+import random
 import re
 import secrets
 import signal
@@ -58,23 +59,36 @@ def checked_address(address: str | None) -> str | None:
     )
 
 
+def typed(address: str | None) -> str:
+    """The option as it is typed, with a space before it; nothing where there is no cluster."""
+    return "" if address is None else " --ray" if address == LOCAL else f" --ray {address}"
+
+
+_joined: str | None = None  # the address at which this process joined a cluster by ``joined``
+
+
 @contextlib.contextmanager
 def joined(address: str, *, processes: int | None = None) -> Iterator[None]:
     """Within, this process is one of a Ray cluster: of the one at ``address``, or of a local one.
 
-    ``processes``: how many a local one has to have room for; None: one a core. Where this process
-    is in a cluster already, nothing is done.
+    ``processes``: how many a local one has to have room for; None: one a core. Where this process is in
+    that cluster already, or in any and none is named by HOST:PORT, it stays there.
 
     Raises:
-        ClusterError: Ray is not installed, or no cluster answers.
+        ClusterError: Ray is not installed, no cluster answers, or this process is in another one.
     """
+    global _joined
     checked_address(address)
     with _environment(_LOCAL_SETTINGS if address == LOCAL else _SETTINGS):
         ray = _ray()
         if ray.is_initialized():
+            where = ray.get_runtime_context().gcs_address
+            if address not in (LOCAL, "auto", _joined, where):
+                raise ClusterError(f"ray = {address!r}: this process is in the cluster at {where} already")
             yield
             return
         with contextlib.ExitStack() as stack:
+            stack.enter_context(_silenced())
             if address == LOCAL:
                 folder = stack.enter_context(_private_folder())
                 stack.callback(ray.shutdown)
@@ -82,7 +96,11 @@ def joined(address: str, *, processes: int | None = None) -> Iterator[None]:
             else:
                 stack.callback(ray.shutdown)
                 _join(address)
-            yield
+            _joined = address
+            try:
+                yield
+            finally:
+                _joined = None
 
 
 _SETTINGS = {
@@ -116,11 +134,21 @@ def _ray() -> Any:
         raise ClusterError(
             "ray is not installed: python3 -m uv sync --extra cluster, or pip install 'poise[cluster]'"
         ) from error
-    # of what its processes run into it tells people on standard output, which may be read by a program;
-    # there is no setting for that, and what matters is told by those who ask
-    inner: Any = importlib.import_module("ray._private.worker")
-    inner.print_to_stdstream = lambda *_, **__: None
     return ray
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """Keeps Ray from telling of dead processes on standard output, which a program may read.
+
+    There is no setting for that. What matters of it is told by those who asked for the process.
+    """
+    inner: Any = importlib.import_module("ray._private.worker")
+    before, inner.print_to_stdstream = inner.print_to_stdstream, lambda *_, **__: None
+    try:
+        yield
+    finally:
+        inner.print_to_stdstream = before
 
 
 @contextlib.contextmanager
@@ -254,7 +282,9 @@ def answer(promise: Any) -> Any:
             raise ClusterError(f"a machine of the cluster lacks what this one has: {error.cause}") from error
         raise
     except ray.exceptions.RayError as error:
-        return Lost(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
+        first, *others = str(error).strip().splitlines()
+        said = others[-1] if others and "creation task" in first else first  # what its making raised
+        return Lost(f"{type(error).__name__}: {said}")
 
 
 def interrupt(promises: Sequence[Any]) -> None:
@@ -286,7 +316,8 @@ def _take_core() -> None:
     global _core
     if _core is not None or not hasattr(os, "sched_setaffinity"):
         return
-    for core in sorted(os.sched_getaffinity(0)):
+    # in any order: containers on one machine do not see each other's claims
+    for core in random.sample(cores := sorted(os.sched_getaffinity(0)), len(cores)):
         claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             claim.bind(f"{_CLAIM}-{os.getuid()}-{core}")

@@ -1,13 +1,14 @@
 """A program that waits until the process that started it is done with a local Ray, or is gone.
 
 Then it ends what is left of that Ray and removes its folder. So nothing stays where the process was killed,
-which could not clear up behind itself. It is given the folder, in which all processes of that Ray have their
-logs open; when its standard input closes, the time has come.
+which could not clear up behind itself. It is given the folder, in which all processes of that Ray write
+their logs; when its standard input closes, the time has come.
 """
 
 import os
 import shutil
 import signal
+import stat
 import sys
 import time
 from pathlib import Path
@@ -16,15 +17,21 @@ PATIENCE = 5.0  # seconds for processes to be gone
 
 
 def at_work_in(folder: str) -> list[int]:
-    """Processes of this user that have a file open there; none where the system does not show it."""
+    """Processes of this user that write a file there; none where the system does not show it."""
     found = []
     for files in Path("/proc").glob("[0-9]*/fd"):
         try:
-            if any(os.readlink(file).startswith(folder) for file in files.iterdir()):
+            own = files.stat().st_uid == os.getuid()
+            if own and any(_is_written(file, folder) for file in files.iterdir()):
                 found.append(int(files.parent.name))
         except OSError:  # another user's, or one that has just ended
             continue
     return found
+
+
+def _is_written(file: Path, folder: str) -> bool:
+    """Whether an open file lies there, and is not only read."""
+    return os.readlink(file).startswith(folder + "/") and bool(file.lstat().st_mode & stat.S_IWUSR)
 
 
 def main() -> None:

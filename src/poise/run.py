@@ -248,7 +248,7 @@ def execute(
 def execute_or_proceed(
     env: str, config: Config, options: Options, *, folder: Path, guard: Guard | None = None, file: TextOut
 ) -> Run:
-    """``execute`` into ``folder``, or what is left of it where that holds the same training, unfinished."""
+    """``execute`` into ``folder``, or what is left of it where that holds the same training."""
     return _to_its_end(session(env, config, options, folder=folder, guard=guard, file=file))
 
 
@@ -269,7 +269,10 @@ def session(
         _, chosen = _past(training, manifest, kept)
         wanted = found.id, found.backend, config.settled(manifest.spec)
         same = (manifest.env, manifest.backend, manifest.config) == wanted
-        if same and chosen == dataclasses.replace(options, out=chosen.out) and status(folder) != "finished":
+        same = same and chosen == dataclasses.replace(options, out=chosen.out)
+        if same and status(folder) == "finished":
+            return Run(folder, json.loads(read_plain(folder / "summary.json", 2**20)), None)
+        if same:
             again = partial(_proceeding, folder, env=found.id, guard=guard or Guard(), file=file)
             return (yield from again())
     except (ValueError, CheckpointError):  # nothing there, or nothing usable
@@ -479,10 +482,9 @@ def _session(
         if resumed is None:
             if folder is None:
                 folder = new_folder(options.out, found.id, str(config.seed))
-            else:
-                _empty(folder)
-            (folder / "checkpoints").mkdir(parents=True)
             stack.enter_context(claimed(folder))
+            _empty(folder)
+            (folder / "checkpoints").mkdir()
         assert folder is not None
         stack.enter_context(_disk_errors(folder))
         if resumed is not None:
@@ -580,7 +582,8 @@ def _react(
         recorder.save()
         if isinstance(error, KeyboardInterrupt):
             print(
-                f"interrupted at step {recorder.steps:,}; to go on: poise resume {folder}",
+                f"interrupted at step {recorder.steps:,}; to go on: "
+                f"poise resume {folder}{cluster.typed(job.ray)}",
                 file=file,
                 flush=True,
             )

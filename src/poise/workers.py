@@ -29,7 +29,7 @@ from poise.streams import TextOut
 from poise.types import Rollout
 from poise.update import template
 
-MOST_DEATHS = 5  # in a row, without a shard that was collected between them
+MOST_DEATHS = 5  # of the workers of one shard, without a rollout of it between them
 SCARCE = 10.0  # seconds after which it is said that a cluster has no core for a worker
 PATIENCE = 30.0  # seconds after which the shards of a dead worker go to those that live
 
@@ -45,7 +45,7 @@ class _Begun(NamedTuple):
 
     spec: Spec
     backend: str
-    exact: bool  # whether it is where its snapshot was
+    world: dict[str, Any] | None  # where it is, if that is not where its snapshot was
     fingerprint: str
 
 
@@ -103,7 +103,7 @@ class _Worker:
             )
             self._parts[shard.index] = part = HostCollector(env, self._config, shard)
             exact = world is None or part.restore(world)
-            return _Begun(env.spec, env.backend, exact, fingerprint())
+            return _Begun(env.spec, env.backend, None if exact else part.snapshot(), fingerprint())
         except PoiseError as error:
             return error
 
@@ -157,23 +157,22 @@ class Workers:
         self._shards = shards(config)
         self._worlds: list[dict[str, Any] | None] = [None] * len(self._shards)
         self._notes: list[str] = []
-        self._deaths = 0
-        self._exact = True
+        self._deaths = dict.fromkeys(range(len(self._shards)), 0)
+        self._no_core = -PATIENCE  # when a replacement last found none
+        self._foreign = False  # whether a worker has another processor or other versions
         self._workers = [cluster.Process(_Worker, *self._arguments) for _ in range(options.workers)]
         self._home = {shard.index: self._workers[shard.index % options.workers] for shard in self._shards}
-        begun = self._begin(self._shards)
+        try:
+            begun = self._begin(self._shards)
+        except BaseException:  # raised again
+            self.close()
+            raise
         self.spec, self.num_envs = begun[0].spec, config.shape[1]
         count = f"{len(self._shards)} shards on {options.workers} worker{'s' * (options.workers > 1)}"
         self.backend = f"{begun[0].backend}, {count}"
-        if any(one.fingerprint != fingerprint() for one in begun.values()):
-            print(
-                "a worker has another processor or other versions: the last bits are not this machine's",
-                file=file,
-                flush=True,
-            )
 
     def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
-        self._notes, self._exact = [], True
+        exact = True
         arrays = {n: np.asarray(a) for n, a in named({"policy": policy, "normalizer": normalizer}).items()}
         parameters = cluster.share(arrays)
         done: dict[int, dict[str, Any]] = {}
@@ -185,27 +184,28 @@ class Workers:
         while waiting:
             for promise, shard, result in self._answers(waiting):
                 if isinstance(result, cluster.Lost):
-                    moved = self._replace(self._home[shard.index], result)
+                    begun = self._begin(self._renew(self._home[shard.index], result))
+                    exact = exact and all(one.world is None for one in begun.values())
+                    moved = [s for s in self._shards if s.index in begun]
                     waiting = {p: s for p, s in waiting.items() if s not in moved}
                     waiting |= {ask(s): s for s in moved if s.index not in done}
                     break
                 del waiting[promise]
                 done[shard.index], self._worlds[shard.index] = result, result.pop("world")
-                self._deaths = 0
+                self._deaths[shard.index] = 0
         parts = [_unpacked(done[shard.index]) for shard in self._shards]
         seconds = dict.fromkeys(map(id, self._workers), 0.0)
         for shard, each in zip(self._shards, parts, strict=True):
             seconds[id(self._home[shard.index])] += each.physics_seconds or 0.0
-        return merged(parts)._replace(
-            physics_seconds=max(seconds.values()), notes=tuple(self._notes), exact=self._exact
-        )
+        notes, self._notes = tuple(self._notes), []
+        return merged(parts)._replace(physics_seconds=max(seconds.values()), notes=notes, exact=exact)
 
     def snapshot(self) -> dict[str, Any] | None:
         return joined_worlds(self._worlds)
 
     def restore(self, arrays: Mapping[str, Any]) -> bool:
         self._worlds = list(parted_worlds(arrays, len(self._shards)))
-        return all(one.exact for one in self._begin(self._shards).values())
+        return all(one.world is None for one in self._begin(self._shards).values())
 
     def close(self) -> None:
         for worker in self._workers:
@@ -244,36 +244,49 @@ class Workers:
                     break
                 del waiting[promise]
                 begun[shard.index] = result
+                self._worlds[shard.index] = result.world or self._worlds[shard.index]
+                self._compare(result.fingerprint)
         return begun
+
+    def _compare(self, theirs: str) -> None:
+        """Says once that a worker is not as this machine is."""
+        if theirs != fingerprint() and not self._foreign:
+            self._foreign = True
+            said = "a worker has another processor or other versions: the last bits are not this machine's"
+            print(said, file=self._file, flush=True)
 
     def _ask_to_begin(self, shard: Shard) -> Any:
         return self._home[shard.index].ask("begin", shard, self._worlds[shard.index])
-
-    def _replace(self, dead: cluster.Process, why: cluster.Lost) -> list[Shard]:
-        """The shards that live elsewhere now, each where it was."""
-        begun = self._begin(self._renew(dead, why))
-        self._exact &= all(one.exact for one in begun.values())
-        return [shard for shard in self._shards if shard.index in begun]
 
     def _renew(self, dead: cluster.Process, why: cluster.Lost) -> list[Shard]:
         """A new process in the place of ``dead``; where the cluster has no core for one, one that lives.
 
         Returns the shards that are to begin there.
         """
-        self._deaths += 1
-        if self._deaths > MOST_DEATHS:
-            raise WorkerError(f"workers died {self._deaths} times in a row; the last: {why.why}")
+        moved = [shard for shard in self._shards if self._home[shard.index] is dead]
+        for shard in moved:
+            self._deaths[shard.index] += 1
+        if max(self._deaths.values()) > MOST_DEATHS:
+            often = max(self._deaths.values())
+            raise WorkerError(f"workers of one shard died {often} times in a row; the last: {why.why}")
         dead.kill()
         place = self._workers.index(dead)
         fresh = cluster.Process(_Worker, *self._arguments)
         others = [worker for worker in self._workers if worker is not dead]
-        if not others or cluster.ready([fresh.ask("pid")], PATIENCE):
+        if not others or self._has_core(fresh):
             self._workers[place] = fresh
             self._notes.append("a worker died; another took its place")
         else:
             fresh.kill()
             self._workers, fresh = others, others[place % len(others)]
             self._notes.append(f"a worker died, and there is no core for another; {len(others)} go on")
-        moved = [shard for shard in self._shards if self._home[shard.index] is dead]
         self._home |= {shard.index: fresh for shard in moved}
         return moved
+
+    def _has_core(self, fresh: cluster.Process) -> bool:
+        """Whether a new process answers in time. Where one found no core, the next do not wait as long."""
+        recently = time.monotonic() - self._no_core < PATIENCE
+        if cluster.ready([fresh.ask("pid")], 1.0 if recently else PATIENCE):
+            return True
+        self._no_core = time.monotonic()
+        return False

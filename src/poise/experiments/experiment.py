@@ -22,7 +22,7 @@ from jaxtyping import Float
 
 from poise import envs
 from poise.checkpoint import CheckpointError, read_plain
-from poise.cluster import checked_address
+from poise.cluster import checked_address, typed
 from poise.config import LAST_SEED, Config, ConfigError
 from poise.diagnosis import diagnose
 from poise.errors import PoiseError
@@ -44,6 +44,7 @@ from poise.machine import versions
 from poise.options import Options
 from poise.presets import PRESETS
 from poise.run import EXPERIMENT, new_folder, status
+from poise.sharding import refuse_native_shards
 from poise.streams import TextOut
 
 COLUMNS = ("env", "seed", "kind", "steps", "return", "seconds")
@@ -140,6 +141,8 @@ def execute_experiment(
     refuse_workers(options)
     checked_address(ray)
     found = tuple(envs.resolve(id, options.backend) for id in ids)
+    if any(f.backend == "native" for f in found):
+        refuse_native_shards(config)
     if len({_slug(f.id) for f in found}) < len(found):
         raise ConfigError(f"envs = {' '.join(ids)}: one of them is named twice")
     for note in (f.note for f in found if f.note):
@@ -265,7 +268,7 @@ def _run(
             sick = [finding.rule for finding in diagnose(job.folder)]
             print(f"{name(job)}: {', '.join([outcome, seconds, *sick])}", file=file, flush=True)
     except KeyboardInterrupt:
-        print(f"interrupted; to go on: poise resume {folder}", file=file, flush=True)
+        print(f"interrupted; to go on: poise resume {folder}{typed(ray)}", file=file, flush=True)
         raise
     return done
 

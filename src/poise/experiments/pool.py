@@ -6,7 +6,7 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from poise import cluster
+from poise.checkpoint import checkpoints
 from poise.claim import ClaimError
 from poise.config import Config
 from poise.cores import num_cores
@@ -159,12 +160,12 @@ def _run_on_cluster(
         tasks, path = cluster.Tasks(_work_on_cluster), cluster.search_path()
         waiting = {tasks.ask(job, job.folder.resolve(), path): job for job in jobs}
         deaths = {job.folder: _Deaths() for job in jobs}
+        silence = _Silence(say)
         try:
-            cluster.ready(list(waiting), SCARCE)
-            if not any((job.folder / "log.txt").exists() for job in jobs):
-                say(f"waiting for a free core: the cluster has {cluster.room()}")
             while waiting:
-                for promise in cluster.ready(list(waiting), 1.0):
+                kept = cluster.ready(list(waiting), 1.0)
+                silence.hear(kept, waiting.values())
+                for promise in kept:
                     job, result = waiting.pop(promise), cluster.answer(promise)
                     if not isinstance(result, cluster.Lost):
                         yield job, result
@@ -174,7 +175,7 @@ def _run_on_cluster(
                     else:
                         often = f"its process was lost {MOST_DEATHS} times in a row"
                         yield job, PoolError(f"{often}: {result.why}")
-        except KeyboardInterrupt:
+        except BaseException:  # raised again: whatever ends this, each saves what it has done
             cluster.interrupt(list(waiting))
             until = time.monotonic() + 2 * GRACE
             while waiting and time.monotonic() < until:
@@ -183,16 +184,36 @@ def _run_on_cluster(
             raise
 
 
+class _Silence:
+    """Says once, of each time that nothing is heard, that there is no core for any of the jobs."""
+
+    def __init__(self, say: Callable[[str], None]):
+        self._say, self._since, self._wall, self._said = say, time.monotonic(), time.time(), False
+
+    def hear(self, kept: Sequence[Any], jobs: Iterable[Work]) -> None:
+        """``kept``: what has ended meanwhile; ``jobs``: what is to be trained."""
+        if kept:
+            self._since, self._wall, self._said = time.monotonic(), time.time(), False
+            return
+        if self._said or time.monotonic() - self._since < SCARCE:
+            return
+        self._said = True
+        logs = [job.folder / "log.txt" for job in jobs]
+        if not any(log.exists() and log.stat().st_mtime > self._wall - 2 * SCARCE for log in logs):
+            self._say(f"waiting for a free core: the cluster has {cluster.room()}")
+
+
 class _Deaths:
     """Of the processes of one job."""
 
     def __init__(self) -> None:
-        self._count, self._kept = 0, 0.0
+        self._count, self._steps = 0, 0
 
     def again(self, folder: Path) -> bool:
-        """Whether to begin once more after another one: there is a checkpoint since, or few deaths."""
-        kept = max((path.stat().st_mtime for path in folder.glob("**/manifest.json")), default=0.0)
-        self._count, self._kept = 1 if kept > self._kept else self._count + 1, kept
+        """Whether to begin once more after another one: it has come further since, or they are few."""
+        runs = {path.parent for path in folder.glob("**/checkpoints")}
+        steps = sum(int(kept[0].name) for run in runs if (kept := checkpoints(run)))
+        self._count, self._steps = 1 if steps > self._steps else self._count + 1, steps
         return self._count < MOST_DEATHS
 
 

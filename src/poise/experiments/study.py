@@ -94,6 +94,7 @@ class Ledger:
         place: the journal's file, or the URL of a storage that several processes share.
         name: of the study.
         owner: of the trials that this process trains.
+        begun: whether the study has to be there already.
         plan: what decides the trials; who shares a storage has to have the same.
 
     Raises:
@@ -112,12 +113,13 @@ class Ledger:
         num_trials: int,
         at_once: int,
         rungs: Sequence[int],
+        begun: bool = False,
     ):
         self._optuna, self._place, self._owner = _optuna(), place, owner
         self._space, self._seed, self._rungs = space, seed, tuple(rungs)
         self._num_trials, self._at_once = num_trials, at_once
         self._distributions = {d.label: self._distribution(d) for d in space}
-        self._storage, self._study = self._told(lambda: self._open(name))
+        self._storage, self._study = self._told(lambda: self._open(name, begun))
         self._study_id = self._told(lambda: self._storage.get_study_id_from_name(name))
         known = self._told(lambda: self._study.user_attrs)
         if "plan" not in known and not self._frozen():
@@ -168,7 +170,10 @@ class Ledger:
         The first is the defaults, as far as the space holds them.
         """
         optuna = self._optuna
-        seed = int(np.random.SeedSequence((self._seed, number)).generate_state(1)[0])
+        entropy = (self._seed, number)
+        if isinstance(self._place, str):  # two processes of a shared storage may see the same trials
+            entropy = (*entropy, int(self._owner, 16))
+        seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
         sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
         copy = optuna.create_study(direction="maximize", sampler=sampler)
         for trial in trials:
@@ -254,7 +259,7 @@ class Ledger:
         kind = made.IntDistribution if dimension.whole else made.FloatDistribution
         return kind(low, high, log=dimension.scale != "linear")
 
-    def _open(self, name: str) -> tuple[Any, Any]:
+    def _open(self, name: str, begun: bool) -> tuple[Any, Any]:
         optuna = self._optuna
         if isinstance(self._place, Path):
             _mend(self._place)
@@ -265,6 +270,11 @@ class Ledger:
         else:
             storage = _connected(optuna, self._place)
         sampler = optuna.samplers.RandomSampler()  # draws nothing: copies of the study do
+        if begun:
+            try:
+                return storage, optuna.load_study(storage=storage, study_name=name, sampler=sampler)
+            except KeyError as error:
+                raise StudyError(f"{_shown(self._place)}: does not hold this sweep any more") from error
         study = optuna.create_study(
             storage=storage, study_name=name, direction="maximize", sampler=sampler, load_if_exists=True
         )
@@ -335,7 +345,8 @@ def _shown(place: Path | str) -> str:
     """Without a password."""
     import re
 
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", str(place))
+    masked = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", str(place))
+    return re.sub(r"(?i)(passw(?:or)?d=)[^&]*", r"\1***", masked)
 
 
 def _first_difference(theirs: Any, mine: Mapping[str, Any]) -> str:

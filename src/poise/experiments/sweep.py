@@ -46,6 +46,7 @@ from poise.options import Options
 from poise.presets import PRESETS
 from poise.records import Record, read_record
 from poise.run import SWEEP, new_folder, status
+from poise.sharding import refuse_native_shards
 from poise.streams import TextOut
 
 FEWEST_SEEDS, FEWEST_FINAL = 3, 2
@@ -154,7 +155,7 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         return {**self.decisive(), "storage": self.storage, "study": self.study, "owner": self.owner}
 
-    def ledger(self) -> Ledger:
+    def ledger(self, *, begun: bool) -> Ledger:
         """
         Raises:
             StudyError: Optuna is not installed, or the storage cannot be used.
@@ -169,6 +170,7 @@ class Plan:
             num_trials=self.num_trials,
             at_once=self.at_once,
             rungs=self.rungs,
+            begun=begun,
         )
 
 
@@ -224,6 +226,10 @@ def execute_sweep(
         base, space = make_space(search, config, world.spec)
     finally:
         world.close()
+    if found.backend == "native":
+        refuse_native_shards(base)
+        if any(dimension.name == "num_shards" for dimension in space):
+            raise ConfigError("search = 'num-shards': backend native has no shards")
     plan = Plan(
         new_folder(options.out, found.id, "sweep"),
         found,
@@ -235,14 +241,20 @@ def execute_sweep(
         final_seeds,
         at_once,
         prune,
-        storage,
+        None if storage is None else _absolute(storage),
         study or found.id,
         new_owner(),
     )
-    path = plan.folder / SWEEP
-    path.touch(mode=0o600 if storage else 0o666)  # the URL may hold a password
-    path.write_text(json.dumps(plan.to_dict(), indent=2) + "\n")
+    # the URL of a storage may hold a password
+    write_text(plan.folder / SWEEP, json.dumps(plan.to_dict(), indent=2) + "\n", private=storage is not None)
     return _execute(plan, ray, file)
+
+
+def _absolute(storage: str) -> str:
+    """The URL, of a file of SQLite with its whole path: a sweep can be resumed from another folder."""
+    kind, slashes, path = storage.partition(":///")
+    relative = kind.startswith("sqlite") and slashes and path and not path.startswith(("/", ":"))
+    return f"{kind}:///{Path(path).absolute()}" if relative else storage
 
 
 def _check(
@@ -275,7 +287,7 @@ def proceed_sweep(folder: Path, *, env: str | None = None, ray: str | None = Non
     if status(folder) == "finished":
         raise SweepError(f"{folder}: this sweep is finished; poise report {folder} shows it")
     plan = read_plan(folder, env=env)
-    return _execute(plan, ray, file)
+    return _execute(plan, ray, file, begun=(folder / "trials").exists())
 
 
 def read_plan(folder: Path, *, env: str | None = None) -> Plan:
@@ -312,21 +324,23 @@ def read_plan(folder: Path, *, env: str | None = None) -> Plan:
     return Plan(folder, found, config, options, space, trials, seeds, final, at_once, *shared)
 
 
-def _execute(plan: Plan, ray: str | None, file: TextOut) -> Sweep:
-    begun = time.perf_counter()
+def _execute(plan: Plan, ray: str | None, file: TextOut, *, begun: bool = False) -> Sweep:
+    """``begun``: whether there are trials already, and so a study."""
+    since = time.perf_counter()
     train = partial(run_jobs, ray=ray, say=partial(print, file=file, flush=True))
     with claimed(plan.folder), nullcontext() if ray is None else cluster.joined(ray):
-        ledger = plan.ledger()
+        ledger = plan.ledger(begun=begun)
         _announce(plan, file)
         try:
             while batch := ledger.take():
                 _train(plan, ledger, batch, train, file)
-                _write(plan, ledger, {"status": "unfinished"}, begun)
+                _write(plan, ledger, {"status": "unfinished"}, since)
             summary = _judge(plan, ledger, train, file)
         except KeyboardInterrupt:
-            print(f"interrupted; to go on: poise resume {plan.folder}", file=file, flush=True)
+            again = f"poise resume {plan.folder}{cluster.typed(ray)}"
+            print(f"interrupted; to go on: {again}", file=file, flush=True)
             raise
-        told = _write(plan, ledger, summary, begun)
+        told = _write(plan, ledger, summary, since)
         print(f"the report: {write_page(plan.folder)}", file=file, flush=True)
         return Sweep(plan.folder, told)
     raise AssertionError
@@ -364,7 +378,7 @@ def _train(plan: Plan, ledger: Ledger, batch: Sequence[Tried], train: Train, fil
             results[trial.number] = str(error)
             print(f"trial {trial.number} of {plan.num_trials} cannot be: {error}", file=file, flush=True)
             continue
-        if (known := read_result(job.folder)) is not None:
+        if (known := read_result(job.folder, job.config)) is not None:
             results[trial.number] = known
         else:
             jobs[job.folder] = trial.number

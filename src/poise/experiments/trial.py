@@ -65,8 +65,8 @@ class Result:
         return cls(None if pruned is None else int(pruned), scores, values, seconds)
 
 
-def read_result(folder: Path) -> Result | None:
-    """Of a trial that has ended; None of another.
+def read_result(folder: Path, config: Config) -> Result | None:
+    """Of a trial with this configuration that has ended; None of another.
 
     Raises:
         TrialError: the file is damaged.
@@ -75,9 +75,14 @@ def read_result(folder: Path) -> Result | None:
     if not path.exists():
         return None
     try:
-        return Result.from_dict(json.loads(read_plain(path, 2**20)))
+        data = json.loads(read_plain(path, 2**20))
+        return Result.from_dict(data) if data["config"] == _as_json(config) else None
     except (CheckpointError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TrialError(f"{path}: is damaged: {error!r:.200}") from error
+
+
+def _as_json(config: Config) -> Any:
+    return json.loads(json.dumps(config.to_dict()))
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,8 @@ class Trial:
                 for seed in seeds:
                     seed.stop(pruned)
         result = Result(pruned, scores, values, time.perf_counter() - begun).to_dict()
-        write_text(self.folder / RESULT, json.dumps(result, indent=2) + "\n")
+        kept = {**result, "config": _as_json(self.config)}
+        write_text(self.folder / RESULT, json.dumps(kept, indent=2) + "\n")
         return result
 
     def _climb(self, seeds: Sequence["_Seed"], file: TextOut) -> tuple[int | None, dict[int, float]]:
