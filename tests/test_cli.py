@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from poise import cli
 from poise.cli import main
 from poise.experiments import experiment, reproduce
 
@@ -320,3 +321,13 @@ def test_every_poise_command_in_the_readme_is_understood(capsys, tmp_path):
         assert code == 0
         for option in (w for w in words[1:] if w.startswith("--")):
             assert option in out
+
+
+@pytest.mark.parametrize(("number", "code"), [(None, 130), (2, 130), (15, 143)])
+def test_the_exit_code_of_an_interrupt_is_that_of_the_signal_that_was_heard(number, code, monkeypatch):
+    def interrupted(arguments, guard):
+        guard.number = number
+        raise KeyboardInterrupt  # as a library raises it in the midst of its own work
+
+    monkeypatch.setattr(cli, "_run", interrupted)
+    assert main(["envs"]) == code

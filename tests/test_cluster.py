@@ -12,10 +12,8 @@ from poise.cluster import ClusterError, checked_address
 from poise.config import Config
 from poise.experiments import pool
 from poise.experiments.pool import Job, _Deaths, _work_on_cluster
-from poise.janitor import at_work_in
+from poise.keeper import at_work_in, clear
 from poise.options import Options
-
-JANITOR = Path(cluster.__file__).with_name("janitor.py")
 
 
 def python(code, *arguments, **more):
@@ -99,10 +97,10 @@ def test_a_local_ray_is_private_and_gone_at_the_end(killed):
     pid, answer = driver.stdout.readline().split()
     assert answer == "7"
     pids = nodes.below(int(pid))
-    assert len(pids) >= 4
+    assert len(pids) >= 5  # the keeper, and what it started
     (folder,) = [f for f in Path("/tmp").glob("poise-ray-*") if int(pid) in at_work_in(str(f))]
     assert folder.stat().st_mode & 0o777 == 0o700
-    places = listening(pids)
+    places = listening([*pids, int(pid)])
     loopback = {"0100007F", "0000000000000000FFFF00000100007F"}
     assert len(places) >= 3
     assert set(places) <= loopback
@@ -132,24 +130,34 @@ def state(pid):
         return "Z"
 
 
-def test_the_janitor_ends_what_writes_in_the_folder_and_nothing_else(tmp_path):
+def test_what_writes_in_the_folder_is_ended_and_nothing_else(tmp_path):
     folder = tmp_path / "ray"
     folder.mkdir()
     code = "import sys; f = open(sys.argv[1], 'w'); print('open', flush=True); sys.stdin.read()"
-    inside, outside = python(code, folder / "log"), python(code, tmp_path / "ray.log")
-    assert inside.stdout.readline() == outside.stdout.readline() == "open\n"
+    inside, spared = python(code, folder / "log"), python(code, folder / "log2")
+    outside = python(code, tmp_path / "ray.log")
+    assert inside.stdout.readline() == outside.stdout.readline() == spared.stdout.readline() == "open\n"
     reader = python(code.replace(", 'w'", ""), folder / "log")  # somebody who looks at it
     assert reader.stdout.readline() == "open\n"
-    janitor = subprocess.Popen([sys.executable, "-I", str(JANITOR), str(folder)], stdin=subprocess.PIPE)
-    time.sleep(0.3)
-    assert inside.poll() is None  # nothing before its input closes
-    janitor.communicate()
+    clear(str(folder), {spared.pid})
     assert inside.wait(5) == -signal.SIGKILL
     assert not folder.exists()
-    assert outside.poll() is None
-    assert reader.poll() is None
-    for process in (inside, outside, reader):
+    for process in (outside, reader, spared):
+        assert process.poll() is None
         process.communicate()
+    inside.communicate()
+
+
+def test_a_ray_that_does_not_start_is_said_in_a_line(monkeypatch):
+    monkeypatch.setattr(cluster, "_MEMORY", 1)  # byte
+    folders, make = [], cluster.tempfile.mkdtemp
+    monkeypatch.setattr(
+        cluster.tempfile, "mkdtemp", lambda **names: folders.append(make(**names)) or folders[-1]
+    )
+    message = "a local Ray did not start: failed: ValueError: "
+    with pytest.raises(ClusterError, match=message), cluster.joined("local"):
+        pass
+    assert [Path(folder).exists() for folder in folders] == [False]
 
 
 def test_each_process_of_a_cluster_takes_another_core():

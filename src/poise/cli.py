@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from poise.config import Config, ConfigError, flat
 from poise.counts import parse_count
 from poise.errors import PoiseError
 from poise.experiments.wording import figure
-from poise.interrupts import Guard, Interrupted, guarded
+from poise.interrupts import Guard, guarded
 from poise.options import Options
 from poise.presets import PRESETS, starting_point
 from poise.spec import Backend
@@ -781,16 +782,18 @@ def main(arguments: list[str] | None = None) -> int:
     0 done; 1 the run or its environment failed; 2 wrong arguments or files; 75 the disk is full, worth trying
     again; 130 interrupted by Ctrl-C and 143 by SIGTERM.
     """
+    heard: Guard | None = None
     with lasting_output():
         try:
             with guarded() as guard, _registry:
+                heard = guard
                 _run(sys.argv[1:] if arguments is None else arguments, guard)
         except PoiseError as error:
             print(f"poise: {error}", file=sys.stderr)
             return error.exit_code
-        except KeyboardInterrupt as interrupt:
+        except KeyboardInterrupt:  # Ray raises one of its own, whatever the signal was
             print("poise: interrupted", file=sys.stderr)
-            return interrupt.exit_code if isinstance(interrupt, Interrupted) else 130
+            return 128 + ((heard and heard.number) or signal.SIGINT)
         except MemoryError:
             print("poise: there is not enough memory", file=sys.stderr)
             return 1

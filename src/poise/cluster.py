@@ -6,12 +6,12 @@ a private folder that is removed with it. One that is there already is joined as
 
 import contextlib
 import importlib
-import ipaddress
 import logging
 import os
 import random
 import re
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,7 +20,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from poise.cores import num_cores
@@ -90,12 +89,11 @@ def joined(address: str, *, processes: int | None = None) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             stack.enter_context(_silenced())
             if address == LOCAL:
-                folder = stack.enter_context(_private_folder())
-                stack.callback(ray.shutdown)
-                _start(folder, max(num_cores(), processes or 0))
+                where = stack.enter_context(_local_ray(max(num_cores(), processes or 0)))
             else:
-                stack.callback(ray.shutdown)
-                _join(address)
+                where = address
+            stack.callback(ray.shutdown)
+            _join(where)
             _joined = address
             try:
                 yield
@@ -163,29 +161,6 @@ def _our_signals() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def _start(folder: Path, processes: int) -> None:
-    ray = _ray()
-    try:
-        with _our_signals():
-            ray.init(
-                address=LOCAL,
-                num_cpus=processes,
-                num_gpus=0,
-                include_dashboard=False,
-                object_store_memory=_MEMORY,
-                log_to_driver=False,
-                logging_level=logging.CRITICAL,
-                _temp_dir=str(folder / "r"),
-            )
-    except Exception as error:  # whatever of its processes does not come up
-        raise ClusterError(f"a local Ray did not start: {type(error).__name__}: {error}") from error
-    if not ipaddress.ip_address(ray.nodes()[0]["NodeManagerAddress"]).is_loopback:
-        raise ClusterError(
-            "a local Ray would listen to other machines, as ray was imported before poise could tell it not "
-            "to; set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before"
-        )
-
-
 def _join(address: str) -> None:
     ray = _ray()
     if address != "auto":
@@ -203,22 +178,34 @@ def _join(address: str) -> None:
 
 
 @contextlib.contextmanager
-def _private_folder() -> Iterator[Path]:
-    """A new folder that nobody else may enter, removed at the end, however this process ends (``janitor``).
+def _local_ray(cores: int) -> Iterator[str]:
+    """The address of a Ray that ends with this, however this process ends (``keeper``).
 
-    Its name is short: sockets lie in it, whose paths may have about 100 characters.
+    Its folder, which nobody else may enter, has a short name: sockets lie in it, whose paths may have about
+    100 characters.
     """
-    root = "/tmp" if os.path.isdir("/tmp") else None
-    folder = Path(tempfile.mkdtemp(prefix="poise-ray-", dir=root))
-    janitor = subprocess.Popen(
-        [sys.executable, "-I", str(Path(__file__).with_name("janitor.py")), str(folder)],
+    folder = tempfile.mkdtemp(prefix="poise-ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
+    command = [sys.executable, "-P", "-m", "poise.keeper", folder, str(cores), str(_MEMORY)]
+    keeper = subprocess.Popen(
+        command,
         stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
         start_new_session=True,  # Ctrl-C is not meant for it
     )
+    assert keeper.stdin is not None
+    assert keeper.stdout is not None
     try:
-        yield folder
+        said = keeper.stdout.readline().strip()
+        if not _ADDRESS.fullmatch(said):
+            raise ClusterError(f"a local Ray did not start: {said or 'its keeper ended'}")
+        yield said
     finally:
-        janitor.communicate()
+        keeper.stdin.close()
+        keeper.wait()
+        keeper.stdout.close()
+        shutil.rmtree(folder, ignore_errors=True)  # where the keeper could not begin
 
 
 class Process:
