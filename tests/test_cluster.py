@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from poise import cluster
+from poise.cli import main
 from poise.cluster import ClusterError, checked_address
 from poise.config import Config
 from poise.experiments import pool
@@ -57,6 +58,18 @@ def test_without_ray_the_extra_is_named(monkeypatch):
         cluster.joined("local"),
     ):
         pass
+
+
+def test_without_ray_nothing_is_begun(monkeypatch, tmp_path, capsys):
+    find = cluster.importlib.util.find_spec
+    without = lambda name, *more: None if name == "ray" else find(name, *more)  # noqa: E731
+    monkeypatch.setattr(cluster.importlib.util, "find_spec", without)
+    for command in ("experiment Reacher-v4 --ray", "sweep Reacher-v4 --ray", "reproduce --ray"):
+        assert main([*command.split()[:-1], "--out", str(tmp_path), "--ray"]) == 2
+        assert "--extra cluster" in capsys.readouterr().err
+    workers = ["--num-shards", "2", "--workers", "2"]
+    assert main(["train", "Reacher-v4", *workers, "--out", str(tmp_path)]) == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 LOCAL = """

@@ -6,6 +6,7 @@ a private folder that is removed with it. One that is there already is joined as
 
 import contextlib
 import importlib
+import importlib.util
 import logging
 import os
 import random
@@ -28,6 +29,7 @@ from poise.interrupts import SIGNALS
 
 LOCAL = "local"
 _ADDRESS = re.compile(r"local|auto|\[?[\w.:-]+\]?:[0-9]{1,5}")
+_MISSING = "ray is not installed: python3 -m uv sync --extra cluster, or pip install 'poise[cluster]'"
 _MEMORY = 2**29  # bytes of shared memory for what a local Ray passes between processes
 _REACH = 10.0  # seconds in which the head of a cluster has to answer
 _TOKEN = secrets.token_hex(32)  # of the local Rays of this process: Ray reads it once
@@ -56,6 +58,16 @@ def checked_address(address: str | None) -> str | None:
         f"ray = {address!r}: must be HOST:PORT of a cluster, auto for the one of this machine, or nothing to "
         "start a local one (write ENV before --ray)"
     )
+
+
+def check(address: str | None) -> None:
+    """Refuses early what ``joined`` would refuse late: before folders are made.
+
+    Raises:
+        ClusterError: it is no address, or Ray is not installed.
+    """
+    if checked_address(address) is not None and importlib.util.find_spec("ray") is None:
+        raise ClusterError(_MISSING)
 
 
 def typed(address: str | None) -> str:
@@ -129,9 +141,7 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise ClusterError(
-            "ray is not installed: python3 -m uv sync --extra cluster, or pip install 'poise[cluster]'"
-        ) from error
+        raise ClusterError(_MISSING) from error
     return ray
 
 

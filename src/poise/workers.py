@@ -55,6 +55,7 @@ def check_workers(options: Options, config: Config, backend: str, ray: str | Non
     Raises:
         ConfigError: there are more workers than shards, or the backend has no environments of its own, or
             there is a cluster without workers.
+        ClusterError: Ray is not installed, or ``ray`` is no address.
     """
     if ray is not None and not options.workers:
         raise ConfigError(
@@ -71,6 +72,8 @@ def check_workers(options: Options, config: Config, backend: str, ray: str | Non
             f"workers = {options.workers}: must be <= {config.num_shards}, the shards of the environments; "
             f"--num-shards {options.workers} makes as many (the result depends on that number)"
         )
+    if options.workers:
+        cluster.check(ray or cluster.LOCAL)
 
 
 class _Worker:

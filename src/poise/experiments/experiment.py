@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from poise import envs
+from poise import cluster, envs
 from poise.checkpoint import CheckpointError, read_plain
-from poise.cluster import checked_address, typed
 from poise.config import LAST_SEED, Config, ConfigError
 from poise.diagnosis import diagnose
 from poise.errors import PoiseError
@@ -139,7 +138,7 @@ def execute_experiment(
             f"{preset}: is a preset, with settings of its own: poise train {preset} --seeds {num_seeds}"
         )
     refuse_workers(options)
-    checked_address(ray)
+    cluster.check(ray)
     found = tuple(envs.resolve(id, options.backend) for id in ids)
     if any(f.backend == "native" for f in found):
         refuse_native_shards(config)
@@ -268,7 +267,7 @@ def _run(
             sick = [finding.rule for finding in diagnose(job.folder)]
             print(f"{name(job)}: {', '.join([outcome, seconds, *sick])}", file=file, flush=True)
     except KeyboardInterrupt:
-        print(f"interrupted; to go on: poise resume {folder}{typed(ray)}", file=file, flush=True)
+        print(f"interrupted; to go on: poise resume {folder}{cluster.typed(ray)}", file=file, flush=True)
         raise
     return done
 

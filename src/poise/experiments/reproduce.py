@@ -20,10 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from poise import envs
+from poise import cluster, envs
 from poise.agent import load
 from poise.checkpoint import CheckpointError, agent_folder, load_agent
-from poise.cluster import checked_address
 from poise.config import ConfigError
 from poise.cores import num_cores
 from poise.errors import PoiseError
@@ -115,7 +114,7 @@ def run_plan(plan: Plan, *, ray: str | None = None, file: TextOut) -> Path:
         ReproduceError: a run failed. What could be made without it was made.
         PoolError: a process was killed.
     """
-    checked_address(ray)
+    cluster.check(ray)
     try:
         plan.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

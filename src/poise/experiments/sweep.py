@@ -214,7 +214,7 @@ def execute_sweep(
     _check(env, config, options, num_trials, num_seeds, final_seeds, at_once)
     if study is not None and storage is None:
         raise ConfigError(f"study = {study!r}: is a name in a storage that is shared; add --storage URL")
-    cluster.checked_address(ray)
+    cluster.check(ray)
     refuse_workers(options)
     require_optuna()
     found = envs.resolve(env, options.backend)
