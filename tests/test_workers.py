@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -201,3 +202,18 @@ def test_many_workers_that_die_together_are_no_reason_to_give_up(spread, monkeyp
     died = [world._renew(worker, cluster.Lost("")) for worker in (*world._workers, *world._workers[:0])]
     assert [len(shards) for shards in died] == [1, 1, 1]
     assert set(world._deaths.values()) == {1}
+
+
+@pytest.mark.slow
+def test_two_workers_step_an_environment_that_sleeps_almost_twice_as_fast(spread, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    config = Config(total_steps=1024, num_envs=8, num_shards=2)  # 4 iterations
+
+    def trained(env):
+        seen = list(iterations(config, env))
+        return seen, sum(p.rollout_seconds + p.learn_seconds for p in seen[1:])  # the first compiles
+
+    alone, slow = trained([make("sleepy:Sleepy", 4), make("sleepy:Sleepy", 4)])
+    both, fast = trained(spread(2, config, "sleepy:Sleepy"))
+    same_training(both, alone)
+    assert slow / fast > 1.8
