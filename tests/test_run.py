@@ -210,3 +210,24 @@ def test_an_interrupt_outside_of_an_iteration_is_kept_as_one_inside_is(tmp_path)
         run._to_its_end(Noisy())
     assert run.status(tmp_path / "run") == "interrupted"
     assert steps == [128]
+
+
+def test_what_goes_wrong_after_a_training_went_on_does_not_begin_it_anew(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+
+    def go_on():
+        options = Options(out=tmp_path, video=False)
+        return run.session("Reacher-v2", SMALL, options, folder=tmp_path / "run", file=io.StringIO())
+
+    training = go_on()
+    next(training)
+    training.close()
+
+    def failing(*_):
+        raise ValueError("of something else")
+        yield
+
+    monkeypatch.setattr(run, "iterations", failing)
+    with pytest.raises(ValueError, match="of something else"):
+        next(go_on())
+    assert run.checkpoints(tmp_path / "run")[0].name == f"{128:012d}"  # as it was

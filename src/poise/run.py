@@ -11,7 +11,6 @@ import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -263,24 +262,29 @@ def session(
     Who closes it before its end leaves a run that is ``stopped``, with a checkpoint of its last iteration.
     """
     found = envs.resolve(env, options.backend)
+    guard = guard or Guard()
+    if _holds(folder, found, config, options):
+        if status(folder) == "finished":
+            return Run(folder, json.loads(read_plain(folder / "summary.json", 2**20)), None)
+        with contextlib.suppress(CheckpointError):  # its tables do not reach any: nothing is left of it
+            return (yield from _proceeding(folder, env=found.id, guard=guard, file=file))
+    if found.note:
+        print(found.note, file=file)
+    job = _Job(found, config, options, Past(), Training(), 0.0)
+    return (yield from _session(job, folder, guard, file))
+
+
+def _holds(folder: Path, found: envs.Resolved, config: Config, options: Options) -> bool:
+    """Whether there is a checkpoint of this very training."""
     try:
         (kept, *_) = checkpoints(folder)
         training, manifest = load_training(kept)
         _, chosen = _past(training, manifest, kept)
-        wanted = found.id, found.backend, config.settled(manifest.spec)
-        same = (manifest.env, manifest.backend, manifest.config) == wanted
-        same = same and chosen == dataclasses.replace(options, out=chosen.out)
-        if same and status(folder) == "finished":
-            return Run(folder, json.loads(read_plain(folder / "summary.json", 2**20)), None)
-        if same:
-            again = partial(_proceeding, folder, env=found.id, guard=guard or Guard(), file=file)
-            return (yield from again())
-    except (ValueError, CheckpointError):  # nothing there, or nothing usable
-        pass
-    if found.note:
-        print(found.note, file=file)
-    job = _Job(found, config, options, Past(), Training(), 0.0)
-    return (yield from _session(job, folder, guard or Guard(), file))
+    except (ValueError, CheckpointError):  # none, or none that is usable
+        return False
+    same = (manifest.env, manifest.backend) == (found.id, found.backend)
+    same = same and manifest.config == config.settled(manifest.spec)
+    return same and chosen == dataclasses.replace(options, out=chosen.out)
 
 
 def _to_its_end(session: Session) -> Run:
