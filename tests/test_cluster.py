@@ -76,6 +76,11 @@ LOCAL = """
 import os, signal, sys, time
 from poise import cluster
 
+try:
+    with cluster.joined("127.0.0.1:1"):  # for which Ray is imported
+        pass
+except cluster.ClusterError:
+    pass
 heard = signal.signal(signal.SIGTERM, print)
 with cluster.joined("local"):
     assert signal.getsignal(signal.SIGTERM) is print
@@ -134,6 +139,36 @@ def test_a_local_ray_is_private_and_gone_at_the_end(killed):
     assert not folder.exists()
     driver.kill()
     driver.communicate()
+
+
+ONE_AND_ANOTHER = """
+import os, sys
+from poise import cluster
+
+address = sys.argv[1]
+shown = {name: os.environ.pop(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+
+def answer(address):
+    with cluster.joined(address):
+        print(cluster.answer(cluster.Tasks(lambda: 7).ask()))
+
+answer("local")
+os.environ |= shown
+answer(address)
+answer("local")
+answer(address)
+"""
+
+
+@pytest.mark.slow
+def test_one_cluster_after_another_is_joined_each_with_its_token():
+    sys.path.insert(0, str(Path(__file__).parent / "faults"))
+    import nodes
+
+    with nodes.cluster() as there:
+        command = [sys.executable, "-c", ONE_AND_ANOTHER, there.address]
+        seen = subprocess.run(command, env=there.environment, capture_output=True, text=True, timeout=120)
+    assert seen.stdout.split() == ["7"] * 4, seen.stderr
 
 
 def state(pid):

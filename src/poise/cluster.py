@@ -32,7 +32,7 @@ _ADDRESS = re.compile(r"local|auto|\[?[\w.:-]+\]?:[0-9]{1,5}")
 _MISSING = "ray is not installed: python3 -m uv sync --extra cluster, or pip install 'poise[cluster]'"
 _MEMORY = 2**29  # bytes of shared memory for what a local Ray passes between processes
 _REACH = 10.0  # seconds in which the head of a cluster has to answer
-_TOKEN = secrets.token_hex(32)  # of the local Rays of this process: Ray reads it once
+_TOKEN = secrets.token_hex(32)  # of the local Rays of this process
 
 
 class ClusterError(PoiseError):
@@ -90,7 +90,8 @@ def joined(address: str, *, processes: int | None = None) -> Iterator[None]:
     """
     global _joined
     checked_address(address)
-    with _environment(_LOCAL_SETTINGS if address == LOCAL else _SETTINGS):
+    settings = _LOCAL_SETTINGS if address == LOCAL else _SETTINGS
+    with contextlib.ExitStack() as afterwards, _environment(settings):
         ray = _ray()
         if ray.is_initialized():
             where = ray.get_runtime_context().gcs_address
@@ -98,8 +99,10 @@ def joined(address: str, *, processes: int | None = None) -> Iterator[None]:
                 raise ClusterError(f"ray = {address!r}: this process is in the cluster at {where} already")
             yield
             return
+        afterwards.callback(_reread)
         with contextlib.ExitStack() as stack:
             stack.enter_context(_silenced())
+            _reread()
             if address == LOCAL:
                 where = stack.enter_context(_local_ray(max(num_cores(), processes or 0)))
             else:
@@ -157,6 +160,21 @@ def _silenced() -> Iterator[None]:
         yield
     finally:
         inner.print_to_stdstream = before
+
+
+def _reread() -> None:
+    """Has Ray heed the environment as it is: it read it when it was imported, perhaps for another cluster.
+
+    That is whether it takes 127.0.0.1 for the address of this machine or the one that others see, and what
+    it shows to be let in.
+    """
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    inner: Any = importlib.import_module("ray._raylet")
+    constants.ENABLE_RAY_CLUSTER = constants.env_bool(
+        constants.ENABLE_RAY_CLUSTERS_ENV_VAR, not constants.IS_WINDOWS_OR_OSX
+    )
+    inner.Config.initialize("")
+    inner.AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextlib.contextmanager
