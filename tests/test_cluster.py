@@ -81,6 +81,7 @@ try:
         pass
 except cluster.ClusterError:
     pass
+signal.alarm(90)  # where Ray would wait for ever
 heard = signal.signal(signal.SIGTERM, print)
 with cluster.joined("local"):
     assert signal.getsignal(signal.SIGTERM) is print

@@ -90,30 +90,29 @@ def joined(address: str, *, processes: int | None = None) -> Iterator[None]:
     """
     global _joined
     checked_address(address)
-    settings = _LOCAL_SETTINGS if address == LOCAL else _SETTINGS
-    with contextlib.ExitStack() as afterwards, _environment(settings):
-        ray = _ray()
-        if ray.is_initialized():
-            where = ray.get_runtime_context().gcs_address
-            if address not in (LOCAL, "auto", _joined, where):
-                raise ClusterError(f"ray = {address!r}: this process is in the cluster at {where} already")
+    ray = _ray()
+    if ray.is_initialized():
+        where = ray.get_runtime_context().gcs_address
+        if address not in (LOCAL, "auto", _joined, where):
+            raise ClusterError(f"ray = {address!r}: this process is in the cluster at {where} already")
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        stack.callback(_reread)  # last, when the environment is as it was
+        stack.enter_context(_environment(_LOCAL_SETTINGS if address == LOCAL else _SETTINGS))
+        _reread()
+        stack.enter_context(_silenced())
+        if address == LOCAL:
+            where = stack.enter_context(_local_ray(max(num_cores(), processes or 0)))
+        else:
+            where = address
+        stack.callback(ray.shutdown)
+        _join(where)
+        _joined = address
+        try:
             yield
-            return
-        afterwards.callback(_reread)
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(_silenced())
-            _reread()
-            if address == LOCAL:
-                where = stack.enter_context(_local_ray(max(num_cores(), processes or 0)))
-            else:
-                where = address
-            stack.callback(ray.shutdown)
-            _join(where)
-            _joined = address
-            try:
-                yield
-            finally:
-                _joined = None
+        finally:
+            _joined = None
 
 
 _SETTINGS = {

@@ -300,7 +300,7 @@ def _connected(optuna: Any, url: str) -> Any:
     for attempt in range(TRIES):
         try:
             return optuna.storages.get_storage(url)
-        except Exception:
+        except Exception:  # each database has its own; the last one is raised
             if attempt == TRIES - 1:
                 raise
             time.sleep(0.3 * (attempt + 1))
