@@ -9,6 +9,8 @@ from pathlib import Path
 
 import jax
 
+from poise.threads import num_threads
+
 
 def keep_compiled(keep: bool) -> None:
     """Has JAX read and write what it compiles, unless its own cache is configured already.
@@ -56,9 +58,9 @@ def _folder() -> Path | None:
 
 
 def _key() -> str:
-    """A name for this processor and these versions."""
+    """A name for this processor, these versions, and the threads among which compiled code splits its sums."""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib")]
-    facts = "\n".join([platform.machine(), processor(), *versions])
+    facts = "\n".join([platform.machine(), processor(), *versions, f"{num_threads()} threads"])
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 

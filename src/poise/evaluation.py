@@ -12,6 +12,7 @@ from poise.envs import VectorEnv
 from poise.intervals import mean_interval
 from poise.seeds import Stream, episode_seed
 from poise.spec import Spec
+from poise.threads import one_blas_thread
 
 LONGEST = 10_000  # steps of an episode where the environment sets no limit
 
@@ -82,6 +83,7 @@ def evaluate_agent(
         world.close()
 
 
+@one_blas_thread()
 def evaluate(
     env: VectorEnv,
     actor: Actor,

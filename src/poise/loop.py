@@ -22,6 +22,7 @@ from poise.facts import facts
 from poise.rollout import Collector
 from poise.sharding import make_collector
 from poise.spec import Episode
+from poise.threads import start_jax
 from poise.types import Rollout
 from poise.update import Prepared, TrainState, Updated, init, learn, learning_rate, make_ready
 
@@ -84,6 +85,7 @@ def iterations(
         TrainingError: a loss, a parameter, or what a network makes of one became infinite or NaN. That
             iteration is not yielded.
     """
+    start_jax()
     if config.num_envs is None and not isinstance(env, Sequence):
         config = dataclasses.replace(config, num_envs=env.num_envs)
     collector = env if isinstance(env, Collector) else make_collector(env, config)

@@ -1,4 +1,4 @@
-"""What decides the bits of a training beside its configuration: versions and processor. And its memory."""
+"""What decides the bits of a training beside its configuration: versions, processor, threads. And its memory."""
 
 import hashlib
 import importlib.metadata
@@ -7,6 +7,7 @@ import platform
 import sys
 
 from poise.compiled import processor
+from poise.threads import num_threads
 
 
 def peak_memory() -> int | None:
@@ -32,6 +33,10 @@ def processor_name() -> str:
 
 
 def fingerprint() -> str:
-    """Stands for all that decides the bits of a training beside its configuration: versions and processor."""
-    facts = json.dumps([versions(), platform.machine(), platform.system(), processor()], sort_keys=True)
+    """Stands for all that decides the bits of a training beside its configuration.
+
+    Versions, processor, and the number of threads where it is not the usual one (``poise.threads``).
+    """
+    computing = [versions(), platform.machine(), platform.system(), processor(), num_threads()]
+    facts = json.dumps(computing, sort_keys=True)
     return hashlib.sha256(facts.encode()).hexdigest()[:16]

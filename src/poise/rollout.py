@@ -25,6 +25,7 @@ from poise.networks import GaussianPolicy, Policy
 from poise.normalize import Normalizer, normalize_obs
 from poise.seeds import Stream, episode_seed, stream_key
 from poise.spec import Episode, Spec
+from poise.threads import one_blas_thread
 from poise.types import Rollout, Tensor
 
 
@@ -232,6 +233,7 @@ class HostCollector:
         self._first = None if lengths is None else lengths[shard.first :][: shard.num_envs]
         self._crashes: list[Crash] = []
 
+    @one_blas_thread()
     def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
         env, spec, num_steps = self._env, self._env.spec, self._config.shape[0]
         actor = Actor(policy, normalizer, self._config.normalize)

@@ -31,7 +31,6 @@ from poise.checkpoint import (
 from poise.claim import ClaimError, claimed
 from poise.compiled import forget_compiled, keep_compiled
 from poise.config import Config, ConfigError
-from poise.cores import num_cores
 from poise.envs.checking import EnvFault
 from poise.errors import PoiseError
 from poise.evaluation import Evaluation
@@ -46,6 +45,7 @@ from poise.replay import write_crash
 from poise.rollout import Collector
 from poise.sharding import make_collector, shards
 from poise.streams import TextOut
+from poise.threads import start_jax
 from poise.update import placed
 from poise.workers import Workers, check_workers
 
@@ -67,17 +67,6 @@ class Run:
     folder: Path
     summary: dict[str, Any]
     evaluation: Evaluation | None
-
-
-def use_two_devices() -> None:
-    """Lets policy and value learn at the same time on the CPU, where JAX has not started yet.
-
-    Where it has, they share one device: the same result, later.
-    """
-    if num_cores() < 2:
-        return
-    with contextlib.suppress(RuntimeError):  # raised where JAX runs already
-        jax.config.update("jax_num_cpu_devices", 2)
 
 
 def _devices() -> str:
@@ -330,7 +319,7 @@ def _proceeding(
 ) -> Session:
     if not (run / "checkpoints").is_dir():
         raise RunError(f"{run}: there is no run to go on with (no checkpoints in it)")
-    use_two_devices()
+    start_jax()
     with claimed(run):
         training, manifest, past, options = _newest_usable(run, file)
         steps, known = manifest.steps, manifest.env
@@ -471,7 +460,7 @@ def _session(
     job: _Job, folder: Path | None, guard: Guard, file: TextOut, *, resumed: Manifest | None = None
 ) -> Session:
     begun = time.perf_counter() - job.import_seconds
-    use_two_devices()
+    start_jax()
     found, config, options = job.found, job.config, job.options
     keep_compiled(options.compile_cache)
     forget_compiled()

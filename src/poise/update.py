@@ -21,6 +21,7 @@ from poise.networks import GaussianPolicy, Policy, ValueFunction, distributions,
 from poise.normalize import Normalizer, discounted_return, normalize_obs, normalize_reward
 from poise.seeds import Stream, branch
 from poise.spec import Spec
+from poise.threads import one_blas_thread
 from poise.types import Batch, Rollout, Tensor
 
 
@@ -101,11 +102,13 @@ def make_optimizer(config: PPO) -> optax.GradientTransformation:
     return optax.flatten(optax.chain(limit, optax.scale_by_adam(eps=1e-5)))
 
 
+@one_blas_thread()  # orthogonal weights come from LAPACK
 def init(spec: Spec, config: Config) -> TrainState:
     """The state before the first iteration, a function of the seed alone."""
     config.check_against(spec)
     config = config.settled(spec)
-    return placed(_init(jax.random.key(config.seed), spec=spec, config=dataclasses.replace(config, seed=0)))
+    root, seedless = jax.random.key(config.seed), dataclasses.replace(config, seed=0)
+    return placed(jax.block_until_ready(_init(root, spec=spec, config=seedless)))
 
 
 def placed(state: TrainState) -> TrainState:

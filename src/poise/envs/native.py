@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 from poise.arrays import filled, named
 from poise.envs.vector import EnvStep, Restored
 from poise.spec import Spec
+from poise.threads import start_jax
 
 
 class NativeTask(eqx.Module):
@@ -92,6 +93,7 @@ class NativeEnv:
     """A native task behind the interface of every other backend, one compiled call a step."""
 
     def __init__(self, task: NativeTask, num_envs: int):
+        start_jax()
         self.task = task
         self.spec = task.spec
         self.num_envs = num_envs
