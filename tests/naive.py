@@ -79,7 +79,7 @@ class Learner:
         if self.seen_obs:
             seen = np.concatenate(self.seen_obs)
             obs = (obs - seen.mean(0)) / np.sqrt(seen.var(0) + 1e-8)
-        limit = self.config.normalize.obs_clip
+        limit = self.config.normalize.obs_bound
         return self._clip("obs", obs, -limit, limit)
 
     def update(self, rollout, orders, rate_policy, rate_value):

@@ -105,3 +105,52 @@ def test_what_is_no_whole_number_is_refused(text):
 def test_every_whole_number_is_understood(number):
     assert parse_count(str(number)) == number
     assert parse_count(f"{number:_}") == number
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"ppo": {"recompute_every": 12}},
+            "ppo.recompute_every = 12: has no effect with ppo.num_epochs = 10",
+        ),
+        ({"ppo": {"recompute_every": 3, "num_epochs": 3}}, "ppo.recompute_every = 3: has no effect"),
+        ({"policy": {"head_tanh": "all"}}, "policy.head_tanh = 'all': .* set policy.head_tanh to mean"),
+    ],
+)
+def test_an_option_that_changes_nothing_is_refused_of_a_new_training(options, message):
+    config = Config.from_dict(options)  # an old run folder may hold it, and is read
+    with pytest.raises(ConfigError, match=message):
+        config.refuse_idle()
+
+
+def test_what_has_an_effect_is_not_refused():
+    Config().refuse_idle()
+    Config.from_dict({"ppo": {"num_epochs": 4}}).refuse_idle()  # 5 is the default, not a choice
+    Config.from_dict({"ppo": {"recompute_every": 9}}).refuse_idle()
+    Config.from_dict({"policy": {"head_tanh": "all", "std": "predicted"}}).refuse_idle()
+
+
+@pytest.mark.parametrize(
+    ("num_envs", "num_steps", "steps"),
+    [(2048, None, "1 step "), (1024, None, "2 steps"), (128, None, None), (16, None, None), (2048, 1, None)],
+)
+def test_a_rollout_of_few_steps_is_warned_of(num_envs, num_steps, steps):
+    config = Config.from_dict({"total_steps": 10**6, "num_envs": num_envs, "ppo": {"num_steps": num_steps}})
+    warnings = config.warnings()
+    assert len(warnings) == (steps is not None)
+    assert all(f"leaves {steps}" in warning and "--ppo.num-steps 16" in warning for warning in warnings)
+
+
+def test_the_bound_on_observations_follows_from_whether_they_are_normalized():
+    spec = Spec("probe", (3,), (2,), (-1.0, -1.0), (1.0, 1.0))
+    bounds = {
+        (True, "auto"): 10.0,
+        (False, "auto"): None,
+        (False, 10.0): 10.0,  # as runs of earlier versions have it
+        (True, None): None,
+    }
+    for (obs, clip), bound in bounds.items():
+        config = Config.from_dict({"normalize": {"obs": obs, "obs_clip": clip}})
+        assert config.settled(spec).normalize.obs_clip == config.normalize.obs_bound == bound
+        assert Config.from_dict(config.settled(spec).to_dict()).normalize.obs_bound == bound

@@ -65,6 +65,16 @@ def test_the_minibatch_by_hand():
     budgets = (8000, 399_999, 400_000, 10**9)
     assert [defaults.minibatch_size(b, 2048) for b in budgets] == [128, 128, 64, 64]
     assert [defaults.minibatch_size(b, 50) for b in budgets] == [50, 50, 50, 50]
+    # 130 rows are one minibatch, 255 are two of 127, 1,000 are eight of 125
+    assert [defaults.minibatch_size(8000, rows) for rows in (130, 192, 255, 1000)] == [130, 96, 127, 125]
+
+
+@given(st.integers(2, 10**6), st.sampled_from([1000, 10**6]))
+def test_an_epoch_drops_fewer_rows_than_it_has_minibatches(rows, budget):
+    size = defaults.minibatch_size(budget, rows)
+    assert 2 <= size <= rows
+    assert rows % size < rows // size
+    assert size <= 1.5 * 128
 
 
 @pytest.mark.parametrize("std", ["fixed", "predicted"])

@@ -37,7 +37,9 @@ def test_observations_by_hand():
 def test_rewards_are_scaled_and_not_shifted():
     stats = RunningStats(jnp.array(2.0), jnp.array(7.0), jnp.array(8.0))  # variance 4
     reward = jnp.array([[1.0, -30.0]])
-    np.testing.assert_allclose(normalize_reward(stats, reward, Normalize()), [[0.5, -10.0]], rtol=1e-6)
+    np.testing.assert_allclose(normalize_reward(stats, reward, Normalize()), [[0.5, -15.0]], rtol=1e-6)
+    bound = Normalize(reward_clip=10.0)
+    np.testing.assert_allclose(normalize_reward(stats, reward, bound), [[0.5, -10.0]], rtol=1e-6)
     off = Normalize(reward=False, reward_clip=None)
     np.testing.assert_array_equal(normalize_reward(stats, reward, off), reward)
 
@@ -48,3 +50,28 @@ def test_the_running_return_begins_anew_after_an_end():
     last, returns = discounted_return(jnp.array([4.0]), reward, done, 0.5)
     np.testing.assert_allclose(returns[:, 0], [3.0, 2.5, 1.0, 1.5])
     assert last[0] == pytest.approx(1.5)
+
+
+def test_rewards_that_come_only_at_the_end_stay_apart():
+    """1 and 3 after 1,000 steps, in turn: by hand, their ratio is 3 before and after."""
+    reward = jnp.zeros((1000, 20)).at[-1].set(jnp.tile(jnp.array([1.0, 3.0]), 10))
+    done = jnp.zeros((1000, 20), bool).at[-1].set(True)
+    _, returns = discounted_return(jnp.zeros(20), reward, done, 0.99)
+    stats = RunningStats.empty().merge(returns.reshape(-1))
+    last = normalize_reward(stats, reward, Normalize())[-1]
+    scale = np.sqrt(np.var([0.0] * 999 * 20 + [1.0, 3.0] * 10))  # the return is 0 at all other steps
+    np.testing.assert_allclose(last, reward[-1] / scale, rtol=1e-3)
+    assert float(last[1] / last[0]) == pytest.approx(3)
+    np.testing.assert_allclose(normalize_reward(stats, reward, Normalize(reward_clip=10.0))[-1], 10)
+
+
+def test_what_is_not_normalized_is_not_bounded_unless_a_bound_is_given():
+    stats = RunningStats(jnp.array(2.0), jnp.array([2.0, 0.0]), jnp.array([2.0, 8.0]))
+    obs, reward = jnp.array([50.0, 200.0]), jnp.array([[15.0, 40.0]])
+    np.testing.assert_array_equal(normalize_obs(stats, obs, Normalize(obs=False)), obs)
+    np.testing.assert_array_equal(
+        normalize_reward(RunningStats.empty(), reward, Normalize(reward=False)), reward
+    )
+    bound = Normalize(obs=False, obs_clip=60.0, reward=False, reward_clip=20.0)
+    np.testing.assert_array_equal(normalize_obs(stats, obs, bound), [50.0, 60.0])
+    np.testing.assert_array_equal(normalize_reward(RunningStats.empty(), reward, bound), [[15.0, 20.0]])

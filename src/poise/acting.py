@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Shaped
 from poise.config import Normalize
 from poise.networks import GaussianPolicy, Policy
 from poise.normalize import Normalizer
+from poise.origin import from_origin
 from poise.spec import Spec
 from poise.types import Tensor
 
@@ -66,8 +67,9 @@ class Actor:
         self._biases = [np.asarray(b) for b in policy.mlp.bias]
         self._activation = np.tanh if policy.mlp.activation == "tanh" else _relu
         self._statistics = [np.asarray(normalizer.obs.mean), np.asarray(normalizer.obs.std)]
+        self._origin = normalizer.origin
         self._spread = 0, self._statistics, self._biases
-        self._scaled, limit = config.obs, config.obs_clip
+        self._scaled, limit = config.obs, config.obs_bound
         self._limits = None if limit is None else (np.float32(-limit), np.float32(limit))
         self._gaussian = isinstance(policy, GaussianPolicy)
         if isinstance(policy, GaussianPolicy):
@@ -102,7 +104,7 @@ class Actor:
 
     def forward(self, obs: Float[np.ndarray, "N O"]) -> Float[np.ndarray, "N outputs"]:
         """What the network's last layer gives for raw observations: means, or logits."""
-        x = obs
+        x = from_origin(obs, self._origin)
         (mean, std), (*biases, last) = self._for_rows(len(obs))
         if self._scaled:
             x = (x - mean) / std

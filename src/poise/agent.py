@@ -10,6 +10,7 @@ from poise import envs
 from poise.acting import ActionScale, Actor, quiet
 from poise.checkpoint import Manifest, Trained, Which, agent_folder, load_agent
 from poise.config import LAST_SEED, Config
+from poise.envs.vector import usual_dtype
 from poise.errors import PoiseError
 from poise.evaluation import Evaluation, evaluate_agent
 from poise.spec import Spec
@@ -67,7 +68,8 @@ class Agent:
             AgentError: ``obs`` has another shape.
         """
         spec = self.spec
-        array = np.asarray(obs, np.float32)
+        array = np.asarray(obs)
+        array = array.astype(usual_dtype(array.dtype), copy=False)
         single = array.shape == spec.obs_shape
         if not single and array.shape[1:] != spec.obs_shape:
             wanted = ", ".join(str(n) for n in spec.obs_shape)

@@ -31,6 +31,7 @@ from poise.config import Config
 from poise.errors import PoiseError
 from poise.networks import Policy, ValueFunction
 from poise.normalize import Normalizer
+from poise.origin import shapes_with_origin
 from poise.spec import Spec
 from poise.update import TrainState, template
 
@@ -138,7 +139,8 @@ def _joined(agent: Trained, rest: Mapping[str, Any], manifest: Manifest) -> Trai
     shared = _in_state(named(agent))
     if twice := sorted(shared.keys() & rest.keys()):
         raise ArraysError(f"array {twice[0]} belongs to nothing")
-    return filled(template(manifest.spec, manifest.config), shared | dict(rest))
+    shapes = shapes_with_origin(template(manifest.spec, manifest.config), shared)
+    return filled(shapes, shared | dict(rest))
 
 
 def _packed(arrays: Mapping[str, Any]) -> bytes:
@@ -285,7 +287,7 @@ def load_training(folder: Path) -> tuple[Training, Manifest]:
         world = part("world", arrays)
         candidates = []
         while own := part(f"candidate.{len(candidates)}", arrays):
-            candidates.append(filled(_agent_shapes(manifest), own))
+            candidates.append(filled(shapes_with_origin(_agent_shapes(manifest), own), own))
         rest = {n: a for n, a in arrays.items() if n.split(".")[0] not in ("world", "candidate")}
         state = _joined(trained, rest, manifest)
         steps = int(state.iteration) * manifest.config.rollout_size
@@ -299,7 +301,9 @@ def _read_agent(folder: Path, manifest: Manifest, files: Mapping[str, Any]) -> T
     with _named_errors(path):
         shapes = _agent_shapes(manifest)
         need = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-        return filled(shapes, _arrays(path, files, need + 2**16 + 1000 * len(jax.tree.leaves(shapes))))
+        need += 4 * manifest.spec.obs_size  # an origin
+        arrays = _arrays(path, files, need + 2**16 + 1000 * len(jax.tree.leaves(shapes)))
+        return filled(shapes_with_origin(shapes, arrays), arrays)
 
 
 def _agent_shapes(manifest: Manifest) -> Trained:

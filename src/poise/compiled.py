@@ -58,7 +58,7 @@ def _folder() -> Path | None:
 
 
 def _key() -> str:
-    """A name for this processor, these versions, and the threads among which compiled code splits its sums."""
+    """A name for this processor, these versions, and the threads that compiled code splits its sums among."""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib")]
     facts = "\n".join([platform.machine(), processor(), *versions, f"{num_threads()} threads"])
     return hashlib.sha256(facts.encode()).hexdigest()[:16]

@@ -91,6 +91,8 @@ Share = Annotated[float, Bound(ge=0, le=1)]
 Count = Annotated[int, Bound(ge=1, le=10**15)]
 Widths = tuple[Annotated[int, Bound(ge=1, le=2**16)], ...]
 DEEPEST = 64  # hidden layers
+USUAL_OBS_BOUND = 10.0  # standard deviations
+FEW_STEPS = 16  # of a rollout: advantages then rest on the value function almost alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +135,7 @@ class PPO(Checked):
     """Whether the policy's loss sees advantages with mean 0 and deviation 1 in each minibatch."""
     stagger_starts: bool = True
     """Whether the first episodes are cut short at different steps, so that the environments are not all in
-    the same part of their episodes from then on; where there is a time limit."""
+    the same part of their episodes from then on. No effect without a time limit, or with resets."""
     reset_every_rollout: bool = False
     """Whether each rollout begins with fresh episodes; otherwise episodes go on across rollouts."""
 
@@ -201,12 +203,13 @@ class Normalize(Checked):
     first_rollout: bool = True
     """Whether the first rollout's observations are normalized by its own statistics when it is learned from;
     otherwise they are left as they are. Each later rollout is normalized by those of all before it."""
-    obs_clip: Annotated[float | None, Bound(gt=0)] = 10.0
-    """Bound on each entry of an observation, after normalization; None: no bound."""
+    obs_clip: Annotated[float, Bound(gt=0)] | Literal["auto"] | None = "auto"
+    """Bound on each entry of an observation, after normalization if that is on; None: no bound. auto: 10
+    where observations are normalized, otherwise no bound."""
     reward: bool = True
     """Rewards: over the running deviation of the discounted return."""
-    reward_clip: Annotated[float | None, Bound(gt=0)] = 10.0
-    """Bound on a reward, after normalization; None: no bound."""
+    reward_clip: Annotated[float | None, Bound(gt=0)] = None
+    """Bound on a reward, after normalization if that is on; None: no bound (docs/defaults.md)."""
     reward_gamma: Annotated[float | None, Bound(ge=0, le=1)] = None
     """Discount of the return whose deviation scales the rewards; None: ppo.gamma."""
     action: bool = True
@@ -223,6 +226,13 @@ class Normalize(Checked):
             raise ConfigError(
                 f"normalize.reward_gamma = {self.reward_gamma!r}: must be None where normalize.reward is off"
             )
+
+    @property
+    def obs_bound(self) -> float | None:
+        """``obs_clip`` as a number, or None: what is not normalized has no usual size that could bound it."""
+        if self.obs_clip != "auto":
+            return self.obs_clip
+        return USUAL_OBS_BOUND if self.obs else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,7 +321,8 @@ class Config(Checked):
             "value_learning_rate": rate if ppo.value_learning_rate is None else ppo.value_learning_rate,
         }
         ppo = dataclasses.replace(ppo, **chosen)
-        return dataclasses.replace(self, num_envs=num_envs, ppo=ppo, policy=policy)
+        normalize = dataclasses.replace(self.normalize, obs_clip=self.normalize.obs_bound)
+        return dataclasses.replace(self, num_envs=num_envs, ppo=ppo, policy=policy, normalize=normalize)
 
     def changes(self, spec: Spec) -> dict[str, Any]:
         """What is not as it would be by default with this budget in this environment, by dotted name."""
@@ -334,6 +345,37 @@ class Config(Checked):
             ConfigError: names the first field that is unknown or has a wrong value.
         """
         return from_dict(cls, data, "")
+
+    def refuse_idle(self) -> None:
+        """Refuses options of a new training that are accepted of an old one, and that change nothing.
+
+        Raises:
+            ConfigError: names the first, and why.
+        """
+        ppo, policy, usual = self.ppo, self.policy, PPO()
+        every = ppo.recompute_every
+        if every not in (None, usual.recompute_every) and every >= ppo.num_epochs:
+            raise ConfigError(
+                f"ppo.recompute_every = {every}: has no effect with ppo.num_epochs = {ppo.num_epochs}; "
+                "set a smaller number, or None"
+            )
+        if policy.head_tanh == "all" and policy.std == "independent":
+            raise ConfigError(
+                "policy.head_tanh = 'all': with policy.std = independent the mean is the only output; "
+                "set policy.head_tanh to mean"
+            )
+
+    def warnings(self) -> list[str]:
+        """What is likely to learn badly, a sentence each. The training runs all the same."""
+        num_steps, num_envs = self.shape
+        wanted = FEW_STEPS * num_envs
+        if self.ppo.num_steps is not None or num_steps >= FEW_STEPS or self.total_steps < 2 * wanted:
+            return []
+        steps = "1 step" if num_steps == 1 else f"{num_steps} steps"
+        return [
+            f"num_envs = {num_envs}: leaves {steps} of each environment to a rollout, which learns badly; "
+            f"set --ppo.num-steps {FEW_STEPS} or more, or fewer environments"
+        ]
 
     def check_against(self, spec: Spec) -> None:
         """Refuses options that have no meaning for this kind of actions.

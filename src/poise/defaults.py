@@ -38,8 +38,12 @@ def gamma(time_limit: int | None) -> float:
 
 
 def minibatch_size(total_steps: int, rollout_size: int) -> int:
-    """128 rows, 64 from a budget of 400,000 steps on, or the rollout where it has fewer."""
-    return min(MINIBATCH if total_steps < LONG else LONG_MINIBATCH, rollout_size)
+    """About 128 rows, 64 from a budget of 400,000 steps on: the rollout in equal parts of nearly that size.
+
+    So an epoch drops fewer rows than it has minibatches, and none of a rollout of 2,048.
+    """
+    wanted = MINIBATCH if total_steps < LONG else LONG_MINIBATCH
+    return rollout_size // max(1, round(rollout_size / wanted))
 
 
 def std_rate(total_steps: int) -> float:

@@ -110,7 +110,7 @@ def evaluate(
     obs = env.reset(np.ones(lanes, bool), [seeds[i % episodes] for i in playing])
     while (playing < episodes).any():
         with quiet():
-            action = scale(actor.act(obs.astype(np.float32)))
+            action = scale(actor.act(obs))
         obs, reward, terminated, truncated = env.step(action)
         total += reward
         length += 1

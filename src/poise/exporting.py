@@ -47,7 +47,8 @@ class Plan:
     """The greedy policy as arithmetic: (obs - mean) / std, clipped; layers; a tanh; the scale of actions.
 
     Attributes:
-        mean, std: of the observations; None where they are not normalized.
+        origin: what is subtracted from an observation in float64 before all else; None: nothing.
+        mean, std: of what is left of the observations; None where they are not normalized.
         limit: bound on what follows from them; None: no bound.
         layers: weights ``[inputs, outputs]`` and biases. Of a predicted deviation nothing is left.
         head_tanh: whether a tanh follows the last layer.
@@ -55,6 +56,7 @@ class Plan:
         about: what it is, in numbers and strings.
     """
 
+    origin: Float[np.ndarray, " O"] | None
     mean: Float[np.ndarray, " O"] | None
     std: Float[np.ndarray, " O"] | None
     limit: float | None
@@ -80,10 +82,12 @@ def make_plan(trained: Trained, manifest: Manifest) -> Plan:
     weights[-1], biases[-1] = weights[-1][:, :size], biases[-1][:size]
     bounds = None if spec.discrete else ActionScale(spec, normalize=config.normalize.action)
     stats = trained.normalizer.obs if config.normalize.obs else None
+    origin = trained.normalizer.origin
     return Plan(
+        origin=None if origin is None else np.asarray(origin, np.float32),
         mean=None if stats is None else np.asarray(stats.mean, np.float32),
         std=None if stats is None else np.asarray(stats.std, np.float32),
-        limit=config.normalize.obs_clip,
+        limit=config.normalize.obs_bound,
         layers=tuple(zip(weights, biases, strict=True)),
         activation=policy.mlp.activation,
         head_tanh=isinstance(policy, GaussianPolicy) and policy.head_tanh != "none",
@@ -159,7 +163,8 @@ def observations(plan: Plan) -> Float[np.ndarray, "N *O"]:
     spread = rng.choice([1.0, 10.0, 100.0], size=(ROWS, 1), p=[0.7, 0.2, 0.1])
     spread[0] = 0
     rows = mean + std * spread * rng.standard_normal((ROWS, size))
-    return rows.astype(np.float32).reshape(ROWS, *plan.about["obs_shape"])
+    rows = rows.astype(np.float32) if plan.origin is None else rows + plan.origin.astype(np.float64)
+    return rows.reshape(ROWS, *plan.about["obs_shape"])
 
 
 def _compare(action: np.ndarray, agent: Agent, network: Actor, plan: Plan) -> float:
@@ -225,7 +230,7 @@ if __name__ == "__main__":
 
 def _numpy_file(plan: Plan) -> bytes:
     """A module with the parameters in it, and only the steps that this policy has."""
-    arrays: dict[str, np.ndarray | None] = {"MEAN": plan.mean, "STD": plan.std}
+    arrays: dict[str, np.ndarray | None] = {"ORIGIN": plan.origin, "MEAN": plan.mean, "STD": plan.std}
     arrays |= {"CENTER": plan.center, "SCALE": plan.scale, "LOW": plan.low, "HIGH": plan.high}
     for i, (weight, bias) in enumerate(plan.layers, start=1):
         arrays |= {f"WEIGHT_{i}": weight, f"BIAS_{i}": bias}
@@ -233,10 +238,12 @@ def _numpy_file(plan: Plan) -> bytes:
     lines = [
         "def act(obs):",
         '    """The greedy action for one raw observation, or for a batch of them."""',
-        "    obs = np.asarray(obs, np.float32)",
+        f"    obs = np.asarray(obs, np.{'float32' if plan.origin is None else 'float64'})",
         '    single = obs.shape == tuple(ABOUT["obs_shape"])',
         f"    x = obs.reshape(-1, {len(plan.layers[0][0])})",
     ]
+    if plan.origin is not None:
+        lines.append("    x = (x - ORIGIN).astype(np.float32)  # float64 first: float32 has too few digits")
     if plan.mean is not None:
         lines.append("    x = (x - MEAN) / STD")
     if plan.limit is not None:
@@ -311,7 +318,10 @@ def _onnx() -> Any:
 
 
 def _onnx_file(plan: Plan) -> bytes:
-    """The graph: ``obs`` [N, ...] float32 to ``action`` [N, ...] float32, or int64 [N] of choices."""
+    """The graph: ``obs`` [N, ...] float32 to ``action`` [N, ...] float32, or int64 [N] of choices.
+
+    With an origin ``obs`` is float64: a float32 would have lost what the policy acts on.
+    """
     onnx = _onnx()
     make, nodes, constants = onnx.helper, [], []
     obs_shape, action_shape = plan.about["obs_shape"], plan.about["action_shape"]
@@ -325,6 +335,9 @@ def _onnx_file(plan: Plan) -> bytes:
         return nodes[-1].output[0]
 
     x = then("Reshape", "obs", constant("rows", np.array([-1, math.prod(obs_shape)], np.int64)))
+    if plan.origin is not None:
+        x = then("Sub", x, constant("origin", plan.origin.astype(np.float64)))
+        x = then("Cast", x, to=onnx.TensorProto.FLOAT)
     if plan.mean is not None:
         x = then("Sub", x, constant("mean", plan.mean))
         x = then("Div", x, constant("std", plan.std))
@@ -347,10 +360,11 @@ def _onnx_file(plan: Plan) -> bytes:
         x = then("Reshape", x, constant("shape", np.array([-1, *action_shape], np.int64)))
         kind = onnx.TensorProto.FLOAT
     nodes[-1].output[0] = "action"
+    given = onnx.TensorProto.FLOAT if plan.origin is None else onnx.TensorProto.DOUBLE
     graph = make.make_graph(
         nodes,
         "policy",
-        [make.make_tensor_value_info("obs", onnx.TensorProto.FLOAT, ["N", *obs_shape])],
+        [make.make_tensor_value_info("obs", given, ["N", *obs_shape])],
         [make.make_tensor_value_info("action", kind, ["N", *([] if plan.discrete else action_shape)])],
         constants,
     )

@@ -19,6 +19,7 @@ from poise.envs import VectorEnv
 from poise.envs.checking import Crash, EnvFault
 from poise.errors import DIVERGED, TOO_LARGE, TrainingError
 from poise.facts import facts
+from poise.origin import relative, with_origin
 from poise.rollout import Collector
 from poise.sharding import make_collector
 from poise.spec import Episode
@@ -100,7 +101,10 @@ def iterations(
         for iteration in range(int(state.iteration), config.num_iterations):
             begun = clock.now()
             found = collector.collect(state.learner.policy, state.normalizer, iteration)
-            rollout, episodes, exact = found.rollout, found.episodes, exact and found.exact
+            episodes, exact = found.episodes, exact and found.exact
+            normalizer = with_origin(state.normalizer, found.rollout, config.normalize)
+            state = dataclasses.replace(state, normalizer=normalizer)
+            rollout = relative(found.rollout, normalizer)
             collected = clock.now()
             ready = make_ready(state, rollout, config=config)
             prepared = clock.now()
@@ -118,7 +122,7 @@ def iterations(
                 iteration=iteration + 1,
                 steps=(iteration + 1) * config.rollout_size,
                 state=state,
-                rollout=rollout,
+                rollout=found.rollout,
                 prepared=updated.prepared,
                 episodes=episodes,
                 epochs=epochs,

@@ -1,4 +1,4 @@
-"""What decides the bits of a training beside its configuration: versions, processor, threads. And its memory."""
+"""What decides the bits of a training beside its configuration, and the memory that it takes."""
 
 import hashlib
 import importlib.metadata

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from poise.config import Normalize
+from poise.types import Tensor
 
 EPSILON = 1e-8  # added to a variance before its root
 
@@ -49,10 +50,14 @@ class RunningStats(eqx.Module):
 
 
 class Normalizer(eqx.Module):
-    """Statistics of the observations and of the discounted return. Frozen within an iteration."""
+    """Statistics of the observations and of the discounted return. Frozen within an iteration.
+
+    ``origin`` is what the observations are relative to, here and in the networks (``poise.origin``); None: 0.
+    """
 
     obs: RunningStats
     ret: RunningStats
+    origin: Float[Tensor, " O"] | None = None
 
     @classmethod
     def empty(cls, obs_size: int) -> "Normalizer":
@@ -63,13 +68,18 @@ def normalize_obs(stats: RunningStats, obs: Float[Array, " O"], config: Normaliz
     """clip((obs - mean) / sqrt(var + 1e-8), -obs_clip, obs_clip), as far as switched on."""
     if config.obs:
         obs = (obs - stats.mean) / stats.std
-    return obs if config.obs_clip is None else jnp.clip(obs, -config.obs_clip, config.obs_clip)
+    bound = config.obs_bound
+    return obs if bound is None else jnp.clip(obs, -bound, bound)
 
 
 def normalize_reward(
     stats: RunningStats, reward: Float[Array, "T N"], config: Normalize
 ) -> Float[Array, "T N"]:
-    """clip(reward / sqrt(var of the return + 1e-8), -reward_clip, reward_clip), as far as switched on."""
+    """clip(reward / sqrt(var of the return + 1e-8), -reward_clip, reward_clip), as far as switched on.
+
+    By default there is no bound. Where the only reward of an episode comes at its end, the return is 0 at
+    nearly every step and its deviation is small: a bound of 10 would make rewards of 1 and of 3 the same.
+    """
     if config.reward:
         reward = reward / stats.std
     return reward if config.reward_clip is None else jnp.clip(reward, -config.reward_clip, config.reward_clip)

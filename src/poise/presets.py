@@ -32,7 +32,9 @@ def _paper(policy: Policy, *, normalize_action: bool, **ppo: Any) -> Config:
             **settings | ppo,
         ),
         policy=policy,
-        normalize=Normalize(action=normalize_action, reward_gamma=1.0, first_rollout=False),
+        normalize=Normalize(
+            action=normalize_action, reward_gamma=1.0, first_rollout=False, obs_clip=10.0, reward_clip=10.0
+        ),
     )
 
 

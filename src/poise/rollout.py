@@ -19,7 +19,7 @@ from poise.config import Config, Normalize
 from poise.envs import VectorEnv
 from poise.envs.checking import Crash, EnvFault
 from poise.envs.native import NativeEnv, NativeTask, World, advance, begin, empty_world, observe
-from poise.envs.vector import Restorable, Restored
+from poise.envs.vector import Restorable, Restored, usual_dtype
 from poise.errors import DIVERGED, TrainingError
 from poise.networks import GaussianPolicy, Policy
 from poise.normalize import Normalizer, normalize_obs
@@ -213,6 +213,11 @@ class Rebuildable(Protocol):
     def rebuild(self, fault: EnvFault) -> Restored: ...
 
 
+def _copied(obs: np.ndarray) -> Float[np.ndarray, "N O"]:
+    """A copy that no step of the environment changes, with all of the digits that it has."""
+    return obs.astype(usual_dtype(obs.dtype))
+
+
 MOST_CRASHES = 3  # in one rollout
 
 
@@ -228,7 +233,9 @@ class HostCollector:
         self.spec, self.num_envs, self.backend = env.spec, env.num_envs, env.backend
         self._scale = ActionScale(env.spec, normalize=config.normalize.action)
         self._ledger = _Ledger(shard)
-        self._obs = np.zeros((env.num_envs, env.spec.obs_size), np.float32)
+        self._obs = np.zeros(
+            (env.num_envs, env.spec.obs_size)
+        )  # float32 or float64, as the environment's are
         lengths = first_lengths(config, env.spec, shard.total)
         self._first = None if lengths is None else lengths[shard.first :][: shard.num_envs]
         self._crashes: list[Crash] = []
@@ -239,7 +246,11 @@ class HostCollector:
         actor = Actor(policy, normalizer, self._config.normalize)
         shape = (num_steps, env.num_envs)
         noise = self._noise((*shape, spec.action_size), iteration)
-        obs = np.empty((*shape, spec.obs_size), np.float32)
+        self._crashes = []
+        if iteration == 0 or self._config.ppo.reset_every_rollout:
+            self._ledger.drop()
+            self._begin(np.ones(env.num_envs, bool), None, 0)
+        obs = np.empty((*shape, spec.obs_size), self._obs.dtype)
         action = np.empty(shape, np.int32) if spec.discrete else np.empty_like(noise)
         reward, index = np.empty(shape, np.float64), np.empty(shape, np.int64)
         rollout = Rollout(
@@ -248,10 +259,6 @@ class HostCollector:
         next_obs, terminated, truncated = rollout.next_obs, rollout.terminated, rollout.truncated
         whole = np.ones(shape, bool)
 
-        self._crashes = []
-        if iteration == 0 or self._config.ppo.reset_every_rollout:
-            self._ledger.drop()
-            self._begin(np.ones(env.num_envs, bool), rollout, 0)
         physics, t = 0.0, 0
         while t < num_steps:
             index[t] = self._ledger.index
@@ -293,7 +300,7 @@ class HostCollector:
         chosen = np.flatnonzero(mask).tolist()
         seeds = [episode_seed(seed, Stream.TRAINING, first + n, int(index[n])) for n in chosen]
         try:
-            self._obs = self._env.reset(mask, seeds).astype(np.float32)
+            self._obs = _copied(self._env.reset(mask, seeds))
         except EnvFault as fault:
             self._recover(fault, rollout, num_rows, None)
 
@@ -313,7 +320,7 @@ class HostCollector:
         restored = self._env.rebuild(fault)
         if fault.crash is not None:
             self._crashes.append(fault.crash)
-        self._obs = restored.obs.astype(np.float32)
+        self._obs = _copied(restored.obs)
         lost = ~restored.exact
         if obs is not None:
             lost |= (self._obs != obs).any(axis=1)
@@ -328,7 +335,7 @@ class HostCollector:
         if not isinstance(self._env, Restorable):
             return None
         return {
-            "obs": np.array(self._obs, np.float32),
+            "obs": self._obs.copy(),
             **prefixed("episode", self._ledger.snapshot()),
             **prefixed("env", self._env.snapshot()),
         }
@@ -336,11 +343,14 @@ class HostCollector:
     def restore(self, arrays: Mapping[str, Any]) -> bool:
         if not isinstance(self._env, Restorable):
             raise ArraysError(f"{self._env.spec.id} cannot be restored")
-        fitted({"obs": self._obs}, {"obs": arrays["obs"]} if "obs" in arrays else {})
+        saved = arrays.get("obs", np.empty(0))  # runs of earlier versions have it as float32
+        dtype = saved.dtype if saved.dtype in (np.float32, np.float64) else self._obs.dtype
+        fitted({"obs": self._obs.astype(dtype)}, {"obs": saved} if "obs" in arrays else {})
         self._ledger.restore(part("episode", arrays))
         obs, exact = self._env.restore(part("env", arrays))
-        self._obs = obs.astype(np.float32)
-        lost = ~exact | [a.tobytes() != b.tobytes() for a, b in zip(self._obs, arrays["obs"], strict=True)]
+        self._obs = _copied(obs)
+        now = self._obs.astype(dtype)
+        lost = ~exact | [a.tobytes() != b.tobytes() for a, b in zip(now, saved, strict=True)]
         if lost.any():
             self._ledger.drop(lost)
             self._begin(lost, None, 0)

@@ -44,6 +44,7 @@ from poise.recorder import PARTS, Past, Recorder
 from poise.replay import write_crash
 from poise.rollout import Collector
 from poise.sharding import make_collector, shards
+from poise.spec import Spec
 from poise.streams import TextOut
 from poise.threads import start_jax
 from poise.update import placed
@@ -73,6 +74,13 @@ def _devices() -> str:
     """Where policy and value learn."""
     devices = jax.devices()
     return "one device" if devices[0] == devices[-1] else "two devices at once"
+
+
+def _discount(config: Config, spec: Spec) -> str:
+    """The discount of a training, and where it comes from: a limit that is not declared would change it."""
+    limit = spec.time_limit
+    horizon = "episodes have no time limit" if limit is None else f"episodes end after {limit:,} steps"
+    return f"discount {config.ppo.gamma:.4g}; {horizon}"
 
 
 def new_folder(out: Path, env: str, seeds: str) -> Path:
@@ -469,6 +477,10 @@ def _session(
     with contextlib.ExitStack() as stack:
         world = _world(job, stack, file)
         config.check_against(world.spec)
+        if resumed is None:
+            config.refuse_idle()
+            for warning in config.warnings():
+                print(f"warning: {warning}", file=file)
         config = config.settled(world.spec)
         if resumed is not None and world.spec != resumed.spec:
             raise RunError(f"{folder}: {found.id} has changed since: {world.spec}, was {resumed.spec}")
@@ -489,8 +501,8 @@ def _session(
             f"{found.id} on {world.backend}, learning on {_devices()}: {config.num_iterations} iterations x "
             f"{config.rollout_size:,} = {recorder.total_steps:,} steps, seed {config.seed}",
             file=file,
-            flush=True,
         )
+        print(_discount(config, world.spec), file=file, flush=True)
         stack.enter_context(guard.saving(recorder.save_at_once))
         return (yield from _react(job, recorder, iterations(config, world, start), guard, file))
     raise AssertionError

@@ -106,6 +106,7 @@ def make_optimizer(config: PPO) -> optax.GradientTransformation:
 def init(spec: Spec, config: Config) -> TrainState:
     """The state before the first iteration, a function of the seed alone."""
     config.check_against(spec)
+    config.refuse_idle()
     config = config.settled(spec)
     root, seedless = jax.random.key(config.seed), dataclasses.replace(config, seed=0)
     return placed(jax.block_until_ready(_init(root, spec=spec, config=seedless)))
@@ -200,7 +201,7 @@ def _prepare(
     done = rollout.terminated | rollout.truncated
     gamma = known(ppo.gamma if normalize.reward_gamma is None else normalize.reward_gamma)
     running, returns = discounted_return(running_return, rollout.reward, done, gamma)
-    after = Normalizer(seen, before.ret.merge(rows(returns)))
+    after = Normalizer(seen, before.ret.merge(rows(returns)), before.origin)
     reward = normalize_reward(after.ret, rollout.reward, normalize)
     transitions = Transitions(reward, next_obs, rollout.terminated, rollout.truncated)
     values, advantage, target = estimates(value, obs, transitions, ppo)

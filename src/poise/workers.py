@@ -22,12 +22,13 @@ from poise.machine import fingerprint
 from poise.networks import Policy
 from poise.normalize import Normalizer
 from poise.options import Options
+from poise.origin import shapes_with_origin
 from poise.rollout import Collected, HostCollector, Shard
 from poise.sharding import joined_worlds, merged, parted_worlds, shards
 from poise.spec import Episode, Spec
 from poise.streams import TextOut
 from poise.types import Rollout
-from poise.update import template
+from poise.update import TrainState, template
 
 MOST_DEATHS = 5  # of the workers of one shard, without a rollout of it between them
 SCARCE = 10.0  # seconds after which it is said that a cluster has no core for a worker
@@ -117,17 +118,17 @@ class _Worker:
         try:
             part = self._parts[index]
             if self._shapes is None:
-                self._shapes = _acting(part.spec, self._config)
-            state = filled(self._shapes, parameters)
+                self._shapes = template(part.spec, self._config)
+            acting = _acting(shapes_with_origin(self._shapes, parameters))
+            state = filled(acting, parameters)
             collected = part.collect(state["policy"], state["normalizer"], iteration)
             return _packed(collected) | {"world": part.snapshot()}
         except PoiseError as error:
             return error
 
 
-def _acting(spec: Spec, config: Config) -> dict[str, Any]:
-    """Shapes of what a process needs to act; no array is made."""
-    state = template(spec, config)
+def _acting(state: TrainState) -> dict[str, Any]:
+    """What a process needs of a state to act."""
     return {"policy": state.learner.policy, "normalizer": state.normalizer}
 
 

@@ -22,7 +22,7 @@ from poise.arrays import ArraysError, fitted
 from poise.config import LAST_SEED
 from poise.envs.checking import Checked, Crash, EnvFault
 from poise.envs.unstable import hear_mujoco
-from poise.envs.vector import EnvError, EnvStep, Restored
+from poise.envs.vector import EnvError, EnvStep, Restored, usual_dtype
 from poise.errors import PoiseError
 from poise.interrupts import leave_with_parent
 from poise.spec import Spec
@@ -368,7 +368,7 @@ class GymnasiumEnv:
 
     def _flat(self, obs: np.ndarray) -> np.ndarray:
         flat = obs.reshape(self.num_envs, -1)
-        return flat if np.issubdtype(flat.dtype, np.floating) else flat.astype(np.float32)
+        return flat.astype(usual_dtype(flat.dtype), copy=False)
 
 
 def _ending(exitcode: int | None) -> str:

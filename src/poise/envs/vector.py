@@ -10,6 +10,12 @@ from poise.errors import PoiseError
 from poise.spec import Spec
 
 
+def usual_dtype(dtype: np.dtype) -> type[np.floating]:
+    """The float type that keeps the digits of an observation: float64 where float32 has too few."""
+    narrow = dtype.itemsize < 4 or dtype == np.float32
+    return np.float32 if narrow else np.float64
+
+
 class EnvStep(NamedTuple):
     """What one step of every environment returned. No reset happens inside a step.
 
