@@ -121,8 +121,8 @@ def _improvement_interval(
     Brunner and Munzel's variance and degrees of freedom, on the logit scale: Brunner and Munzel 2000, "The
     nonparametric Behrens-Fisher problem"; Perme and Manevski 2019, "Confidence intervals for the Mann-Whitney
     test". Where one side beats the other in every pair, or all tie, the variance is not known: there it is
-    the exact binomial interval (Clopper and Pearson 1934) of as many pairs as the smaller side has runs, which is
-    as wide as needed where the other side never varies.
+    the exact binomial interval (Clopper and Pearson 1934) of as many pairs as the smaller side has runs, as
+    wide as needed where the other side never varies.
     """
     from scipy.special import betaincinv, expit, logit, stdtrit
 
