@@ -8,7 +8,7 @@ import pytest
 import poise
 from poise.recorder import Recorder
 
-QUICK = {"total_steps": 256, "ppo": {"num_steps": 64, "num_envs": 2}, "video": False, "evaluate": False}
+QUICK = {"total_steps": 256, "video": False, "evaluate": False}
 
 
 @pytest.fixture

@@ -574,9 +574,9 @@ def _react(
             raise
         with _second_to(error, file):
             recorder.save()
-            if isinstance(error, KeyboardInterrupt):
+            if isinstance(error, KeyboardInterrupt | cluster.LostCluster):
                 print(
-                    f"interrupted at step {recorder.steps:,}; to go on: "
+                    f"{_ending(error)} at step {recorder.steps:,}; to go on: "
                     f"poise resume {folder}{cluster.typed(job.ray)}",
                     file=file,
                     flush=True,

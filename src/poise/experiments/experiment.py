@@ -266,8 +266,9 @@ def _run(
             seconds = f"{result['seconds']['total']:.1f} s"
             sick = [finding.rule for finding in diagnose(job.folder)]
             print(f"{name(job)}: {', '.join([outcome, seconds, *sick])}", file=file, flush=True)
-    except KeyboardInterrupt:
-        print(f"interrupted; to go on: poise resume {folder}{cluster.typed(ray)}", file=file, flush=True)
+    except (KeyboardInterrupt, cluster.LostCluster) as error:
+        ended = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        print(f"{ended}; to go on: poise resume {folder}{cluster.typed(ray)}", file=file, flush=True)
         raise
     return done
 

@@ -336,9 +336,10 @@ def _execute(plan: Plan, ray: str | None, file: TextOut, *, begun: bool = False)
                 _train(plan, ledger, batch, train, file)
                 _write(plan, ledger, {"status": "unfinished"}, since)
             summary = _judge(plan, ledger, train, file)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, cluster.LostCluster) as error:
+            ended = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             again = f"poise resume {plan.folder}{cluster.typed(ray)}"
-            print(f"interrupted; to go on: {again}", file=file, flush=True)
+            print(f"{ended}; to go on: {again}", file=file, flush=True)
             raise
         told = _write(plan, ledger, summary, since)
         print(f"the report: {write_page(plan.folder)}", file=file, flush=True)
