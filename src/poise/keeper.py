@@ -90,16 +90,18 @@ def outlives(process: "subprocess.Popen[bytes]") -> bool:
 def main() -> None:
     folder, cores, memory = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     spared = {os.getpid(), os.getppid()}
+    said = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # Ray prints there, too, when its processes die
     os.environ["RAY_RAYLET_PID"] = str(os.getpid())  # or Ray would end this process with its raylet
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the process that started this one
         signal.signal(number, signal.SIG_IGN)
     try:
-        print(start(folder, cores, memory), flush=True)
+        print(start(folder, cores, memory), file=said, flush=True)
     except Exception as error:  # whatever of its processes does not come up
-        print(f"failed: {type(error).__name__}: {' '.join(str(error).split())}", flush=True)
+        print(f"failed: {type(error).__name__}: {' '.join(str(error).split())}", file=said, flush=True)
     else:
         if not outlives(raylet()):
-            print("its raylet was killed", flush=True)
+            print("its raylet was killed", file=said, flush=True)
     sys.stdin.read()
     clear(folder, spared)
     os._exit(0)  # Ray would take its time to end what is gone
