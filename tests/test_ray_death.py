@@ -102,6 +102,7 @@ def test_a_training_whose_ray_dies_says_so_and_leaves_nothing(name, tmp_path):
             break
         time.sleep(0.1)
     started = below(training.pid)
+    assert training.poll() is None, training.communicate()[0]
     (victim,) = [pid for pid, line in started.items() if name in line]
     (kept,) = [line for line in started.values() if "poise.keeper" in line]
     folder = kept.split("\0")[4]  # python -P -m poise.keeper FOLDER
