@@ -31,7 +31,8 @@ def test_a_picture_that_cannot_be_drawn_hides_no_error(failing, monkeypatch, tmp
 
 
 def test_a_folder_that_cannot_be_completed_hides_no_error(failing, monkeypatch, tmp_path):
-    def finish(*_):
+    def finish(recorder, *_):
+        recorder.close()
         raise OSError("no space")
 
     monkeypatch.setattr(Recorder, "finish", finish)
