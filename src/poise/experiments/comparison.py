@@ -105,9 +105,9 @@ class Pair:
         over = "over seeds" if self.kind == "settings" else "as agents, over the episodes of their scores"
         if self.winner is not None:
             loser = self.one if self.winner == self.other else self.other
-            bounds = sorted((abs(self.low), abs(self.high)))
+            near, far = sorted((abs(self.low), abs(self.high)))
             width = (
-                f"95% interval {between(*bounds)}"
+                f"95% interval {between(near, far)}"
                 if self.no_interval is None
                 else f"no interval: {self.no_interval}"
             )

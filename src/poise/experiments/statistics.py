@@ -39,7 +39,8 @@ def mean_estimate(scores: Float[np.ndarray, " runs"]) -> Estimate:
         return without_interval(float(scores[0]), ONE_SEED)
     if _constant(scores):
         return without_interval(float(scores[0]), _equal(scores))
-    return Estimate(*(float(bound) for bound in mean_interval(scores)))
+    value, low, high = (float(bound) for bound in mean_interval(scores))
+    return Estimate(value, low, high)
 
 
 def interquartile_mean(scores: Float[np.ndarray, "*S runs"]) -> Float[np.ndarray, "*S"]:
