@@ -58,7 +58,8 @@ def effect(scores: Scores, base: str, change: str) -> str:
         pairs.append(pair)
         d = difference(*pair)
         task = SHORT.get(part[0], part[0].removesuffix("-v4"))
-        cells.append(f"{task} {part[1] // 1000}k {d.value:+.1f} ({d.low:+.1f}, {d.high:+.1f}; {len(seeds)})")
+        bounds = "all equal" if d.no_interval else f"{d.low:+.1f}, {d.high:+.1f}"
+        cells.append(f"{task} {part[1] // 1000}k {d.value:+.1f} ({bounds}; {len(seeds)})")
     p = improvement(pairs)
     name = change.partition(": ")[2]
     return f"| {name} | {'; '.join(cells)} | {p.value:.2f} ({p.low:.2f} to {p.high:.2f}) |"

@@ -23,9 +23,8 @@ import numpy as np
 from poise.agent import load
 from poise.errors import PoiseError
 from poise.experiments.pool import Job, run_jobs
-from poise.experiments.statistics import difference, improvement, interquartile_estimate
+from poise.experiments.statistics import difference, improvement, interquartile_estimate, mean_estimate
 from poise.experiments.tables import read_table
-from poise.intervals import mean_interval
 from poise.journal import read_greedy
 from poise.options import Options
 from poise.presets import configure
@@ -138,9 +137,10 @@ def summary_table(rows: Sequence[dict]) -> list[str]:
     ]
     for (env, budget), settings in finals(rows).items():
         each = np.array(list(settings[DEFAULTS].values()))
-        mean, low, high = mean_interval(each)
+        mean, low, high, none = mean_estimate(each)
         middle = interquartile_estimate(each).value
-        figures = f"{mean:.1f} | {low:.1f} to {high:.1f} | {middle:.1f} | {min(each):.1f}"
+        bounds = none or f"{low:.1f} to {high:.1f}"
+        figures = f"{mean:.1f} | {bounds} | {middle:.1f} | {min(each):.1f}"
         lines.append(f"| {env} | {budget:,} | {len(each)} | {figures} |")
     return lines
 
@@ -163,7 +163,8 @@ def change_table(rows: Sequence[dict]) -> list[str]:
             pair = np.array([changed[s] for s in seeds]), np.array([usual[s] for s in seeds])
             pairs.append(pair)
             effect = difference(*pair)
-            cells.append(f"{effect.value:+.1f} ({effect.low:+.1f} to {effect.high:+.1f})")
+            bounds = effect.no_interval or f"{effect.low:+.1f} to {effect.high:+.1f}"
+            cells.append(f"{effect.value:+.1f} ({bounds})")
         better = improvement(pairs)
         cells.append(f"{better.value:.2f} ({better.low:.2f} to {better.high:.2f})")
         lines.append("| " + " | ".join([setting, *cells]) + " |")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from poise.intervals import mean_interval
+from poise.experiments.statistics import mean_estimate
 
 TASKS = ("InvertedPendulum-v4", "Reacher-v4", "Pendulum-v1", "CartPole-v1")
 COMMAND = Path(sys.executable).with_name("poise")
@@ -33,13 +33,14 @@ def row(task: str, runs: list[tuple[float, dict]]) -> str:
     """Of Markdown."""
     scores = [summary["evaluation"]["mean"] for _, summary in runs]
     digits = 2 if abs(np.mean(scores)) < 100 else 1
-    mean, low, high = (f"{float(v):.{digits}f}" for v in mean_interval(np.array(scores)))
+    mean, low, high, none = mean_estimate(np.array(scores))
+    bounds = none or f"{low:.{digits}f} to {high:.{digits}f}"
     each = ", ".join(f"{score:.{digits}f}" for score in scores)
     seconds = np.median([seconds for seconds, _ in runs])
     speed = np.median([summary["steps_per_second"] for _, summary in runs])
     memory = max(summary["peak_memory_bytes"] for _, summary in runs)
     costs = f"{seconds:.0f} | {speed:,.0f} | {memory / 1e6:.0f} MB"
-    return f"| {task} | {mean} | {low} to {high} | {each} | {costs} |"
+    return f"| {task} | {mean:.{digits}f} | {bounds} | {each} | {costs} |"
 
 
 def main() -> None:

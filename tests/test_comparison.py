@@ -83,11 +83,15 @@ def test_a_clear_difference_has_a_winner_and_an_unclear_one_none(runs):
     assert (better.winner, better.value) == ("ppo.clip 0.1", 50)
     assert better.sentence().startswith("ppo.clip 0.1 is better than defaults over seeds, by 50.00 (95% ")
     assert f"interval {better.low:.2f} to {better.high:.2f}, p = 0.0" in better.sentence()
-    assert better.improvement == (1, 1, 1)
+    assert better.sentence().endswith(", judged by the final scores alone")
+    assert better.improvement == pytest.approx((1, 0.025 ** (1 / 3), 1, None))  # of three wins in three
     assert other.winner is None
     interval = f"the 95% interval of the difference, {other.low:.2f} to {other.high:.2f}, holds 0"
     assert f"no winner between defaults and ppo.clip 0.3 over seeds: {interval} (p = " in other.sentence()
     assert "would show with about" in other.sentence()
+    assert other.sentence().endswith(
+        "; this judges the final scores alone, and does not show that they learn equally fast: see the curves"
+    )
     assert other.low < 0 < other.high
 
 
@@ -158,15 +162,42 @@ def test_the_same_training_twice_counts_once(runs):
 
 
 def test_what_only_the_correction_keeps_from_winning_says_so():
-    pair = Pair("settings", "a", "b", 2.0, 0.5, 3.5, None, 0.06, None)
+    pair = Pair("settings", "a", "b", 2.0, 0.5, 3.5, None, None, 0.06, None)
     assert "0.50 to 3.50, leaves out 0, which among several comparisons may be chance" in pair.sentence()
-    assert Pair("settings", "a", "b", 0.0, 0.0, 0.0, None, 1.0, None).sentence() == (
-        "no winner between a and b over seeds: there is no difference (p = 1)"
-    )
-    assert Pair("agents", "a", "b", -2.0, -3.5, -0.5, None, 0.01, None).sentence() == (
+    assert Pair("agents", "a", "b", -2.0, -3.5, -0.5, None, None, 0.01, None).sentence() == (
         "a is better than b as agents, over the episodes of their scores, by 2.00 "
         "(95% interval 0.50 to 3.50, p = 0.01)"
     )
+
+
+def test_equal_scores_have_no_interval_and_three_seeds_of_them_no_winner(runs, capsys):
+    for count, winner in ((3, None), (4, "defaults")):
+        given = [
+            runs(clip, seed, mean) for clip, mean in ((0.2, 1000.0), (0.1, 990.0)) for seed in range(count)
+        ]
+        compared = compare_runs(given)
+        (pair,) = compared.pairs["Pendulum-v1"]
+        assert pair.winner == winner
+        assert "on each side all scores are equal" in pair.sentence()
+        told = json.loads(json.dumps(compared.to_dict(), allow_nan=False))["tasks"]["Pendulum-v1"]
+        assert told["settings"][0]["evaluation"] == {
+            "mean": 1000.0,
+            "low": None,
+            "high": None,
+            "no_interval": f"all {count} seeds have the same score",
+            "iqm": {
+                "value": 1000.0,
+                "low": None,
+                "high": None,
+                "no_interval": f"all {count} seeds have the same score",
+            },
+            "seeds": count,
+            "each": [1000.0] * count,
+        }
+        assert (told["pairs"][0]["low"], told["pairs"][0]["high"]) == (None, None)
+        assert told["pairs"][0]["no_interval"] == "on each side all scores are equal"
+        assert main(["compare", *map(str, given)]) == 0
+        assert f"all {count} seeds have the same score" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("rows", [None, "return\nx\n", "return\nnan\n", "episode\n0\n", ""])

@@ -12,7 +12,6 @@ import os
 import random
 import re
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,11 +20,12 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 from poise.cores import num_cores
 from poise.errors import PoiseError
 from poise.interrupts import SIGNALS
+from poise.keeper import clear
 
 LOCAL = "local"
 _ADDRESS = re.compile(r"local|auto|\[?[\w.:-]+\]?:[0-9]{1,5}")
@@ -37,6 +37,12 @@ _TOKEN = secrets.token_hex(32)  # of the local Rays of this process
 
 class ClusterError(PoiseError):
     """A cluster that cannot be joined, or that lacks what was asked of it."""
+
+
+class LostCluster(ClusterError):
+    """The local Ray of this process died under it."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -102,10 +108,12 @@ def joined(address: str, *, processes: int | None = None) -> Iterator[None]:
         stack.enter_context(_environment(_LOCAL_SETTINGS if address == LOCAL else _SETTINGS))
         _reread()
         stack.enter_context(_silenced())
+        where = address
         if address == LOCAL:
             where = stack.enter_context(_local_ray(max(num_cores(), processes or 0)))
-        else:
-            where = address
+            # Ray ends a process without a word when the raylet of this number is gone; _watched says it
+            stack.enter_context(_environment({"RAY_RAYLET_PID": str(os.getpid())}))
+            _reread()
         stack.callback(ray.shutdown)
         _join(where)
         _joined = address
@@ -227,12 +235,73 @@ def _local_ray(cores: int) -> Iterator[str]:
         said = keeper.stdout.readline().strip()
         if not _ADDRESS.fullmatch(said):
             raise ClusterError(f"a local Ray did not start: {said or 'its keeper ended'}")
-        yield said
+        with _watched(keeper.stdout):
+            yield said
     finally:
         keeper.stdin.close()
         keeper.wait()
         keeper.stdout.close()
-        shutil.rmtree(folder, ignore_errors=True)  # where the keeper could not begin
+        clear(folder, {os.getpid()})  # where the keeper could not, or was killed
+
+
+@contextlib.contextmanager
+def _watched(said: IO[str]) -> Iterator[None]:
+    """Within, it is known at once when the keeper says that its Ray died, or is gone itself."""
+    global _death
+    death = _death = Death()
+    threading.Thread(target=death.wait_for, args=(said,), daemon=True).start()
+    try:
+        yield
+    finally:
+        _death = None
+
+
+class Death:
+    """Whether a local Ray died, and of what."""
+
+    def __init__(self) -> None:
+        self.why: str | None = None
+        self._known = threading.Event()
+
+    def wait_for(self, said: IO[str]) -> None:
+        """Reads what the keeper says next; it says nothing while all is well."""
+        try:
+            self.why = said.readline().strip() or "its keeper was killed"
+        except ValueError:  # it was closed: this process left
+            return
+        self._known.set()
+
+    def check(self, seconds: float = 0.0) -> None:
+        """Waits that long for the news.
+
+        Raises:
+            LostCluster: it died.
+        """
+        if self._known.wait(seconds):
+            raise LostCluster(
+                f"the local Ray died: {self.why} (the usual cause is lack of memory); what was done is kept"
+            )
+
+
+_death: Death | None = None  # of the local Ray that this process is in
+
+
+@contextlib.contextmanager
+def _alive() -> Iterator[None]:
+    """Within, an error of Ray that comes of the death of the local one says so.
+
+    Raises:
+        LostCluster: it died.
+    """
+    if _death is None:
+        yield
+        return
+    _death.check()
+    try:
+        yield
+    except Exception:
+        _death.check(1.0)
+        raise
 
 
 class Process:
@@ -247,7 +316,8 @@ class Process:
         return getattr(self._actor, method).remote(*arguments)
 
     def kill(self) -> None:
-        _ray().kill(self._actor)
+        with contextlib.suppress(LostCluster), _alive():
+            _ray().kill(self._actor)
 
 
 class Tasks:
@@ -266,20 +336,23 @@ class Tasks:
 def room() -> str:
     """What the cluster has, in words."""
     ray = _ray()
-    cores, free = (r.get("CPU", 0) for r in (ray.cluster_resources(), ray.available_resources()))
+    with _alive():
+        cores, free = (r.get("CPU", 0) for r in (ray.cluster_resources(), ray.available_resources()))
     return f"{cores:.0f} cores, {free:.0f} of them free"
 
 
 def share(value: Any) -> Any:
     """A promise of ``value``, which every process that asks for it gets from memory."""
-    return _ray().put(value)
+    with _alive():
+        return _ray().put(value)
 
 
 def ready(promises: Sequence[Any], seconds: float) -> list[Any]:
     """Those that are kept by then; returns with the first, and with what is there beside it."""
     ray, promises = _ray(), list(promises)
-    kept, _ = ray.wait(promises, timeout=seconds)
-    return ray.wait(promises, num_returns=len(promises), timeout=0)[0] if kept else []
+    with _alive():
+        kept, _ = ray.wait(promises, timeout=seconds)
+        return ray.wait(promises, num_returns=len(promises), timeout=0)[0] if kept else []
 
 
 def answer(promise: Any) -> Any:
@@ -287,10 +360,12 @@ def answer(promise: Any) -> Any:
 
     Raises:
         ClusterError: a machine of the cluster lacks a package or module that this one has.
+        LostCluster: the local Ray died.
     """
     ray = _ray()
     try:
-        return ray.get(promise)
+        with _alive():
+            return ray.get(promise)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ImportError):
             raise ClusterError(f"a machine of the cluster lacks what this one has: {error.cause}") from error
@@ -303,8 +378,10 @@ def answer(promise: Any) -> Any:
 
 def interrupt(promises: Sequence[Any]) -> None:
     """Has Ctrl-C reach those that are at work, and those that are not never begin."""
-    for promise in promises:
-        _ray().cancel(promise, force=False, recursive=False)
+    with contextlib.suppress(LostCluster):
+        for promise in promises:
+            with _alive():
+                _ray().cancel(promise, force=False, recursive=False)
 
 
 def search_path() -> list[str]:

@@ -1,5 +1,6 @@
 """What a training leaves behind it: tables, checkpoints, picture and summary."""
 
+import contextlib
 import hashlib
 import json
 import threading
@@ -245,7 +246,9 @@ class Recorder:
         title = f"{self._found.id}, seed {self._config.seed}"
         episodes, picture = read_episodes(self.folder), self.folder / "curve.png"
         picture.unlink(missing_ok=True)  # a link is removed, not followed
-        draw_curve(picture, title, episodes, self.total_steps, evaluation, read_greedy(self.folder))
+        # without a picture the summary still says how it ended
+        with contextlib.nullcontext() if status == "finished" else contextlib.suppress(Exception):
+            draw_curve(picture, title, episodes, self.total_steps, evaluation, read_greedy(self.folder))
         if evaluation is not None:
             write_text(self.folder / EVALUATION, _table(evaluation))
         self.seconds["log"] += time.perf_counter() - begun

@@ -584,17 +584,33 @@ def _react(
             with contextlib.suppress(OSError):
                 recorder.close()
             raise
-        recorder.save()
-        if isinstance(error, KeyboardInterrupt):
-            print(
-                f"interrupted at step {recorder.steps:,}; to go on: "
-                f"poise resume {folder}{cluster.typed(job.ray)}",
-                file=file,
-                flush=True,
-            )
-        recorder.finish(_ending(error), evaluation, best)
+        with _second_to(error, file):
+            recorder.save()
+            if isinstance(error, KeyboardInterrupt | cluster.LostCluster):
+                print(
+                    f"{_ending(error)} at step {recorder.steps:,}; to go on: "
+                    f"poise resume {folder}{cluster.typed(job.ray)}",
+                    file=file,
+                    flush=True,
+                )
+            recorder.finish(_ending(error), evaluation, best)
         raise
     return Run(folder, recorder.finish("finished", evaluation, best), evaluation)
+
+
+@contextlib.contextmanager
+def _second_to(error: BaseException, file: TextOut) -> Iterator[None]:
+    """What fails within is printed, and does not hide ``error``, which ended the training.
+
+    Where memory or disk run out, one failure is followed by others. An interrupt is not a failure: then it is
+    raised.
+    """
+    try:
+        yield
+    except Exception as later:
+        if not isinstance(error, Exception):
+            raise
+        print(f"the run folder is not complete: {type(later).__name__}: {later}", file=file, flush=True)
 
 
 def _ending(error: BaseException) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from markupsafe import Markup, escape
 
-from poise.experiments.figures import COLORS, Line
+from poise.experiments.figures import COLORS, Line, keep_readable
 from poise.experiments.wording import figure
 
 # what Matplotlib draws with, and the style's variable that takes its place
@@ -125,6 +125,8 @@ def draw_lines(
                 axes.fill_between(line.steps, line.low, line.high, color=color, alpha=0.18, linewidth=0)
             style = {"marker": "o", "markersize": 3.5} if line.dashed else {}
             axes.plot(line.steps, line.value, color=color, linewidth=1.7, label=line.label, **style)
+        if dots is None and level is None:
+            keep_readable(axes, lines)
         axes.set_title(title, loc="left", color=INK, fontsize=9.5)
         axes.set_xlim(0, until)
         if len(lines) > 1 or dots is not None or level is not None:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from poise.config import flat
 from poise.errors import PoiseError
 from poise.experiments import tables
-from poise.experiments.experiment import evaluation
+from poise.experiments.experiment import evaluation, plain
 from poise.experiments.figures import Line, draw_tasks
 from poise.experiments.statistics import (
     Estimate,
@@ -25,13 +25,16 @@ from poise.experiments.statistics import (
     p_value,
     runs_needed,
 )
-from poise.experiments.wording import aligned, between, figure
+from poise.experiments.wording import aligned, between, figure, interval, share
 from poise.journal import read_evaluation
 from poise.records import Record, read_record
 from poise.run import EXPERIMENT, SWEEP
 
 ALPHA = 0.05
 ABSENT = "not changed"
+NOT_NOTHING = (  # a student would read "no effect"
+    "; this judges the final scores alone, and does not show that they learn equally fast: see the curves"
+)
 LONGEST = 36  # characters of a label; a longer one is a number, and told below
 
 
@@ -60,8 +63,8 @@ class Setting:
     def row(self) -> tuple[str, ...]:
         """Label, seeds, mean, its interval, interquartile mean."""
         score = evaluation(self.scores)
-        bounds, iqm = between(score["low"], score["high"]), figure(score["iqm"]["value"])
-        return self.label, str(len(self.records)), figure(score["mean"]), bounds, iqm
+        iqm = figure(score["iqm"]["value"])
+        return self.label, str(len(self.records)), figure(score["mean"]), interval(score), iqm
 
     @property
     def scores(self) -> Float[np.ndarray, " seeds"]:
@@ -74,8 +77,9 @@ class Pair:
     """Two settings, or two agents of one seed each, and what can be said of them.
 
     ``kind``: "settings": over seeds; "agents": over the episodes of their final scores. ``p`` is corrected
-    for the number of pairs that are compared. ``needed``: seeds of each setting with which a difference of
-    this size would be found in four tries of five, where that is more than there are.
+    for the number of pairs that are compared. ``no_interval``: why there is none. ``needed``: seeds of each
+    setting with which a difference of this size would be found in four tries of five, where that is more than
+    there are.
     """
 
     kind: str
@@ -84,6 +88,7 @@ class Pair:
     value: float
     low: float
     high: float
+    no_interval: str | None
     improvement: Estimate | None
     p: float
     needed: int | None
@@ -100,19 +105,25 @@ class Pair:
         over = "over seeds" if self.kind == "settings" else "as agents, over the episodes of their scores"
         if self.winner is not None:
             loser = self.one if self.winner == self.other else self.other
-            bounds = sorted((abs(self.low), abs(self.high)))
-            return (
-                f"{self.winner} is better than {loser} {over}, by {figure(abs(self.value))} "
-                f"(95% interval {between(*bounds)}, p = {self.p:.2g})"
+            near, far = sorted((abs(self.low), abs(self.high)))
+            width = (
+                f"95% interval {between(near, far)}"
+                if self.no_interval is None
+                else f"no interval: {self.no_interval}"
             )
+            said = (
+                f"{self.winner} is better than {loser} {over}, by {figure(abs(self.value))} "
+                f"({width}, p = {self.p:.2g})"
+            )
+            return f"{said}, judged by the final scores alone" if self.kind == "settings" else said
         said = f"no winner between {self.one} and {self.other} {over}: {self._why_none()} (p = {self.p:.2g})"
         if self.needed is not None:
             said += f"; a difference of this size would show with about {self.needed:,} seeds of each"
-        return said
+        return said + (NOT_NOTHING if self.kind == "settings" else "")
 
     def _why_none(self) -> str:
-        if self.value == self.low == self.high == 0:
-            return "there is no difference"
+        if self.no_interval is not None:
+            return f"their means differ by {figure(abs(self.value))}, and {self.no_interval}"
         bounds = f"the 95% interval of the difference, {between(self.low, self.high)},"
         if self.low <= 0 <= self.high:
             return f"{bounds} holds 0"
@@ -161,11 +172,10 @@ def _bounds(pair: Pair) -> tuple[float | None, float | None]:
 
 def pair_as_json(pair: Pair) -> dict[str, Any]:
     bounds = dict(zip(("low", "high"), _bounds(pair), strict=True))
-    share = None if pair.improvement is None else pair.improvement._asdict()
     return {
         **pair.__dict__,
         **bounds,
-        "improvement": share,
+        "improvement": None if pair.improvement is None else plain(pair.improvement),
         "winner": pair.winner,
         "sentence": pair.sentence(),
     }
@@ -186,10 +196,10 @@ def _pairs_in_words(pairs: Sequence[Pair]) -> list[str]:
         row: tuple[str, ...] = (
             f"  {pair.other} - {pair.one}",
             figure(pair.value),
-            between(*_bounds(pair)),
+            between(*_bounds(pair), pair.no_interval),
         )
-        if share := pair.improvement:
-            row = (*row, f"{share.value:.2f}", f"{share.low:.2f} to {share.high:.2f}")
+        if pair.improvement:
+            row = (*row, *share(plain(pair.improvement)))
         rows.append(row)
     said = ["", *aligned(rows), "", *(f"  {pair.sentence()}" for pair in pairs)]
     if len(pairs) > 1:
@@ -333,12 +343,12 @@ def compare_settings(settings: Sequence[Setting]) -> tuple[Pair, ...]:
     corrected = holm([p_value(scores, base) for _, scores in others])
     pairs = []
     for (other, scores), p in zip(others, corrected, strict=True):
-        share = improvement([(scores, base)]) if kind == "settings" else None
+        better = improvement([(scores, base)]) if kind == "settings" else None
         needed = runs_needed(scores, base) if kind == "settings" else None
         if needed is not None and needed <= max(len(scores), len(base)):  # only Holm's correction says no
             needed = None
         bounds = difference(scores, base)
-        pairs.append(Pair(kind, one, other, *bounds, share, p, needed))
+        pairs.append(Pair(kind, one, other, *bounds, better, p, needed))
     return tuple(pairs)
 
 

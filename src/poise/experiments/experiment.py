@@ -34,10 +34,10 @@ from poise.experiments.statistics import (
     improvement,
     interquartile_band,
     interquartile_estimate,
+    mean_estimate,
 )
-from poise.experiments.wording import aligned, between, figure
+from poise.experiments.wording import aligned, figure, interval, share
 from poise.files import write_text
-from poise.intervals import mean_interval
 from poise.journal import read_greedy
 from poise.machine import versions
 from poise.options import Options
@@ -266,8 +266,9 @@ def _run(
             seconds = f"{result['seconds']['total']:.1f} s"
             sick = [finding.rule for finding in diagnose(job.folder)]
             print(f"{name(job)}: {', '.join([outcome, seconds, *sick])}", file=file, flush=True)
-    except KeyboardInterrupt:
-        print(f"interrupted; to go on: poise resume {folder}{cluster.typed(ray)}", file=file, flush=True)
+    except (KeyboardInterrupt, cluster.LostCluster) as error:
+        ended = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        print(f"{ended}; to go on: poise resume {folder}{cluster.typed(ray)}", file=file, flush=True)
         raise
     return done
 
@@ -283,14 +284,21 @@ def _outcome(plan: Plan, found: envs.Resolved, done: Mapping[Path, dict[str, Any
 
 
 def evaluation(each: Float[np.ndarray, " seeds"]) -> dict[str, Any]:
-    """Mean with Student's interval, interquartile mean with the bootstrap's; None for an infinite bound."""
-    mean, low, high = (_known(float(v)) for v in mean_interval(each))
-    iqm = {k: _known(v) for k, v in interquartile_estimate(each)._asdict().items()}
-    return {"mean": mean, "low": low, "high": high, "iqm": iqm, "seeds": len(each), "each": each.tolist()}
+    """Mean and interquartile mean over seeds, each with its interval."""
+    mean = plain(mean_estimate(each))
+    return {
+        "mean": mean.pop("value"),
+        **mean,
+        "iqm": plain(interquartile_estimate(each)),
+        "seeds": len(each),
+        "each": each.tolist(),
+    }
 
 
-def _known(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+def plain(estimate: Estimate) -> dict[str, Any]:
+    """As JSON: without an interval the bounds are None, and ``no_interval`` says why."""
+    low, high = (bound if np.isfinite(bound) else None for bound in (estimate.low, estimate.high))
+    return {**estimate._asdict(), "low": low, "high": high}
 
 
 def result_rows(env: str, seed: int, run: Path, summary: Mapping[str, Any]) -> list[Sequence[Any]]:
@@ -329,9 +337,6 @@ def compared(folder: Path, against: Path) -> dict[str, Any]:
     common = [env for env in mine if env in theirs]
     if not common:
         raise ExperimentError(f"{against}: has none of the tasks {', '.join(mine)}")
-
-    def plain(estimate: Estimate) -> dict[str, float | None]:
-        return {name: _known(value) for name, value in estimate._asdict().items()}
 
     return {
         "folder": str(against),
@@ -386,7 +391,7 @@ def report(summary: Mapping[str, Any]) -> list[str]:
     for env, task in summary["tasks"].items():
         if score := task["evaluation"]:
             iqm = score["iqm"]
-            bounds = [between(s["low"], s["high"]) for s in (score, iqm)]
+            bounds = [interval(s) for s in (score, iqm)]
             table.append(
                 (
                     env,
@@ -401,11 +406,9 @@ def report(summary: Mapping[str, Any]) -> list[str]:
     if against := summary["against"]:
         rows = [("task", "difference of means", "95% interval", "probability of improvement", "95% interval")]
         for env, found in against["tasks"].items():
-            d, p = found["difference"], found["improvement"]
-            row = figure(d["value"]), between(d["low"], d["high"])
-            rows.append((env, *row, f"{p['value']:.2f}", f"{p['low']:.2f} to {p['high']:.2f}"))
-        p = against["improvement"]
+            d = found["difference"]
+            rows.append((env, figure(d["value"]), interval(d), *share(found["improvement"])))
         if len(against["tasks"]) > 1:
-            rows.append(("all", "", "", f"{p['value']:.2f}", f"{p['low']:.2f} to {p['high']:.2f}"))
+            rows.append(("all", "", "", *share(against["improvement"])))
         lines += ["", f"against {against['folder']}:", *aligned(rows)]
     return lines

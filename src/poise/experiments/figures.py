@@ -83,6 +83,7 @@ def draw_tasks(path: Path, panels: Mapping[str, Sequence[Line]], num_seeds: int)
             axes.plot(line.steps, line.value, style, color=color, linewidth=1.6, label=line.label)
             if np.isfinite(line.low).any():
                 axes.fill_between(line.steps, line.low, line.high, color=color, alpha=0.15, linewidth=0)
+        keep_readable(axes, lines)
         _dress(axes, "return", last=place + columns >= len(panels), first=place % columns == 0)
         axes.set_title(task, loc="left", fontsize=11)
     named = {
@@ -95,9 +96,22 @@ def draw_tasks(path: Path, panels: Mapping[str, Sequence[Line]], num_seeds: int)
     )
     said = "one seed"
     if num_seeds > 1:
-        said = f"interquartile mean of {num_seeds} seeds; the band is its 95% bootstrap interval"
+        said = f"interquartile mean of {num_seeds} seeds; the band is its 95% interval, where they differ"
     canvas.suptitle(said, x=0.01, ha="left", fontsize=11)
     canvas.savefig(path)
+
+
+def keep_readable(axes: Any, lines: Sequence[Line]) -> None:
+    """Has bands end at the edge that would press the curves flat.
+
+    Of two seeds the interval is 13 times as wide as their spread, of three 5 times.
+    """
+    values = np.concatenate([line.value for line in lines])
+    values = values[np.isfinite(values)]
+    if len(values) and np.ptp(values) > 0:
+        bottom, top = axes.get_ylim()
+        room = float(np.ptp(values))
+        axes.set_ylim(max(bottom, float(values.min()) - room), min(top, float(values.max()) + room))
 
 
 def _lines(axes: Any, panel: Panel, quantity: str, curves: Mapping[str, Curves], dots: Dots) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from poise.experiments import wording
+from poise.experiments.experiment import plain
 from poise.experiments.paper import Figure, Variant
-from poise.intervals import mean_interval
+from poise.experiments.statistics import mean_estimate
 
 COLUMNS = (
     "setting",
@@ -82,8 +83,7 @@ def _ten(paper: str, rows: Rows) -> str:
 
 
 def _interval(values: np.ndarray) -> str:
-    _, low, high = mean_interval(values)
-    return f"{number(float(low))} to {number(float(high))}" if math.isfinite(low) else "one seed"
+    return wording.interval(plain(mean_estimate(values)))
 
 
 def number(value: float) -> str:

@@ -30,7 +30,7 @@ from poise.experiments.comparison import (
 )
 from poise.experiments.experiment import evaluation
 from poise.experiments.figures import COLORS, Line
-from poise.experiments.wording import between, figure
+from poise.experiments.wording import between, figure, interval
 from poise.files import write_text
 from poise.findings import Finding, by_severity
 from poise.journal import EVALUATION, read_evaluation, read_greedy
@@ -214,7 +214,7 @@ def _cards(
             cards.append(_card(name, figure(score["mean"]), more))
         elif scored:
             over = evaluation(np.array([_mean(record) for record in scored]))
-            more = f"95% interval {between(over['low'], over['high'])}, {len(scored)} trainings"
+            more = f"95% interval {interval(over)}, {len(scored)} trainings"
             cards.append(_card(name, figure(over["mean"]), more))
     if len(cards) > MOST_CARDS:  # the table has them all
         cards = []
@@ -303,7 +303,7 @@ def _learning(settings: Sequence[Setting], charts: Charts) -> dict[str, Any]:
     caption = (
         "Return over environment steps: mean of the episodes that ended in each iteration, actions sampled"
     )
-    caption += "; interquartile mean over the seeds and its 95% bootstrap interval." if many else "."
+    caption += "; interquartile mean over the seeds and its 95% interval." if many else "."
     return {"learning": drawn, "learning_caption": caption}
 
 

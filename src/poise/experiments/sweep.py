@@ -32,15 +32,15 @@ from poise.envs.checking import EnvFault
 from poise.errors import PoiseError, TrainingError
 from poise.experiments import tables
 from poise.experiments.comparison import compare_settings, grouped, pair_as_json
-from poise.experiments.experiment import evaluation, refuse_workers
+from poise.experiments.experiment import evaluation, plain, refuse_workers
 from poise.experiments.pool import Job, Work, run_jobs
 from poise.experiments.space import Dimension, Space, applied, make_space
+from poise.experiments.statistics import interquartile_estimate
 from poise.experiments.study import JOURNAL, Ledger, Tried, new_owner, require_optuna
 from poise.experiments.sweep_report import shown, write_page
 from poise.experiments.trial import Result, Trial, read_result
-from poise.experiments.wording import aligned, between, figure
+from poise.experiments.wording import aligned, figure, interval
 from poise.files import write_text
-from poise.intervals import mean_interval
 from poise.machine import versions
 from poise.options import Options
 from poise.presets import PRESETS
@@ -336,9 +336,10 @@ def _execute(plan: Plan, ray: str | None, file: TextOut, *, begun: bool = False)
                 _train(plan, ledger, batch, train, file)
                 _write(plan, ledger, {"status": "unfinished"}, since)
             summary = _judge(plan, ledger, train, file)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, cluster.LostCluster) as error:
+            ended = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             again = f"poise resume {plan.folder}{cluster.typed(ray)}"
-            print(f"interrupted; to go on: {again}", file=file, flush=True)
+            print(f"{ended}; to go on: {again}", file=file, flush=True)
             raise
         told = _write(plan, ledger, summary, since)
         print(f"the report: {write_page(plan.folder)}", file=file, flush=True)
@@ -554,15 +555,14 @@ def _write(plan: Plan, ledger: Ledger, summary: Mapping[str, Any], begun: float)
 
 def _row(plan: Plan, trial: Tried) -> dict[str, Any]:
     """Of one trial what ``summary.json`` says."""
-    low = high = None
-    if trial.scores:
-        _, low, high = (float(value) for value in mean_interval(np.array(trial.scores)))
+    estimate = plain(interquartile_estimate(np.array(trial.scores))) if trial.scores else {}
     return {
         "trial": trial.number,
         "state": trial.state,
         "score": trial.score,
-        "low": low,
-        "high": high,
+        "low": estimate.get("low"),
+        "high": estimate.get("high"),
+        "no_interval": estimate.get("no_interval"),
         "scores": list(trial.scores),
         "stopped_at": trial.pruned,
         "values": {str(step): value for step, value in trial.values.items()},
@@ -585,7 +585,7 @@ def report_lines(summary: Mapping[str, Any]) -> list[str]:
     names = [name.rpartition(".")[2] for name in ended[0]["options"]]
     rows = [("trial", "score", "95% interval", *names)]
     for trial in ended[:LISTED]:
-        bounds = between(trial["low"], trial["high"])
+        bounds = interval(trial)
         values = [shown(value) for value in trial["options"].values()]
         rows.append((str(trial["trial"]), figure(trial["score"]), bounds, *values))
     sides = [("on fresh seeds", "seeds", "mean", "95% interval", "interquartile mean")]
@@ -595,7 +595,7 @@ def report_lines(summary: Mapping[str, Any]) -> list[str]:
             if side == "default" or summary["winner"]["default"]
             else f"trial {summary['winner']['trial']}"
         )
-        bounds, iqm = between(score["low"], score["high"]), figure(score["iqm"]["value"])
+        bounds, iqm = interval(score), figure(score["iqm"]["value"])
         sides.append((name, str(score["seeds"]), figure(score["mean"]), bounds, iqm))
     states = [trial["state"] for trial in summary["trials"]]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))

@@ -14,7 +14,7 @@ from poise.checkpoint import CheckpointError, read_plain
 from poise.errors import PoiseError
 from poise.experiments.charts import Charts, draw_bars, draw_history, draw_rungs, draw_values
 from poise.experiments.report import day, rendered
-from poise.experiments.wording import between, figure
+from poise.experiments.wording import figure, interval
 from poise.files import write_text
 
 LARGEST = 2**26  # bytes of a summary
@@ -105,12 +105,12 @@ def _cards(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     alone = (summary.get("winner") or {}).get("default")
     for side, score in dict(summary.get("scores") or {}).items():
         name = "the default" if side == "default" or alone else f"trial {summary['winner']['trial']}"
-        more = f"95% interval {between(score['low'], score['high'])}, {score['seeds']} fresh seeds"
+        more = f"95% interval {interval(score)}, {score['seeds']} fresh seeds"
         cards.append(
             {"name": f"greedy return, {name}", "value": figure(score["mean"]), "more": more, "kind": ""}
         )
     if pair := summary.get("pair"):
-        more = f"95% interval {between(pair['low'], pair['high'])}, p = {pair['p']:.2g}"
+        more = f"95% interval {interval(pair)}, p = {pair['p']:.2g}"
         cards.append({"name": "difference", "value": figure(pair["value"]), "more": more, "kind": ""})
     states = [trial["state"] for trial in summary["trials"]]
     counts = ", ".join(f"{states.count(s)} {s}" for s in STATES if s in states)
@@ -195,7 +195,7 @@ def _row(trial: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "number": int(trial["trial"]),
         "score": figure(trial["score"]) if scored else "",
-        "interval": between(trial["low"], trial["high"]) if scored else "",
+        "interval": interval(trial) if scored else "",
         "state": state,
         "values": [shown(value) for value in trial["options"].values()],
         "seconds": f"{trial['seconds']:.1f}" if trial["seconds"] else "",

@@ -1,6 +1,7 @@
 """Numbers and tables as people read them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -20,6 +21,22 @@ def figure(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"
 
 
-def between(low: float | None, high: float | None) -> str:
-    """An interval; a bound that is None is that of one seed."""
-    return "one seed" if low is None or high is None else f"{figure(low)} to {figure(high)}"
+def between(low: float | None, high: float | None, reason: str | None = None) -> str:
+    """An interval. A bound that is None: ``reason`` says why there is none; by default there is one seed."""
+    if low is None or high is None:
+        return "one seed" if reason is None else reason
+    if low == high:  # of values that never differ, which say nothing about others
+        return "none, all equal"
+    return f"{figure(low)} to {figure(high)}"
+
+
+def interval(estimate: Mapping[str, Any]) -> str:
+    """That of an estimate as ``summary.json`` has it; older ones do not say why there is none."""
+    return between(estimate["low"], estimate["high"], estimate.get("no_interval"))
+
+
+def share(estimate: Mapping[str, Any]) -> tuple[str, str]:
+    """A probability and its interval."""
+    low, high = estimate["low"], estimate["high"]
+    known = low is not None and high is not None
+    return f"{estimate['value']:.2f}", f"{low:.2f} to {high:.2f}" if known else interval(estimate)
