@@ -1,6 +1,6 @@
-"""Small environments of many fields with one mistake each, as people make them; ``poise check`` has to name it.
+"""Small environments of many fields with one mistake each; ``poise check`` has to name it.
 
-``FIRST`` has the rule that names each. The last ones were written after the rules.
+``FIRST`` and ``HELD_OUT`` have the rule that names each; the latter were written after the rules.
 """
 
 import random
@@ -469,6 +469,232 @@ class BeamFile(Beam):
 for _task in (BeamShape, BeamKey, BeamNoise, BeamHistory, BeamUnnamed, BeamRoot, BeamField, BeamFile):
     register(f"{_task.__name__}-v0", _task)
 
+# written after the rules
+
+
+class Sets(Maze):
+    """The order of a set of objects, which is that of their addresses."""
+
+    class Cell:
+        pass
+
+    def begin(self, rng):
+        super().begin(rng)
+        self.cells = [self.Cell() for _ in range(50)]
+
+    def move(self, action):
+        reward, goal = super().move(action)
+        first = next(iter(set(self.cells)))
+        return reward - 0.01 * self.cells.index(first), goal
+
+
+class GlobalSeed(sound.Snake):
+    """Seeds NumPy's own generator once, when it is made."""
+
+    def __init__(self):
+        np.random.seed(1)  # noqa: NPY002
+
+    def begin(self, rng):
+        super().begin(rng)
+        self.food = tuple(np.random.randint(0, 6, 2))  # noqa: NPY002
+
+
+class Wearing(sound.Turbine):
+    """A gear that wears out, and that no reset replaces."""
+
+    wear = 0.0
+
+    def move(self, action):
+        self.wear += 1e-6
+        return super().move(action * (1 - self.wear))
+
+
+class Curriculum(sound.Dosing):
+    """Meals grow with the number of episodes."""
+
+    count = 0
+
+    def begin(self, rng):
+        self.count += 1
+        super().begin(rng)
+        self.glucose += 0.5 * self.count
+
+
+class SpaceSample(sound.Reels):
+    """Draws with the space's own generator, which no reset seeds."""
+
+    def move(self, action):
+        reward, over = super().move(action)
+        return reward + 0.01 * float(self.action_space.sample()), over
+
+
+class Truncates(sound.Nim):
+    """Any float action becomes 0 as a whole number."""
+
+    action_space = Box(-0.9, 0.9, (1,), np.float32)
+
+    def move(self, action):
+        return super().move(1 + int(action[0]))
+
+
+class Inverted(sound.Elevator):
+    """The floor follows a plan, and the choice is only logged."""
+
+    def move(self, action):
+        self.log = int(action)
+        return super().move((self.t % 3) if self.t % 7 else 1)
+
+
+class Bonus(sound.Weeks):
+    """Pays by the year. Its draws do not depend on what is done: where they do, no comparison shows this."""
+
+    def begin(self, rng):
+        super().begin(rng)
+        self.weather = rng.normal(size=100)
+
+    def move(self, action):
+        super().move(action)
+        return float(np.sin(self.t) + self.weather[self.t]), False
+
+
+class Idle(sound.Auction):
+    """Pays nothing for what is won."""
+
+    def move(self, action):
+        super().move(action)
+        return 0.0, self.t == 12
+
+
+class Fixed(sound.Portfolio):
+    """One weight is held by its bounds."""
+
+    action_space = Box(np.float32([-5, -5, -5, 1, -5]), np.float32([5, 5, 5, 1, 5]))
+
+
+class Dollars(sound.Shelf):
+    """An amount of money without bounds; thousands are needed."""
+
+    action_space = Box(*EVERYWHERE, (1,), np.float32)
+
+    def move(self, action):
+        return super().move(np.clip(float(action[0]) / 500, 0, 19))
+
+
+class Map(sound.Snake):
+    """The board as a picture."""
+
+    observation_space = Box(0, 255, (128, 128), np.uint8)
+
+    def see(self):
+        return np.kron(100 * np.abs(super().see()), np.ones((22, 22)))[:128, :128].astype(np.uint8)
+
+
+class JulianDay(sound.Dosing):
+    """Minutes since 1970 in float32, with steps of a second."""
+
+    def see(self):
+        return np.array([self.glucose, 28_000_000 + self.t / 60], np.float32)
+
+
+class Ticks(sound.Desk):
+    """Prices in units of 1e-9."""
+
+    def see(self):
+        return np.array([1e9 + self.price, self.held], np.float32)
+
+
+def _wrapped():
+    wrappers = gym.wrappers
+    env = wrappers.NormalizeObservation(wrappers.FlattenObservation(sound.Snake()))
+    return wrappers.RecordEpisodeStatistics(wrappers.ClipReward(wrappers.NormalizeReward(env), -5, 5))
+
+
+gym.register("Recipe-v0", _wrapped, max_episode_steps=60)
+
+
+class Shared(sound.Hanoi):
+    """Observes the list that it goes on writing into, as an array."""
+
+    def begin(self, rng):
+        self.array = np.zeros(3, np.int8)
+        self.pegs = self.array
+
+    def see(self):
+        return self.array
+
+    def move(self, action):
+        self.array[int(action) % 3] = int(action) // 2
+        return float(self.array.sum() == 4), False
+
+
+class Season(sound.Gait):
+    """Always over after 64 steps, and the time is not observed; bounded."""
+
+    action_space = Box(-1.0, 1.0, (12,), np.float32)
+    limit = 1000
+
+    def move(self, action):
+        reward, _ = super().move(action)
+        self.q = np.clip(self.q, -1, 1)
+        return reward, self.t == 64
+
+
+class Watchman(sound.Crossing):
+    limit = 10**9
+
+
+class NaNLater(sound.Diffusion):
+    """Unstable after a while, where it is heated much."""
+
+    def move(self, action):
+        if self.rod[0] > 300.03:
+            self.rod[3] = np.nan
+        return super().move(action)
+
+
+class LateKey(sound.Elevator):
+    """A table that lacks the highest floor."""
+
+    def move(self, action):
+        {0: "a", 1: "b", 2: "c", 3: "d"}[self.floor]
+        return super().move(action)
+
+
+class NoneAtEnd(sound.Nim):
+    """No observation after the end."""
+
+    def see(self):
+        return np.array([self.left]) if self.left else None
+
+
+class Asserts(sound.Gauge):
+    """Asks for Python's own int."""
+
+    def move(self, action):
+        assert type(action) is bool, "an action has to be a bool"
+        return super().move(action)
+
+
+class CableMemory(sound.Cable):
+    """Reads what ``remember`` did not return."""
+
+    def remember(self, batch):
+        return None
+
+
+class CableDrift(sound.Cable):
+    """A sensor whose bias walks from step to step, in the task itself."""
+
+    bias = 0.0
+
+    def observe(self, batch):
+        self.bias += 1e-4
+        return super().observe(batch) + self.bias
+
+
+for _task in (CableMemory, CableDrift):
+    register(f"{_task.__name__}-v0", _task)
+
 FIRST = {
     **dict.fromkeys(("GlobalNoise", "StandardRandom", "GeneratorOfItsOwn", "EveryTenth"), "not-repeatable"),
     **dict.fromkeys(("SharedPast", "WallClock", "KeepsSpeed", "RandomEnd", "NoisyReward"), "not-repeatable"),
@@ -491,4 +717,20 @@ FIRST = {
     **dict.fromkeys(("BeamShape-v0", "BeamKey-v0", "BeamRoot-v0"), "breaks"),
     **dict.fromkeys(("BeamNoise-v0", "BeamHistory-v0", "BeamUnnamed-v0"), "not-repeatable"),
     **dict.fromkeys(("BeamField-v0", "BeamFile-v0"), "cannot-be-made"),
+}
+HELD_OUT = {
+    **dict.fromkeys(("Sets", "GlobalSeed", "Wearing", "Curriculum", "SpaceSample"), "not-repeatable"),
+    **dict.fromkeys(("Truncates", "Inverted"), "action-ignored"),
+    "Bonus": "reward-ignores-action",
+    "Idle": "reward-constant",
+    "Fixed": "action-range-empty",
+    "Dollars": "action-size",
+    "Map": "observation-image",
+    **dict.fromkeys(("JulianDay", "Ticks"), "observation-precision"),
+    "Recipe-v0": "normalized-inside",
+    "Shared": "observation-aliased",
+    "Season": "limit-as-termination",
+    "Watchman": "never-ends",
+    **dict.fromkeys(("NaNLater", "LateKey", "NoneAtEnd", "Asserts", "CableMemory-v0"), "breaks"),
+    "CableDrift-v0": "not-repeatable",
 }

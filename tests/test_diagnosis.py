@@ -128,6 +128,43 @@ def test_a_narrow_clip_alone_is_no_high_learning_rate(record, kl, clipped, too_h
     assert ("learning-rate-too-high" in found) == too_high
 
 
+# medians of trainings over 50,000 steps, seed 0: the rate of the defaults times ``rate``, and the mean return
+# of the last quarter of the episodes. Where the return fell with the rate, the rate was too high.
+RATES = [
+    # dimensions, rate, KL, clip fraction, return, too high
+    (8, 0.3, 0.025, 0.42, 516.5, False),  # Ant-v5
+    (8, 1, 0.091, 0.66, 486.1, False),
+    (8, 3, 0.918, 0.87, 54.3, True),
+    (8, 10, 4.164, 0.94, -333.2, True),
+    (6, 0.3, 0.016, 0.24, 1086.1, False),  # HalfCheetah-v5
+    (6, 1, 0.032, 0.41, 1236.9, False),
+    (6, 3, 0.166, 0.71, 1444.0, False),
+    (6, 10, 1.957, 0.91, -314.3, True),
+    (3, 1, 0.013, 0.19, 264.3, False),  # Hopper-v5
+    (3, 3, 0.030, 0.34, 264.7, False),
+    (17, 0.3, 0.066, 0.67, 437.8, False),  # Humanoid-v5
+    (17, 1, 0.499, 0.86, 471.4, False),
+    (17, 1, 0.57, 0.87, 512, False),  # of another tester
+    (17, 3, 3.219, 0.94, 385.2, True),
+    (17, 10, 1612.566, 1.0, 60.2, True),
+]
+
+
+@pytest.mark.parametrize(("dimensions", "rate", "kl", "clipped", "episodic_return", "too_high"), RATES)
+def test_the_bound_of_the_kl_grows_with_the_dimensions_of_the_action(
+    record, dimensions, rate, kl, clipped, episodic_return, too_high
+):
+    bounds = {"action_low": (-1.0,) * dimensions, "action_high": (1.0,) * dimensions}
+    rows = [row | {"policy/kl": kl, "policy/clip_fraction": clipped} for row in record.rows]
+    wide = dataclasses.replace(
+        record, rows=rows, spec=dataclasses.replace(record.spec, action_shape=(dimensions,), **bounds)
+    )
+    found = [finding for finding in examine(wide) if finding.rule == "learning-rate-too-high"]
+    assert bool(found) == too_high
+    for finding in found:
+        assert f"0.05 for each of {dimensions} dimensions" in finding.seen
+
+
 def test_a_few_iterations_say_nothing(record):
     short = dataclasses.replace(record, rows=record.rows[:3])
     assert examine(short) == []

@@ -1,26 +1,87 @@
-"""Environments sick in one way each (sick.py), and sound ones."""
+"""``poise check`` on environments that are right (sound.py) and that are not (ailing.py, sick.py)."""
 
 import io
 import json
+import warnings
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import poise
+from poise import forecast
 from poise.cli import main
 from poise.envs import EnvError
-from poise.inspection import inspect
+from poise.findings import Finding
+from poise.inspection import inspect, look
+from poise.recorder import EVALUATION_EPISODES, RESCORING_EPISODES
 
 HERE = Path(__file__).parent
+SLOW = {"sound:Boiler": 1.0}  # seconds of random play, where all of it would take long
 
 
 @pytest.fixture(autouse=True)
-def sick(monkeypatch):
+def modules(monkeypatch):
     monkeypatch.syspath_prepend(str(HERE))
 
 
-def rules(inspection, *severities):
-    return [f.rule for f in inspection.findings if f.severity in (severities or ("error", "warning", "note"))]
+@cache
+def judged(id: str) -> tuple[list[Finding], dict]:
+    """What is found in this process, and the facts."""
+    facts: dict = {}
+
+    def send(kind, told):
+        if kind == "facts":
+            facts.update(told)
+
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        return list(look(id, send, seconds=SLOW.get(id, 10.0))), facts
+
+
+def rules(findings, *severities):
+    return [f.rule for f in findings if f.severity in (severities or ("error", "warning", "note"))]
+
+
+@pytest.mark.parametrize("table", ["FIRST", "HELD_OUT"])
+def test_no_environment_that_is_right_is_called_sick(table):
+    import sound
+
+    found = {name: rules(judged(f"sound:{name}")[0], "error", "warning") for name in getattr(sound, table)}
+    assert {name: names for name, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize("table", ["FIRST", "HELD_OUT"])
+def test_no_mistake_is_missed_and_nothing_else_is_said(table):
+    import ailing
+
+    wanted = getattr(ailing, table)
+    found = {name: judged(f"ailing:{name}")[0] for name in wanted}
+    assert {name: rules(found[name]) for name, rule in wanted.items() if rule not in rules(found[name])} == {}
+    graver = {name: set(rules(found[name], "error", "warning")) - {rule} for name, rule in wanted.items()}
+    assert {name: others for name, others in graver.items() if others} == {}
+
+
+def test_the_tables_have_forty_environments_and_more():
+    import ailing
+    import sound
+
+    assert len({*sound.FIRST, *sound.HELD_OUT}) >= 40
+    assert len({**ailing.FIRST, **ailing.HELD_OUT}) >= 40
+
+
+def test_a_finding_shows_nothing_of_the_inside_of_poise_and_says_what_to_do():
+    import ailing
+
+    findings = [finding for name in ailing.FIRST for finding in judged(f"ailing:{name}")[0]]
+    package = str(Path(poise.__file__).parent)
+    for finding in findings:
+        text = "\n".join(finding.lines())
+        assert "Traceback" not in text
+        assert "EnvFault" not in text
+        assert package not in text
+        assert len(finding.fix) > 10
 
 
 SICK = {
@@ -35,52 +96,130 @@ SICK = {
     "Unrewarded": ("reward-constant", "warning", "rewards was 0"),
     "Sparse": ("reward-sparse", "note", "of the rewards were not 0"),
     "Huge": ("reward-size", "note", "e+09 in size"),
-    "Deaf": ("action-ignored", "error", "went the same way for"),
+    "Deaf": ("action-ignored", "error", "went the same way whatever was done"),
     "Limited": ("limit-as-termination", "warning", "were terminated at step 40"),
-    "Endless": ("never-ends", "warning", "no episode ended in 4,000 steps, and there is no time limit"),
+    "Endless": ("never-ends", "warning", "no episode ended in 10,000 steps, and there is no time limit"),
     "NotANumber": ("breaks", "error", "episode seed 0, step 5: obs[0] is nan"),
     "NoReward": ("breaks", "error", "step 1: reward is None, should be a number"),
     "Raises": ("breaks", "error", "step raised ValueError: off the rails"),
     "Pictures": ("cannot-be-made", "error", "is not supported; supported is Box"),
     "Unmakable": ("cannot-be-made", "error", "OSError: no simulator is running"),
     "OldReset": ("breaks", "error", "should be (obs, info)"),
-    "Dies": ("dies", "error", "its process ended with code 9 while"),
 }
 
 
 @pytest.mark.parametrize("kind", SICK)
 def test_what_is_sick_is_named(kind):
     rule, severity, seen = SICK[kind]
-    inspection = inspect(f"sick:{kind}")
-    (mine,) = [finding for finding in inspection.findings if finding.rule == rule]
+    findings, _ = judged(f"sick:{kind}")
+    (mine,) = [finding for finding in findings if finding.rule == rule]
     assert mine.severity == severity
     assert seen in mine.seen
-    assert inspection.ok == (severity != "error")
-    assert set(rules(inspection, "error", "warning")) <= {rule}
+    assert set(rules(findings, "error", "warning")) <= {rule}
+
+
+def test_a_process_that_dies_is_named():
+    inspection = inspect("sick:Dies")
+    (dies,) = inspection.findings
+    assert (dies.rule, dies.severity) == ("dies", "error")
+    assert dies.seen.startswith("its process ended with code 9 while")
+    assert not inspection.ok
 
 
 def test_what_hangs_is_ended():
-    inspection = inspect("sick:Hangs", timeout=4)
+    inspection = inspect("sick:Hangs", timeout=8)
     (hangs,) = inspection.findings
     assert hangs.rule == "hangs"
-    assert hangs.seen.startswith("nothing came back for 4 s while")
+    assert hangs.seen.startswith("nothing came back for 8 s while")
+
+
+def test_an_environment_that_leaves_python_does_not_pass():
+    inspection = inspect("ailing:Exits")
+    assert inspection.findings[0].rule in ("breaks", "dies")
+    assert not inspection.ok
+
+
+def test_what_an_environment_prints_is_not_part_of_the_result(capfd):
+    assert main(["check", "sound:Talks", "--json"]) == 0
+    out = capfd.readouterr().out
+    assert json.loads(out)["ok"]
 
 
 @pytest.mark.parametrize(
-    "id", ["sick:Sound", "CartPole-v1", "Pendulum-v1", "InvertedPendulum-v4", "Reacher-v4", "HalfCheetah-v5"]
+    "id", ["CartPole-v1", "Acrobot-v1", "Pendulum-v1", "InvertedPendulum-v4", "Reacher-v4", "HalfCheetah-v5"]
 )
-def test_what_is_sound_gives_no_error_and_no_warning(id):
-    inspection = inspect(id)
-    assert rules(inspection, "error", "warning") == []
-    assert inspection.ok
-    assert inspection.facts["played_episodes"] > 3
+def test_what_gymnasium_has_gives_no_error_and_no_warning(id):
+    findings, facts = judged(id)
+    assert rules(findings, "error", "warning") == []
+    assert facts["played_episodes"] > 3
 
 
 def test_a_task_of_the_batch_engine_alone_is_played_there(monkeypatch):
     monkeypatch.syspath_prepend(str(HERE.parent / "examples"))
     inspection = inspect("ball_and_beam:BallAndBeam-v0")
-    assert rules(inspection) == []
+    assert rules(inspection.findings) == []
     assert inspection.facts["backend"] == "mujoco"
+
+
+def test_the_advice_for_a_task_is_of_its_own():
+    (finding,) = judged("ailing:BeamNoise-v0")[0]
+    assert "np_random" not in finding.fix
+    assert "the rng that draw() and vary() are given" in finding.fix
+    (finding,) = judged("ailing:BeamField-v0")[0]
+    assert finding.fix == "see docs/robots.md"
+    (finding,) = judged("ailing:BeamShape-v0")[0]
+    assert finding.seen == (
+        "ailing:BeamShape-v0: outcome returned shapes (1, 2), (1,), should be (N,), (N,); episode seed 0, "
+        "step 1"
+    )
+
+
+def test_actions_are_of_the_type_that_a_training_passes():
+    """An environment that tells what it is given."""
+    import seeing
+
+    assert rules(judged("seeing:Choices")[0], "error", "warning") == []
+    assert rules(judged("seeing:Numbers")[0], "error", "warning") == []
+    checked = {kind: set(types) for kind, types in seeing.given.items()}
+    for types in seeing.given.values():
+        types.clear()
+    for kind in ("Choices", "Numbers"):
+        options = {"total_steps": 256, "num_envs": 2, "evaluate": False, "video": False}
+        poise.train(f"seeing:{kind}", file=io.StringIO(), out=seeing.folder(), **options)
+    assert {kind: set(types) for kind, types in seeing.given.items()} == checked
+
+
+def test_the_time_of_a_training_includes_learning_and_the_score():
+    plain, picture = judged("sound:Desk")[1], judged("ailing:Camera")[1]
+    learning = picture["training_seconds"] - picture["step_us"] * 1e-6 * forecast.TRAINING
+    assert learning > 10 * plain["training_seconds"]
+    assert plain["score_seconds"] < plain["score_seconds_most"]
+    endless = judged("sick:Endless")[1]
+    assert "score_seconds" not in endless
+    steps = forecast.SCORED * 10_000
+    assert endless["score_seconds_most"] == pytest.approx(steps * endless["step_us"] * 1e-6, rel=0.9)
+    assert forecast.SCORED == 2 * EVALUATION_EPISODES + 4 * RESCORING_EPISODES
+    assert "100,000 steps of training take about" in forecast.in_words(endless)[0]
+    assert "where none ends before 10,000 steps" in forecast.in_words(endless)[1]
+
+
+def test_seconds_are_said_as_a_person_says_them():
+    assert [forecast.span(s) for s in (0.4, 119, 600, 7300)] == ["0 s", "119 s", "10 min", "2.0 h"]
+
+
+def test_a_fault_of_a_rule_is_told_and_what_was_found_before_stays(monkeypatch):
+    from poise import inspection
+
+    def broken(play):
+        raise AssertionError("no")
+        yield
+
+    monkeypatch.setattr(inspection, "RULES", (*inspection.RULES[:4], broken))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        (before, failed) = list(look("ailing:Frames", lambda kind, told: None))
+    assert (before.rule, failed.rule) == ("observation-image", "check-failed")
+    assert failed.seen.startswith("the check itself failed: AssertionError: no")
 
 
 def test_the_same_is_found_again():
@@ -90,8 +229,8 @@ def test_the_same_is_found_again():
 
 
 def test_gymnasiums_checker_has_its_say_where_nothing_grave_was_found():
-    (found,) = inspect("sick:InfoIsAList").findings
-    assert (found.rule, found.severity) == ("gymnasium-checker", "warning")
+    (found,) = judged("sick:InfoIsAList")[0]
+    assert (found.rule, found.severity) == ("gymnasium-checker", "note")
     assert "was not a dictionary" in found.seen
 
 

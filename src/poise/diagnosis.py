@@ -84,17 +84,23 @@ def _rate(record: Record, name: str, times: float) -> float:
 
 
 def learning_rate_too_high(record: Record) -> Finding | None:
-    """The policy moves farther in an iteration than the clipping can hold."""
+    """The policy moves farther in an iteration than the clipping can hold.
+
+    The KL is a sum over the dimensions of the action, and so is its bound. A ratio is a product over them:
+    with many dimensions most ratios leave the clip at a rate that is right.
+    """
     kl, clipped = (_median(record.column(f"policy/{name}")) for name in ("kl", "clip_fraction"))
-    highest, most = (BY_NAME[f"policy/{name}"].high or math.inf for name in ("kl", "clip_fraction"))
+    dimensions = 1 if record.spec.discrete else record.spec.action_size
+    highest, most = BY_NAME["policy/kl"].highest(dimensions), BY_NAME["policy/clip_fraction"].highest()
     # a narrow clip leaves many outside of it at any rate: that alone is no sign
-    if not (kl > highest or (clipped > most and kl > highest / 2)):
+    if not (kl > highest or (dimensions == 1 and clipped > most and kl > highest / 2)):
         return None
     return Finding(
         "learning-rate-too-high",
         "warning",
-        f"median KL {kl:.3g} (healthy up to {highest:g}), {clipped:.0%} of the ratios outside the clip "
-        f"(healthy up to {most:.0%})",
+        f"median KL {kl:.3g} (healthy up to {highest:g}"
+        + (f": {BY_NAME['policy/kl'].high:g} for each of {dimensions} dimensions" if dimensions > 1 else "")
+        + f"), {clipped:.0%} of the ratios outside the clip",
         "In each iteration the policy moves farther than its rollout can vouch for, and what it learned is "
         "easily lost.",
         record.command(ppo__policy_learning_rate=_rate(record, "policy_learning_rate", 0.3)),

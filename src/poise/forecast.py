@@ -82,7 +82,7 @@ def wide_layer(obs_size: int) -> float:
     moments = np.zeros_like(weight), np.zeros_like(weight)
 
     def learn() -> None:
-        obs @ weight
+        np.dot(obs, weight)
         gradient = obs.T @ error
         for moment in moments:  # as Adam passes over them
             moment *= 0.9

@@ -208,7 +208,8 @@ def _judged(play: Play, found: envs.Resolved, send: Send) -> Iterator[Finding]:
             "check-failed",
             "warning",
             f"the check itself failed: {described(error)}",
-            "This is a fault of poise. What was found before it holds; what comes after it was not looked at.",
+            "This is a fault of poise. What was found before it holds; what comes after it was not "
+            "looked at.",
             "please report it, with the environment",
         )
 

@@ -4,6 +4,7 @@ Read by the logger and by ``docs/metrics.md``, which is generated from it:
 ``python -m poise.metrics > docs/metrics.md``.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +15,8 @@ class Metric:
     """``every`` tells how often: a step that is logged, an episode's end, an iteration, or an epoch.
 
     ``low`` and ``high`` bound the healthy range; None where any value can be healthy. ``while_above``: another
-    metric and a bound; while that is not above it, this one may leave its range.
+    metric and a bound; while that is not above it, this one may leave its range. ``each_dimension``: ``high``
+    is for one dimension of the action, and grows with their number.
     """
 
     name: str
@@ -24,13 +26,21 @@ class Metric:
     low: float | None = None
     high: float | None = None
     while_above: tuple[str, float] | None = None
+    each_dimension: bool = False
 
-    def state(self, metrics: Mapping[str, float | int | None]) -> Literal["ok", "low", "high"] | None:
+    def highest(self, dimensions: int = 1) -> float:
+        """The end of the healthy range, where actions have so many dimensions."""
+        high = math.inf if self.high is None else self.high
+        return high * dimensions if self.each_dimension else high
+
+    def state(
+        self, metrics: Mapping[str, float | int | None], dimensions: int = 1
+    ) -> Literal["ok", "low", "high"] | None:
         """Whether the value among ``metrics`` is healthy, or on which side it is not; None: it says nothing."""
         value = metrics.get(self.name)
         if value is None or self.low is None or self.high is None:
             return None
-        if self.low <= value <= self.high:
+        if self.low <= value <= self.highest(dimensions):
             return "ok"
         if not self.speaks(metrics):
             return None
@@ -96,7 +106,15 @@ METRICS = (
     Metric(
         "policy/loss", "epoch", "1", "Minus the mean clipped surrogate, less the entropy bonus.", -1.0, 1.0
     ),
-    Metric("policy/kl", "epoch", "nats", "Approximate KL(old || new), mean((r - 1) - log r).", 0.0, 0.05),
+    Metric(
+        "policy/kl",
+        "epoch",
+        "nats",
+        "Approximate KL(old || new), mean((r - 1) - log r). A sum over the dimensions of the action.",
+        0.0,
+        0.05,
+        each_dimension=True,
+    ),
     Metric(
         "policy/clip_fraction",
         "epoch",
@@ -192,6 +210,8 @@ def markdown() -> str:
     ]
     for m in METRICS:
         healthy = "" if m.low is None else f"{m.low:g} to {m.high:g}"
+        if m.each_dimension:
+            healthy += " for each dimension of the action"
         if m.while_above is not None:
             healthy += f", where `{m.while_above[0]}` is above {m.while_above[1]:g}"
         meaning = m.meaning.replace("|", "\\|")

@@ -9,7 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Shaped
 
 from poise import defaults
 from poise.evaluation import LONGEST
@@ -51,13 +51,11 @@ def plays(play: Play) -> Iterator[Finding]:
         with play.within(left / 2):  # of a slow environment the first episode alone would take all
             play.random_play.append(play.play("random", seed, play.random(seed)))
         total += play.random_play[-1].length
-    others: list[tuple[str, int, Choose]] = [("sticky", s, play.sticky(s)) for s in range(STICKY_EPISODES)]
-    if not play.spec.discrete:
-        others += [(f"end {side:g}", 0, play.held(play.end(side))) for side in (-1.0, 1.0)]
     with play.within(play.seconds / 2):
-        for kind, seed, choose in others:
-            if not play.late:
-                play.other_play.append(play.play(kind, seed, choose, most=STICKY_STEPS))
+        for kind, seed, choose in _others(play):
+            if play.late:
+                break
+            play.other_play.append(play.play(kind, seed, choose, most=STICKY_STEPS))
     yield from ()
 
 
@@ -70,9 +68,11 @@ def pictures(play: Play) -> Iterator[Finding]:
             "observation-image",
             "error" if size > LARGE_OBSERVATION else "warning",
             f"an observation is a picture: {shape} bytes",
-            f"poise has no network for pictures. It would take the {size:,} pixels as unrelated numbers, which "
+            f"poise has no network for pictures. It would take the {size:,} pixels as unrelated numbers, "
+            f"which "
             "is slow and seldom learns.",
-            "observe what the picture shows as a few numbers: positions, speeds, counts; or use a library with "
+            "observe what the picture shows as a few numbers: positions, speeds, counts; or use a "
+            "library with "
             "convolutional networks",
         )
     elif size > LARGE_OBSERVATION:
@@ -83,6 +83,19 @@ def pictures(play: Play) -> Iterator[Finding]:
             "The first layer of each network has as many rows: a step of the training is slow.",
             "observe fewer numbers: leave out what does not change, or take means over parts",
         )
+
+
+def _others(play: Play) -> Iterator[tuple[str, int, Choose]]:
+    """Actions that are repeated, until these are steps enough, and both ends of the range held."""
+    seed = 0
+    while seed < STICKY_EPISODES or sum(p.length for p in play.other_play) < STICKY_STEPS:
+        yield "sticky", seed, play.sticky(seed)
+        seed += 1
+        if seed == EPISODES:
+            break
+    if not play.spec.discrete:
+        for side in (-1.0, 1.0):
+            yield "end", 0, play.held(play.end(side))
 
 
 def _is_picture(play: Play) -> bool:
@@ -104,7 +117,8 @@ def bounds(play: Play) -> Iterator[Finding]:
         "error" if every else "warning",
         f"action {_list(empty)} of {len(low)} has no range: low = {low[first]:g}, high = {high[first]:g}",
         "The agent has nothing to choose there." + (" It can do nothing at all." if every else ""),
-        "give the action space a low below its high; in an MJCF file give the actuator a ctrlrange, for example "
+        "give the action space a low below its high; in an MJCF file give the actuator a ctrlrange, for "
+        "example "
         'ctrlrange="-1 1"',
     )
 
@@ -124,9 +138,11 @@ def normalizes(play: Play) -> Iterator[Finding]:
                 "normalized-inside",
                 "warning",
                 f"{type(mine).__name__} keeps running statistics ({name}) that go on from episode to episode",
-                "Each environment has statistics of its own. The score, an exported agent and a resumed training "
+                "Each environment has statistics of its own. The score, an exported agent and a resumed "
+                "training "
                 "do not have those that the agent was trained with.",
-                "remove it: poise normalizes observations and rewards by itself, and keeps the statistics with "
+                "remove it: poise normalizes observations and rewards by itself, and keeps the "
+                "statistics with "
                 "the agent",
             )
             return
@@ -180,7 +196,8 @@ def _not_repeatable(play: Play, seed: int, step: int, *, other: bool) -> Finding
         f"seed {seed} and the same actions gave something else at step {step}"
         + (" in another instance" if other else " the second time"),
         "Two trainings with one seed differ, and one that was stopped cannot resume exactly.",
-        "draw only from the rng that draw() and vary() are given, compute observe and outcome from the batch alone, "
+        "draw only from the rng that draw() and vary() are given, compute observe and outcome from the "
+        "batch alone, "
         "keep no state in the task, and name in derived what outcome alone reads"
         if play.own
         else "draw everything from self.np_random, which reset(seed=...) seeds, and reset all state in reset",
@@ -248,7 +265,7 @@ def declares(play: Play) -> Iterator[Finding]:
         )
 
 
-def _rows(play: Play) -> Float[np.ndarray, "steps O"]:
+def _rows(play: Play) -> Shaped[np.ndarray, "steps O"]:
     rows = np.stack([obs for played in play.episodes for obs in played.obs])
     return rows.reshape(-1, play.spec.obs_size)
 
@@ -288,7 +305,8 @@ def _imprecise(dtype: np.dtype, values: np.ndarray, steps: np.ndarray, coarse: n
         f"observed number {_list(coarse)} lies between {low:,.10g} and {high:,.10g}, where one {dtype} is "
         f"{steps[first]:g} from the next",
         "Most of its digits are lost before the agent sees it.",
-        "subtract a constant before the conversion: the time since the start of the episode, the distance to a "
+        "subtract a constant before the conversion: the time since the start of the episode, the "
+        "distance to a "
         "place nearby; or observe float64",
     )
 
@@ -380,7 +398,8 @@ def acts(play: Play) -> Iterator[Finding]:
         yield Finding(
             "reward-ignores-action",
             "warning",
-            f"in {for_reward:,} steps other actions led to other observations, and to the very same rewards and "
+            f"in {for_reward:,} steps other actions led to other observations, and to the very same "
+            f"rewards and "
             "ends",
             "Nothing can be learned where the reward does not depend on what is done.",
             "compute the reward from the state after the step",
@@ -433,16 +452,17 @@ def sizes(play: Play) -> Iterator[Finding]:
         best = [size for size in (_best_size(play, seed) for seed in range(PROBES)) if size is not None]
     far = [size for size in best if size >= FAR]
     if len(best) >= 4 and len(far) > len(best) / 2:
-        seen = f"action {_list(free)} has no bounds, and the best of the actions tried had a size of about {np.median(far):g}"
+        seen = f"the best of the actions tried had a size of about {np.median(far):g}"
     elif _far_actions_matter(play):
-        seen = f"action {_list(free)} has no bounds, and only sizes of {FAR:g} and more changed anything"
+        seen = f"only sizes of {FAR:g} and more changed anything"
     else:
         return
     yield Finding(
         "action-size",
         "warning",
-        seen,
-        "A policy begins with actions of a size of about 1, and takes long to find those that are much larger.",
+        f"action {_list(free)} has no bounds, and {seen}",
+        "A policy begins with actions of a size of about 1, and takes long to find those that are much "
+        "larger.",
         "give the action space bounds, which the agent's [-1, 1] is rescaled to; or multiply the action in "
         + ("the MJCF file (gear)" if play.own else "step"),
     )
@@ -456,7 +476,8 @@ def _probe(play: Play, seed: int, size: float, rng_seed: int) -> Played:
 
 
 def _best_size(play: Play, seed: int) -> float | None:
-    """Of the sizes of held actions the one with the best return after a step, or later; None: all are alike."""
+    """Of the sizes of held actions the one with the best return after a step, or later; None: all are "
+    "alike."""
     probes = {size: [_probe(play, seed, size, k) for k in range(4)] for size in SIZES}
     for steps in (1, PROBE_STEPS):
         returns = {size: max(sum(p.reward[:steps]) for p in played) for size, played in probes.items()}
@@ -470,20 +491,15 @@ def _best_size(play: Play, seed: int) -> float | None:
 
 def _far_actions_matter(play: Play) -> bool:
     """Whether sizes below FAR change nothing, and those from it on do."""
+
+    def matter(seed: int, sizes: list[float]) -> bool:
+        still = _probe(play, seed, 0.0, 0)
+        probes = (_probe(play, seed, size, k) for size in sizes for k in range(4))
+        return any(differs_at(still, probe) is not None for probe in probes)
+
+    near, far = [s for s in SIZES if 0 < s < FAR], [s for s in SIZES if s >= FAR]
     with play.within(play.seconds):
-        for seed in range(2):
-            still = _probe(play, seed, 0.0, 0)
-            near = [size for size in SIZES if 0 < size < FAR]
-            if any(
-                differs_at(still, _probe(play, seed, size, k)) is not None for size in near for k in (0, 1)
-            ):
-                return False
-        return any(
-            differs_at(still, _probe(play, seed, size, k)) is not None
-            for size in SIZES
-            if size >= FAR
-            for k in (0, 1, 2, 3)
-        )
+        return not any(matter(seed, near) for seed in (0, 1)) and any(matter(seed, far) for seed in (0, 1))
 
 
 def ends(play: Play) -> Iterator[Finding]:
@@ -495,20 +511,10 @@ def ends(play: Play) -> Iterator[Finding]:
         longest, over = _beyond(play, longest)
         if not over:
             yield _endless(longest)
-    lengths = {played.length for played in done}
-    if len(done) > 3 and len(lengths) == 1 and all(e.terminated for e in done) and longest > 1:
-        if not _time_is_seen(play.random_play):
-            yield Finding(
-                "limit-as-termination",
-                "warning",
-                f"all of {len(done)} episodes, with different actions, were terminated at step {longest:,}",
-                "That is what a time limit looks like. Terminated says that nothing comes after: the value "
-                "function then learns that the world ends there, without seeing when.",
-                "set time_limit in the task in its place"
-                if play.own
-                else "return truncated=True in its place, or register the environment with max_episode_steps; or "
-                "observe how many steps are left",
-            )
+    alike = len(done) > 3 and len({played.length for played in done}) == 1
+    alike = alike and longest > 1 and all(played.terminated for played in done)
+    if alike and not _time_is_seen(play.random_play):
+        yield _limit_as_termination(play, len(done), longest)
     horizon = 1 / (1 - defaults.gamma(limit))
     if limit is None and longest > LONG * horizon:
         yield Finding(
@@ -522,21 +528,34 @@ def ends(play: Play) -> Iterator[Finding]:
         )
 
 
+def _limit_as_termination(play: Play, episodes: int, steps: int) -> Finding:
+    return Finding(
+        "limit-as-termination",
+        "warning",
+        f"all of {episodes} episodes, with different actions, were terminated at step {steps:,}",
+        "That is what a time limit looks like. Terminated says that nothing comes after: the value "
+        "function then learns that the world ends there, without seeing when.",
+        "set time_limit in the task in its place"
+        if play.own
+        else "return truncated=True in its place, or register the environment with max_episode_steps; or "
+        "observe how many steps are left",
+    )
+
+
 def _beyond(play: Play, longest: int) -> tuple[int, bool]:
     """An episode for as long as the score would play it: its length, and whether it ended."""
     if longest < play.most:  # there was no time for more
         return longest, False
     play.doing("an episode was played on")
-    choose = play.random(0)
+    choose, steps = play.random(0), 0
     with play.within(play.seconds / 2):
         play.env.reset(seed=0)
-        for step in range(LONGEST):
-            _, _, terminated, truncated, _ = play.env.step(choose(step))
+        while steps < LONGEST and not play.late:
+            _, _, terminated, truncated, _ = play.env.step(choose(steps))
+            steps += 1
             if terminated or truncated:
-                return step + 1, True
-            if play.late:
-                break
-    return max(longest, step + 1), False
+                return steps, True
+    return max(longest, steps), False
 
 
 def _endless(longest: int) -> Finding:
@@ -545,7 +564,8 @@ def _endless(longest: int) -> Finding:
         "never-ends" if sure else "no-end-seen",
         "warning" if sure else "note",
         f"no episode ended in {longest:,} steps, and there is no time limit",
-        "Where no episode ends, no return is known and the starts are not practised. The score plays each of its "
+        "Where no episode ends, no return is known and the starts are not practised. The score plays "
+        "each of its "
         f"episodes for {LONGEST:,} steps."
         if sure
         else f"That is all there was time for. Where no episode ends, the score plays each for {LONGEST:,} steps.",
@@ -554,7 +574,8 @@ def _endless(longest: int) -> Finding:
 
 
 def _time_is_seen(episodes: list[Played]) -> bool:
-    """Whether observations say how far the episode is: a linear function of half of them, tried on the others."""
+    """Whether observations say how far the episode is: a linear function of half of them, tried on the "
+    "others."""
     halves = [
         (
             np.concatenate([np.stack(p.obs).reshape(p.length + 1, -1) for p in half]).astype(float),
