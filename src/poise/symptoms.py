@@ -568,7 +568,8 @@ def _endless(longest: int) -> Finding:
         "each of its "
         f"episodes for {LONGEST:,} steps."
         if sure
-        else f"That is all there was time for. Where no episode ends, the score plays each for {LONGEST:,} steps.",
+        else "That is all there was time for. Where no episode ends, the score plays each for "
+        f"{LONGEST:,} steps.",
         "give it a time limit: gymnasium.register(..., max_episode_steps=N), or time_limit of a Task",
     )
 
