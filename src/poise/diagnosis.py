@@ -90,7 +90,7 @@ def learning_rate_too_high(record: Record) -> Finding | None:
     with many dimensions most ratios leave the clip at a rate that is right.
     """
     kl, clipped = (_median(record.column(f"policy/{name}")) for name in ("kl", "clip_fraction"))
-    dimensions = 1 if record.spec.discrete else record.spec.action_size
+    dimensions = record.spec.dimensions
     highest, most = BY_NAME["policy/kl"].highest(dimensions), BY_NAME["policy/clip_fraction"].highest()
     # a narrow clip leaves many outside of it at any rate: that alone is no sign
     if not (kl > highest or (dimensions == 1 and clipped > most and kl > highest / 2)):

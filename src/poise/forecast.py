@@ -19,6 +19,7 @@ OVERHEAD = 25e-6  # seconds of a step for acting, learning and logging, on two c
 ACTING = 10e-6  # of that, acting alone
 START = 3.0  # seconds for import and compilation from the cache
 BATCH, BATCH_STEPS = 16, 64  # environments and steps by which a backend of its own is timed
+FEW = 4  # environments that act at once
 NARROW = 256  # observed numbers up to which OVERHEAD holds
 
 
@@ -69,7 +70,7 @@ def _batched(found: envs.Resolved, play: Play) -> float:
 
 
 def wide_layer(obs_size: int) -> float:
-    """Seconds that learning from a step takes more where observations are wide.
+    """Seconds that acting in a step, and learning from it, take more where observations are wide.
 
     Measured: the products of the first layer and its update, for both networks in all epochs.
     """
@@ -89,10 +90,11 @@ def wide_layer(obs_size: int) -> float:
             moment += 0.1 * gradient
         weight.__isub__(moments[0] / (np.sqrt(moments[1]) + 1e-8))
 
-    return 2 * PPO().num_epochs * _fastest(learn) / rows
+    few = obs[:FEW]
+    return 2 * PPO().num_epochs * _fastest(learn) / rows + _fastest(lambda: few @ weight) / FEW
 
 
-def _fastest(call: Callable[[], None]) -> float:
+def _fastest(call: Callable[[], object]) -> float:
     seconds = []
     for _ in range(3):
         begun = time.perf_counter()

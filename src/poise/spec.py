@@ -56,6 +56,11 @@ class Spec:
         """Dimensions of a continuous action, or choices of a discrete one, A."""
         return math.prod(self.action_shape) if self.num_choices is None else self.num_choices
 
+    @property
+    def dimensions(self) -> int:
+        """Of a continuous action; 1 where one of several choices is taken."""
+        return 1 if self.discrete else self.action_size
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it: a bound that is infinite becomes None."""
         data = dataclasses.asdict(self)

@@ -369,9 +369,10 @@ def _metric(name: str, settings: Sequence[Setting], charts: Charts) -> Markup | 
     if not lines:
         return None
     ends = ", ".join(f"{values[np.isfinite(values)][-1]:.2g}" for _, _, values in lines[:6])
-    healthy = "" if metric.low is None else f" Healthy: {metric.low:g} to {metric.high:g}."
+    high = metric.high and metric.highest(settings[0].records[0].spec.dimensions)
+    healthy = "" if metric.low is None else f" Healthy: {metric.low:g} to {high:g}."
     label = f"{title} over environment steps; at the end {ends}.{healthy}"
-    return charts.one(draw_metric(lines, title, metric.low, metric.high), label)
+    return charts.one(draw_metric(lines, title, metric.low, high), label)
 
 
 def _agent(record: Record, titled: dict[Path, str], charts: Charts) -> dict[str, Any] | None:
