@@ -1,16 +1,9 @@
 """Environments that tell what they are given, of what type."""
 
-import tempfile
-from pathlib import Path
-
 import gymnasium as gym
 import sound
 
 given: dict[str, set] = {"Choices": set(), "Numbers": set()}
-
-
-def folder() -> Path:
-    return Path(tempfile.mkdtemp())
 
 
 class Choices(sound.Desk):

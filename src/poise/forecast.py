@@ -30,13 +30,15 @@ def costs(play: Play, found: envs.Resolved) -> dict[str, Any]:
     limits = [played.length for played in play.episodes if played.truncated]
     longest = play.spec.time_limit or max(limits, default=LONGEST)
     length = float(np.mean(ended)) if ended else float(longest)
-    each = step + reset / length if found.backend == "gymnasium" else _batched(found, play)
     told: dict[str, Any] = {
         "step_us": 1e6 * step,
         "reset_us": 1e6 * reset,
         "played_episodes": len(play.episodes),
         "played_steps": sum(played.length for played in play.episodes),
     }
+    if found.backend == "native":  # compiled with the networks: a step alone says nothing
+        return told
+    each = step + reset / length if found.backend == "gymnasium" else _batched(found, play)
     rest = OVERHEAD + wide_layer(play.spec.obs_size)
     told["training_seconds"] = START + TRAINING * (each + rest)
     cores = num_cores()
