@@ -458,6 +458,11 @@ class BeamRoot(Beam):
         return np.sqrt(batch.qpos)
 
 
+class BeamDraw(Beam):
+    def draw(self, rng, qpos, qvel):
+        return np.zeros(3), qvel
+
+
 class BeamField(Beam):
     varied = ("body_mas",)
 
@@ -466,7 +471,17 @@ class BeamFile(Beam):
     model = BEAM + ".missing"
 
 
-for _task in (BeamShape, BeamKey, BeamNoise, BeamHistory, BeamUnnamed, BeamRoot, BeamField, BeamFile):
+for _task in (
+    BeamShape,
+    BeamDraw,
+    BeamKey,
+    BeamNoise,
+    BeamHistory,
+    BeamUnnamed,
+    BeamRoot,
+    BeamField,
+    BeamFile,
+):
     register(f"{_task.__name__}-v0", _task)
 
 # written after the rules
@@ -714,7 +729,7 @@ FIRST = {
     **dict.fromkeys(("OldStep", "NoSeed", "TwoRewards", "NumberAsFlag", "Pair", "Ragged"), "breaks"),
     **dict.fromkeys(("Grows", "BlowsUp", "DividesByZero", "MissingChoice"), "breaks"),
     **dict.fromkeys(("Switches", "Named", "NoLicence"), "cannot-be-made"),
-    **dict.fromkeys(("BeamShape-v0", "BeamKey-v0", "BeamRoot-v0"), "breaks"),
+    **dict.fromkeys(("BeamShape-v0", "BeamDraw-v0", "BeamKey-v0", "BeamRoot-v0"), "breaks"),
     **dict.fromkeys(("BeamNoise-v0", "BeamHistory-v0", "BeamUnnamed-v0"), "not-repeatable"),
     **dict.fromkeys(("BeamField-v0", "BeamFile-v0"), "cannot-be-made"),
 }

@@ -26,7 +26,7 @@ from poise.envs.unstable import hear_mujoco
 from poise.envs.vector import EnvError
 from poise.findings import Finding, by_severity
 from poise.forecast import costs, in_words
-from poise.play import Alone, Play, Send, fault_in_words
+from poise.play import Alone, Play, Send, fault_in_words, outside
 from poise.spec import Spec
 from poise.symptoms import RULES
 
@@ -173,11 +173,15 @@ def look(id: str, send: Send, *, seconds: float = SECONDS) -> Iterator[Finding]:
         send("facts", _described(spec, found.backend))
         made = [Checked(Alone(found) if own else make_plain(id), id, i) for i in range(2)]
     except EnvError as error:
-        yield _error("cannot-be-made", f"{error}".strip(), "poise cannot train on it.", f"see {page}")
+        yield _error(
+            "cannot-be-made", outside(f"{error}".strip()), "poise cannot train on it.", f"see {page}"
+        )
         return
     except Exception as error:
         what = f"{error}" if isinstance(error, EnvFault) else f"making it raised {described(error)}"
-        yield _error("cannot-be-made", what, "No training can begin.", "correct what the message names")
+        yield _error(
+            "cannot-be-made", outside(what), "No training can begin.", "correct what the message names"
+        )
         return
     play = Play(id, spec, made, send, own=own, seconds=seconds)
     grave = False

@@ -4,10 +4,12 @@ Each action reaches the environment as in a training: from the policy's units, t
 the type that Gymnasium's vector environments hand over. All that comes back is kept.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -248,10 +250,18 @@ class Play:
         return np.where(self._scaled, bounded, unbounded).astype(np.float32)
 
 
+_INSIDE = re.compile(rf" \(line \d+ of {re.escape(str(Path(__file__).parent))}[^)]*\)")
+
+
+def outside(text: str) -> str:
+    """A message without the lines of poise that were on its way: they say nothing of the environment."""
+    return _INSIDE.sub("", text)
+
+
 def fault_in_words(fault: EnvFault, play: Play) -> str:
     """Its message. Of a task's own, which comes through ``Alone``, the inner one, with seed and step."""
     inner = fault.__cause__
     if not (play.own and isinstance(inner, EnvFault)):
-        return str(fault)
+        return outside(str(fault))
     seed, step = play.place
-    return f"{inner}; episode seed {seed}, " + (f"step {step}" if step else "at its reset")
+    return f"{outside(str(inner))}; episode seed {seed}, " + (f"step {step}" if step else "at its reset")
