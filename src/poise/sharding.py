@@ -92,7 +92,9 @@ def merged(parts: Sequence[Collected]) -> Collected:
     episodes = sorted((e for c in parts for e in c.episodes), key=lambda e: (e.step, e.env))
     times = [c.physics_seconds for c in parts]
     physics = None if None in times else sum(t for t in times if t is not None)
-    return Collected(rollout, episodes, physics, tuple(crash for c in parts for crash in c.crashes))
+    crashes = tuple(crash for c in parts for crash in c.crashes)
+    notes = tuple(note for c in parts for note in c.notes)
+    return Collected(rollout, episodes, physics, crashes, notes, all(c.exact for c in parts))
 
 
 def joined_worlds(worlds: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
