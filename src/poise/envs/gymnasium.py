@@ -1,6 +1,7 @@
 """Everything else that Gymnasium knows, through its vector environments."""
 
 import importlib
+import math
 import multiprocessing
 import os
 import signal
@@ -26,7 +27,7 @@ from poise.envs.tape import LARGEST as LARGEST_TAPE
 from poise.envs.tape import Sums, Tape, TapeFull
 from poise.envs.unstable import hear_mujoco
 from poise.envs.vector import EnvError, EnvStep, Restored, usual_dtype
-from poise.errors import PoiseError, message_of
+from poise.errors import PoiseError, message_of, shortened
 from poise.spec import Spec
 
 DISABLED = AutoresetMode.DISABLED  # the caller resets
@@ -79,18 +80,68 @@ def spec_of(id: str, make: Callable[[], gym.Env]) -> Spec:
     limit = env.spec.max_episode_steps if env.spec else None
     close_quietly(env)  # it was made for a look
     if not isinstance(obs, gym.spaces.Box):
-        raise EnvError(f"{id}: observation space {obs} is not supported; supported is Box")
+        raise EnvError(_unsupported_obs(id, obs))
+    if not math.prod(obs.shape):
+        raise EnvError(f"{id}: observation space {obs} has no numbers; nothing can be learned from it")
     match action:
         case gym.spaces.Discrete():
             choices = int(action.n)
             return Spec(id, obs.shape, num_choices=choices, first_choice=int(action.start), time_limit=limit)
         case gym.spaces.Box() if np.issubdtype(action.dtype, np.floating):
             low, high = (tuple(bound.astype(float).ravel().tolist()) for bound in (action.low, action.high))
+            if all(a == b for a, b in zip(low, high, strict=True)):  # also where there are none
+                raise EnvError(_nothing_to_choose(id, action))
             return Spec(id, obs.shape, action.shape, low, high, time_limit=limit)
         case _:
-            raise EnvError(
-                f"{id}: action space {action} is not supported; supported are Box of floats and Discrete"
-            )
+            raise EnvError(_unsupported_action(id, action))
+
+
+def _shown(space: gym.Space) -> str:
+    return shortened(str(space), 200)
+
+
+def _wrapped(wrapper: str, wrapping: str) -> str:
+    """How an environment whose spaces are not supported is trained on: wrapped, under an id of its own."""
+    return (
+        f'from gymnasium.wrappers import {wrapper}; gymnasium.register("Mine-v0", lambda: {wrapping}) in '
+        "my_envs.py, then type my_envs:Mine-v0"
+    )
+
+
+def _unsupported_obs(id: str, space: gym.Space) -> str:
+    said = f"{id}: observation space {_shown(space)} is not supported; supported is Box"
+    try:
+        flat = isinstance(gym.spaces.flatten_space(space), gym.spaces.Box)
+    except Exception:  # a space that cannot be flattened, or somebody's own
+        flat = False
+    return f"{said}. Wrap it: {_wrapped('FlattenObservation', 'FlattenObservation(env)')}" if flat else said
+
+
+def _unsupported_action(id: str, space: gym.Space) -> str:
+    said = f"{id}: action space {_shown(space)} is not supported; supported are Box of floats and Discrete"
+    match space:
+        case gym.spaces.MultiDiscrete():
+            sizes = space.nvec.ravel().tolist()
+            count = math.prod(sizes)
+            into, chosen = f"Discrete({count})", f"numpy.unravel_index(a, {sizes})"
+        case gym.spaces.MultiBinary():
+            into, chosen = f"Box(0, 1, {space.shape})", "(a > 0.5).astype(numpy.int8)"
+        case gym.spaces.Box():
+            into, chosen = f"Box(low, high, {space.shape}) of floats", "numpy.rint(a).astype(int)"
+        case _:
+            return said
+    wrapping = f"TransformAction(env, lambda a: {chosen}, {into})"
+    return f"{said}. Wrap it: {_wrapped('TransformAction', wrapping)}"
+
+
+def _nothing_to_choose(id: str, space: gym.spaces.Box) -> str:
+    said = f"{id}: action space {_shown(space)} leaves nothing to choose"
+    if not space.shape or not math.prod(space.shape):
+        return f"{said}: it has no numbers"
+    return (
+        f"{said}: low = high for every action. In a model of MuJoCo an actuator without ctrlrange has these "
+        'bounds; give it one: <motor joint="hip" ctrlrange="-1 1"/>'
+    )
 
 
 def make_plain(id: str) -> gym.Env:

@@ -15,7 +15,6 @@ import functools
 import hashlib
 import itertools
 import random
-import struct
 import sys
 import types
 import zlib
@@ -35,6 +34,7 @@ _PLAIN = (
     *(list, tuple, dict, set, frozenset, collections.deque, random.Random),
     *(np.random.Generator, np.random.RandomState, np.random.BitGenerator, itertools.count),
 )
+_SCALARS = {bool, int, float, str, type(None)}
 _SHOWN = (complex, datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, fractions.Fraction)
 _LEFT_OUT = {"env", "spec", "metadata", "_cached_spec"}  # of an environment: what it wraps, what it is called
 
@@ -133,9 +133,15 @@ def _generator(space: gym.Space) -> int | None:
 
 
 def _hash(value: Any, spaces: Mapping[int, int | None], left: list[int] | None = None) -> int:
+    if type(value) in _SCALARS:  # most of them: quicker than a walk
+        return _number(f"{type(value).__name__} {value!r}".encode())
     walk = _Walk(spaces, left or [OBJECTS])
     walk.add(value)
     return int.from_bytes(walk.digest(), "little", signed=True)
+
+
+def _number(content: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
 
 
 class _Walk:
@@ -155,10 +161,8 @@ class _Walk:
             return
         self._left[0] -= 1
         cls = type(value)
-        if cls in (bool, int, str, type(None)):
+        if cls in _SCALARS:
             self._note(cls.__name__, repr(value).encode())
-        elif cls is float:
-            self._note("float", struct.pack("=d", value))
         elif isinstance(value, np.generic):
             self._note(value.dtype.str, value.tobytes())
         elif id(value) in self._seen:
@@ -253,7 +257,7 @@ class _Walk:
         if isinstance(value, mujoco.MjModel):
             buffer = np.empty(mujoco.mj_sizeModel(value), np.uint8)
             mujoco.mj_saveModel(value, None, buffer)
-            self._note("model", buffer.tobytes())
+            self._note("model", str(zlib.crc32(buffer.data)).encode())  # large: with its meshes and textures
         elif isinstance(value, mujoco.MjData):
             kind = mujoco.mjtState.mjSTATE_INTEGRATION
             state = np.empty(mujoco.mj_stateSize(value.model, kind))
@@ -301,5 +305,6 @@ def differing(
     return found
 
 
+@functools.lru_cache(maxsize=10_000)
 def _name(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little", signed=True)
+    return _number(name.encode())
