@@ -65,8 +65,8 @@ RunEnv = Annotated[
     str | None,
     arg(
         metavar="ENV",
-        help="The run's own environment, repeated where it is of a module (module:Task): a folder alone never "
-        "makes poise import one.",
+        help="The run's own environment. Where that is of a module (module:Task), it has to be repeated: a "
+        "folder alone never makes poise import one.",
     ),
 ]
 

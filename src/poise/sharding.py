@@ -39,12 +39,27 @@ def refuse_native_shards(config: Config) -> None:
         )
 
 
+def check_worlds(env: object) -> None:
+    """Refuses what is not an environment as ``poise.make`` makes it, or a list of such.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    for each in env if isinstance(env, list | tuple) else [env]:
+        if not isinstance(each, VectorEnv):
+            raise ConfigError(
+                f"env is {type(each).__name__}; it must be what poise.make returns: "
+                'poise.make("CartPole-v1", 16)'
+            )
+
+
 def make_collector(env: VectorEnv | Sequence[VectorEnv], config: Config) -> Collector:
     """The collector that suits the environment, or the environments of all shards.
 
     Raises:
         ConfigError: they are not as many, or not as large, as ``config`` says.
     """
+    check_worlds(env)
     given = [env] if isinstance(env, VectorEnv) else list(env)
     if given and isinstance(given[0], NativeEnv):
         refuse_native_shards(config)

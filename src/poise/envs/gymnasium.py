@@ -80,7 +80,7 @@ def spec_of(id: str, make: Callable[[], gym.Env]) -> Spec:
     limit = env.spec.max_episode_steps if env.spec else None
     close_quietly(env)  # it was made for a look
     if not isinstance(obs, gym.spaces.Box):
-        raise EnvError(_unsupported_obs(id, obs))
+        raise EnvError(_unsupported_obs(id, limit, obs))
     if not math.prod(obs.shape):
         raise EnvError(f"{id}: observation space {obs} has no numbers; nothing can be learned from it")
     match action:
@@ -93,45 +93,48 @@ def spec_of(id: str, make: Callable[[], gym.Env]) -> Spec:
                 raise EnvError(_nothing_to_choose(id, action))
             return Spec(id, obs.shape, action.shape, low, high, time_limit=limit)
         case _:
-            raise EnvError(_unsupported_action(id, action))
+            raise EnvError(_unsupported_action(id, limit, action))
 
 
 def _shown(space: gym.Space) -> str:
     return shortened(str(space), 200)
 
 
-def _wrapped(wrapper: str, wrapping: str) -> str:
+def _wrapped(id: str, limit: int | None, wrapper: str, rest: str = "") -> str:
     """How an environment whose spaces are not supported is trained on: wrapped, under an id of its own."""
+    module, _, name = id.rpartition(":")
+    own = bool(module) and name not in gym.registry  # a class
+    made, place = (f"{name}()", f"from {module} import {name}; ") if own else (f'gymnasium.make("{id}")', "")
+    limited = "" if limit is None else f", max_episode_steps={limit}"
     return (
-        f'from gymnasium.wrappers import {wrapper}; gymnasium.register("Mine-v0", lambda: {wrapping}) in '
-        "my_envs.py, then type my_envs:Mine-v0"
+        f"Wrap it in a module, my_envs.py: {place}from gymnasium.wrappers import {wrapper}; "
+        f'gymnasium.register("Mine-v0", lambda: {wrapper}({made}{rest}){limited}), then type my_envs:Mine-v0'
     )
 
 
-def _unsupported_obs(id: str, space: gym.Space) -> str:
+def _unsupported_obs(id: str, limit: int | None, space: gym.Space) -> str:
     said = f"{id}: observation space {_shown(space)} is not supported; supported is Box"
     try:
         flat = isinstance(gym.spaces.flatten_space(space), gym.spaces.Box)
     except Exception:  # a space that cannot be flattened, or somebody's own
         flat = False
-    return f"{said}. Wrap it: {_wrapped('FlattenObservation', 'FlattenObservation(env)')}" if flat else said
+    return f"{said}. {_wrapped(id, limit, 'FlattenObservation')}" if flat else said
 
 
-def _unsupported_action(id: str, space: gym.Space) -> str:
+def _unsupported_action(id: str, limit: int | None, space: gym.Space) -> str:
     said = f"{id}: action space {_shown(space)} is not supported; supported are Box of floats and Discrete"
     match space:
         case gym.spaces.MultiDiscrete():
             sizes = space.nvec.ravel().tolist()
-            count = math.prod(sizes)
-            into, chosen = f"Discrete({count})", f"numpy.unravel_index(a, {sizes})"
+            into, chosen = f"Discrete({math.prod(sizes)})", f"numpy.unravel_index(a, {sizes})"
         case gym.spaces.MultiBinary():
             into, chosen = f"Box(0, 1, {space.shape})", "(a > 0.5).astype(numpy.int8)"
         case gym.spaces.Box():
-            into, chosen = f"Box(low, high, {space.shape}) of floats", "numpy.rint(a).astype(int)"
+            into, chosen = f"Box(low, high, {space.shape})", f"numpy.rint(a).astype(numpy.{space.dtype})"
         case _:
             return said
-    wrapping = f"TransformAction(env, lambda a: {chosen}, {into})"
-    return f"{said}. Wrap it: {_wrapped('TransformAction', wrapping)}"
+    rest = f", lambda a: {chosen}, gymnasium.spaces.{into}"
+    return f"{said}. {_wrapped(id, limit, 'TransformAction', rest)}"
 
 
 def _nothing_to_choose(id: str, space: gym.spaces.Box) -> str:

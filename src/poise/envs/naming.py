@@ -81,7 +81,8 @@ def _file_in(id: str) -> str | None:
     if match is None:
         return None
     module, name = match["module"], match["name"] or "Name"
-    where = f"in the folder {match['folder']}" if match["folder"] else "in its folder"
+    folder = match["folder"]
+    where = f"in the folder {folder}" if folder and folder != "./" else "in its folder"
     return (
         f"{id}: is a file; name the module and what is in it: {where} type {module}:{name}, where {name} is "
         "a class or a registered id"
