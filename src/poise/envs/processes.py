@@ -21,8 +21,8 @@ PATIENCE = 10.0  # seconds that environments in processes of their own have for 
 UNKNOWN = 79  # exit code of a process that does not know its environment
 _FILES, _FILES_BESIDE = 4, 32  # open files of each environment's process in this one, and of all else
 GUARD = (
-    "this script is run again in each process that it starts, and trains there as well; put the call under\n"
-    'if __name__ == "__main__":'
+    "this script is run again in each process that it starts, and trains there as well; put the call "
+    'under if __name__ == "__main__":'
 )
 
 
