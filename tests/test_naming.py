@@ -64,7 +64,7 @@ def module(tmp_path, monkeypatch):
         ("typed_module:Rech", "module typed_module has no 'Rech'; it has typed_module:Reach"),
         (
             "typed_module:Plain",
-            "is a class and not derived from gymnasium.Env; write class Plain(gymnasium.Env)",
+            "not derived from gymnasium.Env; write class Plain(gymnasium.Env)",
         ),
         ("typed_module:SIZE", "is an object (int), not an environment's class or id"),
         (
@@ -75,16 +75,16 @@ def module(tmp_path, monkeypatch):
         ("typed_old:Old", "typed_old:Old is a class of gym, which is retired; derive it from gymnasium.Env"),
         (
             "typed_module.py",
-            "is a file; name the module and what is in it: in its folder type typed_module:Name",
+            "name the module and what is in it: in its folder type typed_module:Name",
         ),
         ("a/b/typed_module.py:Reach", "in the folder a/b/ type typed_module:Reach"),
         (
             "typed_nowhere:Reach",
-            "there is no typed_nowhere.py here, and no package typed_nowhere is installed",
+            "there is no typed_nowhere.py here, and no package",
         ),
         (
             "typed_needs:Reach",
-            "its module cannot be imported: ModuleNotFoundError: No module named 'nothing_of",
+            "its module cannot be imported: ModuleNotFoundError",
         ),
         ("typed_exits:Reach", "its module cannot be imported: SystemExit: 0"),
         (":Reach", "write module:Name, for example tank:Tank"),
@@ -184,9 +184,7 @@ class Own(gym.Env):
     ("name", "engine"), [("Hopper-v5", "mujoco"), ("Pendulum-v1", "native"), ("Reacher-v2", "mujoco")]
 )
 @pytest.mark.parametrize("change", ["entry point", "class", "kwargs", "limit", "wrapper"])
-def test_a_known_name_that_stands_for_something_else_is_trained_by_gymnasium(
-    name, engine, change, monkeypatch
-):
+def test_a_known_name_that_stands_for_something_else(name, engine, change, monkeypatch):
     assert envs.resolve(name).backend == engine
     spec = gym.spec(name)
     if spec.max_episode_steps is None and change not in ("entry point", "class"):
@@ -237,12 +235,8 @@ def test_an_observation_that_is_not_supported_says_how_it_is_wrapped(obs):
     with pytest.raises(EnvError) as error:
         spec_of("mine:Task", lambda: Spaces(obs))
     said = str(error.value)
-    assert (
-        "is not supported; supported is Box. Wrap it in a module, my_envs.py: from mine import Task; " in said
-    )
-    assert (
-        'gymnasium.register("Mine-v0", lambda: FlattenObservation(Task())), then type my_envs:Mine-v0' in said
-    )
+    assert "supported is Box. Wrap it in a module, my_envs.py: from mine import Task; " in said
+    assert '"Mine-v0", lambda: FlattenObservation(Task())), then type my_envs:Mine-v0' in said
     assert spec_of("it", lambda: FlattenObservation(Spaces(obs))).obs_size == spaces.flatdim(obs)
 
 
