@@ -17,6 +17,7 @@ from poise.envs.gymnasium import GymnasiumEnv
 from poise.envs.tasks import TASKS
 from poise.errors import MOST_TEXT, message_of
 from poise.experiments.pool import PoolError, _logged
+from poise.recording import VideoError, _faults
 
 
 class Silent(Exception):
@@ -124,6 +125,13 @@ def test_a_training_that_exits_is_a_failure_of_that_training_alone(error, tmp_pa
     assert result.exit_code == 1
     assert f"its training raised {message_of(error)}" in str(result)
     assert "Traceback" in (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(("error", "said"), [(SystemExit(0), "0"), (ERRORS[-2][0], "(its message cannot")])
+def test_what_exits_while_it_is_drawn_costs_the_film_alone(error, said):
+    with pytest.raises(VideoError) as film, _faults("X-v0"):
+        raise error
+    assert str(film.value).startswith(f"no video of X-v0: {said}")
 
 
 def test_too_many_processes_for_the_open_files_are_refused_with_the_number(monkeypatch):
