@@ -124,8 +124,8 @@ def train(
         run = poise.train("Reacher-v4", total_steps=100_000, ppo={"clip": 0.1})
         agent = poise.load(run.folder)
 
-    In a script that trains with backend "gymnasium-async" the call stands under ``if __name__ == "__main__":``,
-    as Python runs the script again in each process that it starts.
+    In a script, with backend "gymnasium-async", the call stands under ``if __name__ == "__main__":``, as Python
+    runs the script again in each process that it starts.
 
     Args:
         env: a Gymnasium id, one of poise's own, or the name of a preset.
