@@ -124,7 +124,7 @@ def train(
         run = poise.train("Reacher-v4", total_steps=100_000, ppo={"clip": 0.1})
         agent = poise.load(run.folder)
 
-    In a script, with backend "gymnasium-async", the call stands under ``if __name__ == "__main__":``, as Python
+    In a script, with backend "gymnasium-async", the call stands under ``if __name__ == "__main__":``: Python
     runs the script again in each process that it starts.
 
     Args:
