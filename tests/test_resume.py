@@ -176,7 +176,7 @@ gym.register("Rewarded-v0", lambda: NormalizeReward(CartPoleEnv()), max_episode_
 def test_what_an_environment_keeps_over_its_resets_is_said_and_marked(tmp_path):
     folder = train("Rewarded-v0", tmp_path, stop=2)
     again, shown = resume(folder)
-    assert "NormalizeReward." in shown
+    assert "Rewarded-v0: environment" in shown  # some repeat their episode with other rewards
     assert "not exact: from here on the training may be another" in shown
     assert again.summary["exact"] is False
 
