@@ -9,7 +9,7 @@ from probes import GymCounter
 
 from poise.arrays import ArraysError
 from poise.envs import EnvError, make
-from poise.envs.gymnasium import _Tape
+from poise.envs.tape import Tape as _Tape
 
 gym.register("GymCounter-v0", GymCounter)
 gym.register("GymCounterLimited-v0", GymCounter, max_episode_steps=2)
@@ -151,7 +151,7 @@ def test_a_snapshot_of_something_else_is_refused(change, message):
     env.step(np.array([0, 1]))
     env.step(np.array([0, 1]))
     arrays = env.snapshot()
-    obs, exact = make("GymCounter-v0", 2).restore(arrays)
-    assert (obs.tolist(), exact.tolist()) == ([[7, 2], [8, 2]], [True, True])
+    obs, exact, unlike = make("GymCounter-v0", 2).restore(arrays)
+    assert (obs.tolist(), exact.tolist(), unlike) == ([[7, 2], [8, 2]], [True, True], ())
     with pytest.raises(ArraysError, match=message):
         env.restore(arrays | change)

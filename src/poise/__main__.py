@@ -8,7 +8,7 @@ import signal
 import sys
 
 from poise.cli import main
-from poise.interrupts import SIGNALS
+from poise.interrupts import SIGNALS, end_group
 
 
 def run() -> int:
@@ -26,6 +26,7 @@ def run() -> int:
             signal.signal(number, signal.SIG_IGN)
     if code > 128:  # interrupted: JAX may still be at work, and does not like to be taken down meanwhile
         for child in multiprocessing.active_children():
+            end_group(child.pid)
             child.kill()
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):

@@ -31,7 +31,7 @@ class ActionScale:
         with np.errstate(invalid="ignore", over="ignore"):
             self.center = np.where(scaled, (low + high) / 2, 0.0).astype(np.float32)
             self.scale = np.where(scaled, (high - low) / 2, 1.0).astype(np.float32)
-            self.low, self.high = low.astype(np.float32), high.astype(np.float32)
+        self.low, self.high = spec.float32_bounds
         self._discrete = spec.discrete
 
     def __call__(self, action: Shaped[Tensor, " *N_A"]) -> Shaped[Tensor, " *N_A"]:

@@ -61,6 +61,16 @@ Env = Annotated[
 ]
 
 
+RunEnv = Annotated[
+    str | None,
+    arg(
+        metavar="ENV",
+        help="The run's own environment. Where that is of a module (module:Task), it has to be repeated: a "
+        "folder alone never makes poise import one.",
+    ),
+]
+
+
 Ray = Annotated[
     str | None,
     PrimitiveConstructorSpec(
@@ -233,7 +243,7 @@ def _resume_command(guard: Guard) -> Callable[..., None]:
         run: Annotated[Path | None, Positional, arg(metavar="RUN", help="Its folder.")] = None,
         total_steps: int | None = None,
         out: Path = Path("runs"),
-        env: Env = None,
+        env: RunEnv = None,
         workers: int | None = None,
         ray: Ray = None,
         json_: Json = False,

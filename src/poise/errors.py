@@ -23,3 +23,25 @@ class TrainingError(PoiseError):
     """A training that cannot go on."""
 
     exit_code = 1
+
+
+MOST_TEXT = 2000  # characters of what someone else's code says
+
+
+def message_of(error: BaseException) -> str:
+    """Type and message of an exception of someone else's, of a length that a person reads."""
+    try:
+        text = str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as other:  # of its own __str__
+        text = f"(its message cannot be shown: {type(other).__name__})"
+    return f"{type(error).__name__}: {shortened(text)}" if text else type(error).__name__
+
+
+def shortened(text: str, most: int = MOST_TEXT) -> str:
+    """The text, or its beginning and its end."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]} ... ({len(text) - 2 * half:,} characters left out) ... {text[-half:]}"

@@ -23,6 +23,7 @@ GRACE = 2.5  # seconds that the main thread has to unwind
 SAVING = 1.5  # seconds in which what was finished has to be saved
 ASKING = 0.1  # seconds after which a main thread that put the signal off is asked again
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+UNGUARDED = 78  # exit code of a process that runs a script again only because that script started it
 
 
 class Interrupted(KeyboardInterrupt):
@@ -102,6 +103,7 @@ class Guard:
             saver.start()
             saver.join(SAVING)
         for child in multiprocessing.active_children():
+            end_group(child.pid)
             child.kill()
         if sys.stderr is not None and sys.stderr.isatty():
             os.write(2, b"\x1b[?25h\n")  # the cursor, which a moving line hides
@@ -117,7 +119,25 @@ def leave_with_parent() -> None:
 
 def _outlive(parent: int) -> None:
     wait([parent])
+    if hasattr(os, "getpgrp") and os.getpgrp() == os.getpid():  # what this process started is of its group
+        os.killpg(0, signal.SIGKILL)
     os._exit(1)
+
+
+def end_group(pid: int | None) -> None:
+    """Ends a process that leads a group of its own (``os.setsid``), and all that it started. Else nothing."""
+    if pid is not None and hasattr(os, "killpg"):
+        with contextlib.suppress(OSError):  # there is no such group
+            os.killpg(pid, signal.SIGKILL)
+
+
+def refuse_imported_script() -> None:
+    """Ends a process that runs a script again only because that script, without a main guard, started it.
+
+    The process that started it says what to do. Called before any work: each of N processes would do it.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise SystemExit(UNGUARDED)
 
 
 def _inside_jax(frame: FrameType | None) -> bool:

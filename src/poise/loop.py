@@ -21,7 +21,7 @@ from poise.errors import DIVERGED, TOO_LARGE, TrainingError
 from poise.facts import facts
 from poise.origin import relative, with_origin
 from poise.rollout import Collector
-from poise.sharding import make_collector
+from poise.sharding import check_worlds, make_collector
 from poise.spec import Episode
 from poise.threads import start_jax
 from poise.types import Rollout
@@ -87,6 +87,8 @@ def iterations(
             iteration is not yielded.
     """
     start_jax()
+    if not isinstance(env, Collector):
+        check_worlds(env)
     if config.num_envs is None and not isinstance(env, Sequence):
         config = dataclasses.replace(config, num_envs=env.num_envs)
     collector = env if isinstance(env, Collector) else make_collector(env, config)

@@ -21,7 +21,7 @@ from poise.envs.classic import NATIVE_TASKS
 from poise.envs.drawing import draw_pendulum
 from poise.envs.gymnasium import is_registered, registered_name
 from poise.envs.unstable import hear_mujoco
-from poise.errors import PoiseError
+from poise.errors import PoiseError, message_of
 from poise.seeds import Stream, episode_seed
 
 MAX_SECONDS = 10.0  # of film, episodes one after the other
@@ -89,7 +89,7 @@ def _stage(found: envs.Resolved) -> "_PendulumStage | _MujocoStage | _GymnasiumS
 
 def _close(closable: Any) -> None:
     """Closes what nothing is asked of any more, whatever it raises."""
-    with suppress(Exception):
+    with suppress(Exception, SystemExit):
         closable.close()
 
 
@@ -213,13 +213,14 @@ def _headless() -> Iterator[None]:
             del os.environ[name]
 
 
-def _advice(error: Exception) -> str:
-    text = f"{type(error).__name__}: {error}"
+def _advice(error: BaseException) -> str:
+    text = message_of(error)
     if "egl" in text.lower() or "opengl" in text.lower():
         return "MuJoCo needs EGL to draw; on Debian: apt install libegl1 libegl-mesa0 libgl1-mesa-dri"
     if "pygame" in text:
         return "Gymnasium needs pygame to draw it: uv sync --extra video, or pip install pygame-ce"
-    return str(error).splitlines()[0] if str(error) else text
+    said = text.partition(": ")[2].strip()
+    return said.splitlines()[0] if said else text
 
 
 @contextmanager
@@ -227,7 +228,7 @@ def _faults(id: str) -> Iterator[None]:
     """Whatever an environment or its renderer does, the film is what fails, not the training."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise VideoError(f"no video of {id}: {_advice(error)}") from error
 
 

@@ -47,8 +47,8 @@ class Collected(NamedTuple):
     episodes: list[Episode]  # those that ended in it, in the order of their ends
     physics_seconds: float | None  # stepping and resetting; None where that is one with acting
     crashes: tuple[Crash, ...] = ()  # of environments that were made anew
-    notes: tuple[str, ...] = ()  # of processes that were made anew, a line each
-    exact: bool = True  # whether all of these went on exactly where they were
+    notes: tuple[str, ...] = ()  # what is to be said, a line each
+    exact: bool = True  # whether it is what it would have been had nothing failed
 
 
 @runtime_checkable
@@ -239,6 +239,9 @@ class HostCollector:
         lengths = first_lengths(config, env.spec, shard.total)
         self._first = None if lengths is None else lengths[shard.first :][: shard.num_envs]
         self._crashes: list[Crash] = []
+        self._notes: list[str] = []
+        self._exact = True  # whether nothing failed since the last rollout
+        self._whole = np.ones((0, env.num_envs), bool)  # of the rollout under way: see _Ledger.account
 
     @one_blas_thread()
     def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
@@ -257,7 +260,7 @@ class HostCollector:
             obs, action, reward, np.empty_like(obs), np.empty(shape, bool), np.empty(shape, bool)
         )
         next_obs, terminated, truncated = rollout.next_obs, rollout.terminated, rollout.truncated
-        whole = np.ones(shape, bool)
+        self._whole = whole = np.ones(shape, bool)
 
         physics, t = 0.0, 0
         while t < num_steps:
@@ -290,7 +293,9 @@ class HostCollector:
         self._check(rollout, index)
         episodes = self._ledger.account(index, reward, terminated, truncated, whole)
         rollout = dataclasses.replace(rollout, reward=reward.astype(np.float32))
-        return Collected(rollout, episodes, physics, tuple(self._crashes))
+        notes, self._notes = tuple(self._notes), []
+        exact, self._exact = self._exact, True
+        return Collected(rollout, episodes, physics, tuple(self._crashes), notes, exact)
 
     def _begin(self, mask: np.ndarray, rollout: Rollout | None, num_rows: int) -> None:
         """New episodes, after so many rows of the rollout."""
@@ -310,7 +315,8 @@ class HostCollector:
         """Has the environment that failed begin its next episode, the others go on from where they were.
 
         ``obs``: where that was, None where it is not known. The last row of an episode that cannot go on
-        is marked truncated; one without a row is forgotten.
+        is marked truncated, and the episode is not listed: its return is not that of a whole one. One without
+        a row is forgotten.
 
         Raises:
             EnvFault: ``fault`` itself, where nothing can be made anew or too much failed.
@@ -318,6 +324,7 @@ class HostCollector:
         if not isinstance(self._env, Rebuildable) or len(self._crashes) == MOST_CRASHES:
             raise fault
         restored = self._env.rebuild(fault)
+        self._exact = False
         if fault.crash is not None:
             self._crashes.append(fault.crash)
         self._obs = _copied(restored.obs)
@@ -326,7 +333,9 @@ class HostCollector:
             lost |= (self._obs != obs).any(axis=1)
         if rollout is not None and num_rows:
             last = num_rows - 1
-            rollout.truncated[last] |= lost & ~rollout.terminated[last]
+            cut = lost & ~rollout.terminated[last] & ~rollout.truncated[last]
+            rollout.truncated[last] |= cut
+            self._whole[last] &= ~cut
         else:
             self._ledger.drop(lost)
         self._begin(lost, rollout, num_rows)
@@ -347,14 +356,21 @@ class HostCollector:
         dtype = saved.dtype if saved.dtype in (np.float32, np.float64) else self._obs.dtype
         fitted({"obs": self._obs.astype(dtype)}, {"obs": saved} if "obs" in arrays else {})
         self._ledger.restore(part("episode", arrays))
-        obs, exact = self._env.restore(part("env", arrays))
+        obs, exact, unlike = self._env.restore(part("env", arrays))
         self._obs = _copied(obs)
+        self._notes = [f"{self.spec.id}: {what}" for what in unlike]
         now = self._obs.astype(dtype)
         lost = ~exact | [a.tobytes() != b.tobytes() for a, b in zip(now, saved, strict=True)]
         if lost.any():
+            numbers = ", ".join(str(self._shard.first + n) for n in np.flatnonzero(lost)[:3])
+            more = ", ..." if lost.sum() > 3 else ""
+            self._notes.append(
+                f"{self.spec.id}: environment {numbers}{more} did not repeat the observations, rewards and "
+                "ends of its unfinished episode; the next one begins"
+            )
             self._ledger.drop(lost)
             self._begin(lost, None, 0)
-        return not lost.any()
+        return not lost.any() and not unlike
 
     def close(self) -> None:
         self._env.close()

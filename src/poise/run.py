@@ -34,7 +34,7 @@ from poise.config import Config, ConfigError
 from poise.envs.checking import EnvFault
 from poise.errors import PoiseError
 from poise.evaluation import Evaluation
-from poise.interrupts import Guard
+from poise.interrupts import Guard, refuse_imported_script
 from poise.journal import LOGS, JournalError, cut, read_episodes
 from poise.live import live
 from poise.loop import Progress, Start, iterations
@@ -124,6 +124,9 @@ def train(
         run = poise.train("Reacher-v4", total_steps=100_000, ppo={"clip": 0.1})
         agent = poise.load(run.folder)
 
+    In a script, with backend "gymnasium-async", the call stands under ``if __name__ == "__main__":``: Python
+    runs the script again in each process that it starts.
+
     Args:
         env: a Gymnasium id, one of poise's own, or the name of a preset.
         backend: what steps the environments; "auto" takes the fastest that has ``env``.
@@ -153,6 +156,7 @@ def train(
         StorageError: the disk is full; the checkpoints before are whole.
         KeyboardInterrupt: interrupted; the folder holds all up to then, and ``resume`` goes on from it.
     """
+    refuse_imported_script()
     options = Options(
         backend=backend,
         out=Path(out),
@@ -167,7 +171,7 @@ def train(
         workers=workers,
         compile_cache=compile_cache,
     )
-    id, configured = configure(env, **config)
+    id, configured = configure(envs.checked_name(env), **config)
     return execute(id, configured, options, ray=ray, file=file or sys.stdout)
 
 
@@ -201,6 +205,7 @@ def resume(
         ConfigError: ``total_steps`` is less than what was done.
         EnvFault, TrainingError, StorageError, KeyboardInterrupt: as of ``train``.
     """
+    refuse_imported_script()
     out = file or sys.stdout
     return proceed(Path(run), total_steps=total_steps, env=env, workers=workers, ray=ray, file=out)
 
@@ -622,10 +627,7 @@ def _ending(error: BaseException) -> str:
 
 EXPERIMENT = "experiment.json"  # in a folder that holds the runs of several seeds, of one task or more
 SWEEP = "sweep.json"  # in a folder that holds the trials of a sweep, and the runs of its judgement
-INEXACT = (
-    "not exact: an environment did not come back to where it was, and began its next episode; "
-    "from here on the training is another than it would have been"
-)
+INEXACT = "not exact: from here on the training may be another than it would have been"
 
 
 def _is_full(error: OSError) -> bool:

@@ -39,12 +39,27 @@ def refuse_native_shards(config: Config) -> None:
         )
 
 
+def check_worlds(env: object) -> None:
+    """Refuses what is not an environment as ``poise.make`` makes it, or a list of such.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    for each in env if isinstance(env, list | tuple) else [env]:
+        if not isinstance(each, VectorEnv):
+            raise ConfigError(
+                f"env is {type(each).__name__}; it must be what poise.make returns: "
+                'poise.make("CartPole-v1", 16)'
+            )
+
+
 def make_collector(env: VectorEnv | Sequence[VectorEnv], config: Config) -> Collector:
     """The collector that suits the environment, or the environments of all shards.
 
     Raises:
         ConfigError: they are not as many, or not as large, as ``config`` says.
     """
+    check_worlds(env)
     given = [env] if isinstance(env, VectorEnv) else list(env)
     if given and isinstance(given[0], NativeEnv):
         refuse_native_shards(config)
@@ -92,7 +107,9 @@ def merged(parts: Sequence[Collected]) -> Collected:
     episodes = sorted((e for c in parts for e in c.episodes), key=lambda e: (e.step, e.env))
     times = [c.physics_seconds for c in parts]
     physics = None if None in times else sum(t for t in times if t is not None)
-    return Collected(rollout, episodes, physics, tuple(crash for c in parts for crash in c.crashes))
+    crashes = tuple(crash for c in parts for crash in c.crashes)
+    notes = tuple(note for c in parts for note in c.notes)
+    return Collected(rollout, episodes, physics, crashes, notes, all(c.exact for c in parts))
 
 
 def joined_worlds(worlds: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:

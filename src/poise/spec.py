@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+from jaxtyping import Float
+
 from poise.errors import PoiseError
 
 WIDEST = 1e8  # range of an action dimension that can be meant
@@ -45,6 +48,21 @@ class Spec:
         return tuple(
             high - low <= WIDEST for low, high in zip(self.action_low, self.action_high, strict=True)
         )
+
+    @property
+    def float32_bounds(self) -> tuple[Float[np.ndarray, " A"], Float[np.ndarray, " A"]]:
+        """The least and the largest float32 within the bounds of each dimension.
+
+        A bound such as 0.1 lies between two float32. Rounded to the nearest, it would be outside of the space
+        that declares it in float64. Where no float32 lies within, the least is above the largest.
+        """
+        low, high = np.array(self.action_low, float), np.array(self.action_high, float)
+        infinite = np.float32(np.inf)
+        with np.errstate(over="ignore"):
+            inner_low, inner_high = low.astype(np.float32), high.astype(np.float32)
+        inner_low = np.where(inner_low < low, np.nextafter(inner_low, infinite), inner_low)
+        inner_high = np.where(inner_high > high, np.nextafter(inner_high, -infinite), inner_high)
+        return inner_low, inner_high
 
     @property
     def obs_size(self) -> int:

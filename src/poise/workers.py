@@ -139,12 +139,15 @@ def _packed(collected: Collected) -> dict[str, Any]:
         "episodes": [dataclasses.astuple(episode) for episode in collected.episodes],
         "physics": collected.physics_seconds,
         "crashes": collected.crashes,
+        "notes": collected.notes,
+        "exact": collected.exact,
     }
 
 
 def _unpacked(data: Mapping[str, Any]) -> Collected:
     rollout = Rollout(**{field.name: data[field.name] for field in dataclasses.fields(Rollout)})
-    return Collected(rollout, [Episode(*e) for e in data["episodes"]], data["physics"], data["crashes"])
+    episodes = [Episode(*e) for e in data["episodes"]]
+    return Collected(rollout, episodes, data["physics"], data["crashes"], data["notes"], data["exact"])
 
 
 class Workers:
@@ -201,8 +204,10 @@ class Workers:
         seconds = dict.fromkeys(map(id, self._workers), 0.0)
         for shard, each in zip(self._shards, parts, strict=True):
             seconds[id(self._home[shard.index])] += each.physics_seconds or 0.0
-        notes, self._notes = tuple(self._notes), []
-        return merged(parts)._replace(physics_seconds=max(seconds.values()), notes=notes, exact=exact)
+        together = merged(parts)
+        notes, self._notes = (*self._notes, *together.notes), []
+        exact = exact and together.exact
+        return together._replace(physics_seconds=max(seconds.values()), notes=notes, exact=exact)
 
     def snapshot(self) -> dict[str, Any] | None:
         return joined_worlds(self._worlds)

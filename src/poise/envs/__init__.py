@@ -1,14 +1,15 @@
 """The world: one interface, three backends, and the choice among them."""
 
-import difflib
-import importlib
 import re
 from typing import Literal, NamedTuple
 
+from poise.envs.naming import checked_name, import_module_of, is_anothers, is_gymnasiums, unknown
 from poise.envs.vector import EnvError, VectorEnv
+from poise.errors import message_of
+from poise.interrupts import refuse_imported_script
 from poise.spec import Backend
 
-__all__ = ["Backend", "EnvError", "Resolved", "VectorEnv", "make", "resolve"]
+__all__ = ["Backend", "EnvError", "Resolved", "VectorEnv", "checked_name", "make", "resolve"]
 
 # Gymnasium's MuJoCo tasks that once had a -v2 or -v3; True: poise takes -v2 for -v4
 _OLD_TASKS = {
@@ -37,7 +38,7 @@ class Resolved(NamedTuple):
 def _modern(id: str) -> tuple[str, str | None]:
     """``id`` with a retired version replaced where the task is the same, and a note that says so."""
     match = re.fullmatch(r"(\w+)-v([23])", id)
-    if match is None or match[1] not in _OLD_TASKS:
+    if match is None or match[1] not in _OLD_TASKS or is_anothers(id):
         return id, None
     name, version = match.groups()
     if version == "2" and _OLD_TASKS[name]:
@@ -51,17 +52,6 @@ def _modern(id: str) -> tuple[str, str | None]:
     )
 
 
-def _import(id: str) -> str:
-    """The name in ``id``; of ``module:name`` the module is imported, which registers it."""
-    module, _, name = id.rpartition(":")
-    if module:
-        try:
-            importlib.import_module(module)
-        except Exception as error:  # whatever runs at the top of somebody's module
-            raise EnvError(f"{id}: its module cannot be imported: {type(error).__name__}: {error}") from error
-    return name
-
-
 def resolve(id: str, backend: Backend = "auto") -> Resolved:
     """What ``make`` would make, found without making it.
 
@@ -69,23 +59,33 @@ def resolve(id: str, backend: Backend = "auto") -> Resolved:
         EnvError: no such environment (the nearest names are given), or none for this backend, or the
             module of ``module:name`` cannot be imported.
     """
-    id, note = _modern(id)
-    name = _import(id)
+    id, note = _modern(checked_name(id))
+    name = import_module_of(id)
     offered: list[str] = []
+    changed = False  # whether somebody registered something else under the name
     # Each check imports its backend only if those before did not settle the matter.
     if backend in ("auto", "native"):
         from poise.envs.classic import NATIVE_TASKS
 
-        if id in NATIVE_TASKS:
-            return Resolved(id, "native", note)
+        if (task := NATIVE_TASKS.get(id)) is not None:
+            if is_gymnasiums(id, task.spec.time_limit):
+                return Resolved(id, "native", note)
+            changed = True
         offered = sorted(NATIVE_TASKS)
     if backend in ("auto", "mujoco"):
-        from poise.envs.tasks import TASKS
+        from poise.envs.tasks import GYMNASIUMS, TASKS
 
-        if name in TASKS:
-            return Resolved(id, "mujoco", note)
+        if (kind := TASKS.get(name)) is not None:
+            if name not in GYMNASIUMS or is_gymnasiums(name, kind.time_limit):
+                return Resolved(id, "mujoco", note)
+            changed = True
         offered = sorted(TASKS)
     if backend in ("native", "mujoco"):
+        if changed:
+            raise EnvError(
+                f"backend {backend} has Gymnasium's own {name}, and something else is registered under that "
+                "name; --backend gymnasium trains on it"
+            )
         raise EnvError(f"backend {backend} has no {id}; it has {', '.join(offered)}")
 
     from poise.envs.gymnasium import is_registered
@@ -98,13 +98,11 @@ def resolve(id: str, backend: Backend = "auto") -> Resolved:
 def _unknown(id: str) -> str:
     from poise.envs.classic import NATIVE_TASKS
     from poise.envs.gymnasium import registered_ids
+    from poise.envs.tasks import TASKS
 
     if id in NATIVE_TASKS:
         return f"Gymnasium has no {id}; backend native has"
-    known = {name.lower(): name for name in [*registered_ids(), *NATIVE_TASKS]}
-    near = difflib.get_close_matches(id.lower(), known, n=3, cutoff=0.5)
-    hint = f"; the nearest names are {', '.join(known[n] for n in near)}" if near else ""
-    return f"there is no environment {id!r}{hint}"
+    return unknown(id, [*registered_ids(), *NATIVE_TASKS, *TASKS])
 
 
 def make(
@@ -127,6 +125,7 @@ def make(
         EnvError: there is no such environment, or not for this backend, or its spaces are not
             supported.
     """
+    refuse_imported_script()
     found = resolve(id, backend)
     match found.backend:
         case "native":
@@ -138,7 +137,14 @@ def make(
             from poise.envs.mujoco import MujocoEnv
             from poise.envs.tasks import TASKS
 
-            return MujocoEnv(found.id, TASKS[_import(found.id)](), num_envs)
+            task = TASKS[import_module_of(found.id)]
+            try:
+                made = task()
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                raise EnvError(f"{found.id}: making its task raised {message_of(error)}") from error
+            return MujocoEnv(found.id, made, num_envs)
         case "gymnasium" | "gymnasium-async":
             from poise.envs.gymnasium import GymnasiumEnv
 

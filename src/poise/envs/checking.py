@@ -8,8 +8,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from poise.errors import PoiseError
+from poise.envs.inner import Inner
+from poise.envs.tape import as_returned, first_sum, next_sum
+from poise.errors import PoiseError, message_of, shortened
 
+LONGEST_TRACE = 20_000  # characters
 LARGEST = 1e15  # of observations and rewards: the sum of many squares has to fit a float32
 
 
@@ -50,7 +53,7 @@ class Checked(gym.Wrapper):
     """Checks all that ``reset`` and ``step`` return: types, shapes and dtypes, and that numbers are usable.
 
     Whether an observation lies within the bounds of its space is not checked: many environments
-    that work well leave them.
+    that work well leave them. What they return as info is not passed on: nobody reads it.
     """
 
     def __init__(self, env: gym.Env, id: str, index: int):
@@ -60,44 +63,61 @@ class Checked(gym.Wrapper):
         self._step = 0
         self.past: Any = None  # actions to step through after the next reset, once
         self.intact = True  # whether the last such past was stepped through to its end
+        self.returned = 0  # a sum of all that it returned
+        self._inner = Inner(env)
+
+    def inner(self) -> dict[str, int]:
+        """A hash of each attribute (``envs.inner``)."""
+        return self._inner.state()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
         self._seed, self._step = seed, 0
+        before = self._inner.watch()
         try:
             returned = self.env.reset(seed=seed, options=options)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # of sys.exit, too: it is not the environment's to end a training
             raise self._fault(f"reset raised {described(error)}", error) from error
         if not isinstance(returned, tuple) or len(returned) != 2:
             raise self._fault(f"reset returned {_brief(returned)}, should be (obs, info)")
-        obs, info = self._obs(returned[0]), returned[1] if isinstance(returned[1], dict) else {}
+        self._inner.watched(before)
+        obs = self._obs(returned[0])
         past, self.past = self.past, None
-        return obs if past is None else self._replay(obs, past), info
+        return obs if past is None else self._replay(obs, past), {}
 
     def _replay(self, obs: Any, past: Any) -> Any:
-        self.intact = True
+        space = self.observation_space
+        self.intact, value = True, first_sum(as_returned(obs, space))
         for action in past:
             if not self.intact:
                 break
-            obs, _, terminated, truncated, _ = self.step(action)
+            obs, reward, terminated, truncated, _ = self.step(action)
+            value = next_sum(value, as_returned(obs, space), reward, terminated, truncated)
             self.intact = not (terminated or truncated)
+        self.returned = value
         return obs
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         self._step += 1
+        before = self._inner.watch()
         try:
             returned = self.env.step(action)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise self._fault(f"step raised {described(error)}", error) from error
         if not isinstance(returned, tuple) or len(returned) != 5:
             shown = f"a tuple of {len(returned)}" if isinstance(returned, tuple) else _brief(returned)
             raise self._fault(f"step returned {shown}, should be (obs, reward, terminated, truncated, info)")
-        obs, reward, terminated, truncated, info = returned
+        self._inner.watched(before)
+        obs, reward, terminated, truncated, _ = returned
         return (
             self._obs(obs),
             self._number(reward),
             self._flag("terminated", terminated),
             self._flag("truncated", truncated),
-            info if isinstance(info, dict) else {},
+            {},
         )
 
     def _obs(self, obs: Any) -> np.ndarray:
@@ -134,8 +154,8 @@ class Checked(gym.Wrapper):
             raise self._fault(f"{name} is {_brief(value)}, should be True or False")
         return bool(value)
 
-    def _fault(self, what: str, raised: Exception | None = None) -> EnvFault:
-        trace = "".join(traceback.format_exception(raised)) if raised else ""
+    def _fault(self, what: str, raised: BaseException | None = None) -> EnvFault:
+        trace = shortened("".join(traceback.format_exception(raised)), LONGEST_TRACE) if raised else ""
         place = f"{self._id}, environment {self._index}, episode seed {self._seed}, step {self._step}"
         return EnvFault(f"{place}: {what}", self._index, trace)
 
@@ -153,10 +173,10 @@ def _brief(value: Any) -> str:
         return type(value).__name__
 
 
-def described(error: Exception) -> str:
+def described(error: BaseException) -> str:
     """The exception and the line it came from."""
     trace, last = error.__traceback__, None
     while trace is not None:
         last, trace = trace, trace.tb_next
     where = f" (line {last.tb_lineno} of {last.tb_frame.f_code.co_filename})" if last else ""
-    return f"{type(error).__name__}: {error}{where}"
+    return f"{message_of(error)}{where}"

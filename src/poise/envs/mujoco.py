@@ -13,6 +13,7 @@ from poise.arrays import ArraysError, fitted
 from poise.config import LAST_SEED
 from poise.cores import num_cores
 from poise.envs.checking import EnvFault, described
+from poise.envs.inner import Inner, differing, packed
 from poise.envs.unstable import hear_mujoco
 from poise.envs.vector import EnvError, EnvStep, Restored
 from poise.spec import Spec
@@ -120,7 +121,7 @@ class MujocoEnv:
         hear_mujoco()
         self.num_envs = num_envs
         self.backend = f"mujoco ({num_threads} thread{'s' * (num_threads > 1)})"
-        self._id, self._task = id, task
+        self._id, self._task, self._inner = id, task, Inner(task)
         if task.varied and type(task).vary is Task.vary:
             raise EnvError(f"{id}: {type(task).__name__} names varied fields and has no vary()")
         try:
@@ -140,10 +141,18 @@ class MujocoEnv:
         self._batch.forward()
         try:
             shape = np.shape(task.observe(self._batch))
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise self._fault(error) from error
         if len(shape) != 2 or shape[0] != num_envs:
             raise EnvFault(f"{id}: observe returned shape {shape}, should be (N, O), here N = {num_envs}")
+        if not shape[1]:
+            raise EnvError(
+                f"{id}: observe returns no numbers (shape {shape}); there is nothing to learn from"
+            )
+        if not self._model.nu:
+            raise EnvError(f"{id}: its model has no actuators; give it some: <actuator> in {task.model}")
         low, high = self._bounds()
         self.spec = Spec(
             id=id,
@@ -166,7 +175,9 @@ class MujocoEnv:
             self._elapsed[ids] = 0
             self._seed[ids], self._stepped[ids] = seeds, False
             return self._task.observe(self._batch)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise self._fault(error) from error
 
     def _begin(self, i: int, seed: int) -> None:
@@ -188,7 +199,9 @@ class MujocoEnv:
             batch.advance(task.frame_skip)
             reward, terminated = task.outcome(batch, before, action)
             obs = task.observe(batch)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise self._fault(error) from error
         self._elapsed += 1
         self._stepped[:] = True
@@ -208,6 +221,7 @@ class MujocoEnv:
             "elapsed": self._elapsed.copy(),
             "seed": self._seed.copy(),
             "stepped": self._stepped.copy(),
+            "task": packed([self._inner.state()]),
         }
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> Restored:
@@ -216,7 +230,9 @@ class MujocoEnv:
         So fields of the model are varied as they were, and derived fields, which describe the state before
         the last substep and cannot be written, are computed as they were.
         """
-        fitted(self.snapshot(), arrays)
+        mine, task = self.snapshot(), arrays.get("task")
+        del mine["task"]  # one of an earlier poise does not have it
+        fitted(mine, {name: array for name, array in arrays.items() if name != "task"})
         batch, stepped, rows = self._batch, arrays["stepped"], arrays["state"]
         seeds = arrays["seed"].tolist()
         if not all(0 <= seed <= LAST_SEED for seed in seeds):
@@ -230,14 +246,27 @@ class MujocoEnv:
                 batch.ctrl[:] = action
                 batch.advance(self._task.frame_skip)
                 obs = self._task.observe(batch)
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 raise self._fault(error) from error
             if not stepped.all():
                 obs = self.reset(~stepped, [seeds[i] for i in np.flatnonzero(~stepped)])
         self._before[:], self._elapsed[:] = arrays["before"], arrays["elapsed"]
         self._stepped[:] = stepped
         same = [mine.tobytes() == saved.tobytes() for mine, saved in zip(batch.state, rows, strict=True)]
-        return Restored(obs, np.array(same))
+        return Restored(obs, np.array(same), self._differences(task))
+
+    def _differences(self, saved: np.ndarray | None) -> tuple[str, ...]:
+        """What the task itself keeps, and should not, where it is not as it was."""
+        if saved is None:
+            return ()
+        fitted({"task": np.empty((len(saved) if saved.ndim else 0, 3), np.int64)}, {"task": saved})
+        found = differing([self._inner.state()], saved)
+        return tuple(
+            f"{name} is not as it was: a task must keep no state of its own beside the simulation's"
+            for name in list(found)[:1]
+        )
 
     def engine(self, num_threads: int) -> Simulations:
         """Another batch of the same model."""
@@ -283,6 +312,6 @@ class MujocoEnv:
         low, high = bounds.T.tolist()
         return low, high
 
-    def _fault(self, error: Exception) -> EnvFault:
+    def _fault(self, error: BaseException) -> EnvFault:
         """What a task's own functions raise, or the engine on its model, as one error with its name."""
         return EnvFault(f"{self._id}: its task raised {described(error)}")

@@ -33,11 +33,13 @@ class Restored(NamedTuple):
     """The current observation of all N, and which of them are for certain where they were.
 
     Of those the observation is that of the snapshot, bit for bit, unless the environment does not repeat
-    itself: that is the caller's to compare.
+    itself: that is the caller's to compare. ``unlike``: what else is not as it was, a sentence each. What
+    follows may then be other than without the snapshot.
     """
 
     obs: Float[np.ndarray, "N O"]
     exact: Bool[np.ndarray, " N"]
+    unlike: tuple[str, ...] = ()
 
 
 class EnvError(PoiseError):

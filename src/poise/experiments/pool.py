@@ -6,6 +6,7 @@ import os
 import platform
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -18,7 +19,7 @@ from poise.checkpoint import checkpoints
 from poise.claim import ClaimError
 from poise.config import Config
 from poise.cores import num_cores
-from poise.errors import PoiseError
+from poise.errors import PoiseError, message_of
 from poise.interrupts import SIGNALS, Guard, guarded, leave_with_parent
 from poise.options import Options
 from poise.streams import TextOut
@@ -144,6 +145,9 @@ def _logged(job: Work, signals: Sequence[signal.Signals]) -> dict[str, Any] | Po
             return error
         except KeyboardInterrupt:
             return PoolError("interrupted")
+        except BaseException as error:  # raised again, sys.exit would end all of them, with its exit code
+            traceback.print_exception(error, file=file)
+            return PoolError(f"its training raised {message_of(error)}; see {job.folder / 'log.txt'}")
 
 
 MOST_DEATHS = 5  # of the processes of one job, without a checkpoint between them

@@ -45,7 +45,7 @@ TASKS: dict[str, type[Task]] = {
     "HumanoidStandup-v4": HumanoidStandupV4,
     "HumanoidStandup-v5": HumanoidStandupV5,
 }
-_GYMNASIUMS = frozenset(TASKS)
+GYMNASIUMS = frozenset(TASKS)  # those that Gymnasium has as well
 
 
 def register(name: str, task: type[Task]) -> None:
@@ -56,10 +56,10 @@ def register(name: str, task: type[Task]) -> None:
     Raises:
         EnvError: the name is one of Gymnasium's, or a part of the task is missing.
     """
-    if name in _GYMNASIUMS or ":" in name or not name:
+    if name in GYMNASIUMS or ":" in name or not name:
         raise EnvError(
             f"{name!r} cannot be registered: "
-            + ("it is Gymnasium's" if name in _GYMNASIUMS else "a name has no colon")
+            + ("it is Gymnasium's" if name in GYMNASIUMS else "a name has no colon")
         )
     missing = [part for part in ("model", "frame_skip") if not hasattr(task, part)]
     missing += sorted(getattr(task, "__abstractmethods__", ()))

@@ -1,0 +1,218 @@
+"""From what a user typed for an environment to what makes it, or to one sentence that says what to type."""
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from poise.envs.vector import EnvError
+from poise.errors import message_of
+
+# Of ids that a package registers when it is imported, how they begin; the module to name, and where to get it
+_PACKAGES = {
+    "ALE/": ("ale_py", "ale-py"),
+    "MiniGrid-": ("minigrid", "minigrid"),
+    "BabyAI-": ("minigrid", "minigrid"),
+    "MinAtar/": ("minatar", "minatar"),
+    "highway-": ("highway_env", "highway-env"),
+    "Fetch": ("gymnasium_robotics", "gymnasium-robotics"),
+    "HandManipulate": ("gymnasium_robotics", "gymnasium-robotics"),
+    "HandReach": ("gymnasium_robotics", "gymnasium-robotics"),
+    "AdroitHand": ("gymnasium_robotics", "gymnasium-robotics"),
+    "FrankaKitchen": ("gymnasium_robotics", "gymnasium-robotics"),
+    "PointMaze": ("gymnasium_robotics", "gymnasium-robotics"),
+    "AntMaze": ("gymnasium_robotics", "gymnasium-robotics"),
+    "dm_control/": ("shimmy", "shimmy"),
+}
+REGISTER = 'gymnasium.register("Mine-v0", {})'
+
+
+def checked_name(env: object) -> str:
+    """``env``, which must be a name.
+
+    Raises:
+        EnvError: it is an environment, a class or a function; says how it gets a name.
+    """
+    if isinstance(env, str):
+        return env
+    if isinstance(env, type) or inspect.isroutine(env):
+        thing = getattr(env, "__name__", "make")
+        kind = f"the {'class' if isinstance(env, type) else 'function'} {thing}"
+        maker = thing if thing.isidentifier() else "make"
+    else:
+        kind, maker = f"an object ({type(env).__name__})", "make"
+    raise EnvError(
+        f"env is {kind}, and must be a name: each of the environments, and each process, makes its own. "
+        f"Write {REGISTER.format(maker)}, where {maker} is the class or a function that returns a new "
+        'environment, then give "Mine-v0"'
+    )
+
+
+def import_module_of(id: str) -> str:
+    """The name in ``id``; of ``module:name`` the module is imported, which registers it.
+
+    Raises:
+        EnvError: it is the path of a file, or the module cannot be imported.
+    """
+    module, colon, name = id.rpartition(":")
+    if (path := _file_in(id)) is not None:
+        raise EnvError(path)
+    if colon and not (module and name):
+        raise EnvError(f"{id}: write module:Name, for example tank:Tank")
+    if module:
+        try:
+            importlib.import_module(module)
+        except KeyboardInterrupt:
+            raise
+        except ModuleNotFoundError as error:
+            raise EnvError(_missing(id, module, error)) from error
+        except BaseException as error:  # whatever runs at the top of somebody's module
+            raise EnvError(f"{id}: its module cannot be imported: {message_of(error)}") from error
+    return name
+
+
+def _file_in(id: str) -> str | None:
+    """A sentence where a file is named in place of a module."""
+    match = re.fullmatch(r"(?P<folder>.*[/\\])?(?P<module>[^/\\:]+)\.py(?::(?P<name>\w[\w.-]*))?", id)
+    if match is None:
+        return None
+    module, name = match["module"], match["name"] or "Name"
+    folder = match["folder"]
+    where = f"in the folder {folder}" if folder and folder != "./" else "in its folder"
+    return (
+        f"{id}: is a file; name the module and what is in it: {where} type {module}:{name}, where {name} is "
+        "a class or a registered id"
+    )
+
+
+def _missing(id: str, module: str, error: ModuleNotFoundError) -> str:
+    if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
+        return (
+            f"{id}: its module cannot be imported: there is no {module}.py here, and no package {module} is "
+            "installed; start poise in the folder of the file, or install the package"
+        )
+    return f"{id}: its module cannot be imported: {message_of(error)}"
+
+
+def unknown(id: str, known_ids: Iterable[str]) -> str:
+    """Why there is no environment ``id``, and what to type in place of it."""
+    module, _, name = id.rpartition(":")
+    known = dict.fromkeys(known_ids)
+    if module and (said := _in_module(id, module, name)) is not None:
+        return said
+    if not module and (said := _in_package(id)) is not None:
+        return said
+    same = [other for other in known if other.lower() == name.lower()]
+    prefix = f"{module}:" if module else ""
+    if same:
+        return f"there is no environment {id!r}; upper and lower case count: {prefix}{same[0]}"
+    hint = _nearest(name, known)
+    elsewhere = (
+        ""
+        if module
+        else (". Where a package or a module of yours registers it, name that too: module:" + name)
+    )
+    return f"there is no environment {id!r}{hint}{elsewhere}"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    lower = {other.lower(): other for other in known}
+    near = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.7)
+    return f"; the nearest names are {', '.join(lower[n] for n in near)}" if near else ""
+
+
+def _in_package(id: str) -> str | None:
+    found = next((place for start, place in _PACKAGES.items() if id.startswith(start)), None)
+    if found is None:
+        return None
+    module, package = found
+    try:
+        installed = importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        installed = False
+    get = "" if installed else f", after uv pip install {package}"
+    return f"{id} is registered by the package {package}; name its module: {module}:{id}{get}"
+
+
+def _in_module(id: str, module: str, name: str) -> str | None:
+    """What ``name`` of an imported module is, if it is not an environment; None where it has none."""
+    import gymnasium as gym
+
+    place = sys.modules.get(module)
+    found = getattr(place, name, None)
+    if found is None:
+        kinds = [n for n, v in vars(place).items() if isinstance(v, type) and issubclass(v, gym.Env)]
+        own = [n for n in kinds if vars(place)[n].__module__ == module] if place is not None else []
+        same = [other for other in own if other.lower() == name.lower()]
+        if same:
+            return f"there is no environment {id!r}; upper and lower case count: {module}:{same[0]}"
+        near = difflib.get_close_matches(name, own, n=3, cutoff=0.5) or own[:3]
+        if near:
+            return f"module {module} has no {name!r}; it has {', '.join(f'{module}:{n}' for n in near)}"
+        return None
+    if isinstance(found, type):
+        return _other_class(id, found)
+    new = f"{name[:1].upper()}{name[1:]}-v0".replace("_", "-")
+    if callable(found):
+        return (
+            f'{id} is a function; give it an id: gymnasium.register("{new}", {name}) in {module}.py, then '
+            f"type {module}:{new}"
+        )
+    return f"{id} is an object ({type(found).__name__}), not an environment's class or id"
+
+
+def _other_class(id: str, cls: type) -> str:
+    roots = {base.__module__.partition(".")[0] for base in cls.__mro__}
+    if "gym" in roots:
+        return (
+            f"{id} is a class of gym, which is retired; derive it from gymnasium.Env: reset(self, *, "
+            "seed=None, options=None) returns (obs, info), step returns (obs, reward, terminated, truncated, "
+            "info)"
+        )
+    return (
+        f"{id} is a class that is not derived from gymnasium.Env; write class {cls.__name__}(gymnasium.Env)"
+    )
+
+
+def is_gymnasiums(name: str, time_limit: int | None) -> bool:
+    """Whether ``name`` still stands for what Gymnasium itself registers under it, or for nothing.
+
+    False where somebody registered something else under this name, or gave it other arguments, wrappers or
+    another time limit than ``time_limit``.
+    """
+    spec = _registered(name)
+    if spec is None:
+        return True
+    _, _, cls = _entry_point(spec).partition(":")
+    as_shipped = _is_of_gymnasium(spec) and cls.lower() == f"{name.partition('-')[0].lower()}env"
+    changed = spec.kwargs or spec.additional_wrappers or spec.max_episode_steps != time_limit
+    return as_shipped and not changed
+
+
+def is_anothers(name: str) -> bool:
+    """Whether somebody else than Gymnasium registered ``name``."""
+    spec = _registered(name)
+    return spec is not None and not _is_of_gymnasium(spec)
+
+
+def _registered(name: str) -> Any:
+    """What the registry says of ``name``. Where Gymnasium is not loaded, nobody has changed that."""
+    registry: dict[str, Any] = getattr(sys.modules.get("gymnasium"), "registry", {})
+    return registry.get(name)
+
+
+def _entry_point(spec: Any) -> str:
+    entry = spec.entry_point
+    return (
+        entry
+        if isinstance(entry, str)
+        else f"{getattr(entry, '__module__', '')}:{getattr(entry, '__name__', '')}"
+    )
+
+
+def _is_of_gymnasium(spec: Any) -> bool:
+    return _entry_point(spec).startswith(("gymnasium.envs.", "gymnasium.envs:"))
