@@ -9,6 +9,8 @@ Where the system knows no ``O_NOFOLLOW`` (Windows), links are followed.
 
 import contextlib
 import errno
+import hashlib
+import itertools
 import json
 import os
 import re
@@ -23,7 +25,9 @@ from poise.errors import PoiseError
 
 DEEPEST = 100  # lists and objects within each other
 LARGEST_INTEGER = 2**63
+MOST_VALUES = 2**22  # in one text of JSON: each takes up to 100 bytes
 LARGEST_JSON = 2**20  # bytes; of a file that poise writes, by default
+LONGEST_LINE = 2**16  # bytes
 _LEFTOVER = re.compile(r"(?:.*\.)?tmp-[0-9a-f]{16}")
 
 
@@ -85,6 +89,19 @@ def read_plain(path: Path, most: int) -> bytes:
         raise FileError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
+def sum_of(path: Path) -> str:
+    """The SHA-256 of a plain file, in hexadecimal digits.
+
+    Raises:
+        FileError: it is something else, or cannot be read.
+    """
+    try:
+        with open(open_plain(path, os.O_RDONLY), "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read: {error.strerror}") from error
+
+
 def read_text(path: Path, most: int) -> str:
     """The text of a plain file, which is UTF-8.
 
@@ -95,6 +112,30 @@ def read_text(path: Path, most: int) -> str:
         return read_plain(path, most).decode()
     except UnicodeDecodeError as error:
         raise FileError(f"{path}: is damaged: not UTF-8 from byte {error.start:,} on") from error
+
+
+def read_lines(path: Path, most: int | None, longest: int = LONGEST_LINE) -> Iterator[str]:
+    """The lines of a plain file of UTF-8, one by one, without their ends. ``most``: bytes of all.
+
+    Raises:
+        FileError: as ``read_text``, or a line has more than ``longest`` bytes.
+    """
+    try:
+        with open(open_plain(path, os.O_RDONLY), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if most is not None and size > most:
+                raise FileError(f"{path}: is too large: {size:,} bytes, at most {most:,}")
+            for number in itertools.count(1):
+                line = file.readline(longest + 1)
+                if not line:
+                    return
+                if len(line) > longest:
+                    raise FileError(f"{path}: is damaged: line {number:,} is longer than {longest:,} bytes")
+                yield line.decode().rstrip("\r\n")
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise FileError(f"{path}: is damaged: line {number:,} is not UTF-8") from error
 
 
 def read_json(path: Path, most: int = LARGEST_JSON) -> Any:
@@ -113,8 +154,11 @@ def parse_json(text: str) -> Any:
     """What a text of JSON holds. Of a key that is there twice the last counts; NaN and infinity are floats.
 
     Raises:
-        ValueError: it is not JSON, nested deeper than ``DEEPEST``, or has an integer beyond 64 bits.
+        ValueError: it is not JSON, nested deeper than ``DEEPEST``, or has an integer beyond 64 bits or more
+            than ``MOST_VALUES`` values.
     """
+    if (count := sum(map(text.count, ",[{"))) > MOST_VALUES:  # what stands between quotes counts as well
+        raise ValueError(f"{count:,} values, at most {MOST_VALUES:,} are possible")
     try:
         found = json.loads(text, parse_int=_integer)
     except RecursionError as error:
