@@ -8,6 +8,7 @@ Where the system knows no ``O_NOFOLLOW`` (Windows), links are followed.
 """
 
 import contextlib
+import csv
 import errno
 import hashlib
 import itertools
@@ -27,7 +28,8 @@ DEEPEST = 100  # lists and objects within each other
 LARGEST_INTEGER = 2**63
 MOST_VALUES = 2**22  # in one text of JSON: each takes up to 100 bytes
 LARGEST_JSON = 2**20  # bytes; of a file that poise writes, by default
-LONGEST_LINE = 2**16  # bytes
+LARGEST_TABLE = 2**28  # bytes
+LONGEST_LINE = 2**16
 _LEFTOVER = re.compile(r"(?:.*\.)?tmp-[0-9a-f]{16}")
 
 
@@ -120,6 +122,7 @@ def read_lines(path: Path, most: int | None, longest: int = LONGEST_LINE) -> Ite
     Raises:
         FileError: as ``read_text``, or a line has more than ``longest`` bytes.
     """
+    number = 0
     try:
         with open(open_plain(path, os.O_RDONLY), "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -136,6 +139,27 @@ def read_lines(path: Path, most: int | None, longest: int = LONGEST_LINE) -> Ite
         raise FileError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise FileError(f"{path}: is damaged: line {number:,} is not UTF-8") from error
+
+
+def read_cells(path: Path, most: int | None = LARGEST_TABLE) -> Iterator[list[str]]:
+    """The cells of each row of a plain CSV file, the names of its columns first. ``most``: bytes of all.
+
+    Raises:
+        FileError: as ``read_lines``, it is empty, or a row has more or fewer cells than the first.
+    """
+    rows = csv.reader(read_lines(path, most), strict=True)
+    names: list[str] = []
+    try:
+        for row in rows:
+            if names and len(row) != len(names):
+                line = f"{path}: is damaged: line {rows.line_num:,}"
+                raise FileError(f"{line} has {len(row)} cells, should have {len(names)}")
+            names = names or row
+            yield row
+    except csv.Error as error:
+        raise FileError(f"{path}: is damaged: line {rows.line_num:,}: {error}") from error
+    if not names:
+        raise FileError(f"{path}: is damaged: it is empty")
 
 
 def read_json(path: Path, most: int = LARGEST_JSON) -> Any:

@@ -27,6 +27,7 @@ from poise.envs.unstable import hear_mujoco
 from poise.envs.vector import EnvError
 from poise.findings import Finding, by_severity
 from poise.spec import Spec
+from poise.terminal import typed
 
 SECONDS = 10.0  # of playing; a quick environment needs a tenth of that
 EPISODES, STEPS = 12, 4000  # of random play, and as many steps at most
@@ -73,7 +74,7 @@ class Inspection:
         named = [f"{n} {s}{'s' * (n > 1)}" for s, n in counts.items() if n]
         said.append(", ".join(named) if named else "nothing found")
         if self.ok:
-            said.append(f"to train on it: poise train {self.env}")
+            said.append(f"to train on it: {typed('poise', 'train', self.env)}")
         return said
 
 

@@ -22,6 +22,7 @@ from poise.errors import PoiseError
 from poise.interrupts import SIGNALS, Guard, guarded, leave_with_parent
 from poise.options import Options
 from poise.streams import TextOut
+from poise.terminal import print
 
 
 @runtime_checkable
