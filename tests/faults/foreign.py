@@ -60,13 +60,21 @@ ODD = [
 ]
 
 
+APART = "nowhere:Task"
+
+
 class Base(NamedTuple):
-    """What is copied and made wrong: a finished run, one that can go on, an experiment, and a sweep."""
+    """What is copied and made wrong: a finished run, one that can go on, an experiment, and a sweep.
+
+    ``plans``: an experiment and a sweep of an environment that names a module. Without --env both are refused
+    once all of their plan was read: what an edited plan asks for may take years.
+    """
 
     run: Path
     going: Path
     experiment: Path
     sweep: Path
+    plans: Path
 
 
 def make_bases(work: Path) -> Base:
@@ -108,10 +116,13 @@ def make_bases(work: Path) -> Base:
     tables.write_table(base.experiment / "results.csv", experiment.COLUMNS, rows)
     data = json.loads((newest(runs[0]) / "manifest.json").read_text())
     asked = {"envs": ["CartPole-v1"], "seeds": 2, "against": None, "config": data["config"]}
-    (base.experiment / "experiment.json").write_text(
-        json.dumps({**asked, "options": data["notes"]["options"]})
-    )
+    asked["options"] = data["notes"]["options"]
+    (base.experiment / "experiment.json").write_text(json.dumps(asked))
     _make_sweep(base.sweep, work)
+    plan = json.loads((base.sweep / "sweep.json").read_text())
+    for name, planned in (("experiment", asked | {"envs": [APART]}), ("sweep", plan | {"env": APART})):
+        (base.plans / name).mkdir(parents=True)
+        (base.plans / name / f"{name}.json").write_text(json.dumps(planned))
     return base
 
 
@@ -172,9 +183,15 @@ VERBS = {
     ),
     "resume an experiment": Verb(
         "experiment",
-        ("experiment.json", "results.csv", "0/metrics.jsonl"),
+        ("results.csv", "0/metrics.jsonl", "0/greedy.csv"),
         lambda bad, good: ["resume", bad],
-        1,
+        2,
+    ),
+    "resume a planned experiment": Verb(
+        "plans", ("experiment/experiment.json",), lambda bad, good: ["resume", f"{bad}/experiment"], 8
+    ),
+    "resume a planned sweep": Verb(
+        "plans", ("sweep/sweep.json",), lambda bad, good: ["resume", f"{bad}/sweep"], 8
     ),
     "compare an experiment": Verb(
         "experiment", tuple(f"1/{name}" for name in RUN_FILES), lambda bad, good: ["compare", bad], 5
@@ -183,7 +200,6 @@ VERBS = {
         "experiment", tuple(f"1/{name}" for name in RUN_FILES), lambda bad, good: ["report", bad], 3
     ),
     "report a sweep": Verb("sweep", ("summary.json",), lambda bad, good: ["report", bad], 10),
-    "resume a sweep": Verb("sweep", ("sweep.json", "summary.json"), lambda bad, good: ["resume", bad], 10),
 }
 
 

@@ -506,6 +506,7 @@ SUITE = {  # fault: how often, and what it is called in docs/reliability.md
     "everywhere": (80, "resume from each of 20 iterations, four backends"),
     "checkpoints": (10_000, "malformed checkpoints, in one process"),
     "checkpoints-processes": (100, "malformed checkpoints, as processes"),
+    "foreign": (10_000, "files of strangers before every verb that reads them"),
     "options": (10_000, "malformed configurations and options, in one process"),
     "options-processes": (100, "malformed options, as processes"),
     "environment": (len(KINDS) * len(MOMENTS), "environments that misbehave: 9 kinds, 3 moments"),
@@ -541,6 +542,13 @@ def run_suite(names: list[str], work: Path, trials: Trials, most: int | None = N
                     runner = malformed.checkpoints if name == "checkpoints" else malformed.options
                     for trial, passed, note in runner(work / name, missing):
                         trials.add(name, trial, passed, note)
+            case "foreign":
+                import foreign
+
+                missing = count - len(trials.done(name))
+                start = 1000 + len(trials.done(name))
+                for trial, passed, note in foreign.foreign(work / name, missing, start):
+                    trials.add(name, trial, passed, note)
             case "environment":
                 with ThreadPoolExecutor(2) as pool:
                     for kind in KINDS:

@@ -46,6 +46,7 @@ from poise.sharding import refuse_native_shards
 from poise.streams import TextOut
 from poise.terminal import print, typed
 
+MOST_SEEDS = 10_000
 COLUMNS = ("env", "seed", "kind", "steps", "return", "seconds")
 
 
@@ -129,8 +130,10 @@ def execute_experiment(
         PoolError: a process was killed.
     """
     first, last = config.seed, config.seed + num_seeds - 1
-    if not first <= last <= LAST_SEED:
-        raise ConfigError(f"seeds = {num_seeds}: must be >= 1, and the last of them <= {LAST_SEED}")
+    if not first <= last <= LAST_SEED or num_seeds > MOST_SEEDS:
+        raise ConfigError(
+            f"seeds = {num_seeds}: must be >= 1 and <= {MOST_SEEDS}, and the last of them <= {LAST_SEED}"
+        )
     if not ids:
         raise ConfigError("ENV: must be one environment or more, for example Reacher-v4 Pendulum-v1")
     if preset := next((id for id in ids if id in PRESETS), None):
@@ -181,7 +184,7 @@ def proceed_experiment(
         config, options = Config.from_dict(data["config"]), Options.from_dict(data["options"])
         if not (isinstance(known, list) and known and all(isinstance(id, str) for id in known)):
             raise ValueError(f"envs {known!r:.100}")
-        if not isinstance(num_seeds, int) or not 1 <= num_seeds <= LAST_SEED:
+        if not isinstance(num_seeds, int) or not 1 <= num_seeds <= MOST_SEEDS:
             raise ValueError(f"seeds {num_seeds!r:.100}")
         if not isinstance(against, str | None):
             raise ValueError(f"against {against!r:.100}")
