@@ -39,7 +39,7 @@ from poise.experiments.study import JOURNAL, Ledger, Tried, new_owner, require_o
 from poise.experiments.sweep_report import shown, write_page
 from poise.experiments.trial import Result, Trial, read_result
 from poise.experiments.wording import aligned, figure, interval
-from poise.files import FileError, read_json, write_text
+from poise.files import FileError, read_plain, write_text
 from poise.machine import versions
 from poise.options import Options
 from poise.presets import PRESETS
@@ -298,7 +298,7 @@ def read_plan(folder: Path, *, env: str | None = None) -> Plan:
     """
     path = folder / SWEEP
     try:
-        data = read_json(path)
+        data = json.loads(read_plain(path, 2**20))
         known = str(data["env"])
         config, options = Config.from_dict(data["config"]), Options.from_dict(data["options"])
         space = tuple(Dimension.from_dict(one) for one in data["space"])
@@ -310,15 +310,12 @@ def read_plan(folder: Path, *, env: str | None = None) -> Plan:
             raise ValueError("prune or storage")
         study, owner = str(data["study"]), str(data["owner"])
         _check(known, config, options, *numbers)
-    except FileError as error:
-        raise SweepError(str(error)) from error
-    except ConfigError as error:
+    except (FileError, ConfigError) as error:
         raise SweepError(f"{path}: {error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise SweepError(f"{path}: is damaged: {error!r:.200}") from error
     if ":" in known and env != known:
-        add = typed("--env", known)
-        raise SweepError(f"{folder}: its environment {known!r} names a Python module: add {add}")
+        raise SweepError(f"{folder}: its environment {known!r} names a Python module: add --env {known}")
     if env is not None and env != known:
         raise SweepError(f"{folder}: its environment is {known}, not {env}")
     found = envs.resolve(known, options.backend)
