@@ -500,6 +500,21 @@ def everywhere_all(trials: Trials, work: Path, references: References) -> None:
             trials.add("everywhere", f"{backend} {count}", False, str(error))
 
 
+def strangers(trials: Trials, work: Path, count: int) -> None:
+    """Files of strangers, by two processes side by side; those of an earlier call are not tried again."""
+    import foreign
+
+    done = len(trials.done("foreign"))
+
+    def half(side: int) -> None:
+        missing = (count - done + side) // 2
+        for trial, passed, note in foreign.foreign(work / str(side), missing, 10**6 * side + done):
+            trials.add("foreign", trial, passed, note)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(half, (0, 1)))
+
+
 SUITE = {  # fault: how often, and what it is called in docs/reliability.md
     "kill": (200, "`kill -9` at a random moment, then resume"),
     "interrupt": (50, "Ctrl-C or SIGTERM at a random moment"),
@@ -543,12 +558,7 @@ def run_suite(names: list[str], work: Path, trials: Trials, most: int | None = N
                     for trial, passed, note in runner(work / name, missing):
                         trials.add(name, trial, passed, note)
             case "foreign":
-                import foreign
-
-                missing = count - len(trials.done(name))
-                start = 1000 + len(trials.done(name))
-                for trial, passed, note in foreign.foreign(work / name, missing, start):
-                    trials.add(name, trial, passed, note)
+                strangers(trials, work / name, count)
             case "environment":
                 with ThreadPoolExecutor(2) as pool:
                     for kind in KINDS:
