@@ -26,7 +26,7 @@ from poise import envs
 from poise.arrays import ArraysError, filled, fitted, named, part, prefixed
 from poise.config import Config
 from poise.errors import PoiseError
-from poise.files import FileError, read_text, sum_of
+from poise.files import FileError, parse_json, read_text, sum_of
 from poise.networks import Policy, ValueFunction
 from poise.normalize import Normalizer
 from poise.origin import shapes_with_origin
@@ -372,7 +372,7 @@ def _told_sum(path: Path, entry: Any) -> Any:
 def _read_manifest(folder: Path) -> tuple[Manifest, Mapping[str, Any]]:
     path = folder / "manifest.json"
     try:
-        data = json.loads(read_text(path, LARGEST_MANIFEST))
+        data = parse_json(read_text(path, LARGEST_MANIFEST))
         if data["schema"] != SCHEMA:
             raise CheckpointError(f"{path}: schema {data['schema']!r}; this poise reads schema {SCHEMA}")
         if data["sha256"] != manifest_sum(data):
