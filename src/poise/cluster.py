@@ -13,7 +13,6 @@ import random
 import re
 import secrets
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
