@@ -14,6 +14,7 @@ from poise.envs.vector import usual_dtype
 from poise.errors import PoiseError
 from poise.evaluation import Evaluation, evaluate_agent
 from poise.spec import Spec
+from poise.terminal import typed
 
 
 class AgentError(PoiseError):
@@ -123,7 +124,7 @@ class Agent:
         if env is None and ":" in known:
             raise AgentError(
                 f"this agent's environment {known!r} names a Python module; to import and run it, "
-                f"repeat the name: --env {known} (in Python: env={known!r})"
+                f"repeat the name: {typed('--env', known)} (in Python: env={known!r})"
             )
         found = envs.resolve(known if env is None else env)
         return envs.resolve(known, self._manifest.backend) if found.id == known else found

@@ -24,6 +24,7 @@ from poise.envs.vector import EnvStep
 from poise.errors import PoiseError
 from poise.rollout import HostCollector
 from poise.streams import TextOut
+from poise.terminal import print
 
 SIDE = 1024  # of the two square matrices whose product is the peak
 LONGEST = 256  # steps of the rollout that the environments alone go through

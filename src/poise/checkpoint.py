@@ -13,26 +13,25 @@ import json
 import os
 import re
 import shutil
-import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import equinox as eqx
-import jax
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
 from poise import envs
-from poise.arrays import ArraysError, filled, named, part, prefixed
+from poise.arrays import ArraysError, filled, fitted, named, part, prefixed
 from poise.config import Config
 from poise.errors import PoiseError
+from poise.files import FileError, parse_json, read_text, sum_of
 from poise.networks import Policy, ValueFunction
 from poise.normalize import Normalizer
 from poise.origin import shapes_with_origin
 from poise.spec import Spec
+from poise.tensors import Described, read_arrays
 from poise.update import TrainState, template
 
 SCHEMA = 2
@@ -42,13 +41,15 @@ BEST = "best"
 KEPT = 3  # newest checkpoints of a run
 LARGEST_MANIFEST = 2**20  # bytes
 LARGEST_FILE = 2**31
+MOST_CANDIDATES = 8
+LARGEST_WORLD = 2**25  # bytes of one environment, without the actions that it is to repeat
 
 _attempts = itertools.count()
 
 Which = Literal["last", "best"]
 
 
-class CheckpointError(PoiseError):
+class CheckpointError(FileError):
     """A folder that holds no agent, or one that was changed or damaged. Names file and reason."""
 
 
@@ -107,7 +108,8 @@ def save_training(run: Path, training: Training, manifest: Manifest) -> Path:
         files = {AGENT: _packed(agent), TRAINING: _packed(rest | prefixed("world", training.world))}
     folder = _write_folder(step_folder(run, manifest.steps), files, manifest)
     for name, entry in _read_manifest(folder)[1].items():
-        _read_summed(folder / name, entry)
+        if sum_of(folder / name) != entry["sha256"]:
+            raise CheckpointError(f"{folder / name}: is not what was written (its SHA-256 differs)")
     for stale in checkpoints(run)[KEPT:]:
         # not under its own name: a folder that has that is whole, also if this is the last that is done
         going = stale.with_name(f"tmp-{os.getpid()}-{next(_attempts)}-{stale.name}")
@@ -282,8 +284,8 @@ def load_training(folder: Path) -> tuple[Training, Manifest]:
         return Training(), manifest
     trained = _read_agent(folder, manifest, files)
     path = folder / TRAINING
-    arrays = _arrays(path, files)
     with _named_errors(path):
+        arrays = _arrays(path, files, lambda described: _fit_training(described, manifest))
         world = part("world", arrays)
         candidates = []
         while own := part(f"candidate.{len(candidates)}", arrays):
@@ -300,10 +302,37 @@ def _read_agent(folder: Path, manifest: Manifest, files: Mapping[str, Any]) -> T
     path = folder / AGENT
     with _named_errors(path):
         shapes = _agent_shapes(manifest)
-        need = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-        need += 4 * manifest.spec.obs_size  # an origin
-        arrays = _arrays(path, files, need + 2**16 + 1000 * len(jax.tree.leaves(shapes)))
+
+        def check(described: Mapping[str, Described]) -> None:
+            fitted(named(shapes_with_origin(shapes, described)), described)
+
+        arrays = _arrays(path, files, check)
         return filled(shapes_with_origin(shapes, arrays), arrays)
+
+
+def _fit_training(described: Mapping[str, Described], manifest: Manifest) -> None:
+    """Whether these can be the arrays of a training: its own, those of candidates, and those of a world.
+
+    What a world has is known only when its environment is made. Until then its size has to be possible.
+
+    Raises:
+        ArraysError: they cannot be.
+    """
+    world = sum(array.nbytes for array in part("world", described).values())
+    actions = 16 * manifest.steps * (manifest.spec.action_size + 1)  # at most those of all steps
+    if world > (most := LARGEST_WORLD * manifest.config.shape[1] + actions):
+        raise ArraysError(f"the arrays of its world have {world:,} bytes, at most {most:,} are possible")
+    shapes = template(manifest.spec, manifest.config)
+    _, mine = _split(shapes)
+    agent = Trained.of(shapes)
+    fitted(mine, {n: a for n, a in described.items() if n.split(".")[0] not in ("world", "candidate")})
+    candidates = part("candidate", described)
+    numbers = {name.partition(".")[0] for name in candidates}
+    if len(numbers) > MOST_CANDIDATES or numbers != {str(i) for i in range(len(numbers))}:
+        raise ArraysError(f"candidates {', '.join(sorted(numbers)):.60} cannot be")
+    for number in numbers:
+        own = part(number, candidates)
+        fitted(named(shapes_with_origin(agent, own)), own)
 
 
 def _agent_shapes(manifest: Manifest) -> Trained:
@@ -322,50 +351,28 @@ def _named_errors(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path}: its configuration describes no network: {error}") from error
 
 
-def _arrays(path: Path, files: Mapping[str, Any], most: int = LARGEST_FILE) -> dict[str, np.ndarray]:
-    data = _read_summed(path, files.get(path.name), most)
+def _arrays(
+    path: Path, files: Mapping[str, Any], check: Callable[[Mapping[str, Described]], None]
+) -> dict[str, np.ndarray]:
     try:
-        return load(data)
-    except Exception as error:  # of safetensors, or of NumPy on what it says
-        kind = "" if isinstance(error, SafetensorError | ValueError) else f"{type(error).__name__}: "
-        raise CheckpointError(f"{path}: is damaged: {kind}{error}") from error
+        return read_arrays(path, _told_sum(path, files.get(path.name)), LARGEST_FILE, check)
+    except CheckpointError:
+        raise
+    except FileError as error:
+        raise CheckpointError(str(error)) from error
 
 
-def _read_summed(path: Path, entry: Any, most: int = LARGEST_FILE) -> bytes:
+def _told_sum(path: Path, entry: Any) -> Any:
+    """The SHA-256 that a manifest gives for a file of its folder."""
     if not isinstance(entry, Mapping):
         raise CheckpointError(f"{path.parent / 'manifest.json'}: names no {path.name}")
-    data = read_plain(path, most)
-    if hashlib.sha256(data).hexdigest() != entry.get("sha256"):
-        raise CheckpointError(f"{path}: is not what was saved (its SHA-256 differs)")
-    return data
-
-
-def read_plain(path: Path, most: int) -> bytes:
-    """The bytes of a plain file: no link, no pipe, no device, and no more than ``most``.
-
-    Raises:
-        CheckpointError: it is something else, too large, or cannot be read.
-    """
-    flags = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
-    try:
-        opened = os.open(path, flags)
-    except (OSError, ValueError) as error:  # ValueError: a name that holds a zero
-        said = "it is a link" if path.is_symlink() else getattr(error, "strerror", None) or error
-        raise CheckpointError(f"{path}: cannot be read: {said}") from error
-    found = os.fstat(opened)
-    if not stat.S_ISREG(found.st_mode) or found.st_size > most:
-        os.close(opened)
-        if stat.S_ISREG(found.st_mode):
-            raise CheckpointError(f"{path}: is too large: {found.st_size:,} bytes, at most {most:,}")
-        raise CheckpointError(f"{path}: cannot be read: it is no plain file")
-    with open(opened, "rb") as file:
-        return file.read()
+    return entry.get("sha256")
 
 
 def _read_manifest(folder: Path) -> tuple[Manifest, Mapping[str, Any]]:
     path = folder / "manifest.json"
     try:
-        data = json.loads(read_plain(path, LARGEST_MANIFEST).decode())  # UTF-8 and nothing else
+        data = parse_json(read_text(path, LARGEST_MANIFEST))
         if data["schema"] != SCHEMA:
             raise CheckpointError(f"{path}: schema {data['schema']!r}; this poise reads schema {SCHEMA}")
         if data["sha256"] != manifest_sum(data):

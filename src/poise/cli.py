@@ -24,6 +24,7 @@ from poise.options import Options
 from poise.presets import PRESETS, starting_point
 from poise.spec import Backend
 from poise.streams import TextOut, lasting_output
+from poise.terminal import print, shortened
 
 if TYPE_CHECKING:
     from poise.experiments.experiment import Experiment
@@ -700,7 +701,8 @@ class _Completion(Exception):
 
 
 def _json(result: Any) -> str:
-    return json.dumps(result, indent=2)
+    """ASCII alone. JSON lets the character 127 stand as it is, a terminal should not see it."""
+    return json.dumps(result, indent=2).replace("\x7f", "\\u007f")
 
 
 def _score(evaluation: Any) -> str:
@@ -799,12 +801,14 @@ def main(arguments: list[str] | None = None) -> int:
                 heard = guard
                 _run(sys.argv[1:] if arguments is None else arguments, guard)
         except PoiseError as error:
-            print(f"poise: {error}", file=sys.stderr)
+            print(f"poise: {shortened(str(error))}", file=sys.stderr)
             return error.exit_code
         except KeyboardInterrupt:  # Ray raises one of its own, whatever the signal was
             print("poise: interrupted", file=sys.stderr)
             return 128 + ((heard and heard.number) or signal.SIGINT)
-        except MemoryError:
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):  # of JAX
+                raise
             print("poise: there is not enough memory", file=sys.stderr)
             return 1
         return 0

@@ -12,6 +12,7 @@ import os
 import random
 import re
 import secrets
+import shlex
 import signal
 import socket
 import subprocess
@@ -78,7 +79,7 @@ def check(address: str | None) -> None:
 
 def typed(address: str | None) -> str:
     """The option as it is typed, with a space before it; nothing where there is no cluster."""
-    return "" if address is None else " --ray" if address == LOCAL else f" --ray {address}"
+    return "" if address is None else " --ray" if address == LOCAL else f" --ray {shlex.quote(address)}"
 
 
 _joined: str | None = None  # the address at which this process joined a cluster by ``joined``

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 
+from poise.terminal import print
 from poise.threads import num_threads
 
 

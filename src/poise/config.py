@@ -4,6 +4,7 @@ The docstring under a field is the text that ``poise train --help`` shows for it
 """
 
 import dataclasses
+import itertools
 import types
 import typing
 from collections.abc import Mapping
@@ -90,9 +91,15 @@ Positive = Annotated[float, Bound(gt=0)]
 Share = Annotated[float, Bound(ge=0, le=1)]
 Count = Annotated[int, Bound(ge=1, le=10**15)]
 Widths = tuple[Annotated[int, Bound(ge=1, le=2**16)], ...]
-DEEPEST = 64  # hidden layers
 USUAL_OBS_BOUND = 10.0  # standard deviations
 FEW_STEPS = 16  # of a rollout: advantages then rest on the value function almost alone
+DEEPEST = 64  # hidden layers: more take minutes to compile
+Envs = Annotated[int, Bound(ge=1, le=2**20)]
+
+# what a configuration may ask for, so that arithmetic refuses it and not the system while it trains
+MOST_PARAMETERS = 2**26  # of one network: 256 MiB; a training holds some ten times as much
+MOST_SHUFFLED = 2**26  # rows of all epochs over one rollout, each with some 50 bytes while they are shuffled
+MOST_ROLLOUT = 2**33  # bytes of one rollout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,7 +250,7 @@ class Config(Checked):
     """Budget in environment steps, rounded down to whole rollouts."""
     seed: Annotated[int, Bound(ge=0, le=LAST_SEED)] = 0
     """Seed of everything that is drawn."""
-    num_envs: Count | None = None
+    num_envs: Envs | None = None
     """Environments stepped together, N; None: 16, fewer where rollouts are shorter than 1024 rows
     (docs/defaults.md)."""
     num_shards: Count = 1
@@ -272,6 +279,32 @@ class Config(Checked):
             raise ConfigError(
                 f"total_steps = {self.total_steps}: must be >= {self.rollout_size}, "
                 f"one rollout ({self._as_text})"
+            )
+        self._check_sizes(num_inputs=1, action_size=1)
+
+    def _check_sizes(self, *, num_inputs: int, action_size: int) -> None:
+        """Refuses what no memory holds: networks, rollouts and shuffles, for an environment of these sizes.
+
+        Raises:
+            ConfigError: names the option that asks for the most.
+        """
+        outputs = action_size * (2 if self.policy.std == "predicted" else 1)
+        for network, last in ((self.policy, outputs), (self.value, 1)):
+            if (count := num_parameters(num_inputs, network.hidden, last)) > MOST_PARAMETERS:
+                raise ConfigError(
+                    f"{network.prefix}hidden = {network.hidden!r}: the network has {count:,} parameters, at "
+                    f"most {MOST_PARAMETERS:,} are possible"
+                )
+        if (rows := self.ppo.num_epochs * self.rollout_size) > MOST_SHUFFLED:
+            raise ConfigError(
+                f"ppo.num_epochs = {self.ppo.num_epochs}: {rows:,} rows in an iteration ({self._as_text}), "
+                f"at most {MOST_SHUFFLED:,} are possible"
+            )
+        # float32: the observation before and after, the action and its noise, and four numbers
+        size = 4 * self.rollout_size * (2 * num_inputs + 2 * action_size + 4)
+        if size > MOST_ROLLOUT:
+            raise ConfigError(
+                f"{self._as_text}: a rollout takes {size:,} bytes, at most {MOST_ROLLOUT:,} are possible"
             )
 
     @property
@@ -381,8 +414,9 @@ class Config(Checked):
         """Refuses options that have no meaning for this kind of actions.
 
         A value that only comes to the same is accepted: with bounds of [-1, 1] a policy acts in the
-        environment's units with and without ``normalize.action``.
+        environment's units with and without ``normalize.action``. And what is too large for its spaces.
         """
+        self._check_sizes(num_inputs=spec.obs_size, action_size=spec.action_size)
         idle: dict[str, str] = {}
         if spec.discrete:
             names = (
@@ -403,6 +437,12 @@ class Config(Checked):
             value, usual = (getattr(getattr(c, group), name) for c in (self, Config()))
             if value != usual:
                 raise ConfigError(f"{path} = {value!r}: has no effect on {why}; leave it at {usual!r}")
+
+
+def num_parameters(inputs: int, hidden: tuple[int, ...], outputs: int) -> int:
+    """Weights and biases of fully connected layers."""
+    widths = (inputs, *hidden, outputs)
+    return sum((before + 1) * after for before, after in itertools.pairwise(widths))
 
 
 def known(value: float | None) -> float:

@@ -1,5 +1,6 @@
 """The picture of one training: its episodes, their running mean, and the final score."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ def recent_mean(step: np.ndarray, value: np.ndarray, span: float) -> np.ndarray:
 def draw_curve(
     path: Path,
     title: str,
-    episodes: list[Episode],
+    episodes: Sequence[Episode],
     total_steps: int,
     evaluation: Evaluation | None,
     greedy: list[tuple[int, float]],

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from poise.findings import Finding, by_severity
 from poise.metrics import BY_NAME
 from poise.records import Record, read_record
+from poise.terminal import typed
 
 FEWEST = 4  # iterations of which anything can be said
 
@@ -51,7 +52,7 @@ def verdict(record: Record, findings: list[Finding]) -> str:
     if not findings:
         return f"health: nothing found in {len(record.rows)} iterations"
     names = ", ".join(finding.rule for finding in findings)
-    return f"health: {names} (poise doctor {record.folder} says what that means)"
+    return f"health: {names} ({typed('poise', 'doctor', record.folder)} says what that means)"
 
 
 def _late(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " m"]:
@@ -190,7 +191,7 @@ def std_grown(record: Record) -> Finding | None:
         + (": the entropy bonus outweighs the reward." if bonus else ", and no reward holds it back."),
         record.command(ppo__entropy_coef=0.0)
         if bonus
-        else "see that rewards depend on actions: poise check " + record.env,
+        else f"see that rewards depend on actions: {typed('poise', 'check', record.env)}",
     )
 
 
@@ -227,7 +228,7 @@ def reward_constant(record: Record) -> Finding | None:
         f"the reward of each of {record.steps[-1]:,.0f} steps was {mean[0]:g}"
         + (f", and each episode had {lengths.pop():,} steps" if mean[0] and lengths else ""),
         "There is nothing to learn from: no action was ever better than another.",
-        f"give a reward for what comes near the goal, too; see poise check {record.env}",
+        f"give a reward for what comes near the goal, too; see {typed('poise', 'check', record.env)}",
     )
 
 
@@ -299,7 +300,8 @@ def late_collapse(record: Record) -> Finding | None:
         f"the mean return rose from {course.first:.1f} to {course.best:.1f} at step {course.at:,.0f}, and is "
         f"{course.last:.1f} at the end",
         "Updates late in the training undid what was learned.",
-        f"the best agent is kept (poise evaluate {record.folder} --which best); for a calmer training: "
+        f"the best agent is kept ({typed('poise', 'evaluate', record.folder, '--which', 'best')}); "
+        "for a calmer training: "
         + record.command(
             ppo__policy_learning_rate=_rate(record, "policy_learning_rate", 0.3), ppo__anneal="linear"
         ),
@@ -338,7 +340,7 @@ def observations_drift(record: Record) -> Finding | None:
         f"{_since(record)}",
         "The statistics that observations are normalized with lag behind. Mostly a number that grows without "
         "end is observed: a time, a position, a counter.",
-        f"leave it out, or give its difference; poise check {record.env} names the numbers",
+        f"leave it out, or give its difference; {typed('poise', 'check', record.env)} names the numbers",
     )
 
 

@@ -1,13 +1,14 @@
 """Where two trainings part: the first iteration that differs, and in what."""
 
 import itertools
-import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from poise.config import flat
 from poise.errors import PoiseError
+from poise.files import FileError, read_json
 from poise.journal import read_episodes, read_metrics
 from poise.spec import Episode
 
@@ -82,16 +83,16 @@ def compare(one: Path, other: Path) -> Difference:
         JournalError: its tables are missing or damaged.
     """
     runs = one, other
-    rows = [_metrics(run) for run in runs]
+    rows = [read_metrics(run) for run in runs]
     configs = [flat(_json(run / "config.json")) for run in runs]
-    summaries = [_json(run / "summary.json") if (run / "summary.json").exists() else {} for run in runs]
+    summaries = [_json(run / "summary.json") if _is_there(run / "summary.json") else {} for run in runs]
     found: dict[str, Any] = {
         "iterations": (len(rows[0]), len(rows[1])),
         "config": {name: pair for name, pair in _pairs(*configs).items() if name != "backend"},
         "machine": _machine(configs, summaries),
     }
     until = min(rows[0][-1]["steps"], rows[1][-1]["steps"]) if all(rows) else 0
-    for a, b in zip(*rows, strict=False):
+    for a, b in (map(_without_times, pair) for pair in zip(*rows, strict=False)):
         if pairs := _pairs(a, b):
             until = max(a["steps"], b["steps"])
             found |= {"iteration": a["iteration"], "steps": a["steps"], "metrics": pairs}
@@ -103,22 +104,27 @@ def compare(one: Path, other: Path) -> Difference:
     return Difference(**found)
 
 
-def _metrics(run: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in read_metrics(run)]
+def _is_there(path: Path) -> bool:
+    return os.path.lexists(path)
+
+
+def _without_times(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if not name.startswith("time/")}
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise DiffError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, RecursionError) as error:
-        raise DiffError(f"{path}: is damaged: {error!r:.200}") from error
+        found = read_json(path)
+    except FileError as error:
+        raise DiffError(str(error)) from error
+    if not isinstance(found, dict):
+        raise DiffError(f"{path}: is damaged: it is not an object")
+    return found
 
 
 def _episodes(runs: tuple[Path, Path], until: int) -> Pair | None:
     """The first that differ of those that ended by step ``until``."""
-    tables = [[e for e in read_episodes(run) if e.step <= until] for run in runs]
+    tables = [(e for e in read_episodes(run) if e.step <= until) for run in runs]
     for a, b in itertools.zip_longest(*tables):
         if a != b:
             return _named(a), _named(b)

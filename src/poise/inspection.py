@@ -29,6 +29,7 @@ from poise.forecast import costs, in_words
 from poise.play import Alone, Play, Send, fault_in_words, outside
 from poise.spec import Spec
 from poise.symptoms import RULES
+from poise.terminal import typed
 
 SECONDS = 10.0  # of random play; a quick environment needs a tenth of that
 
@@ -65,7 +66,7 @@ class Inspection:
         named = [f"{n} {s}{'s' * (n > 1)}" for s, n in counts.items() if n]
         said.append(", ".join(named) if named else "nothing found")
         if self.ok:
-            said.append(f"to train on it: poise train {self.env}")
+            said.append(f"to train on it: {typed('poise', 'train', self.env)}")
         return said
 
 

@@ -5,15 +5,17 @@ import json
 import math
 import os
 import stat
-from collections.abc import Mapping
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from jaxtyping import Float
 
 from poise.errors import PoiseError
 from poise.evaluation import Evaluation
+from poise.files import FileError, parse_json, read_cells, read_lines
 from poise.logger import EVENTS, TensorBoard
 from poise.loop import Progress
 from poise.spec import Episode
@@ -22,7 +24,13 @@ METRICS, EPISODES, GREEDY = "metrics.jsonl", "episodes.csv", "greedy.csv"
 EVALUATION = "evaluation.csv"  # written once, at the end
 LOGS = (METRICS, EPISODES, GREEDY, EVENTS)
 EPISODE_COLUMNS = ("step", "env", "episode", "return", "length", "ended")
+MOST_COLUMNS = 256  # of metrics.jsonl
+MOST_CELLS = 2**25
+MOST_ROWS = 2**24  # of another table
 GREEDY_COLUMNS = ("steps", "return", "std", "low", "high", "episodes")
+
+
+T = TypeVar("T")
 
 
 class JournalError(PoiseError):
@@ -108,36 +116,107 @@ def cut(folder: Path, position: Mapping[str, Any], *, check: bool = False) -> No
                 (folder / name).unlink(missing_ok=True)
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
+class Rows(Sequence[T]):
+    """The rows of a table, kept as columns of numbers; a row is made when it is asked for."""
+
+    def __init__(self, columns: Sequence[array], make: Callable[..., T]):
+        self._columns, self._make = columns, make
+
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self._make, *self._columns)
+
+    @overload
+    def __getitem__(self, at: int) -> T: ...
+    @overload
+    def __getitem__(self, at: slice) -> "Rows[T]": ...
+    def __getitem__(self, at: int | slice) -> "T | Rows[T]":
+        if isinstance(at, slice):
+            return Rows([column[at] for column in self._columns], self._make)
+        return self._make(*(column[at] for column in self._columns))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType] (as of a list)
+
+
+Metrics = Rows[dict[str, Any]]
+
+
+def read_metrics(folder: Path) -> Metrics:
     """The rows of ``metrics.jsonl``: of each iteration its number, its steps, and each metric or None.
 
     Raises:
         JournalError: the table is missing or damaged.
     """
     path = folder / METRICS
+    columns: dict[str, array] = {name: array("d") for name in ("iteration", "steps")}
+    whole = dict.fromkeys(columns, True)  # whether all numbers of a column are
+    for number, row in enumerate(_json_rows(path)):
+        for name in row.keys() - columns.keys():
+            columns[name], whole[name] = array("d", [math.nan]) * number, True
+        if len(columns) > MOST_COLUMNS or (number + 1) * len(columns) > MOST_CELLS:
+            raise JournalError(f"{path}: is damaged: {number + 1:,} rows of {len(columns)} columns")
+        for name, column in columns.items():
+            value = row.get(name)
+            column.append(math.nan if value is None else value)
+            whole[name] = whole[name] and isinstance(value, int | None)
+    names = list(columns)
+    kinds = [int if whole[name] else float for name in names]
+
+    def make(*values: float) -> dict[str, Any]:
+        row = zip(names, kinds, values, strict=True)
+        return {name: None if math.isnan(value) else kind(value) for name, kind, value in row}
+
+    return Rows(list(columns.values()), make)
+
+
+def _json_rows(path: Path) -> Iterator[dict[str, float | None]]:
+    """Each row of ``metrics.jsonl``, of numbers and None alone."""
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        for row in rows:
-            row["iteration"], row["steps"] = int(row["iteration"]), int(row["steps"])
-        return rows
-    except OSError as error:
-        raise JournalError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise JournalError(f"{path}: is damaged: {error!r:.200}") from error
+        for number, line in enumerate(read_lines(path, None), start=1):
+            try:
+                yield _row(parse_json(line))
+            except ValueError as error:
+                raise JournalError(f"{path}: is damaged: line {number:,}: {error!s:.200}") from error
+    except FileError as error:
+        raise JournalError(str(error)) from error
 
 
-def read_episodes(folder: Path) -> list[Episode]:
-    """The episodes of a run, as they were written.
+def _row(found: Any) -> dict[str, float | None]:
+    if not isinstance(found, dict):
+        raise ValueError("it is not an object")
+    for name, value in found.items():
+        if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
+            raise ValueError(f"{name!r:.60} is {value!r:.60}, should be a number")
+    for name in ("iteration", "steps"):
+        if type(found.get(name)) is not int or not 0 <= found[name] < 2**53:
+            raise ValueError(f"{name!r} is {found.get(name)!r:.60}, should be a whole number")
+    return found
+
+
+def read_episodes(folder: Path, *, most: int | None = MOST_ROWS) -> Rows[Episode]:
+    """The episodes of a run, as they were written. ``most``: how many there can be.
 
     Raises:
-        JournalError: the table is damaged.
+        JournalError: the table is missing or damaged.
     """
-    path = folder / EPISODES
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [_episode(row) for row in csv.DictReader(file)]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise JournalError(f"{path}: is damaged: {error!r:.200}") from error
+    columns = tuple(array(kind) for kind in "qqqdqb")
+    add = [column.append for column in columns]
+    kinds = (_whole, _whole, _whole, float, _whole, _terminated)
+    for row in _numbers(folder / EPISODES, EPISODE_COLUMNS, kinds, most):
+        for append, value in zip(add, row, strict=True):
+            append(value)
+    return Rows(columns, _episode)
+
+
+def _episode(
+    step: int, env: int, index: int, episodic_return: float, length: int, terminated: int
+) -> Episode:
+    return Episode(env, index, step, episodic_return, length, bool(terminated))
 
 
 def read_greedy(folder: Path) -> list[tuple[int, float]]:
@@ -147,13 +226,9 @@ def read_greedy(folder: Path) -> list[tuple[int, float]]:
         JournalError: the table is damaged.
     """
     path = folder / GREEDY
-    if not path.exists():
+    if not os.path.lexists(path):
         return []
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [(int(row["steps"]), float(row["return"])) for row in csv.DictReader(file)]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise JournalError(f"{path}: is damaged: {error!r:.200}") from error
+    return [(steps, mean) for steps, mean in _numbers(path, ("steps", "return"), (_whole, float))]
 
 
 def read_evaluation(folder: Path) -> Float[np.ndarray, " episodes"]:
@@ -163,27 +238,45 @@ def read_evaluation(folder: Path) -> Float[np.ndarray, " episodes"]:
         JournalError: the table is missing or damaged.
     """
     path = folder / EVALUATION
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            returns = np.array([float(row["return"]) for row in csv.DictReader(file)])
-    except OSError as error:
-        raise JournalError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
-        raise JournalError(f"{path}: is damaged: {error!r:.200}") from error
-    if not len(returns) or not np.isfinite(returns).all():
-        raise JournalError(f"{path}: is damaged: it holds no returns, or one that is no number")
+    returns = np.array([value for (value,) in _numbers(path, ("return",), (float,))])
+    if not len(returns):
+        raise JournalError(f"{path}: is damaged: it holds no returns")
     return returns
 
 
-def _episode(row: Mapping[str, str]) -> Episode:
-    return Episode(
-        env=int(row["env"]),
-        index=int(row["episode"]),
-        step=int(row["step"]),
-        episodic_return=float(row["return"]),
-        length=int(row["length"]),
-        terminated=row["ended"] == "terminated",
-    )
+def _numbers(
+    path: Path, columns: Sequence[str], kinds: Sequence[Callable[[str], float]], most: int | None = MOST_ROWS
+) -> Iterator[tuple[Any, ...]]:
+    """Each row of a table in these columns, as finite numbers of these kinds. ``most``: rows."""
+    places, number = list[int](), 0
+    try:
+        for number, row in enumerate(read_cells(path, None)):
+            if not number:
+                places = [row.index(name) for name in columns]
+                continue
+            values = tuple(kind(row[place]) for kind, place in zip(kinds, places, strict=True))
+            if not all(map(math.isfinite, values)):
+                raise ValueError("a number that is not finite")
+            if most is not None and number > most:
+                raise ValueError(f"more than {most:,} rows")
+            yield values
+    except FileError as error:
+        raise JournalError(str(error)) from error
+    except ValueError as error:
+        raise JournalError(f"{path}: is damaged: row {number:,}: {error!s:.200}") from error
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if not -(2**63) < value < 2**63:
+        raise ValueError(f"{text:.30} is an integer beyond 64 bits")
+    return value
+
+
+def _terminated(text: str) -> int:
+    if text not in ("terminated", "truncated"):
+        raise ValueError(f"{text!r:.60} is neither terminated nor truncated")
+    return text == "terminated"
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, cast
 
@@ -19,6 +19,7 @@ from poise.curve import WINDOW
 from poise.metrics import BY_NAME
 from poise.spec import Episode
 from poise.streams import TextOut
+from poise.terminal import print, visible
 
 SHOWN = {
     "policy/kl": "KL",
@@ -39,7 +40,7 @@ class Live(ABC):
         self._sums = np.zeros((2, BUCKETS))  # returns and episodes of each part of the budget
         self._first: tuple[float, int] | None = None
 
-    def catch_up(self, steps: int, episodes: list[Episode]) -> None:
+    def catch_up(self, steps: int, episodes: Sequence[Episode]) -> None:
         """Where a resumed training stands before its first iteration."""
         self._take(episodes)
         self._draw(steps, "", self._mean(steps), {})
@@ -58,7 +59,7 @@ class Live(ABC):
     def say(self, text: str) -> None:
         """A line for the person, beside what is drawn."""
 
-    def _take(self, episodes: list[Episode]) -> None:
+    def _take(self, episodes: Sequence[Episode]) -> None:
         self._recent.extend(episodes)
         for episode in episodes:
             bucket = min(BUCKETS - 1, BUCKETS * (episode.step - 1) // self._total)
@@ -98,7 +99,7 @@ class _TerminalLive(Live):
         self._display.update(self._picture("no episode ended yet", {}))
 
     def say(self, text: str) -> None:
-        self._display.console.print(text, markup=False, highlight=False)
+        self._display.console.print(visible(text), markup=False, highlight=False)
 
     def _draw(self, steps: int, pace: str, mean: str, metrics: Mapping[str, float | int | None]) -> None:
         self._bar.update(self._task, completed=steps, pace=pace)

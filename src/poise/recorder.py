@@ -5,7 +5,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +32,7 @@ from poise.recording import film
 from poise.seeds import Stream
 from poise.spec import Episode, Spec
 from poise.streams import TextOut
+from poise.terminal import print
 from poise.update import TrainState
 
 EVALUATION_EPISODES = 100
@@ -53,7 +54,7 @@ class Past:
     crashes: int = 0
     candidates: tuple[Candidate, ...] = ()
     position: Mapping[str, int] = field(default_factory=dict)  # of the tables
-    episodes: list[Episode] = field(default_factory=list)
+    episodes: Sequence[Episode] = field(default_factory=list)
 
 
 class _Kept(NamedTuple):
@@ -244,7 +245,7 @@ class Recorder:
         if status != "finished":
             cut(self.folder, self._kept.position)  # rows of an iteration that did not end
         title = f"{self._found.id}, seed {self._config.seed}"
-        episodes, picture = read_episodes(self.folder), self.folder / "curve.png"
+        episodes, picture = read_episodes(self.folder, most=None), self.folder / "curve.png"
         picture.unlink(missing_ok=True)  # a link is removed, not followed
         # without a picture the summary still says how it ended
         with contextlib.nullcontext() if status == "finished" else contextlib.suppress(Exception):

@@ -1,9 +1,9 @@
 """A run folder, read for people: all that was written of one training, and the command that repeats it."""
 
-import json
 import math
+import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,14 @@ import numpy as np
 from jaxtyping import Float
 
 from poise import defaults
-from poise.checkpoint import CheckpointError, checkpoints, read_manifest, read_plain
+from poise.checkpoint import CheckpointError, checkpoints, read_manifest
 from poise.config import Config, ConfigError, flat
 from poise.errors import PoiseError
+from poise.files import read_json
 from poise.journal import read_episodes, read_metrics
 from poise.options import Options
 from poise.spec import Episode, Spec
+from poise.terminal import typed
 
 LARGEST = 2**20  # bytes of a summary
 
@@ -44,8 +46,8 @@ class Record:
     options: Options
     spec: Spec
     summary: Mapping[str, Any]
-    rows: list[dict[str, Any]]
-    episodes: list[Episode]
+    rows: Sequence[dict[str, Any]]
+    episodes: Sequence[Episode]
 
     @property
     def steps(self) -> Float[np.ndarray, " iterations"]:
@@ -54,8 +56,8 @@ class Record:
 
     def column(self, name: str) -> Float[np.ndarray, " iterations"]:
         """A metric over the iterations; NaN where there was nothing to measure, or it was not known yet."""
-        given = [row.get(name) for row in self.rows]
-        return np.array([np.nan if value is None else float(value) for value in given])
+        given = (row.get(name) for row in self.rows)
+        return np.array([np.nan if value is None else value for value in given], float)
 
     def command(self, **changes: Any) -> str:
         """``poise train`` as it has to be typed for the same training, or one with ``changes``.
@@ -71,13 +73,13 @@ class Record:
             **options,
             **_followed(config, options),
         }
-        return shlex.join(["poise", "train", self.env, *_options(options)])
+        return typed("poise", "train", self.env, *_options(options))
 
     def again(self) -> str:
         """``command``, with what was asked for beside the learning."""
         usual = Options().to_dict()
         asked = {name: value for name, value in self.options.to_dict().items() if value != usual[name]}
-        return shlex.join([*shlex.split(self.command()), *_options(asked)])
+        return typed(*shlex.split(self.command()), *_options(asked))
 
 
 def _followed(config: Config, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,41 +128,66 @@ def read_record(run: Path) -> Record:
         config=manifest.config,
         options=options,
         spec=manifest.spec,
-        summary=_summary(run / "summary.json"),
+        summary=read_summary(run),
         rows=read_metrics(run),
         episodes=read_episodes(run),
     )
 
 
-def _summary(path: Path) -> Mapping[str, Any]:
-    if not path.exists():
+def read_summary(run: Path) -> dict[str, Any]:
+    """``summary.json``; empty where there is none. What is missing in it is None or empty.
+
+    Raises:
+        FileError: it is damaged.
+    """
+    path = run / "summary.json"
+    if not os.path.lexists(path):
         return {}
     try:
-        summary = dict(json.loads(read_plain(path, LARGEST)))
-        _check_summary(summary)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        summary = known_summary(read_json(path, LARGEST))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path}: is damaged: {error!r:.200}") from error
     return summary
 
 
-def _check_summary(summary: Mapping[str, Any]) -> None:
-    """Raises where an entry that somebody reads is not what a training writes."""
-    best = summary.get("best")
-    for score in (summary.get("evaluation"), None if best is None else best["evaluation"]):
-        if score is not None:
-            _check_numbers(score, ("mean", "std", "episodes", "cut"), ("low", "high"))
+def known_summary(told: Any) -> dict[str, Any]:
+    """What a training writes of itself, with all that somebody reads in its place.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: an entry is not what a training writes.
+    """
+    summary = {**_UNKNOWN, **{name: value for name, value in dict(told).items() if value is not None}}
+    best = summary["best"]
+    summary["evaluation"] = _score(summary["evaluation"])
     if best is not None:
         _check_numbers(best, ("steps",))
-    seconds = summary.get("seconds")
-    if seconds is not None:
-        _check_numbers(seconds, ("total",), tuple(name for name in seconds if name != "total"))
-    _check_numbers(summary, (), ("steps_per_second",))
-    for name, value in dict(summary.get("versions") or {}).items():
+        summary["best"] = {**best, "evaluation": _score(best["evaluation"])}
+    seconds = {name: value for name, value in dict(summary["seconds"]).items() if value is not None}
+    _check_numbers(seconds, tuple({"total", *seconds} if seconds else ()))
+    summary["seconds"] = {"total": 0.0, **seconds}
+    _check_numbers(summary, (), ("steps", "steps_per_second"))
+    for name, value in dict(summary["versions"]).items():
         if not isinstance(value, str):
             raise ValueError(f"versions: {name!r:.60} is {value!r:.60}")
     for name in ("status", "processor"):
-        if not isinstance(summary.get(name, ""), str):
+        if not isinstance(summary[name], str):
             raise ValueError(f"{name} is {summary[name]!r:.60}")
+    return summary
+
+
+_UNKNOWN: dict[str, Any] = {
+    "status": "unknown", "evaluation": None, "best": None, "seconds": {}, "steps": None,
+    "steps_per_second": None, "versions": {}, "processor": "",
+}  # fmt: skip
+
+
+def _score(told: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A score whose interval may not be known."""
+    if told is None:
+        return None
+    score = {"low": None, "high": None, **told}
+    _check_numbers(score, ("mean", "std", "episodes", "cut"), ("low", "high"))
+    return score
 
 
 def _check_numbers(record: Mapping[str, Any], needed: tuple[str, ...], known: tuple[str, ...] = ()) -> None:

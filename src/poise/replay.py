@@ -1,7 +1,6 @@
 """``crash.json``: the episode in which an environment failed, and how it is played again."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,15 +8,16 @@ from typing import Any
 import numpy as np
 
 from poise import envs
-from poise.checkpoint import CheckpointError, read_plain
 from poise.config import LAST_SEED
 from poise.envs.checking import Crash, EnvFault
 from poise.envs.gymnasium import GymnasiumEnv
 from poise.errors import PoiseError
-from poise.files import write_text
+from poise.files import MOST_VALUES, FileError, read_json, write_text
+from poise.terminal import typed
 
 CRASH = "crash.json"
-LARGEST = 2**28  # bytes
+LARGEST = 2**26  # bytes
+LONGEST_TEXT = 10_000  # characters of an error
 
 
 class ReplayError(PoiseError):
@@ -51,12 +51,17 @@ def write_crash(folder: Path, crash: Crash) -> Path:
         "index": crash.index,
         "seed": crash.seed,
         "step": crash.step,
-        "what": crash.what,
-        "trace": crash.trace,
-        "actions": crash.actions.tolist(),
+        "what": crash.what[:LONGEST_TEXT],
+        "trace": crash.trace[-LONGEST_TEXT:],
+        "actions": crash.actions.tolist() if _can_be_kept(crash.actions) else None,
     }
     write_text(path, json.dumps(described) + "\n")
     return path
+
+
+def _can_be_kept(actions: np.ndarray) -> bool:
+    """Whether a file of them can be read again: its numbers and brackets are few enough."""
+    return actions.size + 2 * len(actions) < MOST_VALUES // 2
 
 
 def read_crash(path: Path) -> Crash:
@@ -67,17 +72,21 @@ def read_crash(path: Path) -> Crash:
     """
     path = path / CRASH if path.is_dir() else path
     try:
-        data = json.loads(read_plain(path, LARGEST))
-        actions = np.array(data["actions"], float)
-        if not isinstance(data, Mapping) or not np.isfinite(actions).all():
-            raise ValueError("actions that are no numbers")
+        data = read_json(path, LARGEST)
         index, seed, step = (int(data[name]) for name in ("index", "seed", "step"))
+        if data["actions"] is None:
+            raise ReplayError(
+                f"{path}: the episode failed in step {step:,}: too many for its actions to be kept"
+            )
+        actions = np.array(data["actions"], float)
+        if not np.isfinite(actions).all():
+            raise ValueError("actions that are no numbers")
         if not 0 <= seed <= LAST_SEED or index < 0 or not 0 <= step == len(actions):
             raise ValueError(f"index {index}, seed {seed}, step {step}, {len(actions)} actions")
         return Crash(str(data["env"]), index, seed, step, str(data["what"]), str(data["trace"]), actions)
-    except CheckpointError as error:
+    except FileError as error:
         raise ReplayError(str(error)) from error
-    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise ReplayError(f"{path}: is damaged: {error!r:.200}") from error
 
 
@@ -97,7 +106,7 @@ def replay(path: Path, *, env: str | None = None, timeout: float = 60.0) -> Repl
     if env is None and ":" in crash.env:
         raise ReplayError(
             f"{path}: its environment {crash.env!r} names a Python module; to import and run it, repeat the "
-            f"name: --env {crash.env}"
+            f"name: {typed('--env', crash.env)}"
         )
     if env is not None and env != crash.env:
         raise ReplayError(f"{path}: its environment is {crash.env}, not {env}")

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import errno
-import json
 import re
 import shutil
 import sys
@@ -25,7 +24,6 @@ from poise.checkpoint import (
     checkpoints,
     clear_leftovers,
     load_training,
-    read_plain,
     step_folder,
 )
 from poise.claim import ClaimError, claimed
@@ -34,6 +32,7 @@ from poise.config import Config, ConfigError
 from poise.envs.checking import EnvFault
 from poise.errors import PoiseError
 from poise.evaluation import Evaluation
+from poise.files import FileError, read_json
 from poise.interrupts import Guard, refuse_imported_script
 from poise.journal import LOGS, JournalError, cut, read_episodes
 from poise.live import live
@@ -41,11 +40,13 @@ from poise.loop import Progress, Start, iterations
 from poise.options import Options
 from poise.presets import configure
 from poise.recorder import PARTS, Past, Recorder
+from poise.records import read_summary
 from poise.replay import write_crash
 from poise.rollout import Collector
 from poise.sharding import make_collector, shards
 from poise.spec import Spec
 from poise.streams import TextOut
+from poise.terminal import print, typed
 from poise.threads import start_jax
 from poise.update import placed
 from poise.workers import Workers, check_workers
@@ -267,7 +268,7 @@ def session(
     guard = guard or Guard()
     if _holds(folder, found, config, options):
         if status(folder) == "finished":
-            return Run(folder, json.loads(read_plain(folder / "summary.json", 2**20)), None)
+            return Run(folder, read_summary(folder), None)
         with contextlib.suppress(CheckpointError):  # its tables do not reach any: nothing is left of it
             return (yield from _proceeding(folder, env=found.id, guard=guard, file=file))
     if found.note:
@@ -346,7 +347,7 @@ def _proceeding(
         if env is None and ":" in known:
             raise RunError(
                 f"{run}: its environment {known!r} names a Python module; to import and run it, "
-                f"repeat the name: --env {known} (in Python: env={known!r})"
+                f"repeat the name: {typed('--env', known)} (in Python: env={known!r})"
             )
         if env is not None and env != known:
             raise RunError(f"{run}: its environment is {known}, not {env}")
@@ -361,14 +362,14 @@ def _proceeding(
         return (yield from _session(job, run, guard, file, resumed=manifest))
 
 
+LARGEST_SUMMARY = 2**25  # bytes; that of a sweep of 10,000 trials takes some 10 MB
+
+
 def status(run: Path) -> str | None:
     """What the summary of a run says of it; None where there is none."""
-    path = run / "summary.json"
-    if not path.exists():
-        return None
     try:
-        return str(json.loads(read_plain(path, 2**20))["status"])
-    except (CheckpointError, ValueError, KeyError, TypeError, RecursionError):
+        return str(read_json(run / "summary.json", LARGEST_SUMMARY)["status"])
+    except (FileError, KeyError, TypeError):
         return None
 
 
@@ -430,7 +431,7 @@ def _take_up(run: Path, past: Past) -> None:
             newer.rename(aside)
     cut(run, past.position)
     (run / "summary.json").unlink(missing_ok=True)
-    past.episodes = read_episodes(run)
+    past.episodes = read_episodes(run, most=None)
 
 
 def _past(training: Training, manifest: Manifest, folder: Path) -> tuple[Past, Options]:
@@ -584,7 +585,7 @@ def _react(
         guard.done()
         if isinstance(error, EnvFault) and error.crash is not None:
             path = write_crash(folder, error.crash)
-            print(f"poise check {path} plays the episode that failed again", file=file)
+            print(f"{typed('poise', 'check', path)} plays the episode that failed again", file=file)
         if isinstance(error, OSError):
             with contextlib.suppress(OSError):
                 recorder.close()
@@ -594,7 +595,7 @@ def _react(
             if isinstance(error, KeyboardInterrupt | cluster.LostCluster):
                 print(
                     f"{_ending(error)} at step {recorder.steps:,}; to go on: "
-                    f"poise resume {folder}{cluster.typed(job.ray)}",
+                    f"{typed('poise', 'resume', folder)}{cluster.typed(job.ray)}",
                     file=file,
                     flush=True,
                 )
@@ -644,6 +645,7 @@ def _disk_errors(folder: Path) -> Iterator[None]:
             raise RunError(f"{folder}: {type(error).__name__}: {error}") from error
         kept = checkpoints(folder)
         saved = f"the checkpoint of step {int(kept[0].name):,} is whole; " if kept else ""
+        again = typed("poise", "resume", folder)
         raise StorageError(
-            f"{folder}: the disk is full ({error.strerror}); {saved}make room, then: poise resume {folder}"
+            f"{folder}: the disk is full ({error.strerror}); {saved}make room, then: {again}"
         ) from error

@@ -27,6 +27,7 @@ from poise.rollout import Collected, HostCollector, Shard
 from poise.sharding import joined_worlds, merged, parted_worlds, shards
 from poise.spec import Episode, Spec
 from poise.streams import TextOut
+from poise.terminal import print
 from poise.types import Rollout
 from poise.update import TrainState, template
 

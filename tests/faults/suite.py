@@ -500,12 +500,28 @@ def everywhere_all(trials: Trials, work: Path, references: References) -> None:
             trials.add("everywhere", f"{backend} {count}", False, str(error))
 
 
+def strangers(trials: Trials, work: Path, count: int) -> None:
+    """Files of strangers, by two processes side by side; those of an earlier call are not tried again."""
+    import foreign
+
+    done = len(trials.done("foreign"))
+
+    def half(side: int) -> None:
+        missing = (count - done + side) // 2
+        for trial, passed, note in foreign.foreign(work / str(side), missing, 10**6 * side + done):
+            trials.add("foreign", trial, passed, note)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(half, (0, 1)))
+
+
 SUITE = {  # fault: how often, and what it is called in docs/reliability.md
     "kill": (200, "`kill -9` at a random moment, then resume"),
     "interrupt": (50, "Ctrl-C or SIGTERM at a random moment"),
     "everywhere": (80, "resume from each of 20 iterations, four backends"),
     "checkpoints": (10_000, "malformed checkpoints, in one process"),
     "checkpoints-processes": (100, "malformed checkpoints, as processes"),
+    "foreign": (10_000, "files of strangers before every verb that reads them"),
     "options": (10_000, "malformed configurations and options, in one process"),
     "options-processes": (100, "malformed options, as processes"),
     "environment": (len(KINDS) * len(MOMENTS), "environments that misbehave: 9 kinds, 3 moments"),
@@ -541,6 +557,8 @@ def run_suite(names: list[str], work: Path, trials: Trials, most: int | None = N
                     runner = malformed.checkpoints if name == "checkpoints" else malformed.options
                     for trial, passed, note in runner(work / name, missing):
                         trials.add(name, trial, passed, note)
+            case "foreign":
+                strangers(trials, work / name, count)
             case "environment":
                 with ThreadPoolExecutor(2) as pool:
                     for kind in KINDS:

@@ -58,6 +58,15 @@ def test_malformed_checkpoints_and_options_are_refused(fault, tmp_path):
     assert len(rows) == 60
 
 
+@pytest.mark.slow
+def test_files_of_strangers_are_refused_by_every_verb(tmp_path):
+    command = [sys.executable, suite.__file__, "foreign", "--count", "100", "--work", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True)
+    rows = suite.Trials(tmp_path / "trials.csv").rows
+    assert [row for row in rows if row[2] != "passed"] == []
+    assert len(rows) == 100
+
+
 def test_the_audit_hears_of_a_file_outside(tmp_path):
     audit = malformed.Audit()
     (tmp_path / "run").mkdir()

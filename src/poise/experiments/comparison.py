@@ -26,9 +26,11 @@ from poise.experiments.statistics import (
     runs_needed,
 )
 from poise.experiments.wording import aligned, between, figure, interval, share
+from poise.files import inside
 from poise.journal import read_evaluation
 from poise.records import Record, read_record
 from poise.run import EXPERIMENT, SWEEP
+from poise.terminal import typed
 
 ALPHA = 0.05
 ABSENT = "not changed"
@@ -220,10 +222,9 @@ def find_runs(places: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for place in places:
         if (place / EXPERIMENT).exists():
-            found += sorted(path.parent for path in place.glob("**/checkpoints") if path.is_dir())
+            found += _below(place, "**/checkpoints")
         elif (place / SWEEP).exists():  # the trials had other seeds than its judgement
-            sides = (side for name in ("default", "winner") for side in place.glob(f"{name}/*/checkpoints"))
-            found += sorted(path.parent for path in sides)
+            found += [run for name in ("default", "winner") for run in _below(place, f"{name}/*/checkpoints")]
         elif (place / "checkpoints").is_dir():
             found.append(place)
         else:
@@ -231,6 +232,15 @@ def find_runs(places: Sequence[Path]) -> list[Path]:
     if len({path.resolve() for path in found}) < len(found):
         raise CompareError("a run is named twice")
     return found
+
+
+def _below(place: Path, pattern: str) -> list[Path]:
+    """The run folders in an experiment or a sweep.
+
+    Raises:
+        FileError: a folder on the way to one is a link, which may lead to what belongs to another.
+    """
+    return sorted(inside(place, path.relative_to(place)).parent for path in place.glob(pattern))
 
 
 def compare_runs(places: Sequence[Path]) -> Comparison:
@@ -265,9 +275,10 @@ def compare_records(records: Sequence[Record]) -> Comparison:
 def _unusable(record: Record, records: Sequence[Record]) -> str | None:
     """Why a run takes no part in a comparison with others; None where it does."""
     if (state := record.summary.get("status", "not finished")) != "finished":
-        return f"is {state} (poise resume {record.folder})"
+        return f"is {state} ({typed('poise', 'resume', record.folder)})"
     if not record.summary.get("evaluation"):
-        return f"has no final score (--no-evaluate); poise evaluate {record.folder} shows one, and keeps none"
+        command = typed("poise", "evaluate", record.folder)
+        return f"has no final score (--no-evaluate); {command} shows one, and keeps none"
     sameness = _identity(record)
     for other in itertools.takewhile(lambda r: r is not record, records):
         if sameness is not None and _identity(other) == sameness:

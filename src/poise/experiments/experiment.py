@@ -21,7 +21,6 @@ import numpy as np
 from jaxtyping import Float
 
 from poise import cluster, envs
-from poise.checkpoint import CheckpointError, read_plain
 from poise.config import LAST_SEED, Config, ConfigError
 from poise.diagnosis import diagnose
 from poise.errors import PoiseError
@@ -37,7 +36,7 @@ from poise.experiments.statistics import (
     mean_estimate,
 )
 from poise.experiments.wording import aligned, figure, interval, share
-from poise.files import write_text
+from poise.files import FileError, read_plain, write_text
 from poise.journal import read_greedy
 from poise.machine import versions
 from poise.options import Options
@@ -45,6 +44,7 @@ from poise.presets import PRESETS
 from poise.run import EXPERIMENT, new_folder, status
 from poise.sharding import refuse_native_shards
 from poise.streams import TextOut
+from poise.terminal import print
 
 COLUMNS = ("env", "seed", "kind", "steps", "return", "seconds")
 
@@ -185,7 +185,7 @@ def proceed_experiment(
             raise ValueError(f"seeds {num_seeds!r:.100}")
         if not isinstance(against, str | None):
             raise ValueError(f"against {against!r:.100}")
-    except (CheckpointError, ConfigError) as error:
+    except (FileError, ConfigError) as error:
         raise ExperimentError(f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ExperimentError(f"{path}: is damaged: {error!r:.200}") from error
@@ -313,6 +313,25 @@ def result_rows(env: str, seed: int, run: Path, summary: Mapping[str, Any]) -> l
     return rows
 
 
+def read_results(folder: Path) -> list[tables.Row]:
+    """The rows of ``results.csv`` of an experiment, whose numbers are numbers.
+
+    Raises:
+        ExperimentError: the table is missing or damaged.
+    """
+    try:
+        rows = tables.read_table(folder / "results.csv")
+        for number, row in enumerate(rows, start=1):
+            numbers = [float(row["steps"]), float(row["return"] or 0)]
+            if (row["kind"] == "final" and not row["return"]) or not np.isfinite(numbers).all():
+                raise ValueError(f"row {number:,}: a number that is not finite")
+    except FileError as error:
+        raise ExperimentError(f"{folder}: holds no results of an experiment: {error}") from error
+    except (ValueError, KeyError) as error:
+        raise ExperimentError(f"{folder}: holds no results of an experiment: {error!r:.200}") from error
+    return rows
+
+
 def _scores(folder: Path) -> dict[str, Float[np.ndarray, " seeds"]]:
     """The final scores of each task of an experiment.
 
@@ -320,12 +339,9 @@ def _scores(folder: Path) -> dict[str, Float[np.ndarray, " seeds"]]:
         ExperimentError: it holds none.
     """
     found: dict[str, list[float]] = {}
-    try:
-        for row in tables.read_table(folder / "results.csv"):
-            if row["kind"] == "final":
-                found.setdefault(row["env"], []).append(float(row["return"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ExperimentError(f"{folder}: holds no results of an experiment: {error!r:.200}") from error
+    for row in read_results(folder):
+        if row["kind"] == "final":
+            found.setdefault(row["env"], []).append(float(row["return"]))
     if not found:
         raise ExperimentError(f"{folder}: holds no final scores of an experiment")
     return {env: np.array(scores) for env, scores in found.items()}
@@ -356,7 +372,7 @@ def draw_results(folder: Path, against: Path | None = None) -> None:
     panels: dict[str, list[Line]] = {}
     places = [(folder, "")] if against is None else [(folder, ""), (against, f" ({against.name})")]
     for place, suffix in places:
-        rows = tables.read_table(place / "results.csv")
+        rows = read_results(place)
         for env in dict.fromkeys(row["env"] for row in rows):
             if place != folder and env not in panels:
                 continue
@@ -377,7 +393,10 @@ def _lines(rows: Iterable[tables.Row], suffix: str) -> list[Line]:
                 point = float(row["steps"]), float(row["return"] or "nan")
                 seeds.setdefault(row["seed"], []).append(point)
         if seeds:
-            whole = np.array(list(seeds.values()))  # [seeds, points, 2]
+            most = max(map(len, seeds.values()))
+            whole = np.array(
+                [points for points in seeds.values() if len(points) == most]
+            )  # [seeds, points, 2]
             steps, values = whole[0, :, 0], tables.held(whole[:, :, 1])
             lines.append(Line(label + suffix, steps, *interquartile_band(values), dashed=kind == "greedy"))
     return lines

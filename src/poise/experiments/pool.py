@@ -23,6 +23,7 @@ from poise.errors import PoiseError, message_of
 from poise.interrupts import SIGNALS, Guard, guarded, leave_with_parent
 from poise.options import Options
 from poise.streams import TextOut
+from poise.terminal import print
 
 
 @runtime_checkable

@@ -3,8 +3,8 @@
 import base64
 import itertools
 import math
+import os
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from poise.checkpoint import CheckpointError, read_plain
 from poise.config import flat
 from poise.diagnosis import FEWEST, RULES, examine
 from poise.errors import PoiseError
@@ -31,11 +30,12 @@ from poise.experiments.comparison import (
 from poise.experiments.experiment import evaluation
 from poise.experiments.figures import COLORS, Line
 from poise.experiments.wording import between, figure, interval
-from poise.files import write_text
+from poise.files import FileError, read_plain, write_text
 from poise.findings import Finding, by_severity
 from poise.journal import EVALUATION, read_evaluation, read_greedy
 from poise.metrics import BY_NAME
 from poise.records import Record, read_record
+from poise.terminal import typed
 
 DARK = ("#6db3e2", "#f0995a", "#7cc796", "#c79ada", "#e0bd5c", "#9aa7b2")  # as COLORS, on a dark page
 LARGEST_FILM = 2**24  # bytes; a page of more is slow to open
@@ -195,7 +195,7 @@ def _unfinished(records: Sequence[Record], named: dict[Path, str]) -> list[dict[
             done = int(record.rows[-1]["steps"]) if record.rows else 0
             budget = record.config.num_iterations * record.config.rollout_size
             text = f"{name} is {state}, at step {done:,} of {budget:,}. To go on with it:"
-            said.append({"text": text, "command": shlex.join(["poise", "resume", str(record.folder)])})
+            said.append({"text": text, "command": typed("poise", "resume", record.folder)})
     return said
 
 
@@ -381,7 +381,7 @@ def _agent(record: Record, titled: dict[Path, str], charts: Charts) -> dict[str,
     if film is None and not score:
         return None
     agent: dict[str, Any] = {"title": titled.get(record.folder, ""), "film": film, "chart": None, "facts": []}
-    if score and (record.folder / EVALUATION).exists():
+    if score and os.path.lexists(record.folder / EVALUATION):
         returns = read_evaluation(record.folder)
         low, high = (figure(float(bound)) for bound in (returns.min(), returns.max()))
         label = f"Returns of {len(returns)} greedy episodes: {low} to {high}, mean {figure(score['mean'])}."
@@ -403,12 +403,12 @@ def _film(record: Record) -> Markup | None:
     """The video inside the page; a sentence where it is too large; None where there is none."""
     for name, kind in (("video.mp4", "video/mp4"), ("video.gif", "image/gif")):
         path = record.folder / name
-        if not path.is_file():
+        if not os.path.lexists(path):
             continue
         try:
             data = base64.b64encode(read_plain(path, LARGEST_FILM)).decode()
-        except CheckpointError:
-            return Markup("<p>The film is too large for a page: {}</p>").format(path)
+        except FileError as error:
+            return Markup("<p>The film is not shown: {}</p>").format(error)
         source = f"data:{kind};base64,{data}"
         if kind == "image/gif":
             return Markup('<img class="film" alt="The greedy agent" src="{}">').format(source)
@@ -464,7 +464,7 @@ def _shown(value: Any) -> str:
 def _times(records: Sequence[Record]) -> dict[str, Any]:
     """What the seconds of all went to."""
     known = [record.summary["seconds"] for record in records if record.summary.get("seconds")]
-    parts = {name: sum(float(seconds[name]) for seconds in known) for name in PARTS}
+    parts = {name: sum(float(seconds.get(name, 0.0)) for seconds in known) for name in PARTS}
     total = sum(float(seconds["total"]) for seconds in known)
     parts = {name: value for name, value in parts.items() if value > 0}
     whole = max(total, sum(parts.values()), 1e-9)

@@ -37,6 +37,7 @@ from poise.presets import PRESETS, configure, starting_point
 from poise.recording import VideoError, film
 from poise.run import RunError
 from poise.streams import TextOut
+from poise.terminal import print
 
 SCORE_COLUMNS = ("variant", "env", "steps", "seed", "greedy", "greedy_10", "last", "seconds")
 QUICK = 10  # --quick leaves one step of so many

@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 
 from poise import cluster, envs
-from poise.checkpoint import CheckpointError, read_plain
 from poise.claim import claimed
 from poise.config import LAST_SEED, Config, ConfigError
 from poise.envs.checking import EnvFault
@@ -40,7 +39,7 @@ from poise.experiments.study import JOURNAL, Ledger, Tried, new_owner, require_o
 from poise.experiments.sweep_report import shown, write_page
 from poise.experiments.trial import Result, Trial, read_result
 from poise.experiments.wording import aligned, figure, interval
-from poise.files import write_text
+from poise.files import FileError, read_plain, write_text
 from poise.machine import versions
 from poise.options import Options
 from poise.presets import PRESETS
@@ -48,6 +47,7 @@ from poise.records import Record, read_record
 from poise.run import SWEEP, new_folder, status
 from poise.sharding import refuse_native_shards
 from poise.streams import TextOut
+from poise.terminal import print, typed
 
 FEWEST_SEEDS, FEWEST_FINAL = 3, 2
 RUNGS = range(3, 10)  # tenths of the budget at which a trial is looked at
@@ -285,7 +285,7 @@ def proceed_sweep(folder: Path, *, env: str | None = None, ray: str | None = Non
             not repeat it. And as ``execute_sweep``.
     """
     if status(folder) == "finished":
-        raise SweepError(f"{folder}: this sweep is finished; poise report {folder} shows it")
+        raise SweepError(f"{folder}: this sweep is finished; {typed('poise', 'report', folder)} shows it")
     plan = read_plan(folder, env=env)
     return _execute(plan, ray, file, begun=(folder / "trials").exists())
 
@@ -310,7 +310,7 @@ def read_plan(folder: Path, *, env: str | None = None) -> Plan:
             raise ValueError("prune or storage")
         study, owner = str(data["study"]), str(data["owner"])
         _check(known, config, options, *numbers)
-    except (CheckpointError, ConfigError) as error:
+    except (FileError, ConfigError) as error:
         raise SweepError(f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise SweepError(f"{path}: is damaged: {error!r:.200}") from error

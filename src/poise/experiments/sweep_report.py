@@ -1,8 +1,7 @@
 """The page of a sweep, from its ``summary.json`` alone."""
 
-import json
 import math
-import shlex
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,14 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from poise.checkpoint import CheckpointError, read_plain
 from poise.errors import PoiseError
 from poise.experiments.charts import Charts, draw_bars, draw_history, draw_rungs, draw_values
 from poise.experiments.report import day, rendered
 from poise.experiments.wording import figure, interval
-from poise.files import write_text
+from poise.files import FileError, read_json, write_text
+from poise.terminal import typed
 
-LARGEST = 2**26  # bytes of a summary
+LARGEST = 2**25  # bytes of a summary
 MOST_SCATTERS = 9
 STATES = ("finished", "stopped", "failed", "running")
 
@@ -41,14 +40,15 @@ def write_page(folder: Path, out: Path | None = None) -> Path:
             written.
     """
     path, out = folder / "summary.json", out or folder / "report.html"
-    if not path.exists():
-        raise SweepReportError(f"{folder}: none of its trials has ended yet: poise resume {folder}")
+    if not os.path.lexists(path):
+        again = typed("poise", "resume", folder)
+        raise SweepReportError(f"{folder}: none of its trials has ended yet: {again}")
     try:
-        summary = json.loads(read_plain(path, LARGEST))
+        summary = read_json(path, LARGEST)
         content = _content(folder, summary)
-    except CheckpointError as error:
-        raise SweepReportError(f"{path}: {error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+    except FileError as error:
+        raise SweepReportError(str(error)) from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise SweepReportError(f"{path}: is damaged: {error!r:.200}") from error
     try:
         write_text(out, rendered("sweep.html.j2", content))
@@ -64,7 +64,7 @@ def _content(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "title": f"{summary['env']}: a sweep",
         "facts": _facts(folder, summary),
-        "resume": None if done else shlex.join(["poise", "resume", str(folder)]),
+        "resume": None if done else typed("poise", "resume", folder),
         "ended": f"{sum(t['state'] != 'running' for t in trials)} of {summary['wanted']}",
         "sentence": _capital(summary["sentence"]) if done else None,
         "beats": bool(summary.get("beats")),

@@ -1,7 +1,6 @@
 """From run folders to tables of many runs, and from tables to curves."""
 
 import csv
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+
+from poise.files import read_cells
+from poise.journal import read_episodes, read_metrics
 
 QUANTITIES = ("return", "value_loss", "policy_loss")
 CURVE_COLUMNS = ("variant", "seed", "steps", *QUANTITIES)
@@ -30,16 +32,16 @@ Dots = Mapping[str, tuple[np.ndarray, np.ndarray]]  # of each setting: steps and
 
 def curve_rows(variant: str, seed: int, run: Path) -> list[Sequence[Any]]:
     """Of one run, a row of CURVE_COLUMNS for each iteration."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     names = ("episode/return", "value/loss", "policy/loss")
     return [
-        (variant, seed, r["steps"], *("" if r[n] is None else f"{r[n]:.5g}" for n in names)) for r in rows
+        (variant, seed, r["steps"], *("" if r.get(n) is None else f"{r[n]:.5g}" for n in names))
+        for r in read_metrics(run)
     ]
 
 
 def episode_rows(variant: str, seed: int, run: Path) -> list[Sequence[Any]]:
     """Of one run, a row of EPISODE_COLUMNS for each episode of the training."""
-    return [(variant, seed, r["step"], f"{float(r['return']):.4g}") for r in read_table(run / "episodes.csv")]
+    return [(variant, seed, e.step, f"{e.episodic_return:.4g}") for e in read_episodes(run)]
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -50,8 +52,13 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]
 
 
 def read_table(path: Path) -> list[Row]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    """What ``write_table`` wrote.
+
+    Raises:
+        FileError: the file is missing or damaged.
+    """
+    names, *rows = read_cells(path)
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def as_curves(rows: Iterable[Row]) -> dict[str, Curves]:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -12,15 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from poise.checkpoint import CheckpointError, checkpoints, read_manifest, read_plain
+from poise.checkpoint import checkpoints, read_manifest
 from poise.config import Config
 from poise.errors import PoiseError
-from poise.files import write_text
+from poise.files import FileError, read_json, write_text
 from poise.interrupts import Guard, Member
 from poise.journal import JournalError, cut, read_episodes
 from poise.options import Options
+from poise.records import read_summary
 from poise.run import Session, session, status
 from poise.streams import TextOut
+from poise.terminal import print
 
 LOOKED_AT = 20  # training episodes, the last ones, of which the value at a rung is the mean
 RESULT = "result.json"
@@ -72,12 +75,12 @@ def read_result(folder: Path, config: Config) -> Result | None:
         TrialError: the file is damaged.
     """
     path = folder / RESULT
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     try:
-        data = json.loads(read_plain(path, 2**20))
+        data = read_json(path)
         return Result.from_dict(data) if data["config"] == _as_json(config) else None
-    except (CheckpointError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (FileError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrialError(f"{path}: is damaged: {error!r:.200}") from error
 
 
@@ -175,8 +178,10 @@ class _Seed:
     def score(self) -> float:
         """Trains to the end. The mean of the greedy episodes then."""
         self.advance(np.inf)
-        summary = json.loads(read_plain(self._folder / "summary.json", 2**20))
-        return float(summary["evaluation"]["mean"])
+        score = read_summary(self._folder).get("evaluation")
+        if score is None:
+            raise TrialError(f"{self._folder / 'summary.json'}: is damaged: it holds no score")
+        return float(score["mean"])
 
     def stop(self, rung: int) -> None:
         """Ends it here."""
@@ -196,7 +201,7 @@ def _saved(folder: Path) -> int:
     """The steps of a training that can be gone on with, with its tables cut back to there."""
     try:
         if status(folder) is not None:
-            return int(json.loads(read_plain(folder / "summary.json", 2**20))["steps"])
+            return int(read_summary(folder)["steps"])
         (kept, *_) = checkpoints(folder)
         manifest = read_manifest(kept)
         cut(folder, manifest.notes["logs"], check=True)
@@ -205,7 +210,7 @@ def _saved(folder: Path) -> int:
         ValueError,
         KeyError,
         TypeError,
-        CheckpointError,
+        FileError,
         JournalError,
     ):  # nothing there, or nothing usable
         return 0
