@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +28,7 @@ from poise import envs
 from poise.arrays import ArraysError, filled, named, part, prefixed
 from poise.config import Config
 from poise.errors import PoiseError
+from poise.files import FileError, read_plain, read_text
 from poise.networks import Policy, ValueFunction
 from poise.normalize import Normalizer
 from poise.origin import shapes_with_origin
@@ -48,7 +48,7 @@ _attempts = itertools.count()
 Which = Literal["last", "best"]
 
 
-class CheckpointError(PoiseError):
+class CheckpointError(FileError):
     """A folder that holds no agent, or one that was changed or damaged. Names file and reason."""
 
 
@@ -334,38 +334,19 @@ def _arrays(path: Path, files: Mapping[str, Any], most: int = LARGEST_FILE) -> d
 def _read_summed(path: Path, entry: Any, most: int = LARGEST_FILE) -> bytes:
     if not isinstance(entry, Mapping):
         raise CheckpointError(f"{path.parent / 'manifest.json'}: names no {path.name}")
-    data = read_plain(path, most)
+    try:
+        data = read_plain(path, most)
+    except FileError as error:
+        raise CheckpointError(str(error)) from error
     if hashlib.sha256(data).hexdigest() != entry.get("sha256"):
         raise CheckpointError(f"{path}: is not what was saved (its SHA-256 differs)")
     return data
 
 
-def read_plain(path: Path, most: int) -> bytes:
-    """The bytes of a plain file: no link, no pipe, no device, and no more than ``most``.
-
-    Raises:
-        CheckpointError: it is something else, too large, or cannot be read.
-    """
-    flags = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
-    try:
-        opened = os.open(path, flags)
-    except (OSError, ValueError) as error:  # ValueError: a name that holds a zero
-        said = "it is a link" if path.is_symlink() else getattr(error, "strerror", None) or error
-        raise CheckpointError(f"{path}: cannot be read: {said}") from error
-    found = os.fstat(opened)
-    if not stat.S_ISREG(found.st_mode) or found.st_size > most:
-        os.close(opened)
-        if stat.S_ISREG(found.st_mode):
-            raise CheckpointError(f"{path}: is too large: {found.st_size:,} bytes, at most {most:,}")
-        raise CheckpointError(f"{path}: cannot be read: it is no plain file")
-    with open(opened, "rb") as file:
-        return file.read()
-
-
 def _read_manifest(folder: Path) -> tuple[Manifest, Mapping[str, Any]]:
     path = folder / "manifest.json"
     try:
-        data = json.loads(read_plain(path, LARGEST_MANIFEST).decode())  # UTF-8 and nothing else
+        data = json.loads(read_text(path, LARGEST_MANIFEST))
         if data["schema"] != SCHEMA:
             raise CheckpointError(f"{path}: schema {data['schema']!r}; this poise reads schema {SCHEMA}")
         if data["sha256"] != manifest_sum(data):

@@ -1,16 +1,243 @@
-"""Files that are there whole or not at all."""
+"""The files of a run folder: how they are read, and how they are written.
 
+A folder may be a stranger's. So a file is read only where it is a plain one, of a size that it can have;
+and what is written is never written through a link, a pipe or a device that lies under its name. A file is
+there whole or not at all, but for those that grow (``append_to``).
+
+Where the system knows no ``O_NOFOLLOW`` (Windows), links are followed.
+"""
+
+import contextlib
+import errno
+import json
 import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+from poise.errors import PoiseError
+
+DEEPEST = 100  # lists and objects within each other
+LARGEST_INTEGER = 2**63
+LARGEST_JSON = 2**20  # bytes; of a file that poise writes, by default
+_LEFTOVER = re.compile(r"(?:.*\.)?tmp-[0-9a-f]{16}")
+
+
+class FileError(PoiseError):
+    """A file that is not what it has to be. Names the file and the reason."""
+
+
+def _flags(*names: str) -> int:
+    """Of these flags, those that the system knows."""
+    return sum(getattr(os, name, 0) for name in names)
+
+
+def open_plain(path: Path, flags: int) -> int:
+    """Opens a plain file, and nothing else; ``open`` makes a file of what is returned.
+
+    A file that has another name as well (a hard link) may lie outside of the folder, so it is refused where
+    it is to be written.
+
+    Raises:
+        FileError: it is a link, is not a plain file, or is to be written and has two names.
+        OSError: it cannot be opened.
+    """
+    try:
+        opened = os.open(path, flags | _flags("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY", "O_CLOEXEC"), 0o666)
+    except ValueError as error:  # a name that holds a zero
+        raise FileError(f"{path}: cannot be opened: {error}") from error
+    except OSError as error:
+        if path.is_symlink():
+            raise FileError(f"{path}: cannot be read or written: it is a link") from error
+        if error.errno == errno.ENXIO:  # a pipe that nobody reads, or a socket
+            raise FileError(f"{path}: cannot be read or written: it is not a plain file") from error
+        raise
+    found = os.fstat(opened)
+    written = flags & (os.O_WRONLY | os.O_RDWR)
+    if stat.S_ISREG(found.st_mode) and not (written and found.st_nlink > 1):
+        return opened
+    os.close(opened)
+    if stat.S_ISREG(found.st_mode):
+        raise FileError(
+            f"{path}: is not written: it is a hard link, the same file has another name; "
+            "put a copy in its place"
+        )
+    raise FileError(f"{path}: cannot be read or written: it is not a plain file")
+
+
+def read_plain(path: Path, most: int) -> bytes:
+    """The bytes of a plain file: no link, no pipe, no device, and no more than ``most``.
+
+    Raises:
+        FileError: it is something else, too large, or cannot be read.
+    """
+    try:
+        with open(open_plain(path, os.O_RDONLY), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > most:
+                raise FileError(f"{path}: is too large: {size:,} bytes, at most {most:,}")
+            return file.read(most)
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def read_text(path: Path, most: int) -> str:
+    """The text of a plain file, which is UTF-8.
+
+    Raises:
+        FileError: as ``read_plain``, or it is not UTF-8.
+    """
+    try:
+        return read_plain(path, most).decode()
+    except UnicodeDecodeError as error:
+        raise FileError(f"{path}: is damaged: not UTF-8 from byte {error.start:,} on") from error
+
+
+def read_json(path: Path, most: int = LARGEST_JSON) -> Any:
+    """What a plain file of JSON holds.
+
+    Raises:
+        FileError: as ``read_text``, or it is not JSON, or not as ``parse_json`` wants it.
+    """
+    try:
+        return parse_json(read_text(path, most))
+    except ValueError as error:
+        raise FileError(f"{path}: is damaged: {error!r:.200}") from error
+
+
+def parse_json(text: str) -> Any:
+    """What a text of JSON holds. Of a key that is there twice the last counts; NaN and infinity are floats.
+
+    Raises:
+        ValueError: it is not JSON, nested deeper than ``DEEPEST``, or has an integer beyond 64 bits.
+    """
+    try:
+        found = json.loads(text, parse_int=_integer)
+    except RecursionError as error:
+        raise ValueError(f"nested deeper than {DEEPEST}") from error
+    layer = [found]
+    for _ in range(DEEPEST):
+        layer = [inner for outer in layer for inner in _inner(outer)]
+        if not layer:
+            return found
+    raise ValueError(f"nested deeper than {DEEPEST}")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20 or abs(value := int(digits)) >= LARGEST_INTEGER:
+        raise ValueError(f"{digits:.30}: an integer beyond 64 bits")
+    return value
+
+
+def _inner(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def inside(folder: Path, name: str | Path) -> Path:
+    """``folder / name``, where no folder on the way from ``folder`` to it is a link.
+
+    Raises:
+        FileError: one is, or leads out of ``folder``.
+    """
+    parts = Path(name).parts
+    if Path(name).is_absolute() or ".." in parts:
+        raise FileError(f"{folder / name}: is not in {folder}")
+    place = folder
+    for part in parts[:-1]:
+        place /= part
+        if place.is_symlink():
+            raise FileError(f"{place}: is a link; put the folder itself in its place")
+    return folder / name
+
+
+def own_folder(root: Path, folder: Path) -> Path:
+    """``folder``, made where it is not there; neither it nor a folder from ``root`` down to it is a link.
+
+    Raises:
+        FileError: one is a link, or is not a folder.
+    """
+    place = root
+    for part in folder.relative_to(root).parts:
+        place /= part
+        with contextlib.suppress(FileExistsError):
+            place.mkdir()
+        if not stat.S_ISDIR(place.lstat().st_mode):
+            kind = "is a link; put the folder itself" if place.is_symlink() else "is not a folder; put one"
+            raise FileError(f"{place}: {kind} in its place, or remove it")
+    return folder
+
+
+def _fresh_name(path: Path) -> Path:
+    """A name beside ``path`` that nobody can foresee."""
+    return path.with_name(f"{path.name}.tmp-{secrets.token_hex(8)}")
+
+
+@contextlib.contextmanager
+def fresh_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
+    """A new file to write into. It takes the place of ``path`` when the block ends without an error.
+
+    Of what lies under that name only the name is replaced: where it is a link, what it leads to stays.
+    ``private``: others may not read it.
+    """
+    fresh = _fresh_name(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _flags("O_NOFOLLOW", "O_BINARY", "O_CLOEXEC")
+    opened = os.open(fresh, flags, 0o600 if private else 0o666)
+    try:
+        with open(opened, "wb") as file:
+            yield file
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes, *, private: bool = False) -> None:
+    """All the bytes or, where writing fails, what was there before. ``private``: others may not read it."""
+    with fresh_file(path, private=private) as file:
+        file.write(data)
 
 
 def write_text(path: Path, text: str, *, private: bool = False) -> None:
     """The whole text or, where writing fails, what was there before. ``private``: others may not read it."""
-    fresh = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    write_bytes(path, text.encode(), private=private)
+
+
+@contextlib.contextmanager
+def fresh_path(path: Path) -> Iterator[Path]:
+    """``fresh_file`` for what wants a path: one of the same suffix, in a new folder that is ours alone."""
+    folder = path.with_name(f"tmp-{secrets.token_hex(8)}")
+    folder.mkdir(mode=0o700)  # fails where there is one
     try:
-        if private:
-            fresh.touch(mode=0o600)
-        fresh.write_text(text, encoding="utf-8")
+        fresh = folder / path.name
+        yield fresh
         fresh.replace(path)
     finally:
-        fresh.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def append_to(path: Path, *, newline: str | None = None) -> TextIO:
+    """A plain file to append text to, made where there is none.
+
+    Raises:
+        FileError: it is a link, a hard link, or not a plain file.
+        OSError: it cannot be opened.
+    """
+    opened = open_plain(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    return open(opened, "a", encoding="utf-8", newline=newline)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what processes left in a folder that were ended while they wrote. It must be this process's."""
+    for stale in folder.iterdir():
+        if not _LEFTOVER.fullmatch(stale.name):
+            continue
+        with contextlib.suppress(OSError):
+            if stale.is_dir() and not stale.is_symlink():
+                shutil.rmtree(stale)
+            else:
+                stale.unlink()

@@ -12,9 +12,10 @@ import numpy as np
 from jaxtyping import Float
 
 from poise import defaults
-from poise.checkpoint import CheckpointError, checkpoints, read_manifest, read_plain
+from poise.checkpoint import CheckpointError, checkpoints, read_manifest
 from poise.config import Config, ConfigError, flat
 from poise.errors import PoiseError
+from poise.files import read_plain
 from poise.journal import read_episodes, read_metrics
 from poise.options import Options
 from poise.spec import Episode, Spec

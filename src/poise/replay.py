@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from poise import envs
-from poise.checkpoint import CheckpointError, read_plain
 from poise.config import LAST_SEED
 from poise.envs.checking import Crash, EnvFault
 from poise.envs.gymnasium import GymnasiumEnv
 from poise.errors import PoiseError
-from poise.files import write_text
+from poise.files import FileError, read_plain, write_text
 
 CRASH = "crash.json"
 LARGEST = 2**28  # bytes
@@ -75,7 +74,7 @@ def read_crash(path: Path) -> Crash:
         if not 0 <= seed <= LAST_SEED or index < 0 or not 0 <= step == len(actions):
             raise ValueError(f"index {index}, seed {seed}, step {step}, {len(actions)} actions")
         return Crash(str(data["env"]), index, seed, step, str(data["what"]), str(data["trace"]), actions)
-    except CheckpointError as error:
+    except FileError as error:
         raise ReplayError(str(error)) from error
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
         raise ReplayError(f"{path}: is damaged: {error!r:.200}") from error

@@ -25,7 +25,6 @@ from poise.checkpoint import (
     checkpoints,
     clear_leftovers,
     load_training,
-    read_plain,
     step_folder,
 )
 from poise.claim import ClaimError, claimed
@@ -34,6 +33,7 @@ from poise.config import Config, ConfigError
 from poise.envs.checking import EnvFault
 from poise.errors import PoiseError
 from poise.evaluation import Evaluation
+from poise.files import FileError, read_plain
 from poise.interrupts import Guard
 from poise.journal import LOGS, JournalError, cut, read_episodes
 from poise.live import live
@@ -363,7 +363,7 @@ def status(run: Path) -> str | None:
         return None
     try:
         return str(json.loads(read_plain(path, 2**20))["status"])
-    except (CheckpointError, ValueError, KeyError, TypeError, RecursionError):
+    except (FileError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -21,7 +21,6 @@ import numpy as np
 from jaxtyping import Float
 
 from poise import cluster, envs
-from poise.checkpoint import CheckpointError, read_plain
 from poise.config import LAST_SEED, Config, ConfigError
 from poise.diagnosis import diagnose
 from poise.errors import PoiseError
@@ -37,7 +36,7 @@ from poise.experiments.statistics import (
     mean_estimate,
 )
 from poise.experiments.wording import aligned, figure, interval, share
-from poise.files import write_text
+from poise.files import FileError, read_plain, write_text
 from poise.journal import read_greedy
 from poise.machine import versions
 from poise.options import Options
@@ -185,7 +184,7 @@ def proceed_experiment(
             raise ValueError(f"seeds {num_seeds!r:.100}")
         if not isinstance(against, str | None):
             raise ValueError(f"against {against!r:.100}")
-    except (CheckpointError, ConfigError) as error:
+    except (FileError, ConfigError) as error:
         raise ExperimentError(f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ExperimentError(f"{path}: is damaged: {error!r:.200}") from error

@@ -13,7 +13,6 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from poise.checkpoint import CheckpointError, read_plain
 from poise.config import flat
 from poise.diagnosis import FEWEST, RULES, examine
 from poise.errors import PoiseError
@@ -31,7 +30,7 @@ from poise.experiments.comparison import (
 from poise.experiments.experiment import evaluation
 from poise.experiments.figures import COLORS, Line
 from poise.experiments.wording import between, figure, interval
-from poise.files import write_text
+from poise.files import FileError, read_plain, write_text
 from poise.findings import Finding, by_severity
 from poise.journal import EVALUATION, read_evaluation, read_greedy
 from poise.metrics import BY_NAME
@@ -406,7 +405,7 @@ def _film(record: Record) -> Markup | None:
             continue
         try:
             data = base64.b64encode(read_plain(path, LARGEST_FILM)).decode()
-        except CheckpointError:
+        except FileError:
             return Markup("<p>The film is too large for a page: {}</p>").format(path)
         source = f"data:{kind};base64,{data}"
         if kind == "image/gif":

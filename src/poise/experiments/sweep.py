@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 
 from poise import cluster, envs
-from poise.checkpoint import CheckpointError, read_plain
 from poise.claim import claimed
 from poise.config import LAST_SEED, Config, ConfigError
 from poise.envs.checking import EnvFault
@@ -40,7 +39,7 @@ from poise.experiments.study import JOURNAL, Ledger, Tried, new_owner, require_o
 from poise.experiments.sweep_report import shown, write_page
 from poise.experiments.trial import Result, Trial, read_result
 from poise.experiments.wording import aligned, figure, interval
-from poise.files import write_text
+from poise.files import FileError, read_plain, write_text
 from poise.machine import versions
 from poise.options import Options
 from poise.presets import PRESETS
@@ -310,7 +309,7 @@ def read_plan(folder: Path, *, env: str | None = None) -> Plan:
             raise ValueError("prune or storage")
         study, owner = str(data["study"]), str(data["owner"])
         _check(known, config, options, *numbers)
-    except (CheckpointError, ConfigError) as error:
+    except (FileError, ConfigError) as error:
         raise SweepError(f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise SweepError(f"{path}: is damaged: {error!r:.200}") from error

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from poise.checkpoint import CheckpointError, read_plain
 from poise.errors import PoiseError
 from poise.experiments.charts import Charts, draw_bars, draw_history, draw_rungs, draw_values
 from poise.experiments.report import day, rendered
 from poise.experiments.wording import figure, interval
-from poise.files import write_text
+from poise.files import FileError, read_plain, write_text
 
 LARGEST = 2**26  # bytes of a summary
 MOST_SCATTERS = 9
@@ -46,7 +45,7 @@ def write_page(folder: Path, out: Path | None = None) -> Path:
     try:
         summary = json.loads(read_plain(path, LARGEST))
         content = _content(folder, summary)
-    except CheckpointError as error:
+    except FileError as error:
         raise SweepReportError(f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise SweepReportError(f"{path}: is damaged: {error!r:.200}") from error

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from poise.checkpoint import CheckpointError, checkpoints, read_manifest, read_plain
+from poise.checkpoint import checkpoints, read_manifest
 from poise.config import Config
 from poise.errors import PoiseError
-from poise.files import write_text
+from poise.files import FileError, read_plain, write_text
 from poise.interrupts import Guard, Member
 from poise.journal import JournalError, cut, read_episodes
 from poise.options import Options
@@ -77,7 +77,7 @@ def read_result(folder: Path, config: Config) -> Result | None:
     try:
         data = json.loads(read_plain(path, 2**20))
         return Result.from_dict(data) if data["config"] == _as_json(config) else None
-    except (CheckpointError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (FileError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TrialError(f"{path}: is damaged: {error!r:.200}") from error
 
 
@@ -205,7 +205,7 @@ def _saved(folder: Path) -> int:
         ValueError,
         KeyError,
         TypeError,
-        CheckpointError,
+        FileError,
         JournalError,
     ):  # nothing there, or nothing usable
         return 0
