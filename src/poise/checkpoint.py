@@ -28,7 +28,7 @@ from poise import envs
 from poise.arrays import ArraysError, filled, named, part, prefixed
 from poise.config import Config
 from poise.errors import PoiseError
-from poise.files import FileError, read_plain, read_text
+from poise.files import FileError, read_plain, read_text, remove_leftovers
 from poise.networks import Policy, ValueFunction
 from poise.normalize import Normalizer
 from poise.origin import shapes_with_origin
@@ -39,6 +39,7 @@ SCHEMA = 2
 AGENT = "agent.safetensors"
 TRAINING = "training.safetensors"
 BEST = "best"
+REPLACED = "replaced-"  # begins the name of a folder in a run folder: what was there before
 KEPT = 3  # newest checkpoints of a run
 LARGEST_MANIFEST = 2**20  # bytes
 LARGEST_FILE = 2**31
@@ -191,7 +192,7 @@ def manifest_sum(described: Mapping[str, Any]) -> str:
 
 
 def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
+    with path.open("xb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -209,6 +210,7 @@ def _sync(folder: Path) -> None:
 
 def clear_leftovers(run: Path) -> None:
     """Removes what processes left that were ended while they wrote. The run must be this process's own."""
+    remove_leftovers(run)
     for stale in (run / "checkpoints").glob("tmp-*"):
         if not stale.is_symlink():
             shutil.rmtree(stale, ignore_errors=True)
@@ -221,6 +223,12 @@ def checkpoints(run: Path) -> list[Path]:
         return []
     found = (p for p in parent.iterdir() if re.fullmatch(r"[0-9]{12}", p.name))
     return sorted((p for p in found if p.is_dir() and not p.is_symlink()), key=lambda p: p.name, reverse=True)
+
+
+def runs_under(place: Path) -> list[Path]:
+    """The run folders in a folder, and itself where it is one; not those that were set aside."""
+    found = (path.parent for path in place.glob("**/checkpoints"))
+    return sorted(run for run in found if not run.name.startswith(REPLACED))
 
 
 def agent_folder(run: Path, which: Which = "last") -> Path:

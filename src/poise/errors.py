@@ -23,3 +23,9 @@ class TrainingError(PoiseError):
     """A training that cannot go on."""
 
     exit_code = 1
+
+
+class StorageError(PoiseError):
+    """A disk that is full. What was saved before is whole."""
+
+    exit_code = 75

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from poise.checkpoint import runs_under
 from poise.config import flat
 from poise.errors import PoiseError
 from poise.experiments import tables
@@ -26,6 +27,7 @@ from poise.experiments.statistics import (
     runs_needed,
 )
 from poise.experiments.wording import aligned, between, figure, interval, share
+from poise.files import check_room
 from poise.journal import read_evaluation
 from poise.records import Record, read_record
 from poise.run import EXPERIMENT, SWEEP
@@ -220,7 +222,7 @@ def find_runs(places: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for place in places:
         if (place / EXPERIMENT).exists():
-            found += sorted(path.parent for path in place.glob("**/checkpoints") if path.is_dir())
+            found += [run for run in runs_under(place) if (run / "checkpoints").is_dir()]
         elif (place / SWEEP).exists():  # the trials had other seeds than its judgement
             sides = (side for name in ("default", "winner") for side in place.glob(f"{name}/*/checkpoints"))
             found += sorted(path.parent for path in sides)
@@ -369,6 +371,7 @@ def draw_comparison(path: Path, comparison: Comparison) -> None:
     try:
         draw_tasks(path, panels, max(len(setting.records) for setting in comparison.settings))
     except OSError as error:
+        check_room(path, error)
         raise CompareError(f"plot = {path}: cannot be written: {error.strerror}") from error
 
 

@@ -1,6 +1,7 @@
 """From run folders to tables of many runs, and from tables to curves."""
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+
+from poise.files import write_text
 
 QUANTITIES = ("return", "value_loss", "policy_loss")
 CURVE_COLUMNS = ("variant", "seed", "steps", *QUANTITIES)
@@ -43,10 +46,11 @@ def episode_rows(variant: str, seed: int, run: Path) -> list[Sequence[Any]]:
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with path.open("w", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(columns)
-        table.writerows(rows)
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns)
+    table.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def read_table(path: Path) -> list[Row]:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ import numpy as np
 from poise.checkpoint import checkpoints, read_manifest
 from poise.config import Config
 from poise.errors import PoiseError
-from poise.files import FileError, read_plain, write_text
+from poise.files import FileError, own_folder, read_json, write_text
 from poise.interrupts import Guard, Member
 from poise.journal import JournalError, cut, read_episodes
 from poise.options import Options
-from poise.run import Session, session, status
+from poise.run import Session, session, set_aside, status
 from poise.streams import TextOut
 
 LOOKED_AT = 20  # training episodes, the last ones, of which the value at a rung is the mean
@@ -75,7 +74,7 @@ def read_result(folder: Path, config: Config) -> Result | None:
     if not path.exists():
         return None
     try:
-        data = json.loads(read_plain(path, 2**20))
+        data = read_json(path)
         return Result.from_dict(data) if data["config"] == _as_json(config) else None
     except (FileError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TrialError(f"{path}: is damaged: {error!r:.200}") from error
@@ -153,7 +152,7 @@ class _Seed:
         """Trains to the end of the first iteration with so many steps."""
         while self._steps < until and status(self._folder) != "finished":
             if self._session is None:
-                self._folder.mkdir(parents=True, exist_ok=True)
+                own_folder(self._trial.folder, self._folder)
                 self._session = session(
                     self._trial.env,
                     self._config,
@@ -175,14 +174,14 @@ class _Seed:
     def score(self) -> float:
         """Trains to the end. The mean of the greedy episodes then."""
         self.advance(np.inf)
-        summary = json.loads(read_plain(self._folder / "summary.json", 2**20))
+        summary = read_json(self._folder / "summary.json")
         return float(summary["evaluation"]["mean"])
 
     def stop(self, rung: int) -> None:
         """Ends it here."""
         self.close()
         if status(self._folder) is None:  # it was killed here, and opened it would go one iteration too far
-            shutil.rmtree(self._folder)
+            set_aside(self._folder)
             self._steps = 0
             self.advance(rung)
             self.close()
@@ -196,7 +195,7 @@ def _saved(folder: Path) -> int:
     """The steps of a training that can be gone on with, with its tables cut back to there."""
     try:
         if status(folder) is not None:
-            return int(json.loads(read_plain(folder / "summary.json", 2**20))["steps"])
+            return int(read_json(folder / "summary.json")["steps"])
         (kept, *_) = checkpoints(folder)
         manifest = read_manifest(kept)
         cut(folder, manifest.notes["logs"], check=True)
