@@ -431,7 +431,7 @@ def _compare_machines(past: Past, file: TextOut) -> None:
     past.exact = False
     print(
         f"not exact: the checkpoint was made with other versions or on another processor: "
-        f"{', '.join(changed) or 'another system'}; from here on the bits may be others",
+        f"{', '.join(changed) or 'another system, or number of threads'}; from here on the bits may be others",
         file=file,
         flush=True,
     )
