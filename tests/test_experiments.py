@@ -191,7 +191,7 @@ def test_several_seeds_leave_their_runs_their_score_and_a_curve(tmp_path):
     config = Config.from_dict(TINY | {"seed": 3})
     done = execute_experiment(["Pendulum-v1"], config, options, num_seeds=2, name="Pendulum-v1", file=shown)
     assert done.folder.parent == tmp_path / "Pendulum-v1"
-    assert {"3", "4", "curve.png", "results.csv", "experiment.json", "summary.json"} == {
+    assert {"3", "4", "curve.png", "results.csv", "experiment.json", "summary.json", ".lock"} == {
         f.name for f in done.folder.iterdir()
     }
     each = [

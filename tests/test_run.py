@@ -39,6 +39,7 @@ def test_the_folder_holds_what_it_promises(finished):
         "evaluation.csv",
         "summary.json",
         "checkpoints",
+        ".lock",
         events.name,
     }
 
@@ -56,6 +57,7 @@ def test_the_summary_has_the_keys_that_scripts_rely_on(finished):
         "exact",
         "resumed",
         "crashes",
+        "fingerprints",
         "steps_per_second",
         "seconds",
         "peak_memory_bytes",

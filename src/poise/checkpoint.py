@@ -26,7 +26,7 @@ from poise import envs
 from poise.arrays import ArraysError, filled, fitted, named, part, prefixed
 from poise.config import Config
 from poise.errors import PoiseError
-from poise.files import FileError, parse_json, read_text, sum_of
+from poise.files import FileError, parse_json, read_text, remove_leftovers, sum_of
 from poise.networks import Policy, ValueFunction
 from poise.normalize import Normalizer
 from poise.origin import shapes_with_origin
@@ -38,6 +38,7 @@ SCHEMA = 2
 AGENT = "agent.safetensors"
 TRAINING = "training.safetensors"
 BEST = "best"
+REPLACED = "replaced-"  # begins the name of a folder in a run folder: what was there before
 KEPT = 3  # newest checkpoints of a run
 LARGEST_MANIFEST = 2**20  # bytes
 LARGEST_FILE = 2**31
@@ -193,7 +194,7 @@ def manifest_sum(described: Mapping[str, Any]) -> str:
 
 
 def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
+    with path.open("xb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -211,6 +212,7 @@ def _sync(folder: Path) -> None:
 
 def clear_leftovers(run: Path) -> None:
     """Removes what processes left that were ended while they wrote. The run must be this process's own."""
+    remove_leftovers(run)
     for stale in (run / "checkpoints").glob("tmp-*"):
         if not stale.is_symlink():
             shutil.rmtree(stale, ignore_errors=True)
@@ -223,6 +225,12 @@ def checkpoints(run: Path) -> list[Path]:
         return []
     found = (p for p in parent.iterdir() if re.fullmatch(r"[0-9]{12}", p.name))
     return sorted((p for p in found if p.is_dir() and not p.is_symlink()), key=lambda p: p.name, reverse=True)
+
+
+def runs_under(place: Path) -> list[Path]:
+    """The run folders in a folder, and itself where it is one; not those that were set aside."""
+    found = (path.parent for path in place.glob("**/checkpoints"))
+    return sorted(run for run in found if not run.name.startswith(REPLACED))
 
 
 def agent_folder(run: Path, which: Which = "last") -> Path:

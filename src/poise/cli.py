@@ -17,8 +17,9 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
 from poise.config import Config, ConfigError, flat
 from poise.counts import parse_count
-from poise.errors import PoiseError
+from poise.errors import PoiseError, StorageError
 from poise.experiments.wording import figure
+from poise.files import is_full
 from poise.interrupts import Guard, guarded
 from poise.options import Options
 from poise.presets import PRESETS, starting_point
@@ -247,6 +248,8 @@ def _resume_command(guard: Guard) -> Callable[..., None]:
         env: RunEnv = None,
         workers: int | None = None,
         ray: Ray = None,
+        storage: Annotated[str | None, arg(metavar="URL")] = None,
+        against: Annotated[Path | None, arg(metavar="EXPERIMENT")] = None,
         json_: Json = False,
     ) -> None:
         """Go on with a training that was interrupted or killed, to the same result.
@@ -258,6 +261,9 @@ def _resume_command(guard: Guard) -> Callable[..., None]:
             total_steps: Another budget, also for a finished training. The learning rates go to 0 over it.
             out: Where to look for an unfinished run.
             workers: Another number of processes that step the environments of one training.
+            storage: Of a sweep whose trials are in a storage, its URL once more: a folder alone never has
+                poise connect to anything.
+            against: Of an experiment that is compared with another, the other's folder once more.
         """
         file = sys.stderr if json_ else sys.stdout
         begun = time.perf_counter()
@@ -268,19 +274,26 @@ def _resume_command(guard: Guard) -> Callable[..., None]:
         chosen = newest_unfinished(out) if run is None else run
         if run is None:
             print(f"the newest unfinished run: {chosen}", file=file, flush=True)
-        if (chosen / SWEEP).exists() or (chosen / EXPERIMENT).exists():
+        is_sweep, is_experiment = (chosen / SWEEP).exists(), (chosen / EXPERIMENT).exists()
+        if storage is not None and not is_sweep:
+            raise ConfigError("storage: is of a sweep")
+        if against is not None and (is_sweep or not is_experiment):
+            raise ConfigError("against: is of an experiment")
+        if is_sweep or is_experiment:
             if total_steps is not None:
                 raise ConfigError("total_steps: one run at a time can have another budget; name one of them")
             if workers is not None:
                 raise ConfigError("workers: are for one training; several trainings are spread with --ray")
-            if (chosen / SWEEP).exists():
+            if is_sweep:
                 from poise.experiments.sweep import proceed_sweep
 
-                _tell_sweep(proceed_sweep(chosen, env=env, ray=ray, file=file), json_, file)
+                swept = proceed_sweep(chosen, env=env, storage=storage, ray=ray, file=file)
+                _tell_sweep(swept, json_, file)
                 return
             from poise.experiments.experiment import proceed_experiment
 
-            _tell_experiment(proceed_experiment(chosen, env=env, ray=ray, file=file), json_, file)
+            done = proceed_experiment(chosen, env=env, against=against, ray=ray, file=file)
+            _tell_experiment(done, json_, file)
             return
         result = proceed(
             chosen,
@@ -811,4 +824,10 @@ def main(arguments: list[str] | None = None) -> int:
                 raise
             print("poise: there is not enough memory", file=sys.stderr)
             return 1
+        except OSError as error:
+            if not is_full(error):
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"poise: {where}the disk is full; make room and try again", file=sys.stderr)
+            return StorageError.exit_code
         return 0

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from poise.evaluation import Evaluation
+from poise.files import fresh_path
 from poise.spec import Episode
 
 WINDOW = 1 / 25  # of the budget: the span of steps over which returns are averaged
@@ -63,4 +64,5 @@ def draw_curve(
     axes.spines[["top", "right"]].set_visible(False)
     if episodes or greedy or evaluation is not None:
         axes.legend(frameon=False, fontsize=9)
-    figure.savefig(path)
+    with fresh_path(path) as fresh:
+        figure.savefig(fresh)

@@ -45,3 +45,9 @@ def shortened(text: str, most: int = MOST_TEXT) -> str:
         return text
     half = most // 2
     return f"{text[:half]} ... ({len(text) - 2 * half:,} characters left out) ... {text[-half:]}"
+
+
+class StorageError(PoiseError):
+    """A disk that is full. What was saved before is whole."""
+
+    exit_code = 75

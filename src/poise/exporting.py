@@ -22,6 +22,7 @@ from poise.acting import ActionScale, Actor, quiet
 from poise.agent import Agent
 from poise.checkpoint import Manifest, Trained, Which, agent_folder, load_agent
 from poise.errors import PoiseError
+from poise.files import check_room, fresh_path
 from poise.networks import GaussianPolicy
 
 Format = Literal["numpy", "onnx"]
@@ -139,15 +140,13 @@ def export(
     ending, write, act = FORMATS[format]
     name = f"{'best_' if which == 'best' else ''}policy{ending}"
     path = run / name if out is None else out
-    fresh = path.with_name(f"{path.stem}_tmp{ending}")
     try:
-        fresh.write_bytes(write(plan))
-        difference = _compare(act(fresh, observations(plan)), agent, network, plan)
-        fresh.replace(path)
+        with fresh_path(path) as fresh:
+            fresh.write_bytes(write(plan))
+            difference = _compare(act(fresh, observations(plan)), agent, network, plan)
     except OSError as error:
+        check_room(path, error)
         raise ExportError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        fresh.unlink(missing_ok=True)
     return Exported(path, difference)
 
 

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from poise.errors import PoiseError
+from poise.errors import PoiseError, StorageError
 
 DEEPEST = 100  # lists and objects within each other
 LARGEST_INTEGER = 2**63
@@ -37,23 +37,34 @@ class FileError(PoiseError):
     """A file that is not what it has to be. Names the file and the reason."""
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether the disk is full, or what the user may write on it is used up."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def check_room(path: Path, error: OSError) -> None:
+    """
+    Raises:
+        StorageError: that is why ``path`` could not be written.
+    """
+    if is_full(error):
+        raise StorageError(f"{path}: the disk is full ({error.strerror}); make room and try again") from error
+
+
 def _flags(*names: str) -> int:
     """Of these flags, those that the system knows."""
     return sum(getattr(os, name, 0) for name in names)
 
 
-def open_plain(path: Path, flags: int) -> int:
+def open_plain(path: Path, flags: int, mode: int = 0o666) -> int:
     """Opens a plain file, and nothing else; ``open`` makes a file of what is returned.
 
-    A file that has another name as well (a hard link) may lie outside of the folder, so it is refused where
-    it is to be written.
-
     Raises:
-        FileError: it is a link, is not a plain file, or is to be written and has two names.
+        FileError: it is a link, or is not a plain file.
         OSError: it cannot be opened.
     """
     try:
-        opened = os.open(path, flags | _flags("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY", "O_CLOEXEC"), 0o666)
+        opened = os.open(path, flags | _flags("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY", "O_CLOEXEC"), mode)
     except ValueError as error:  # a name that holds a zero
         raise FileError(f"{path}: cannot be opened: {error}") from error
     except OSError as error:
@@ -62,17 +73,23 @@ def open_plain(path: Path, flags: int) -> int:
         if error.errno == errno.ENXIO:  # a pipe that nobody reads, or a socket
             raise FileError(f"{path}: cannot be read or written: it is not a plain file") from error
         raise
-    found = os.fstat(opened)
-    written = flags & (os.O_WRONLY | os.O_RDWR)
-    if stat.S_ISREG(found.st_mode) and not (written and found.st_nlink > 1):
+    if stat.S_ISREG(os.fstat(opened).st_mode):
         return opened
     os.close(opened)
-    if stat.S_ISREG(found.st_mode):
-        raise FileError(
-            f"{path}: is not written: it is a hard link, the same file has another name; "
-            "put a copy in its place"
-        )
     raise FileError(f"{path}: cannot be read or written: it is not a plain file")
+
+
+def open_to_write(path: Path, flags: int = 0) -> int:
+    """``open_plain`` to read and write a file that has no other name.
+
+    A hard link may be outside of the folder, or in a copy that is to stay as it is. Where there is one, a
+    copy of the file takes its place first.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if os.lstat(path).st_nlink > 1:
+            with open(open_plain(path, os.O_RDONLY), "rb") as shared, fresh_file(path) as own:
+                shutil.copyfileobj(shared, own)
+    return open_plain(path, os.O_RDWR | flags)
 
 
 def read_plain(path: Path, most: int) -> bytes:
@@ -292,10 +309,10 @@ def append_to(path: Path, *, newline: str | None = None) -> TextIO:
     """A plain file to append text to, made where there is none.
 
     Raises:
-        FileError: it is a link, a hard link, or not a plain file.
+        FileError: it is a link, or not a plain file.
         OSError: it cannot be opened.
     """
-    opened = open_plain(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    opened = open_to_write(path, os.O_APPEND | os.O_CREAT)
     return open(opened, "a", encoding="utf-8", newline=newline)
 
 

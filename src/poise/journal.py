@@ -4,7 +4,6 @@ import csv
 import json
 import math
 import os
-import stat
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,15 @@ from jaxtyping import Float
 
 from poise.errors import PoiseError
 from poise.evaluation import Evaluation
-from poise.files import FileError, parse_json, read_cells, read_lines
+from poise.files import (
+    FileError,
+    append_to,
+    open_plain,
+    open_to_write,
+    parse_json,
+    read_cells,
+    read_lines,
+)
 from poise.logger import EVENTS, TensorBoard
 from poise.loop import Progress
 from poise.spec import Episode
@@ -45,10 +52,10 @@ class Journal:
 
     def __init__(self, folder: Path, *, log_every: int, greedy: bool):
         self._folder = folder
-        self._metrics = (folder / METRICS).open("a", encoding="utf-8")
-        self._tables = {EPISODES: (folder / EPISODES).open("a", newline="", encoding="utf-8")}
+        self._metrics = append_to(folder / METRICS)
+        self._tables = {EPISODES: append_to(folder / EPISODES, newline="")}
         if greedy:
-            self._tables[GREEDY] = (folder / GREEDY).open("a", newline="", encoding="utf-8")
+            self._tables[GREEDY] = append_to(folder / GREEDY, newline="")
         self._rows = {name: csv.writer(file) for name, file in self._tables.items()}
         for name, columns in ((EPISODES, EPISODE_COLUMNS), (GREEDY, GREEDY_COLUMNS)):
             if name in self._rows and not (folder / name).stat().st_size:
@@ -81,9 +88,8 @@ class Journal:
 
     def sync(self) -> None:
         """Waits until what was handed over is on the disk."""
-        for name in self.position():
-            with (self._folder / name).open("rb+") as file:
-                os.fsync(file.fileno())
+        for file in (self._metrics, *self._tables.values(), self._tensorboard):
+            os.fsync(file.fileno())
 
     def close(self) -> None:
         for file in (self._metrics, *self._tables.values(), self._tensorboard):
@@ -94,22 +100,25 @@ def cut(folder: Path, position: Mapping[str, Any], *, check: bool = False) -> No
     """Cuts the tables back to ``position``, or with ``check`` only looks whether that can be done.
 
     Raises:
-        JournalError: a table is missing, no plain file, or shorter than that, or there is no such table.
+        JournalError: a table is missing, not a plain file, or shorter than that, or has another name.
     """
     for name in sorted(position.keys() | {METRICS, EPISODES, EVENTS}):
         size, path = position.get(name), folder / name
         if name not in LOGS or not isinstance(size, int) or isinstance(size, bool) or size < 0:
             raise JournalError(f"its place in {name!r:.60} is {size!r:.60}, which is none")
         try:
-            found = path.lstat()
+            opened = open_plain(path, os.O_RDONLY) if check else open_to_write(path)
         except OSError as error:
             raise JournalError(f"{path}: cannot be read: {error.strerror}") from error
-        if not stat.S_ISREG(found.st_mode):
-            raise JournalError(f"{path}: is a link or no plain file")
-        if found.st_size < size:
-            raise JournalError(f"{path}: has {found.st_size:,} bytes, and had {size:,} when it was saved")
-        if not check:
-            os.truncate(path, size)
+        except FileError as error:
+            raise JournalError(str(error)) from error
+        try:
+            if (length := os.fstat(opened).st_size) < size:
+                raise JournalError(f"{path}: has {length:,} bytes, and had {size:,} when it was saved")
+            if not check:
+                os.truncate(opened, size)
+        finally:
+            os.close(opened)
     if not check:
         for name in LOGS:  # one that came later, or that somebody put there
             if name not in position:

@@ -1,5 +1,6 @@
 """TensorBoard: what happened, by time step, episode, epoch and iteration. The only file with tensorboardX."""
 
+import os
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore
 from tensorboardX.record_writer import RecordWriter
 
 from poise.distributions import DiagGaussian
+from poise.files import open_to_write
 from poise.loop import Progress
 
 EVENTS = "events.out.tfevents.poise"  # TensorBoard wants the middle part in the name
@@ -20,11 +22,14 @@ class _Records(RecordWriter):
 
     def __init__(self, path: Path):
         self.path = path
-        self._writer = path.open("ab")
+        self._writer = os.fdopen(open_to_write(path, os.O_APPEND | os.O_CREAT), "ab")
 
     def flush(self) -> None:
         """To the system; ``os.fsync`` is another matter."""
         self._writer.flush()
+
+    def fileno(self) -> int:
+        return self._writer.fileno()
 
 
 class TensorBoard:
@@ -90,6 +95,10 @@ class TensorBoard:
 
     def flush(self) -> None:
         self._writer.flush()
+
+    def fileno(self) -> int:
+        """Of the open file, for ``os.fsync``."""
+        return self._writer.fileno()
 
     def close(self) -> None:
         self._writer.close()

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import platform
 import sys
+from typing import Any
 
 from poise.compiled import processor
 from poise.threads import num_threads
@@ -30,6 +31,11 @@ def processor_name() -> str:
     lines = dict(line.split(":", 1) for line in processor().splitlines() if ":" in line)
     named = {key.strip(): value.strip() for key, value in lines.items()}
     return named.get("model name") or platform.processor() or platform.machine()
+
+
+def made_with() -> dict[str, Any]:
+    """What is in the fingerprint, for people, and the fingerprint."""
+    return {"fingerprint": fingerprint(), "processor": processor_name(), "versions": versions()}
 
 
 def fingerprint() -> str:

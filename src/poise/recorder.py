@@ -26,7 +26,7 @@ from poise.files import write_text
 from poise.interrupts import Guard
 from poise.journal import EVALUATION, Journal, cut, read_episodes, read_greedy
 from poise.loop import Progress
-from poise.machine import fingerprint, peak_memory, processor_name, versions
+from poise.machine import fingerprint, made_with, peak_memory, processor_name, versions
 from poise.options import Options
 from poise.recording import film
 from poise.seeds import Stream
@@ -54,6 +54,7 @@ class Past:
     crashes: int = 0
     candidates: tuple[Candidate, ...] = ()
     position: Mapping[str, int] = field(default_factory=dict)  # of the tables
+    made_with: tuple[Mapping[str, Any], ...] = ()  # machine.made_with, of each that it was trained with
     episodes: Sequence[Episode] = field(default_factory=list)
 
 
@@ -91,6 +92,8 @@ class Recorder:
         self._config, self._spec, self._past, self._begun = config, spec, past, begun
         self.seconds = {part: past.seconds[part] for part in PARTS}
         self._physics, self._exact, self._crashes = past.physics, past.exact, past.crashes
+        mine = made_with()
+        self._made_with = [*(one for one in past.made_with if one != mine), mine]
         self._podium = Podium(self.total_steps, past.candidates, past.episodes)
         self._lock = threading.RLock()
         self._saved: int | None = past.steps if past.steps else None
@@ -174,6 +177,7 @@ class Recorder:
             "exact": self._exact,
             "resumed": self._past.resumed,
             "crashes": self._crashes,
+            "made_with": self._made_with,
         }
 
     def save(self) -> None:
@@ -245,11 +249,10 @@ class Recorder:
         if status != "finished":
             cut(self.folder, self._kept.position)  # rows of an iteration that did not end
         title = f"{self._found.id}, seed {self._config.seed}"
-        episodes, picture = read_episodes(self.folder, most=None), self.folder / "curve.png"
-        picture.unlink(missing_ok=True)  # a link is removed, not followed
         # without a picture the summary still says how it ended
         with contextlib.nullcontext() if status == "finished" else contextlib.suppress(Exception):
-            draw_curve(picture, title, episodes, self.total_steps, evaluation, read_greedy(self.folder))
+            episodes, greedy = read_episodes(self.folder, most=None), read_greedy(self.folder)
+            draw_curve(self.folder / "curve.png", title, episodes, self.total_steps, evaluation, greedy)
         if evaluation is not None:
             write_text(self.folder / EVALUATION, _table(evaluation))
         self.seconds["log"] += time.perf_counter() - begun
@@ -283,6 +286,7 @@ class Recorder:
             "versions": versions(),
             "processor": processor_name(),
             "fingerprint": fingerprint(),
+            "fingerprints": list(dict.fromkeys(one["fingerprint"] for one in self._made_with)),
         }
         write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         return summary

@@ -1,5 +1,6 @@
 """A film of the greedy agent: MP4 where an encoder is at hand, otherwise an animated GIF."""
 
+import errno
 import importlib.util
 import math
 import os
@@ -22,6 +23,7 @@ from poise.envs.drawing import draw_pendulum
 from poise.envs.gymnasium import is_registered, registered_name
 from poise.envs.unstable import hear_mujoco
 from poise.errors import PoiseError, message_of
+from poise.files import check_room, fresh_path
 from poise.seeds import Stream, episode_seed
 
 MAX_SECONDS = 10.0  # of film, episodes one after the other
@@ -53,30 +55,28 @@ def film(agent: Agent, path: Path, *, env: str | None = None) -> Path:
         EnvError: there is none of this name.
         AgentError: its name names a module and ``env`` does not repeat it.
     """
+    place = path.absolute()  # an environment may change the working directory
     found = agent.world(env)
     stage = _stage(found)
-    unfinished = path.with_name(f"unfinished-{path.name}")
     try:
         encoder = find_encoder()
         path = path.with_suffix(".gif" if encoder is None else ".mp4")
-        unfinished = path.with_name(f"unfinished-{path.name}")
         every = max(1, round(stage.fps / MAX_FPS))
         fps = stage.fps / every
         frames = _frames(stage, agent, found.id, every, max(1, int(MAX_SECONDS * fps)))
-        if encoder is None:
-            _write_gif(unfinished, frames, fps)
-        else:
-            _write_mp4(unfinished, frames, fps, encoder)
-        unfinished.replace(path)
+        with fresh_path(place.with_name(path.name)) as fresh:
+            if encoder is None:
+                _write_gif(fresh, frames, fps)
+            else:
+                _write_mp4(fresh, frames, fps, encoder)
     except PoiseError:
         raise
     except OSError as error:
+        check_room(path, error)
         raise VideoError(f"no video: {path}: {error.strerror or error}") from error
     except Exception as error:  # of an encoder
         raise VideoError(f"no video: {type(error).__name__}: {error}") from error
     finally:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
         _close(stage)
     return path
 
@@ -287,9 +287,10 @@ def _write_mp4(path: Path, frames: Iterator[Frame], fps: float, encoder: str) ->
             pass  # the encoder ended early; its message says why
         message = process.stderr.read().decode(errors="replace").strip()
     if process.returncode != 0:
-        raise VideoError(
-            f"no video: {encoder} failed: {message.splitlines()[-1] if message else 'no message'}"
-        )
+        reason = message.splitlines()[-1] if message else "no message"
+        if os.strerror(errno.ENOSPC) in message:
+            raise OSError(errno.ENOSPC, reason)
+        raise VideoError(f"no video: {encoder} failed: {reason}")
 
 
 def _write_gif(path: Path, frames: Iterator[Frame], fps: float) -> None:

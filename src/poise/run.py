@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
-import errno
+import itertools
+import json
+import os
 import re
-import shutil
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,25 +19,29 @@ import jax
 from poise import cluster, envs
 from poise.best import PLACES, Candidate
 from poise.checkpoint import (
+    REPLACED,
     CheckpointError,
     Manifest,
     Training,
     checkpoints,
     clear_leftovers,
     load_training,
+    read_manifest,
+    runs_under,
     step_folder,
 )
-from poise.claim import ClaimError, claimed
+from poise.claim import LOCK, ClaimError, claimed
 from poise.compiled import forget_compiled, keep_compiled
-from poise.config import Config, ConfigError
+from poise.config import Config, ConfigError, flat
 from poise.envs.checking import EnvFault
-from poise.errors import PoiseError
+from poise.errors import PoiseError, StorageError
 from poise.evaluation import Evaluation
-from poise.files import FileError, read_json
+from poise.files import FileError, check_room, is_full, read_json
 from poise.interrupts import Guard, refuse_imported_script
-from poise.journal import LOGS, JournalError, cut, read_episodes
+from poise.journal import LOGS, METRICS, JournalError, cut, read_episodes
 from poise.live import live
 from poise.loop import Progress, Start, iterations
+from poise.machine import made_with
 from poise.options import Options
 from poise.presets import configure
 from poise.recorder import PARTS, Past, Recorder
@@ -54,12 +59,6 @@ from poise.workers import Workers, check_workers
 
 class RunError(PoiseError):
     """A run folder that cannot be made, or cannot be gone on with."""
-
-
-class StorageError(PoiseError):
-    """A disk that is full. What was saved before is whole."""
-
-    exit_code = 75
 
 
 @dataclass(frozen=True)
@@ -97,6 +96,7 @@ def new_folder(out: Path, env: str, seeds: str) -> Path:
                 continue
             return parent / (name + suffix)
     except OSError as error:
+        check_room(out, error)
         raise RunError(f"out = {str(out)!r}: no folder can be made there: {error.strerror}") from error
     raise RunError(f"out = {str(out)!r}: it holds a thousand runs of this second")
 
@@ -230,21 +230,20 @@ def execute(
     options: Options,
     *,
     import_seconds: float = 0.0,
-    folder: Path | None = None,
     ray: str | None = None,
     guard: Guard | None = None,
     file: TextOut,
 ) -> Run:
-    """``train`` with its records made, into ``folder``, which is there, or a new one.
+    """``train`` with its records made.
 
     ``import_seconds``: what loading took before this call. ``guard``: what sees to it that an interrupt is
     heard (``poise.interrupts``).
     """
-    found = envs.resolve(env, options.backend)
+    found = resolved(env, options.backend)
     if found.note:
         print(found.note, file=file)
     job = _Job(found, config, options, Past(), Training(), import_seconds, ray)
-    return _to_its_end(_session(job, folder, guard or Guard(), file))
+    return _to_its_end(_session(job, None, guard or Guard(), file))
 
 
 def execute_or_proceed(
@@ -264,30 +263,74 @@ def session(
 
     Who closes it before its end leaves a run that is ``stopped``, with a checkpoint of its last iteration.
     """
-    found = envs.resolve(env, options.backend)
     guard = guard or Guard()
-    if _holds(folder, found, config, options):
-        if status(folder) == "finished":
-            return Run(folder, read_summary(folder), None)
-        with contextlib.suppress(CheckpointError):  # its tables do not reach any: nothing is left of it
-            return (yield from _proceeding(folder, env=found.id, guard=guard, file=file))
-    if found.note:
-        print(found.note, file=file)
-    job = _Job(found, config, options, Past(), Training(), 0.0)
-    return (yield from _session(job, folder, guard, file))
+    start_jax()
+    with claimed(folder):
+        found = resolved(env, options.backend)
+        if (summary := finished(folder, found, config, options)) is not None:
+            return Run(folder, summary, None)
+        if kept := checkpoints(folder):
+            usable = _newest_usable(folder, file)
+            if not (differs := difference(usable.manifest, found, config, options)):
+                return (yield from _going_on(folder, usable, env=found.id, guard=guard, file=file))
+            aside = set_aside(folder)
+            print(f"{kept[0].name} is of another training ({differs}): it is now in {aside}", file=file)
+        if found.note:
+            print(found.note, file=file)
+        job = _Job(found, config, options, Past(), Training(), 0.0)
+        return (yield from _session(job, folder, guard, file))
+    raise AssertionError
 
 
-def _holds(folder: Path, found: envs.Resolved, config: Config, options: Options) -> bool:
-    """Whether there is a checkpoint of this very training."""
+def difference(manifest: Manifest, found: envs.Resolved, config: Config, options: Options) -> str | None:
+    """In what the training of a checkpoint differs from this one; None where it is the same.
+
+    Raises:
+        CheckpointError: the options in it cannot be read.
+    """
+    theirs: dict[str, Any] = {"env": manifest.env, "backend": manifest.backend}
+    mine: dict[str, Any] = {"env": found.id, "backend": found.backend}
     try:
-        (kept, *_) = checkpoints(folder)
-        training, manifest = load_training(kept)
-        _, chosen = _past(training, manifest, kept)
-    except (ValueError, CheckpointError):  # none, or none that is usable
-        return False
-    same = (manifest.env, manifest.backend) == (found.id, found.backend)
-    same = same and manifest.config == config.settled(manifest.spec)
-    return same and chosen == dataclasses.replace(options, out=chosen.out)
+        theirs |= Options.from_dict(manifest.notes["options"]).to_dict()
+    except (ConfigError, KeyError, TypeError) as error:
+        raise CheckpointError(f"the options of step {manifest.steps:,}: {error!r:.200}") from error
+    theirs, mine = theirs | flat(manifest.config.to_dict()), mine | options.to_dict()
+    with contextlib.suppress(ConfigError):  # of another environment: it has no such numbers
+        mine |= flat(config.settled(manifest.spec).to_dict())
+    differing = [name for name in theirs | mine if theirs.get(name) != mine.get(name)]
+    return f"{differing[0]} = {theirs.get(differing[0])!r:.60}" if differing else None
+
+
+def finished(folder: Path, found: envs.Resolved, config: Config, options: Options) -> dict[str, Any] | None:
+    """The summary of a training that ended there; None where none did, or another one.
+
+    What it was is read in its newest checkpoint or, where none can be read, in ``config.json``.
+    """
+    if status(folder) != "finished":
+        return None
+    summary = read_summary(folder)
+    for kept in checkpoints(folder):
+        with contextlib.suppress(CheckpointError):
+            return None if difference(read_manifest(kept), found, config, options) else summary
+    try:
+        data = dict(read_json(folder / "config.json"))
+        theirs = {"env": data.pop("env"), "backend": data.pop("backend"), **flat(data)}
+    except (FileError, KeyError, TypeError, ValueError):
+        return None
+    mine = {"env": found.id, "backend": found.backend, **flat(json.loads(json.dumps(config.to_dict())))}
+    same = all(theirs.get(name) == value for name, value in mine.items() if value is not None)
+    return summary if same else None
+
+
+def set_aside(folder: Path) -> Path:
+    """Moves a training and its tables into a folder in ``folder``, which is then a run folder by itself."""
+    numbers = (folder / f"{REPLACED}{i}" for i in itertools.count(1))
+    aside = next(path for path in numbers if not os.path.lexists(path))
+    moved = [p for p in folder.iterdir() if p.name not in (LOCK, LOG) and not p.name.startswith(REPLACED)]
+    aside.mkdir()
+    for path in moved:
+        path.rename(aside / path.name)
+    return aside
 
 
 def _to_its_end(session: Session) -> Run:
@@ -335,31 +378,70 @@ def _proceeding(
         raise RunError(f"{run}: there is no run to go on with (no checkpoints in it)")
     start_jax()
     with claimed(run):
-        training, manifest, past, options = _newest_usable(run, file)
-        steps, known = manifest.steps, manifest.env
-        if total_steps is None and status(run) == "finished":
-            raise RunError(f"{run}: it is finished, {steps:,} steps; --total-steps N goes on to N steps")
-        config = manifest.config
-        if total_steps is not None:
-            config = dataclasses.replace(config, total_steps=total_steps)
-            if config.num_iterations * config.rollout_size < steps:
-                raise ConfigError(f"total_steps = {total_steps}: the run has {steps:,} steps already")
-        if env is None and ":" in known:
-            raise RunError(
-                f"{run}: its environment {known!r} names a Python module; to import and run it, "
-                f"repeat the name: {typed('--env', known)} (in Python: env={known!r})"
-            )
-        if env is not None and env != known:
-            raise RunError(f"{run}: its environment is {known}, not {env}")
-        print(f"going on from step {steps:,} of {config.total_steps:,}: {run}", file=file, flush=True)
-        if config != manifest.config and config.ppo.anneal != "none":
-            print("the learning rates go to 0 over the new budget: not the training that", file=file)
-            print("this budget would have given from the start", file=file)
-        found = envs.resolve(known, manifest.backend)
-        if workers is not None:
-            options = dataclasses.replace(options, workers=workers)
-        job = _Job(found, config, options, past, training, import_seconds, ray)
-        return (yield from _session(job, run, guard, file, resumed=manifest))
+        usable = _newest_usable(run, file)
+        again = {"total_steps": total_steps, "env": env, "workers": workers, "ray": ray}
+        return (
+            yield from _going_on(run, usable, **again, import_seconds=import_seconds, guard=guard, file=file)
+        )
+    raise AssertionError
+
+
+def _going_on(
+    run: Path,
+    usable: "_Usable",
+    *,
+    total_steps: int | None = None,
+    env: str | None = None,
+    workers: int | None = None,
+    ray: str | None = None,
+    import_seconds: float = 0.0,
+    guard: Guard,
+    file: TextOut,
+) -> Session:
+    """From a checkpoint of a run that is claimed."""
+    manifest, past, options = usable.manifest, usable.past, usable.options
+    steps, known = manifest.steps, manifest.env
+    if total_steps is None and status(run) == "finished":
+        raise RunError(f"{run}: it is finished, {steps:,} steps; --total-steps N goes on to N steps")
+    config = manifest.config
+    if total_steps is not None:
+        config = dataclasses.replace(config, total_steps=total_steps)
+        if config.num_iterations * config.rollout_size < steps:
+            raise ConfigError(f"total_steps = {total_steps}: the run has {steps:,} steps already")
+    if env is None and ":" in known:
+        raise RunError(
+            f"{run}: its environment {known!r} names a Python module; to import and run it, "
+            f"repeat the name: {typed('--env', known)} (in Python: env={known!r})"
+        )
+    if env is not None and env != known:
+        raise RunError(f"{run}: its environment is {known}, not {env}")
+    print(f"going on from step {steps:,} of {config.total_steps:,}: {run}", file=file, flush=True)
+    if config != manifest.config and config.ppo.anneal != "none":
+        print("the learning rates go to 0 over the new budget: not the training that", file=file)
+        print("this budget would have given from the start", file=file)
+    _compare_machines(past, file)
+    found = resolved(known, manifest.backend)
+    if workers is not None:
+        options = dataclasses.replace(options, workers=workers)
+    job = _Job(found, config, options, past, usable.training, import_seconds, ray)
+    return (yield from _session(job, run, guard, file, resumed=manifest))
+
+
+def _compare_machines(past: Past, file: TextOut) -> None:
+    """Says it where versions or processor are not those of the checkpoint: the bits may be others then."""
+    mine = made_with()
+    if not past.made_with or past.made_with[-1]["fingerprint"] == mine["fingerprint"]:
+        return
+    before, now = ({"processor": one["processor"], **one["versions"]} for one in (past.made_with[-1], mine))
+    changed = [f"{n} {now[n]} (was {before.get(n)})" for n in now if before.get(n) != now[n]]
+    past.exact = False
+    what = ", ".join(changed) or "another system, or number of threads"
+    print(
+        f"not exact: the checkpoint was made with other versions or on another processor: {what}; from here "
+        "on the bits may differ",
+        file=file,
+        flush=True,
+    )
 
 
 LARGEST_SUMMARY = 2**25  # bytes; that of a sweep of 10,000 trials takes some 10 MB
@@ -381,9 +463,7 @@ def newest_unfinished(out: Path) -> Path:
     Raises:
         RunError: there is none.
     """
-    found = [
-        (c[0].stat().st_mtime, p.parent) for p in out.glob("**/checkpoints") if (c := checkpoints(p.parent))
-    ]
+    found = [(c[0].stat().st_mtime, run) for run in runs_under(out) if (c := checkpoints(run))]
     # between two batches a sweep has no unfinished run
     found += [(p.stat().st_mtime, p.parent) for p in out.glob(f"**/{SWEEP}")]
     for _, run in sorted(found, reverse=True):
@@ -403,22 +483,52 @@ def _whole(run: Path) -> Path:
     return next((p for p in above if (p / EXPERIMENT).exists() or (p / SWEEP).exists()), run)
 
 
-def _newest_usable(run: Path, file: TextOut) -> tuple[Training, Manifest, Past, Options]:
-    """The newest checkpoint that is whole and that the tables reach."""
+@dataclass(frozen=True)
+class _Usable:
+    """A checkpoint from which a training goes on."""
+
+    training: Training
+    manifest: Manifest
+    past: Past
+    options: Options
+
+
+def _newest_usable(run: Path, file: TextOut) -> _Usable:
+    """The newest checkpoint that is whole and that the tables reach. Names those that are not."""
     problem = CheckpointError(f"{run}: no checkpoint is kept there")
     for folder in checkpoints(run):
         try:
-            training, manifest = load_training(folder)
-            if folder != step_folder(run, manifest.steps):
-                raise CheckpointError(f"{folder}: is of step {manifest.steps:,}")
-            past, options = _past(training, manifest, folder)
-            cut(run, past.position, check=True)
+            return _usable(run, folder)
         except (CheckpointError, JournalError) as error:
             problem = error
-            print(f"{folder.name} cannot be used: {error}", file=file)
-            continue
-        return training, manifest, past, options
+            print(f"{folder.name} cannot be used: {error}", file=file, flush=True)
     raise CheckpointError(f"{run}: no checkpoint can be used: {problem}")
+
+
+def _usable(run: Path, folder: Path) -> _Usable:
+    """
+    Raises:
+        CheckpointError, JournalError: it is not usable.
+    """
+    training, manifest = load_training(folder)
+    if folder != step_folder(run, manifest.steps):
+        raise CheckpointError(f"{folder}: is of step {manifest.steps:,}")
+    past, options = _past(training, manifest, folder)
+    cut(run, past.position, check=True)
+    return _Usable(training, manifest, past, options)
+
+
+def unusable(place: Path) -> Iterator[str]:
+    """A line for each checkpoint below a folder that is newer than the newest usable one of its run."""
+    for run in runs_under(place):
+        if status(run) == "finished":
+            continue
+        for folder in checkpoints(run):
+            try:
+                _usable(run, folder)
+                break
+            except (CheckpointError, JournalError) as error:
+                yield f"{run}: {folder.name} cannot be used: {error}"
 
 
 def _take_up(run: Path, past: Past) -> None:
@@ -426,9 +536,8 @@ def _take_up(run: Path, past: Past) -> None:
     clear_leftovers(run)
     for newer in checkpoints(run):
         if int(newer.name) > past.steps:  # which cannot be used, and is not deleted either
-            aside = newer.with_name(f"unusable-{newer.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            newer.rename(aside)
+            names = (f"unusable-{newer.name}{suffix}" for suffix in ["", *(f"-{i}" for i in range(2, 1000))])
+            newer.rename(next(path for n in names if not os.path.lexists(path := newer.with_name(n))))
     cut(run, past.position)
     (run / "summary.json").unlink(missing_ok=True)
     past.episodes = read_episodes(run, most=None)
@@ -462,25 +571,39 @@ def _past(training: Training, manifest: Manifest, folder: Path) -> tuple[Past, O
             crashes=int(notes["crashes"]),
             candidates=candidates,
             position=dict(notes["logs"]),
+            made_with=tuple(_machine(one) for one in notes.get("made_with", ())),
         )
         return past, options
     except ConfigError as error:
         raise CheckpointError(f"{folder / 'manifest.json'}: {error}") from error
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{folder / 'manifest.json'}: is damaged: {error!r:.200}") from error
+
+
+def _machine(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``machine.made_with`` said, as a checkpoint tells it."""
+    versions = {str(name): str(version) for name, version in told["versions"].items()}
+    return {
+        "fingerprint": str(told["fingerprint"]),
+        "processor": str(told["processor"]),
+        "versions": versions,
+    }
 
 
 def _session(
     job: _Job, folder: Path | None, guard: Guard, file: TextOut, *, resumed: Manifest | None = None
 ) -> Session:
+    """Into ``folder``, which is claimed, or a new one."""
     begun = time.perf_counter() - job.import_seconds
     start_jax()
     found, config, options = job.found, job.config, job.options
+    out, place = options.out.absolute(), folder and folder.absolute()
     keep_compiled(options.compile_cache)
     forget_compiled()
     options.check_against(found.backend)
     check_workers(options, config, found.backend, job.ray)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(same_directory())
         world = _world(job, stack, file)
         config.check_against(world.spec)
         if resumed is None:
@@ -490,17 +613,16 @@ def _session(
         config = config.settled(world.spec)
         if resumed is not None and world.spec != resumed.spec:
             raise RunError(f"{folder}: {found.id} has changed since: {world.spec}, was {resumed.spec}")
-        if resumed is None:
-            if folder is None:
-                folder = new_folder(options.out, found.id, str(config.seed))
-            stack.enter_context(claimed(folder))
-            _empty(folder)
-            (folder / "checkpoints").mkdir()
-        assert folder is not None
-        stack.enter_context(_disk_errors(folder))
+        if place is None or folder is None:
+            place = new_folder(out, found.id, str(config.seed))
+            folder = options.out / place.relative_to(out)
+            stack.enter_context(claimed(place))
+        stack.enter_context(_disk_errors(place, folder))
         if resumed is not None:
-            _take_up(folder, job.past)
-        recorder = Recorder(folder, options, found, config, world.spec, job.past, begun, guard)
+            _take_up(place, job.past)
+        else:
+            _clear(place)
+        recorder = Recorder(place, options, found, config, world.spec, job.past, begun, guard)
         recorder.seconds["import"] += job.import_seconds
         start = _start(job, recorder)
         print(
@@ -510,8 +632,24 @@ def _session(
         )
         print(_discount(config, world.spec), file=file, flush=True)
         stack.enter_context(guard.saving(recorder.save_at_once))
-        return (yield from _react(job, recorder, iterations(config, world, start), guard, file))
+        return (yield from _react(job, recorder, iterations(config, world, start), guard, file, folder))
     raise AssertionError
+
+
+def resolved(env: str, backend: envs.Backend) -> envs.Resolved:
+    """``envs.resolve``, after which the working directory is what it was."""
+    with same_directory():
+        return envs.resolve(env, backend)
+    raise AssertionError
+
+
+@contextlib.contextmanager
+def same_directory() -> Iterator[None]:
+    """Comes back to the working directory: an environment may change it to find its files."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # which was removed
+            stack.enter_context(contextlib.chdir(os.getcwd()))
+        yield
 
 
 def _world(job: _Job, stack: contextlib.ExitStack, file: TextOut) -> Collector:
@@ -537,12 +675,18 @@ def _world(job: _Job, stack: contextlib.ExitStack, file: TextOut) -> Collector:
     return make_collector(made, config)
 
 
-def _empty(folder: Path) -> None:
-    """Removes what is left of another training."""
+def _clear(folder: Path) -> None:
+    """Makes the folder of a training that begins ready. What is left of another one is set aside."""
+    clear_leftovers(folder)
+    kept = folder / "checkpoints"
+    if kept.is_symlink():
+        raise RunError(f"{kept}: is a link; put the folder itself in its place, or remove it")
+    metrics = folder / METRICS
+    if (kept.exists() and any(kept.iterdir())) or (metrics.exists() and metrics.stat().st_size):
+        set_aside(folder)
     for name in (*LOGS, "summary.json"):
         (folder / name).unlink(missing_ok=True)
-    if (folder / "checkpoints").exists():
-        shutil.rmtree(folder / "checkpoints")
+    kept.mkdir(exist_ok=True)
 
 
 def _start(job: _Job, recorder: Recorder) -> Start | None:
@@ -555,10 +699,10 @@ def _start(job: _Job, recorder: Recorder) -> Start | None:
 
 
 def _react(
-    job: _Job, recorder: Recorder, training: Iterator[Progress], guard: Guard, file: TextOut
+    job: _Job, recorder: Recorder, training: Iterator[Progress], guard: Guard, file: TextOut, folder: Path
 ) -> Session:
-    """The loop, and what follows it; whatever ends it, what was done is kept."""
-    options, folder = job.options, recorder.folder
+    """The loop, and what follows it; whatever ends it, what was done is kept. ``folder``: as it is shown."""
+    options = job.options
     evaluation, best = None, None
     try:
         with live(recorder.total_steps, file) as view:
@@ -567,7 +711,7 @@ def _react(
             for progress in training:
                 recorder.record(progress)
                 for crash in progress.crashes:
-                    path = write_crash(folder, crash)
+                    path = folder / write_crash(recorder.folder, crash).name
                     view.say(f"{crash.what}; it was made anew ({path})")
                 for note in progress.notes:
                     view.say(note)
@@ -584,7 +728,7 @@ def _react(
     except BaseException as error:
         guard.done()
         if isinstance(error, EnvFault) and error.crash is not None:
-            path = write_crash(folder, error.crash)
+            path = folder / write_crash(recorder.folder, error.crash).name
             print(f"{typed('poise', 'check', path)} plays the episode that failed again", file=file)
         if isinstance(error, OSError):
             with contextlib.suppress(OSError):
@@ -626,24 +770,24 @@ def _ending(error: BaseException) -> str:
     return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
 
 
+LOG = "log.txt"  # of a training that is one of several: what it printed
 EXPERIMENT = "experiment.json"  # in a folder that holds the runs of several seeds, of one task or more
 SWEEP = "sweep.json"  # in a folder that holds the trials of a sweep, and the runs of its judgement
 INEXACT = "not exact: from here on the training may be another than it would have been"
 
 
-def _is_full(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
 @contextlib.contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    """Says that the disk is full, and that nothing is lost that was saved; or what else the disk refuses."""
+def _disk_errors(place: Path, folder: Path) -> Iterator[None]:
+    """Says that the disk is full, and that nothing is lost that was saved; or what else the disk refuses.
+
+    ``folder``: ``place``, as it is shown.
+    """
     try:
         yield
     except OSError as error:
-        if not _is_full(error):
+        if not is_full(error):
             raise RunError(f"{folder}: {type(error).__name__}: {error}") from error
-        kept = checkpoints(folder)
+        kept = checkpoints(place)
         saved = f"the checkpoint of step {int(kept[0].name):,} is whole; " if kept else ""
         again = typed("poise", "resume", folder)
         raise StorageError(

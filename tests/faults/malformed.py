@@ -400,7 +400,7 @@ def checkpoint_process(work: Path, rng: random.Random, references: Any) -> str:
     work = work.resolve()
     base = work.parent.parent / "checkpoints-base"
     if not (base / "made").exists():
-        _base_once(base)
+        base_once(base)
     run_of_base = next(base.glob("*/*/checkpoints")).parent
     made: list[tuple[Path, str]] = []
     many(1, rng.randrange(2**32), lambda draw: made.append(mutated(draw, run_of_base, work)) or "")
@@ -412,7 +412,7 @@ def checkpoint_process(work: Path, rng: random.Random, references: Any) -> str:
     return note
 
 
-def _base_once(base: Path) -> None:
+def base_once(base: Path) -> None:
     with contextlib.suppress(FileExistsError):
         base.mkdir(parents=True)
         make_base(base)

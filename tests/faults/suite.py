@@ -11,6 +11,7 @@ Each trial is a row of ``faults/trials.csv`` as soon as it ends; a suite that wa
 import argparse
 import contextlib
 import csv
+import itertools
 import json
 import os
 import random
@@ -474,7 +475,7 @@ class Trials:
 def attempt(trials: Trials, fault: str, trial: str, work: Path, run: Callable[[Path], str]) -> None:
     if trial in trials.done(fault):
         return
-    folder = work / "trials" / f"{fault}-{trial}".replace(" ", "-")
+    folder = work / "trials" / re.sub(r"[^\w.-]+", "-", f"{fault}-{trial}")
     shutil.rmtree(folder, ignore_errors=True)
     try:
         trials.add(fault, trial, True, run(folder))
@@ -524,6 +525,8 @@ SUITE = {  # fault: how often, and what it is called in docs/reliability.md
     "foreign": (10_000, "files of strangers before every verb that reads them"),
     "options": (10_000, "malformed configurations and options, in one process"),
     "options-processes": (100, "malformed options, as processes"),
+    "damaged": (12, "a damaged newest checkpoint in an experiment or a sweep: 4 kinds, 3 places"),
+    "links": (60, "links under the names that commands write"),
     "environment": (len(KINDS) * len(MOMENTS), "environments that misbehave: 9 kinds, 3 moments"),
     "full_disk": (50, "disk full while a checkpoint is written, then resume"),
     "memory": (1, "1M steps of InvertedPendulum-v4, resident memory"),
@@ -532,6 +535,7 @@ SUITE = {  # fault: how often, and what it is called in docs/reliability.md
 
 
 def run_suite(names: list[str], work: Path, trials: Trials, most: int | None = None) -> None:
+    import keeping
     import malformed
 
     references = References(work)
@@ -559,6 +563,16 @@ def run_suite(names: list[str], work: Path, trials: Trials, most: int | None = N
                         trials.add(name, trial, passed, note)
             case "foreign":
                 strangers(trials, work / name, count)
+            case "damaged":
+                for trial, (damage, place) in enumerate(itertools.product(keeping.DAMAGES, keeping.PLACES)):
+                    if trial < count:
+                        attempt(
+                            trials, name, f"{damage}, {place}", work,
+                            lambda folder, d=damage, p=place: keeping.damaged(folder, d, p),
+                        )  # fmt: skip
+            case "links":
+                for trial, one in itertools.islice(keeping.links(), count):
+                    attempt(trials, name, trial, work, one)
             case "environment":
                 with ThreadPoolExecutor(2) as pool:
                     for kind in KINDS:

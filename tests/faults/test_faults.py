@@ -11,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import keeping
 import malformed
 import suite
 
@@ -65,6 +66,21 @@ def test_files_of_strangers_are_refused_by_every_verb(tmp_path):
     rows = suite.Trials(tmp_path / "trials.csv").rows
     assert [row for row in rows if row[2] != "passed"] == []
     assert len(rows) == 100
+
+
+@pytest.mark.parametrize(
+    ("damage", "place"), [("a byte", keeping.PLACES[0]), ("another schema", keeping.PLACES[2])]
+)
+def test_a_damaged_checkpoint_of_one_of_several_costs_nothing_else(damage, place, tmp_path):
+    keeping.damaged(tmp_path / "trials" / "one", damage, place)
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [("resume RUN", "curve.png"), ("export RUN", "policy.py"), ("resume EXPERIMENT", "0/log.txt")],
+)
+def test_nothing_is_written_through_a_link(command, name, tmp_path):
+    keeping.link(tmp_path / "trials" / "one", command, name)
 
 
 def test_the_audit_hears_of_a_file_outside(tmp_path):

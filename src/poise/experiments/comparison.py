@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from poise.checkpoint import REPLACED
 from poise.config import flat
 from poise.errors import PoiseError
 from poise.experiments import tables
@@ -26,7 +27,7 @@ from poise.experiments.statistics import (
     runs_needed,
 )
 from poise.experiments.wording import aligned, between, figure, interval, share
-from poise.files import inside
+from poise.files import check_room, inside
 from poise.journal import read_evaluation
 from poise.records import Record, read_record
 from poise.run import EXPERIMENT, SWEEP
@@ -222,7 +223,7 @@ def find_runs(places: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for place in places:
         if (place / EXPERIMENT).exists():
-            found += _below(place, "**/checkpoints")
+            found += [run for run in _below(place, "**/checkpoints") if not run.name.startswith(REPLACED)]
         elif (place / SWEEP).exists():  # the trials had other seeds than its judgement
             found += [run for name in ("default", "winner") for run in _below(place, f"{name}/*/checkpoints")]
         elif (place / "checkpoints").is_dir():
@@ -380,6 +381,7 @@ def draw_comparison(path: Path, comparison: Comparison) -> None:
     try:
         draw_tasks(path, panels, max(len(setting.records) for setting in comparison.settings))
     except OSError as error:
+        check_room(path, error)
         raise CompareError(f"plot = {path}: cannot be written: {error.strerror}") from error
 
 

@@ -10,6 +10,7 @@
 import dataclasses
 import json
 import re
+import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,12 +22,13 @@ import numpy as np
 from jaxtyping import Float
 
 from poise import cluster, envs
+from poise.claim import claimed
 from poise.config import LAST_SEED, Config, ConfigError
 from poise.diagnosis import diagnose
-from poise.errors import PoiseError
+from poise.errors import PoiseError, StorageError
 from poise.experiments import tables
 from poise.experiments.figures import Line, draw_tasks
-from poise.experiments.pool import Job, run_jobs
+from poise.experiments.pool import Job, check_count, run_jobs
 from poise.experiments.statistics import (
     Estimate,
     difference,
@@ -36,12 +38,12 @@ from poise.experiments.statistics import (
     mean_estimate,
 )
 from poise.experiments.wording import aligned, figure, interval, share
-from poise.files import FileError, read_plain, write_text
+from poise.files import FileError, own_folder, read_json, write_text
 from poise.journal import read_greedy
 from poise.machine import versions
 from poise.options import Options
 from poise.presets import PRESETS
-from poise.run import EXPERIMENT, new_folder, status
+from poise.run import EXPERIMENT, finished, new_folder, resolved, status
 from poise.sharding import refuse_native_shards
 from poise.streams import TextOut
 from poise.terminal import print
@@ -129,6 +131,7 @@ def execute_experiment(
         PoolError: a process was killed.
     """
     first, last = config.seed, config.seed + num_seeds - 1
+    check_count("seeds", num_seeds)
     if not first <= last <= LAST_SEED:
         raise ConfigError(f"seeds = {num_seeds}: must be >= 1, and the last of them <= {LAST_SEED}")
     if not ids:
@@ -139,7 +142,7 @@ def execute_experiment(
         )
     refuse_workers(options)
     cluster.check(ray)
-    found = tuple(envs.resolve(id, options.backend) for id in ids)
+    found = tuple(resolved(id, options.backend) for id in ids)
     if any(f.backend == "native" for f in found):
         refuse_native_shards(config)
     if len({_slug(f.id) for f in found}) < len(found):
@@ -166,40 +169,68 @@ def refuse_workers(options: Options) -> None:
 
 
 def proceed_experiment(
-    folder: Path, *, env: str | None = None, ray: str | None = None, file: TextOut
+    folder: Path,
+    *,
+    env: str | None = None,
+    against: Path | None = None,
+    ray: str | None = None,
+    file: TextOut,
 ) -> Experiment:
     """Goes on with what ``execute_experiment`` left: what is finished stays, the others go on.
 
     Raises:
         ExperimentError: the folder is damaged, or an environment names a module and ``env`` does not
-            repeat it. And as ``execute_experiment``.
+            repeat it, or it names another experiment and ``against`` does not. And as
+            ``execute_experiment``.
     """
     path = folder / EXPERIMENT
     try:
-        data = json.loads(read_plain(path, 2**20))
-        known, num_seeds, against = data["envs"], data["seeds"], data["against"]
+        data = read_json(path)
+        known, num_seeds, known_against = data["envs"], data["seeds"], data["against"]
         config, options = Config.from_dict(data["config"]), Options.from_dict(data["options"])
         if not (isinstance(known, list) and known and all(isinstance(id, str) for id in known)):
             raise ValueError(f"envs {known!r:.100}")
-        if not isinstance(num_seeds, int) or not 1 <= num_seeds <= LAST_SEED:
+        if not isinstance(num_seeds, int):
             raise ValueError(f"seeds {num_seeds!r:.100}")
-        if not isinstance(against, str | None):
-            raise ValueError(f"against {against!r:.100}")
+        check_count("seeds", num_seeds)
+        if not isinstance(known_against, str | None):
+            raise ValueError(f"against {known_against!r:.100}")
     except (FileError, ConfigError) as error:
-        raise ExperimentError(f"{path}: {error}") from error
+        raise ExperimentError(str(error) if isinstance(error, FileError) else f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ExperimentError(f"{path}: is damaged: {error!r:.200}") from error
     for id in known:
         if ":" in id and env != id:
-            raise ExperimentError(f"{folder}: its environment {id!r} names a Python module: add --env {id}")
+            add = f"add --env {shlex.quote(id)}"
+            raise ExperimentError(f"{folder}: its environment {id!r} names a Python module: {add}")
     if env is not None and env not in known:
         raise ExperimentError(f"{folder}: its environments are {', '.join(known)}, not {env}")
-    found = tuple(envs.resolve(id, options.backend) for id in known)
-    plan = Plan(folder, found, config, options, num_seeds, None if against is None else Path(against))
+    _check_against(folder, known_against, against)
+    found = tuple(resolved(id, options.backend) for id in known)
+    plan = Plan(folder, found, config, options, num_seeds, against)
     return _execute(plan, ray, file)
 
 
+def _check_against(folder: Path, known: str | None, given: Path | None) -> None:
+    """A folder alone never has another one read.
+
+    Raises:
+        ExperimentError: names what is to be repeated.
+    """
+    if known is None and given is not None:
+        raise ExperimentError(f"{folder}: is compared with no other experiment: leave out --against")
+    if known is not None and (given is None or given.absolute() != Path(known).absolute()):
+        again = f"poise resume {shlex.quote(str(folder))} --against {shlex.quote(known)}"
+        raise ExperimentError(f"{folder}: is compared with another; to read that, repeat it: {again}")
+
+
 def _execute(plan: Plan, ray: str | None, file: TextOut) -> Experiment:
+    with claimed(plan.folder):
+        return _execute_claimed(plan, ray, file)
+    raise AssertionError
+
+
+def _execute_claimed(plan: Plan, ray: str | None, file: TextOut) -> Experiment:
     begun = time.perf_counter()
     config, folder, seeds = plan.config, plan.folder, plan.seeds
     steps = config.num_iterations * config.rollout_size
@@ -246,12 +277,12 @@ def _run(
 
     Raises:
         PoolError: a process was killed.
+        StorageError: the disk is full.
     """
-    done: dict[Path, dict[str, Any]] = {
-        job.folder: json.loads((job.folder / "summary.json").read_text())
-        for job in jobs
-        if status(job.folder) == "finished"
-    }
+    full = False
+    for job in jobs:
+        own_folder(folder, job.folder)
+    done = {job.folder: summary for job in jobs if (summary := _finished(job, file)) is not None}
     missing = [job for job in jobs if job.folder not in done]
     if done:
         print(f"{len(done)} of {len(jobs)} are finished already", file=file, flush=True)
@@ -259,6 +290,7 @@ def _run(
         for job, result in run_jobs(missing, ray, say=partial(print, file=file, flush=True)):
             if isinstance(result, PoiseError):
                 print(f"{name(job)} failed: {result}", file=file, flush=True)
+                full = full or isinstance(result, StorageError)
                 continue
             done[job.folder] = result
             score = result["evaluation"]
@@ -268,9 +300,27 @@ def _run(
             print(f"{name(job)}: {', '.join([outcome, seconds, *sick])}", file=file, flush=True)
     except (KeyboardInterrupt, cluster.LostCluster) as error:
         ended = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        print(f"{ended}; to go on: poise resume {folder}{cluster.typed(ray)}", file=file, flush=True)
+        print(f"{ended}; to go on: {_again(folder, ray)}", file=file, flush=True)
         raise
+    if full:
+        raise StorageError(f"{folder}: the disk is full; make room, then: {_again(folder, ray)}")
     return done
+
+
+def _again(folder: Path, ray: str | None) -> str:
+    """The command that goes on."""
+    against = read_json(folder / EXPERIMENT)["against"]
+    repeated = f" --against {shlex.quote(against)}" if against else ""
+    return f"poise resume {shlex.quote(str(folder))}{repeated}{cluster.typed(ray)}"
+
+
+def _finished(job: Job, file: TextOut) -> dict[str, Any] | None:
+    """The summary of what the job is to do, where that is done."""
+    found = resolved(job.env, job.options.backend)
+    summary = finished(job.folder, found, job.config, job.options)
+    if summary is None and status(job.folder) == "finished":
+        print(f"{job.folder}: holds a finished training with another configuration or seed", file=file)
+    return summary
 
 
 def _outcome(plan: Plan, found: envs.Resolved, done: Mapping[Path, dict[str, Any]]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from poise.experiments.paper import Figure, Panel
 from poise.experiments.tables import QUANTITIES, Curves, Dots, held
+from poise.files import fresh_path
 from poise.intervals import mean_interval
 
 COLORS = ("#14507a", "#c2571a", "#3c8d53", "#8a4f9e", "#b8901c", "#5b6770")
@@ -45,7 +46,8 @@ def draw(path: Path, figure: Figure, curves: Mapping[str, Curves], dots: Dots) -
     seeds = max(len(c.values["return"]) for c in curves.values())
     said = f"mean of {seeds} seeds; the band is the 95% interval of the mean" if seeds > 1 else "one seed"
     canvas.suptitle(f"{figure.title}\n{said}", x=0.01, ha="left", fontsize=11)
-    canvas.savefig(path)
+    with fresh_path(path) as fresh:
+        canvas.savefig(fresh)
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ def draw_tasks(path: Path, panels: Mapping[str, Sequence[Line]], num_seeds: int)
     if num_seeds > 1:
         said = f"interquartile mean of {num_seeds} seeds; the band is its 95% interval, where they differ"
     canvas.suptitle(said, x=0.01, ha="left", fontsize=11)
-    canvas.savefig(path)
+    with fresh_path(path) as fresh:
+        canvas.savefig(fresh)
 
 
 def keep_readable(axes: Any, lines: Sequence[Line]) -> None:

@@ -12,18 +12,31 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TextIO, TypeVar, runtime_checkable
 
 from poise import cluster
-from poise.checkpoint import checkpoints
+from poise.checkpoint import checkpoints, runs_under
 from poise.claim import ClaimError
-from poise.config import Config
+from poise.config import Config, ConfigError
 from poise.cores import num_cores
-from poise.errors import PoiseError, message_of
+from poise.errors import PoiseError, StorageError, message_of
+from poise.files import FileError, append_to, is_full, own_folder
 from poise.interrupts import SIGNALS, Guard, guarded, leave_with_parent
 from poise.options import Options
+from poise.run import LOG, execute_or_proceed, unusable
 from poise.streams import TextOut
 from poise.terminal import print
+
+MOST_SEEDS = 10_000  # of one setting: each is a training, a folder and a row
+
+
+def check_count(name: str, seeds: int) -> None:
+    """
+    Raises:
+        ConfigError: so many trainings are not to be had.
+    """
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise ConfigError(f"{name} = {seeds}: must be >= 1 and <= {MOST_SEEDS}; each is a training")
 
 
 @runtime_checkable
@@ -51,8 +64,6 @@ class Job:
     folder: Path
 
     def run(self, guard: Guard, file: TextOut) -> dict[str, Any]:
-        from poise.run import execute_or_proceed
-
         done = execute_or_proceed(
             self.env, self.config, self.options, folder=self.folder, guard=guard, file=file
         )
@@ -79,7 +90,7 @@ def run_jobs(
 
     ``ray``: the cluster on whose cores they run (``poise.cluster``) in place of this machine's. There one
     whose process or machine is lost goes on elsewhere, from its last checkpoint. ``say``: shows a line
-    about that.
+    about that, and about a checkpoint that cannot be used.
 
     Raises:
         PoolError: a process was killed, by a lack of memory for example.
@@ -87,6 +98,9 @@ def run_jobs(
     """
     if not jobs:
         return
+    for job in jobs:
+        for line in unusable(job.folder):
+            say(line)
     if ray is not None:
         yield from _run_on_cluster(jobs, ray, say)
         return
@@ -97,7 +111,8 @@ def run_jobs(
         cores.put(core)
     stop = context.Event()  # the pool hands out one job more than it has processes
     with ProcessPoolExecutor(workers, context, initializer=_settle, initargs=(cores, stop)) as pool:
-        futures = {pool.submit(_work, job): job for job in jobs}
+        # an environment may change the working directory of a process, which does several jobs
+        futures = {pool.submit(_work, _placed(job, job.folder.absolute())): job for job in jobs}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -132,23 +147,51 @@ def _settle(cores: Any, stop: Any) -> None:
 def _work(job: Work) -> dict[str, Any] | PoiseError:
     if _stop.is_set():
         return PoolError("not begun")
-    job.folder.mkdir(parents=True, exist_ok=True)
     return _logged(job, (signal.SIGTERM,))
+
+
+def _placed(job: Any, folder: Path) -> Any:
+    return dataclasses.replace(job, folder=folder)
 
 
 def _logged(job: Work, signals: Sequence[signal.Signals]) -> dict[str, Any] | PoiseError:
     """What the job comes to; what it prints goes to its log."""
-    with (job.folder / "log.txt").open("a") as file, guarded(GRACE, signals) as guard:
-        try:
-            return job.run(guard, file)
-        except PoiseError as error:
-            print(error, file=file)
-            return error
-        except KeyboardInterrupt:
-            return PoolError("interrupted")
-        except BaseException as error:  # raised again, sys.exit would end all of them, with its exit code
-            traceback.print_exception(error, file=file)
-            return PoolError(f"its training raised {message_of(error)}; see {job.folder / 'log.txt'}")
+    try:
+        _made(job.folder)
+        with append_to(job.folder / LOG) as file, guarded(GRACE, signals) as guard:
+            return _answered(job, guard, file)
+    except FileError as error:  # the log, or the folder
+        return error
+    except OSError as error:
+        kind = StorageError if is_full(error) else PoolError
+        return kind(f"{job.folder}: {type(error).__name__}: {error}")
+
+
+def _answered(job: Work, guard: Guard, file: TextIO) -> dict[str, Any] | PoiseError:
+    try:
+        return job.run(guard, file)
+    except PoiseError as error:
+        print(error, file=file)
+        return error
+    except KeyboardInterrupt:
+        return PoolError("interrupted")
+    except OSError as error:
+        if is_full(error):
+            raise
+        return _failed(job, error, file)
+    except BaseException as error:  # raised again, sys.exit would end all of them, with its exit code
+        return _failed(job, error, file)
+
+
+def _failed(job: Work, error: BaseException, file: TextIO) -> PoolError:
+    traceback.print_exception(error, file=file)
+    return PoolError(f"its training raised {message_of(error)}; see {job.folder / LOG}")
+
+
+def _made(folder: Path) -> Path:
+    """A folder that is there, and is not a link."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return own_folder(folder.parent, folder)
 
 
 MOST_DEATHS = 5  # of the processes of one job, without a checkpoint between them
@@ -160,7 +203,7 @@ def _run_on_cluster(
     jobs: Sequence[W], ray: str, say: Callable[[str], None]
 ) -> Iterator[tuple[W, dict[str, Any] | PoiseError]]:
     for job in jobs:
-        job.folder.mkdir(parents=True, exist_ok=True)
+        _made(job.folder)
     with cluster.joined(ray):
         tasks, path = cluster.Tasks(_work_on_cluster), cluster.search_path()
         waiting = {tasks.ask(job, job.folder.resolve(), path): job for job in jobs}
@@ -203,7 +246,7 @@ class _Silence:
         if self._said or time.monotonic() - self._since < SCARCE:
             return
         self._said = True
-        logs = [job.folder / "log.txt" for job in jobs]
+        logs = [job.folder / LOG for job in jobs]
         if not any(log.exists() and log.stat().st_mtime > self._wall - 2 * SCARCE for log in logs):
             self._say(f"waiting for a free core: the cluster has {cluster.room()}")
 
@@ -216,8 +259,7 @@ class _Deaths:
 
     def again(self, folder: Path) -> bool:
         """Whether to begin once more after another one: it has come further since, or they are few."""
-        runs = {path.parent for path in folder.glob("**/checkpoints")}
-        steps = sum(int(kept[0].name) for run in runs if (kept := checkpoints(run)))
+        steps = sum(int(kept[0].name) for run in runs_under(folder) if (kept := checkpoints(run)))
         self._count, self._steps = 1 if steps > self._steps else self._count + 1, steps
         return self._count < MOST_DEATHS
 
@@ -229,7 +271,7 @@ def _work_on_cluster(job: Any, folder: Path, path: Sequence[str]) -> dict[str, A
             f"{folder}: is not on {platform.node()}; --out must be a folder that all machines share"
         )
     cluster.settle_in(path)
-    job, until = dataclasses.replace(job, folder=folder), time.monotonic() + PATIENCE
+    job, until = _placed(job, folder), time.monotonic() + PATIENCE
     while True:
         result = _logged(job, SIGNALS)
         if not isinstance(result, ClaimError) or time.monotonic() > until:

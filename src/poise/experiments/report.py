@@ -30,7 +30,7 @@ from poise.experiments.comparison import (
 from poise.experiments.experiment import evaluation
 from poise.experiments.figures import COLORS, Line
 from poise.experiments.wording import between, figure, interval
-from poise.files import FileError, read_plain, write_text
+from poise.files import FileError, check_room, read_plain, write_text
 from poise.findings import Finding, by_severity
 from poise.journal import EVALUATION, read_evaluation, read_greedy
 from poise.metrics import BY_NAME
@@ -83,6 +83,7 @@ def report(places: Sequence[Path], out: Path | None = None) -> Path:
     try:
         write_text(out, page(records, _comparison(records)))
     except OSError as error:
+        check_room(out, error)
         raise ReportError(f"{out}: cannot be written: {error.strerror}") from error
     return out
 

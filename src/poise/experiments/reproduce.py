@@ -14,28 +14,30 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from poise import cluster, envs
+from poise import cluster
 from poise.agent import load
-from poise.checkpoint import CheckpointError, agent_folder, load_agent
-from poise.config import ConfigError
+from poise.checkpoint import LARGEST_FILE, CheckpointError
+from poise.claim import claimed
 from poise.cores import num_cores
-from poise.errors import PoiseError
+from poise.errors import PoiseError, StorageError
 from poise.experiments import tables
 from poise.experiments.figures import draw
 from poise.experiments.page import markdown
 from poise.experiments.paper import FIGURES, Figure, Variant
-from poise.experiments.pool import Job, run_jobs
+from poise.experiments.pool import Job, check_count, run_jobs
+from poise.files import FileError, check_room, own_folder, read_json, read_plain, write_bytes, write_text
 from poise.journal import read_evaluation
 from poise.options import Options
 from poise.presets import PRESETS, configure, starting_point
 from poise.recording import VideoError, film
-from poise.run import RunError
+from poise.run import RunError, finished, resolved
 from poise.streams import TextOut
 from poise.terminal import print
 
@@ -60,8 +62,7 @@ class Plan:
     quick: bool
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise ConfigError(f"seeds = {self.seeds}: must be >= 1")
+        check_count("seeds", self.seeds)
 
     @property
     def command(self) -> str:
@@ -91,15 +92,8 @@ def _job(variant: Variant, seed: int, plan: Plan) -> Job:
 
 def is_finished(job: Job) -> bool:
     """Whether its folder holds the finished run of exactly this configuration."""
-    try:
-        summary = json.loads((job.folder / "summary.json").read_text())
-        _, manifest = load_agent(agent_folder(job.folder))
-    except (OSError, ValueError, CheckpointError):
-        return False
-    found = envs.resolve(job.env)
-    wanted = found.id, found.backend, job.config.settled(manifest.spec)
-    same = (manifest.env, manifest.backend, manifest.config) == wanted
-    return same and summary["status"] == "finished" and summary["evaluation"] is not None
+    summary = finished(job.folder, resolved(job.env, job.options.backend), job.config, job.options)
+    return summary is not None and summary["evaluation"] is not None
 
 
 def run_plan(plan: Plan, *, ray: str | None = None, file: TextOut) -> Path:
@@ -117,19 +111,26 @@ def run_plan(plan: Plan, *, ray: str | None = None, file: TextOut) -> Path:
     """
     cluster.check(ray)
     try:
-        plan.out.mkdir(parents=True, exist_ok=True)
+        (plan.out / "runs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        check_room(plan.out, error)
         raise RunError(f"out = {str(plan.out)!r}: cannot be made: {error.strerror}") from error
+    with claimed(own_folder(plan.out, plan.out / "runs")):
+        return _run_claimed(plan, ray, file)
+    raise AssertionError
+
+
+def _run_claimed(plan: Plan, ray: str | None, file: TextOut) -> Path:
     jobs = plan.jobs()
     missing = [job for job in jobs if not is_finished(job)]
-    for job in missing:  # the rests of runs that were cut off
-        shutil.rmtree(job.folder, ignore_errors=True)
+    for job in missing:
+        own_folder(plan.out, job.folder)
     print(f"{len(jobs)} runs, {len(jobs) - len(missing)} of them finished already", file=file, flush=True)
     failed = _run_missing(missing, ray, file)
     if missing or not (plan.out / "about.json").exists():
         today = date.today().isoformat()
         about = {"command": plan.command, "date": today, "cores": num_cores(), "quick": plan.quick}
-        (plan.out / "about.json").write_text(json.dumps(about, indent=2) + "\n")
+        write_text(plan.out / "about.json", json.dumps(about, indent=2) + "\n")
     complete = plan.complete()
     gather(complete)
     render(plan.out, complete.figures)
@@ -147,6 +148,8 @@ def _run_missing(jobs: Sequence[Job], ray: str | None, file: TextOut) -> set[str
     for done, (job, result) in enumerate(run_jobs(jobs, ray, say), start=1):
         name = f"{job.folder.parent.name}, seed {job.config.seed}"
         if isinstance(result, PoiseError):
+            if isinstance(result, StorageError):
+                raise result
             failed.add(job.folder.parent.name)
             outcome = f"failed: {result}"
         else:
@@ -200,7 +203,7 @@ def render(out: Path, figures: Sequence[Figure]) -> None:
         dots = tables.as_dots(tables.read_table(_episodes_of(out, figure))) if figure.episodes else {}
         draw(out / f"{figure.name}.png", figure, curves, dots)
     about = json.loads((out / "about.json").read_text())
-    (out / "results.md").write_text(markdown(figures, tables.read_table(out / "scores.csv"), about))
+    write_text(out / "results.md", markdown(figures, tables.read_table(out / "scores.csv"), about))
 
 
 def keep_best(out: Path, file: TextOut) -> None:
@@ -218,16 +221,16 @@ def keep_best(out: Path, file: TextOut) -> None:
             best[row["env"]] = row
     for env, row in best.items():
         run, kept = out / "runs" / row["variant"] / row["seed"], out / "best" / env
-        summary = kept / "summary.json"
-        if summary.exists() and summary.read_text() == (run / "summary.json").read_text():
-            continue
-        shutil.rmtree(kept, ignore_errors=True)
-        kept.mkdir(parents=True)
+        with suppress(FileError):
+            if read_json(kept / "summary.json") == read_json(run / "summary.json"):
+                continue
+        shutil.rmtree(own_folder(out, kept))
+        own_folder(out, kept)
         for name in ("config.json", "summary.json", "evaluation.csv", "curve.png"):
-            shutil.copy(run / name, kept / name)
+            write_bytes(kept / name, read_plain(run / name, LARGEST_FILE))
         for events in run.glob("events.out.tfevents.*"):
-            shutil.copy(events, kept / "events.out.tfevents.1")
+            write_bytes(kept / "events.out.tfevents.1", read_plain(events, LARGEST_FILE))
         try:
             film(load(run), kept / "video", env=env)
-        except VideoError as error:
+        except (VideoError, CheckpointError) as error:
             print(error, file=file)

@@ -3,7 +3,7 @@
 Optuna is imported here alone, and by the one process that hands out the trials.
 """
 
-import os
+import re
 import time
 import uuid
 import warnings
@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+from urllib.parse import unquote
 
 import numpy as np
 
 from poise.errors import PoiseError
 from poise.experiments.space import Dimension, Space
 from poise.experiments.trial import Result
+from poise.files import FileError, open_to_write
 
 JOURNAL = "journal.log"
 FEWEST_BEFORE = 4  # trials that ended, from which a median says something
@@ -288,7 +290,8 @@ class Ledger:
             raise
         except Exception as error:
             said = " ".join(str(error).split())
-            said = said.replace(str(self._place), _shown(self._place))
+            if isinstance(self._place, str):
+                said = without_secrets(said, self._place)
             where = "storage" if isinstance(self._place, str) else "journal"
             raise StudyError(
                 f"{where} = {_shown(self._place)!r}: cannot be used: {type(error).__name__}: {said:.200}"
@@ -333,20 +336,49 @@ def new_owner() -> str:
 def _mend(journal: Path) -> None:
     """Cuts off half a line that a kill left, and the lock that it left; nobody else writes to it now."""
     journal.with_name(journal.name + ".lock").unlink(missing_ok=True)
-    if not journal.exists():
+    try:
+        opened = open_to_write(journal)
+    except FileNotFoundError:
         return
-    data = journal.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        os.truncate(journal, whole)
+    except FileError as error:
+        raise StudyError(str(error)) from error
+    with open(opened, "rb+") as file:
+        data = file.read()
+        file.truncate(data.rfind(b"\n") + 1)
 
 
 def _shown(place: Path | str) -> str:
-    """Without a password."""
-    import re
+    return masked(place) if isinstance(place, str) else str(place)
 
-    masked = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", str(place))
-    return re.sub(r"(?i)(passw(?:or)?d=)[^&]*", r"\1***", masked)
+
+def masked(url: str) -> str:
+    """The URL of a storage without a password, also where it is not written as one has to be.
+
+    Of what follows a question mark nothing is shown: drivers take secrets there.
+    """
+    place, mark, query = url.partition("?")
+    kind = re.match(r"[\w+.-]+://", place)
+    scheme = kind[0] if kind else ""
+    if "@" in query:  # a password with a question mark in it, perhaps
+        return f"{scheme}***"
+    account, at, host = place.rpartition("@")
+    if at and (known := re.fullmatch(r"([\w+.-]+://[^:/@]*)(:.*)?", account)):
+        place = f"{known[1]}:***@{host}" if known[2] else place
+    elif at:
+        place = f"{scheme}***@{host}"
+    else:  # a port that is not a number
+        place = re.sub(r"^([\w+.-]*(?:://?|//)?[^:/]+:)(?!\d+(?:/|$)|//)[^/]*", r"\1***", place)
+    return place + ("?***" if mark else "")
+
+
+def without_secrets(text: str, url: str) -> str:
+    """What a driver says, without what ``masked`` leaves out of the URL."""
+    shown = masked(url)
+    text = text.replace(url, shown)
+    parts = {part for form in (url, unquote(url)) for part in re.split(r"[:/@?&=;]", form)}
+    for part in sorted({part for part in parts if part and part not in shown}, key=len, reverse=True):
+        text = re.sub(rf"(?<!\w){re.escape(part)}(?!\w)", "***", text)
+    return text
 
 
 def _first_difference(theirs: Any, mine: Mapping[str, Any]) -> str:

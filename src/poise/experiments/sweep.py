@@ -14,9 +14,10 @@ trials are drawn in batches, and what is known of earlier batches alone decides 
 
 import dataclasses
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,26 +26,34 @@ from typing import Any
 import numpy as np
 
 from poise import cluster, envs
-from poise.claim import claimed
+from poise.claim import LOCK, claimed
 from poise.config import LAST_SEED, Config, ConfigError
 from poise.envs.checking import EnvFault
 from poise.errors import PoiseError, TrainingError
 from poise.experiments import tables
 from poise.experiments.comparison import compare_settings, grouped, pair_as_json
 from poise.experiments.experiment import evaluation, plain, refuse_workers
-from poise.experiments.pool import Job, Work, run_jobs
+from poise.experiments.pool import MOST_SEEDS, Job, Work, run_jobs
 from poise.experiments.space import Dimension, Space, applied, make_space
 from poise.experiments.statistics import interquartile_estimate
-from poise.experiments.study import JOURNAL, Ledger, Tried, new_owner, require_optuna
+from poise.experiments.study import (
+    JOURNAL,
+    Ledger,
+    StudyError,
+    Tried,
+    masked,
+    new_owner,
+    require_optuna,
+)
 from poise.experiments.sweep_report import shown, write_page
 from poise.experiments.trial import Result, Trial, read_result
 from poise.experiments.wording import aligned, figure, interval
-from poise.files import FileError, read_plain, write_text
+from poise.files import FileError, own_folder, read_json, write_text
 from poise.machine import versions
 from poise.options import Options
 from poise.presets import PRESETS
 from poise.records import Record, read_record
-from poise.run import SWEEP, new_folder, status
+from poise.run import SWEEP, finished, new_folder, resolved, same_directory, status
 from poise.sharding import refuse_native_shards
 from poise.streams import TextOut
 from poise.terminal import print, typed
@@ -217,15 +226,12 @@ def execute_sweep(
     cluster.check(ray)
     refuse_workers(options)
     require_optuna()
-    found = envs.resolve(env, options.backend)
+    found = resolved(env, options.backend)
     if found.note:
         print(found.note, file=file)
     options.check_against(found.backend)
-    world = envs.make(found.id, 1, found.backend)
-    try:
+    with same_directory(), closing(envs.make(found.id, 1, found.backend)) as world:
         base, space = make_space(search, config, world.spec)
-    finally:
-        world.close()
     if found.backend == "native":
         refuse_native_shards(base)
         if any(dimension.name == "num_shards" for dimension in space):
@@ -247,7 +253,20 @@ def execute_sweep(
     )
     # the URL of a storage may hold a password
     write_text(plan.folder / SWEEP, json.dumps(plan.to_dict(), indent=2) + "\n", private=storage is not None)
-    return _execute(plan, ray, file)
+    try:
+        return _execute(plan, ray, file)
+    except StudyError:
+        _remove_unused(plan.folder)
+        raise
+
+
+def _remove_unused(folder: Path) -> None:
+    """Removes the folder of a sweep whose storage cannot be used, where no trial was trained in it."""
+    files = [path for path in folder.iterdir() if path.name in (SWEEP, LOCK)]
+    if len(files) == len(list(folder.iterdir())):
+        for path in files:
+            path.unlink()
+        folder.rmdir()
 
 
 def _absolute(storage: str) -> str:
@@ -271,23 +290,52 @@ def _check(
     least = {"trials": (trials, 1), "seeds": (seeds, FEWEST_SEEDS)}
     least |= {"final_seeds": (final, FEWEST_FINAL), "at_once": (at_once, 1)}
     for name, (value, bound) in least.items():
-        if not bound <= value <= 10**6:
-            raise ConfigError(f"{name} = {value}: must be >= {bound} and <= 1000000")
+        most = MOST_SEEDS if "seeds" in name else 10**6
+        if not bound <= value <= most:
+            raise ConfigError(f"{name} = {value}: must be >= {bound} and <= {most}")
     if config.seed + seeds + final - 1 > LAST_SEED:
         raise ConfigError(f"seed = {config.seed}: the last of {seeds + final} seeds must be <= {LAST_SEED}")
 
 
-def proceed_sweep(folder: Path, *, env: str | None = None, ray: str | None = None, file: TextOut) -> Sweep:
+def proceed_sweep(
+    folder: Path,
+    *,
+    env: str | None = None,
+    storage: str | None = None,
+    ray: str | None = None,
+    file: TextOut,
+) -> Sweep:
     """Goes on with what ``execute_sweep`` left, to the same result.
 
     Raises:
         SweepError: it is finished, the folder is damaged, or the environment names a module and ``env`` does
-            not repeat it. And as ``execute_sweep``.
+            not repeat it, or its trials are in a storage and ``storage`` does not. And as ``execute_sweep``.
     """
     if status(folder) == "finished":
         raise SweepError(f"{folder}: this sweep is finished; {typed('poise', 'report', folder)} shows it")
     plan = read_plan(folder, env=env)
+    _check_storage(plan, storage)
     return _execute(plan, ray, file, begun=(folder / "trials").exists())
+
+
+def _check_storage(plan: Plan, given: str | None) -> None:
+    """A folder alone never has poise connect to anything.
+
+    Raises:
+        SweepError: names what is to be repeated.
+    """
+    if plan.storage is None and given is not None:
+        raise SweepError(f"{plan.folder}: its trials are in the folder itself: leave out --storage")
+    if plan.storage is not None and (given is None or _absolute(given) != plan.storage):
+        raise SweepError(
+            f"{plan.folder}: its trials are in a storage; to connect to that, repeat it: {_again(plan, None)}"
+        )
+
+
+def _again(plan: Plan, ray: str | None) -> str:
+    """The command that goes on; a password has to be filled in."""
+    storage = "" if plan.storage is None else f" --storage {shlex.quote(masked(plan.storage))}"
+    return f"poise resume {shlex.quote(str(plan.folder))}{storage}{cluster.typed(ray)}"
 
 
 def read_plan(folder: Path, *, env: str | None = None) -> Plan:
@@ -298,7 +346,7 @@ def read_plan(folder: Path, *, env: str | None = None) -> Plan:
     """
     path = folder / SWEEP
     try:
-        data = json.loads(read_plain(path, 2**20))
+        data = read_json(path)
         known = str(data["env"])
         config, options = Config.from_dict(data["config"]), Options.from_dict(data["options"])
         space = tuple(Dimension.from_dict(one) for one in data["space"])
@@ -311,14 +359,15 @@ def read_plan(folder: Path, *, env: str | None = None) -> Plan:
         study, owner = str(data["study"]), str(data["owner"])
         _check(known, config, options, *numbers)
     except (FileError, ConfigError) as error:
-        raise SweepError(f"{path}: {error}") from error
+        raise SweepError(str(error) if isinstance(error, FileError) else f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise SweepError(f"{path}: is damaged: {error!r:.200}") from error
     if ":" in known and env != known:
-        raise SweepError(f"{folder}: its environment {known!r} names a Python module: add --env {known}")
+        add = f"add --env {shlex.quote(known)}"
+        raise SweepError(f"{folder}: its environment {known!r} names a Python module: {add}")
     if env is not None and env != known:
         raise SweepError(f"{folder}: its environment is {known}, not {env}")
-    found = envs.resolve(known, options.backend)
+    found = resolved(known, options.backend)
     trials, seeds, final, at_once = numbers
     shared = (prune, storage, study, owner)
     return Plan(folder, found, config, options, space, trials, seeds, final, at_once, *shared)
@@ -338,7 +387,7 @@ def _execute(plan: Plan, ray: str | None, file: TextOut, *, begun: bool = False)
             summary = _judge(plan, ledger, train, file)
         except (KeyboardInterrupt, cluster.LostCluster) as error:
             ended = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            again = f"poise resume {plan.folder}{cluster.typed(ray)}"
+            again = _again(plan, ray)
             print(f"{ended}; to go on: {again}", file=file, flush=True)
             raise
         told = _write(plan, ledger, summary, since)
@@ -384,6 +433,8 @@ def _train(plan: Plan, ledger: Ledger, batch: Sequence[Tried], train: Train, fil
         else:
             jobs[job.folder] = trial.number
             waiting.append(job)
+    for job in waiting:
+        own_folder(plan.folder, job.folder)
     trouble: PoiseError | None = None
     known_best = None if best is None else (best.score or 0.0, best.number)
     for job, result in train(waiting):
@@ -453,7 +504,7 @@ def _judge(plan: Plan, ledger: Ledger, train: Train, file: TextOut) -> dict[str,
     first, last = plan.fresh[0], plan.fresh[-1]
     who = DEFAULT if alone else f"trial {winner.number} and {DEFAULT}"
     print(f"judging {who} on seeds {first} to {last}, which no trial had", file=file, flush=True)
-    failed = _train_final(jobs, train, file)
+    failed = _train_final(plan.found, jobs, train, file)
     sides = {
         side: [
             read_record(job.folder)
@@ -473,10 +524,13 @@ def _judge(plan: Plan, ledger: Ledger, train: Train, file: TextOut) -> dict[str,
     }
 
 
-def _train_final(jobs: Sequence[Job], train: Train, file: TextOut) -> dict[Path, str]:
+def _train_final(found: envs.Resolved, jobs: Sequence[Job], train: Train, file: TextOut) -> dict[Path, str]:
     """Trains what is not finished; why some could not be, by folder."""
     failed: dict[Path, str] = {}
-    for job, result in train([job for job in jobs if status(job.folder) != "finished"]):
+    for job in jobs:
+        own_folder(job.folder.parent.parent, job.folder)
+    missing = [job for job in jobs if finished(job.folder, found, job.config, job.options) is None]
+    for job, result in train(missing):
         name = f"{'default' if job.folder.parent.name == 'default' else 'winner'}, seed {job.config.seed}"
         if isinstance(result, PoiseError):
             if not isinstance(result, OWN_FAULT):

@@ -13,7 +13,7 @@ from poise.errors import PoiseError
 from poise.experiments.charts import Charts, draw_bars, draw_history, draw_rungs, draw_values
 from poise.experiments.report import day, rendered
 from poise.experiments.wording import figure, interval
-from poise.files import FileError, read_json, write_text
+from poise.files import FileError, check_room, read_json, write_text
 from poise.terminal import typed
 
 LARGEST = 2**25  # bytes of a summary
@@ -53,6 +53,7 @@ def write_page(folder: Path, out: Path | None = None) -> Path:
     try:
         write_text(out, rendered("sweep.html.j2", content))
     except OSError as error:
+        check_room(out, error)
         raise SweepReportError(f"{out}: cannot be written: {error.strerror}") from error
     return out
 

@@ -1,6 +1,7 @@
 """From run folders to tables of many runs, and from tables to curves."""
 
 import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from poise.files import read_cells
+from poise.files import read_cells, write_text
 from poise.journal import read_episodes, read_metrics
 
 QUANTITIES = ("return", "value_loss", "policy_loss")
@@ -45,10 +46,11 @@ def episode_rows(variant: str, seed: int, run: Path) -> list[Sequence[Any]]:
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with path.open("w", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(columns)
-        table.writerows(rows)
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns)
+    table.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def read_table(path: Path) -> list[Row]:

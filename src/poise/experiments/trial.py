@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,12 @@ import numpy as np
 from poise.checkpoint import checkpoints, read_manifest
 from poise.config import Config
 from poise.errors import PoiseError
-from poise.files import FileError, read_json, write_text
+from poise.files import FileError, own_folder, read_json, write_text
 from poise.interrupts import Guard, Member
 from poise.journal import JournalError, cut, read_episodes
 from poise.options import Options
 from poise.records import read_summary
-from poise.run import Session, session, status
+from poise.run import Session, session, set_aside, status
 from poise.streams import TextOut
 from poise.terminal import print
 
@@ -156,7 +155,7 @@ class _Seed:
         """Trains to the end of the first iteration with so many steps."""
         while self._steps < until and status(self._folder) != "finished":
             if self._session is None:
-                self._folder.mkdir(parents=True, exist_ok=True)
+                own_folder(self._trial.folder, self._folder)
                 self._session = session(
                     self._trial.env,
                     self._config,
@@ -187,7 +186,7 @@ class _Seed:
         """Ends it here."""
         self.close()
         if status(self._folder) is None:  # it was killed here, and opened it would go one iteration too far
-            shutil.rmtree(self._folder)
+            set_aside(self._folder)
             self._steps = 0
             self.advance(rung)
             self.close()
