@@ -68,6 +68,7 @@ def film(agent: Agent, path: Path, *, env: str | None = None) -> Path:
         else:
             _write_mp4(unfinished, frames, fps, encoder)
         unfinished.replace(path)
+        path.with_suffix(".mp4" if encoder is None else ".gif").unlink(missing_ok=True)  # an earlier film
     except PoiseError:
         raise
     except OSError as error:
