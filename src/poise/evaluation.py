@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -203,7 +203,7 @@ def _play(
     env: VectorEnv,
     act: Callable[[Float[np.ndarray, "N O"]], np.ndarray],
     tally: _Tally,
-    seeds: Sequence[int],
+    seeds: list[int],
     longest: int,
     watch: Callable[[int, int, int], None],
 ) -> None:

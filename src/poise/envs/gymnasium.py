@@ -122,7 +122,10 @@ def _make_elsewhere(id: str, index: int, parent: int) -> gym.Env:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent decides
         leave_with_parent()
     try:
-        return _make_one(id, index)
+        env = _make_one(id, index)
+        if os.getpid() != parent:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # whatever its constructor made of it
+        return env
     except PoiseError as error:
         if os.getpid() == parent:
             raise

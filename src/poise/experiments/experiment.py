@@ -13,7 +13,6 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from poise.experiments.statistics import (
     interquartile_estimate,
     mean_estimate,
 )
+from poise.experiments.watching import watching
 from poise.experiments.wording import aligned, figure, interval, share
 from poise.files import write_text
 from poise.journal import read_greedy
@@ -256,19 +256,20 @@ def _run(
     if done:
         print(f"{len(done)} of {len(jobs)} are finished already", file=file, flush=True)
     try:
-        for job, result in run_jobs(missing, ray, say=partial(print, file=file, flush=True)):
-            if isinstance(result, PoiseError):
-                print(f"{name(job)} failed: {result}", file=file, flush=True)
-                continue
-            done[job.folder] = result
-            score = result["evaluation"]
-            outcome = f"greedy return {score['mean']:.2f}" if score else "trained"
-            seconds = f"{result['seconds']['total']:.1f} s"
-            sick = [finding.rule for finding in diagnose(job.folder)]
-            print(f"{name(job)}: {', '.join([outcome, seconds, *sick])}", file=file, flush=True)
+        with watching(file, name) as watch:
+            for job, result in run_jobs(missing, ray, watch.say, watch.look):
+                if isinstance(result, PoiseError):
+                    watch.say(f"{name(job)} failed: {result}")
+                    continue
+                done[job.folder] = result
+                score = result["evaluation"]
+                outcome = f"greedy return {score['mean']:.2f}" if score else "trained"
+                seconds = f"{result['seconds']['total']:.1f} s"
+                sick = [finding.rule for finding in diagnose(job.folder)]
+                watch.say(f"{name(job)}: {', '.join([outcome, seconds, *sick])}")
     except (KeyboardInterrupt, cluster.LostCluster) as error:
         ended = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        print(f"{ended}; to go on: poise resume {folder}{cluster.typed(ray)}", file=file, flush=True)
+        print(f"{ended}; to resume: poise resume {folder}{cluster.typed(ray)}", file=file, flush=True)
         raise
     return done
 

@@ -7,8 +7,9 @@ import platform
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -21,7 +22,7 @@ from poise.cores import num_cores
 from poise.errors import PoiseError
 from poise.interrupts import SIGNALS, Guard, guarded, leave_with_parent
 from poise.options import Options
-from poise.streams import TextOut
+from poise.streams import Lasting, TextOut, logged_output
 
 
 @runtime_checkable
@@ -66,8 +67,14 @@ class PoolError(PoiseError):
     exit_code = 1
 
 
+TICK = 0.5  # seconds after which ``look`` is called again
+
+
 def run_jobs(
-    jobs: Sequence[W], ray: str | None = None, say: Callable[[str], None] = lambda line: None
+    jobs: Sequence[W],
+    ray: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    look: Callable[[Sequence[Any]], None] = lambda jobs: None,
 ) -> Iterator[tuple[W, dict[str, Any] | PoiseError]]:
     """Runs all jobs on all cores and yields each with its summary, or with what went wrong, as it ends.
 
@@ -77,7 +84,7 @@ def run_jobs(
 
     ``ray``: the cluster on whose cores they run (``poise.cluster``) in place of this machine's. There one
     whose process or machine is lost goes on elsewhere, from its last checkpoint. ``say``: shows a line
-    about that.
+    about that. ``look`` is called again and again with the jobs that have not ended.
 
     Raises:
         PoolError: a process was killed, by a lack of memory for example.
@@ -86,7 +93,7 @@ def run_jobs(
     if not jobs:
         return
     if ray is not None:
-        yield from _run_on_cluster(jobs, ray, say)
+        yield from _run_on_cluster(jobs, ray, say, look)
         return
     context = multiprocessing.get_context("spawn")  # a process that has loaded JAX must not be forked
     cores: Any = context.SimpleQueue()
@@ -97,8 +104,10 @@ def run_jobs(
     with ProcessPoolExecutor(workers, context, initializer=_settle, initargs=(cores, stop)) as pool:
         futures = {pool.submit(_work, job): job for job in jobs}
         try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
+            while futures:
+                look(list(futures.values()))
+                for future in wait(futures, TICK, FIRST_COMPLETED).done:
+                    yield futures.pop(future), future.result()
         except KeyboardInterrupt:
             for process in multiprocessing.active_children():
                 process.terminate()
@@ -131,12 +140,23 @@ def _work(job: Work) -> dict[str, Any] | PoiseError:
     if _stop.is_set():
         return PoolError("not begun")
     job.folder.mkdir(parents=True, exist_ok=True)
-    return _logged(job, (signal.SIGTERM,))
+    return _logged(job, (signal.SIGTERM,), alone=True)
 
 
-def _logged(job: Work, signals: Sequence[signal.Signals]) -> dict[str, Any] | PoiseError:
-    """What the job comes to; what it prints goes to its log."""
-    with (job.folder / "log.txt").open("a") as file, guarded(GRACE, signals) as guard:
+def _logged(
+    job: Work, signals: Sequence[signal.Signals], *, alone: bool = False
+) -> dict[str, Any] | PoiseError:
+    """What the job comes to; what it prints goes to its log.
+
+    ``alone``: whether this process is the pool's own, so that all that it prints goes there, too: what the
+    environments print is not for the terminal of the whole.
+    """
+    with ExitStack() as stack:
+        log = stack.enter_context((job.folder / "log.txt").open("a", encoding="utf-8"))
+        guard = stack.enter_context(guarded(GRACE, signals))
+        file = Lasting(log)
+        if alone:
+            stack.enter_context(logged_output(log))
         try:
             return job.run(guard, file)
         except PoiseError as error:
@@ -144,6 +164,7 @@ def _logged(job: Work, signals: Sequence[signal.Signals]) -> dict[str, Any] | Po
             return error
         except KeyboardInterrupt:
             return PoolError("interrupted")
+    raise AssertionError
 
 
 MOST_DEATHS = 5  # of the processes of one job, without a checkpoint between them
@@ -152,7 +173,7 @@ PATIENCE = 60.0  # seconds in which the process that trained before has to let g
 
 
 def _run_on_cluster(
-    jobs: Sequence[W], ray: str, say: Callable[[str], None]
+    jobs: Sequence[W], ray: str, say: Callable[[str], None], look: Callable[[Sequence[Any]], None]
 ) -> Iterator[tuple[W, dict[str, Any] | PoiseError]]:
     for job in jobs:
         job.folder.mkdir(parents=True, exist_ok=True)
@@ -163,6 +184,7 @@ def _run_on_cluster(
         silence = _Silence(say)
         try:
             while waiting:
+                look(list(waiting.values()))
                 kept = cluster.ready(list(waiting), 1.0)
                 silence.hear(kept, waiting.values())
                 for promise in kept:
