@@ -1,4 +1,4 @@
-"""What the score at the end may cost: by steps, the same on every machine; by seconds only as a safety net."""
+"""What the score at the end may cost: by steps, alike on every machine; by seconds as a safety net only."""
 
 import numpy as np
 import pytest

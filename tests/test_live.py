@@ -70,7 +70,7 @@ def test_a_terminal_gets_bar_course_and_health(monkeypatch):
 @pytest.mark.parametrize("columns", [62, 80, 100])
 def test_the_picture_fits_into_a_terminal(columns, monkeypatch):
     """No row is broken: header, bar, return, health, and what follows the training."""
-    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", str(columns))
     file = Terminal()
     with live(399_360, file) as view:

@@ -8,10 +8,9 @@ import os
 import signal
 import sys
 import threading
-from multiprocessing import util
 
 from poise.cli import main
-from poise.interrupts import SIGNALS
+from poise.interrupts import SIGNALS, release
 
 PATIENCE = 1.0  # seconds in which the threads of an environment may end by themselves
 
@@ -37,7 +36,7 @@ def run() -> int:
     if code > 128:  # interrupted: JAX may still be at work, and does not like to be taken down meanwhile
         for child in multiprocessing.active_children():
             child.kill()
-        util._run_finalizers(0)  # pyright: ignore[reportAttributeAccessIssue] (semaphores of a pool)
+        release()
         _leave(code)
     if _left_threads():
         atexit._run_exitfuncs()

@@ -16,11 +16,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import util
 from multiprocessing.connection import wait
 from types import FrameType
 
 GRACE = 2.5  # seconds that the main thread has to unwind
 SAVING = 1.5  # seconds in which what was finished has to be saved
+RELEASING = 0.3  # seconds in which the system has to get back what is its own
 ASKING = 0.1  # seconds after which a main thread that put the signal off is asked again
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -123,7 +125,18 @@ class Guard:
             os.write(2, b"\x1b[?25h\n")  # the cursor, which a moving line hides
         with contextlib.suppress(OSError):
             os.write(2, b"poise: interrupted\n")  # as the main thread would say
+        release()
         os._exit(128 + (self.number or signal.SIGTERM))
+
+
+def release() -> None:
+    """Gives back what Python's own end would: the semaphores of a pool, which it would otherwise complain of.
+
+    For a process that ends without it. What of that hangs is left.
+    """
+    finalizers = threading.Thread(target=util._run_finalizers, args=(0,), daemon=True)  # pyright: ignore
+    finalizers.start()
+    finalizers.join(RELEASING)
 
 
 def leave_with_parent() -> None:
