@@ -12,7 +12,6 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live as Display
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
 from rich.text import Text
 
 from poise.curve import WINDOW
@@ -29,7 +28,7 @@ SHOWN = {
 }
 BLOCKS = "▁▂▃▄▅▆▇█"
 BUCKETS = 32  # of the budget, each a block of the sparkline
-WIDE = 88  # columns in which the health has one row; with fewer it has two
+WIDE = 88  # columns from which on the bar is long
 SHARE = 0.1  # of the time since the start that a pipe has no line for
 NOTHING_LEFT = "– (little left to explain)"
 
@@ -142,15 +141,12 @@ class _TerminalLive(Live):
         with np.errstate(invalid="ignore"):
             course = sparkline(np.where(count > 0, total / np.maximum(count, 1), np.nan))
         line = Text.assemble((f"{mean:<22}", "bold"), (course, "cyan"), no_wrap=True)
-        health = _health(metrics, 4 if self._display.console.width >= WIDE else 2)
+        health = _health(metrics, self._display.console.width)
         self._display.update(Group(self._bar, line, health, self._phase))
 
 
-def _health(metrics: Mapping[str, float | int | None], columns: int) -> RenderableType:
-    """Each of SHOWN with its value, and whether that is healthy, so many in a row."""
-    grid = Table.grid(padding=(0, 3))
-    for _ in range(columns):
-        grid.add_column(no_wrap=True)
+def _health(metrics: Mapping[str, float | int | None], width: int) -> RenderableType:
+    """Each of SHOWN with its value, and whether that is healthy; in two rows where one has no room."""
     cells = []
     for name, title in SHOWN.items():
         value = metrics.get(name)
@@ -162,9 +158,10 @@ def _health(metrics: Mapping[str, float | int | None], columns: int) -> Renderab
             continue
         color = {"ok": "green", None: "dim"}.get(state, "yellow")
         cells.append(Text.assemble((f"{title} ", "dim"), f"{value:.2g} ", (state or "", color)))
-    for first in range(0, len(cells), columns):
-        grid.add_row(*cells[first : first + columns])
-    return grid
+    gap = Text("   ")
+    row = gap.join(cells)
+    rows = [row] if row.cell_len <= width else [gap.join(cells[:2]), gap.join(cells[2:])]
+    return Text("\n", no_wrap=True, overflow="crop").join(rows)
 
 
 class _PlainLive(Live):
