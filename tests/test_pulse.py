@@ -83,7 +83,7 @@ def test_a_pipe_is_told_what_follows_the_training(clock):
     with live(1000, file) as view:
         clock.now += 6
         view.pulse.beat()
-        view.show(1000, [], {})
+        view.show(1000, [], {"policy/kl": 0.01})
         for ended in (43, 99):
             view.phase(f"scoring: {ended} / 100 episodes")
             clock.now += 5

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from poise.curve import WINDOW
 from poise.metrics import BY_NAME
-from poise.pulse import Pulse
+from poise.pulse import SILENCE, Pulse
 from poise.spec import Episode
 from poise.streams import TextOut
 
@@ -100,20 +100,21 @@ def sparkline(values: np.ndarray) -> str:
 
 
 class _Phase:
-    """What is being done beside the training, and for how long; nothing where that is nothing."""
+    """What is being done beside the training, and for how long; of the training only what lasts."""
 
     def __init__(self) -> None:
-        self.text, self._since = "", 0.0
+        self.text, self._since = "compiling", time.monotonic()
 
     def set(self, text: str) -> None:
-        if not self.text:
+        if not self.text or not text:
             self._since = time.monotonic()
         self.text = text
 
     def __rich__(self) -> RenderableType:
-        if not self.text:
+        lasting = time.monotonic() - self._since
+        if not self.text and lasting < SILENCE:
             return Text("", end="")
-        return Text.assemble((self.text, "cyan"), (f"  {time.monotonic() - self._since:.0f} s", "dim"))
+        return Text.assemble((self.text or "the next iteration", "cyan"), (f"  {lasting:.0f} s", "dim"))
 
 
 class _TerminalLive(Live):
@@ -122,8 +123,8 @@ class _TerminalLive(Live):
     def __init__(self, total_steps: int, bar: Bar, display: Display):
         super().__init__(total_steps)
         self._bar, self._display, self._phase = bar, display, _Phase()
-        self._task = bar.add_task("train", total=total_steps, pace="compiling")
-        self._draw(0, "compiling", "no episode ended yet", {})
+        self._task = bar.add_task("train", total=total_steps, pace="")
+        self._draw(0, "", "no episode ended yet", {})
 
     def say(self, text: str) -> None:
         self._display.console.print(text, markup=False, highlight=False)
@@ -132,11 +133,13 @@ class _TerminalLive(Live):
         self._phase.set(text)
 
     def close(self) -> None:
-        self._phase.text = ""
+        self._phase.set("")
         self._display.stop()
 
     def _draw(self, steps: int, pace: str, mean: str, metrics: Mapping[str, float | int | None]) -> None:
         self._bar.update(self._task, completed=steps, pace=pace)
+        if metrics:
+            self._phase.set("")
         total, count = self._sums
         with np.errstate(invalid="ignore"):
             course = sparkline(np.where(count > 0, total / np.maximum(count, 1), np.nan))
@@ -193,7 +196,8 @@ class _PlainLive(Live):
         sick = [text for text in sick if text.endswith((" high", " low"))]
         parts = [f"{steps:>9,} / {self._total:,} steps", pace, mean, ", ".join(sick)]
         line = "  ".join(part for part in parts if part)
-        self.pulse.doing(line)
+        self.pulse.share = SHARE
+        self.pulse.doing(line if metrics else "compiling")
         tenth = 10 * steps // self._total
         if tenth > self._tenth:
             self._tenth = tenth
