@@ -115,7 +115,7 @@ def test_of_several_trainings_a_pipe_hears_how_far_each_is(clock, tmp_path, monk
         watch.say("seed 1: greedy return 5.00")
         print("from a caller", file=watch.lines)
     assert file.getvalue().splitlines() == [
-        "seed 0 43%; seed 1 scoring; 1 not begun or compiling (6 s)",
+        "seed 0 43%; seed 1 finishing; 1 not begun or compiling (6 s)",
         "seed 1: greedy return 5.00",
         "from a caller",
     ]

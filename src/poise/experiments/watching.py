@@ -58,7 +58,7 @@ class _State(NamedTuple):
 
     @property
     def text(self) -> str:
-        return "scoring" if self.steps >= self.total else f"{100 * self.steps // self.total}%"
+        return "finishing" if self.steps >= self.total else f"{100 * self.steps // self.total}%"
 
 
 class _Lines:
@@ -122,7 +122,8 @@ class _Terminal(Watch):
                 self._tasks[folder] = self._bars.add_task(state.name, total=state.total, state="")
             if folder in self._tasks:
                 self._bars.update(self._tasks[folder], completed=state.steps, state=state.text)
-        self._waiting.plain = f"{len(states) - len(self._tasks)} not begun or compiling"
+        waiting = len(states) - len(self._tasks)
+        self._waiting.plain = f"{waiting} not begun or compiling" if waiting else ""
 
 
 @contextmanager
