@@ -209,7 +209,7 @@ def test_training_goes_on_where_nothing_can_be_drawn(tmp_path, monkeypatch):
     quick = {"total_steps": 256, "num_envs": 2, "ppo": {"num_steps": 64}, "evaluate": False}
     run = poise.train("Pendulum-v1", out=tmp_path, file=shown, **quick)
     assert run.summary["status"] == "finished"
-    assert shown.getvalue().splitlines()[-1] == "no video of Pendulum-v1: MuJoCo needs EGL to draw"
+    assert "no video of Pendulum-v1: MuJoCo needs EGL to draw" in shown.getvalue().splitlines()
 
 
 def test_a_renderer_that_is_missing_is_one_line_with_the_package(tmp_path):
