@@ -11,6 +11,7 @@ from poise.best import Candidate, Podium, choose
 from poise.checkpoint import Trained
 from poise.config import Config
 from poise.envs import make
+from poise.evaluation import UNLIMITED
 from poise.seeds import Stream, episode_seed
 from poise.spec import Episode
 from poise.update import init
@@ -54,15 +55,31 @@ def test_the_highest_score_is_chosen_and_of_equal_ones_the_last(scores, chosen, 
 
     def evaluate(env, actor, scale, **options):
         seen.append(options)
-        return SimpleNamespace(mean=scores[len(seen) - 1])
+        return SimpleNamespace(episodic_return=np.full(4, scores[len(seen) - 1]))
 
     monkeypatch.setattr(best, "evaluate", evaluate)
     agent = Trained.of(STATE)
     candidates = [Candidate(i, 0.0, agent) for i in range(3)]
     found = envs.resolve("CartPole-v1")
     spec = make("CartPole-v1", 1).spec
-    assert choose(found, spec, Config(seed=7), candidates, episodes=4) == chosen
-    assert seen == [{"seed": 7, "episodes": 4, "stream": Stream.RESCORING}] * 3
+    assert choose(found, spec, Config(seed=7), candidates, episodes=4) == (chosen, 4)
+    assert seen == [{"seed": 7, "episodes": 4, "stream": Stream.RESCORING, "limits": UNLIMITED}] * 3
+
+
+def test_all_are_compared_on_the_episodes_that_each_has_played(monkeypatch):
+    """The second stops early, where its steps are used up: what the others do later does not count."""
+    returns = [[1.0, 1.0, 9.0, 9.0], [2.0, 2.0], [1.5, 1.5]]
+    asked = []
+
+    def evaluate(env, actor, scale, *, episodes, **options):
+        asked.append(episodes)
+        return SimpleNamespace(episodic_return=np.array(returns[len(asked) - 1]))
+
+    monkeypatch.setattr(best, "evaluate", evaluate)
+    candidates = [Candidate(i, 0.0, Trained.of(STATE)) for i in range(3)]
+    spec = make("CartPole-v1", 1).spec
+    assert choose(envs.resolve("CartPole-v1"), spec, Config(), candidates, episodes=4) == (1, 2)
+    assert asked == [4, 4, 2]
 
 
 def test_a_better_agent_is_found_by_playing():
@@ -84,7 +101,7 @@ def test_a_better_agent_is_found_by_playing():
 
     still, following = (with_weights(w) for w in (np.zeros_like(follow), follow))
     candidates = [Candidate(1, 0.0, following), Candidate(2, 0.0, still)]
-    assert choose(envs.resolve("CartPole-v1"), spec, Config(), candidates, episodes=5) == 0
+    assert choose(envs.resolve("CartPole-v1"), spec, Config(), candidates, episodes=5).place == 0
 
 
 def test_no_two_purposes_share_an_episode():

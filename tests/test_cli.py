@@ -42,7 +42,7 @@ def test_json_alone_is_on_standard_output(capsys, tmp_path):
     result = json.loads(out)
     assert (result["env"], result["backend"], result["steps"]) == ("Pendulum-v0", "native", 256)
     assert Path(result["folder"]).is_dir()
-    assert "Pendulum-v0 on native" in err
+    assert "Pendulum-v0: 256 steps, seed 0\non native" in err
 
 
 def test_options_reach_the_configuration(capsys, tmp_path):

@@ -55,7 +55,8 @@ def test_the_interval_of_the_mean_by_hand():
 
 def test_one_episode_has_no_interval():
     summary = Evaluation(np.array([1.0]), np.array([3])).summary()
-    assert summary == {"mean": 1.0, "std": 0.0, "low": None, "high": None, "episodes": 1, "cut": 0}
+    score = {"mean": 1.0, "std": 0.0, "low": None, "high": None, "episodes": 1, "cut": 0}
+    assert summary == score | {"longest": 10_000, "stopped": None}
 
 
 def test_every_backend_gives_the_same_score_on_shared_episodes():

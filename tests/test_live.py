@@ -67,6 +67,28 @@ def test_a_terminal_gets_bar_course_and_health(monkeypatch):
     assert "made anew" in shown
 
 
+@pytest.mark.parametrize("columns", [62, 80, 100])
+def test_the_picture_fits_into_a_terminal(columns, monkeypatch):
+    """No row is broken: header, bar, return, health, and what follows the training."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    file = Terminal()
+    with live(399_360, file) as view:
+        metrics = {"value__explained_variance": -3.5, "value__loss": 0.01}
+        view.show(*progress(225_280, [1.0, 2.0], **SICK, **metrics))
+        view._display.refresh()
+        picture = view._display.renderable
+        view.phase("scoring: 43 / 100 episodes, 43,000 steps")
+        lines = view._display.console.render_lines(picture, pad=False)
+        shown = ["".join(segment.text for segment in line).rstrip() for line in lines]
+    assert len([line for line in shown if line]) == (4 if columns == 100 else 5)
+    text = "\n".join(shown)
+    assert "explained variance – (little left to explain)" in text
+    assert "56% 225,280 / 399,360 steps" in text
+    assert "scoring: 43 / 100 episodes, 43,000 steps  0 s" in text
+    assert "-3.5" not in text
+
+
 @pytest.mark.parametrize(
     ("explained", "loss", "state"),
     [(0.5, 1.0, "ok"), (-1.0, 1.0, "low"), (-1.0, 0.01, None), (0.5, 0.01, "ok"), (None, 1.0, None)],

@@ -112,7 +112,7 @@ def test_a_training_whose_ray_dies_says_so_and_leaves_nothing(name, tmp_path):
     (run,) = tmp_path.glob("*/*")
     died = "its raylet was killed" if "raylet" in name else "its keeper was killed"
     assert f"poise: the local Ray died: {died}" in told
-    assert f"; to go on: poise resume {run}\n" in told
+    assert f"; to resume: poise resume {run}\n" in told
     assert json.loads((run / "summary.json").read_text())["status"] == "failed"
     until = time.monotonic() + 10
     while (left := [p for p in started if alive(p)]) and time.monotonic() < until:

@@ -103,6 +103,15 @@ def test_the_command_has_what_was_asked_for_beside_the_learning(run):
     assert again == f"{record.command()} --backend gymnasium --no-evaluate --eval-every 512 --eval-episodes 2"
 
 
+def test_the_page_says_which_agent_its_film_shows(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (film,) = copy.glob("video.*")
+    shutil.copy(film, copy / f"video_best{film.suffix}")
+    assert "The film shows the agent at the end of the training." in parsed(report([copy]).read_text())
+    film.unlink()
+    assert "The film shows the best agent." in parsed(report([copy]).read_text())
+
+
 def test_a_training_that_has_not_ended_is_reported_as_such(run, others, tmp_path):
     copy = shutil.copytree(run, tmp_path / "a copy")
     (copy / "summary.json").unlink()

@@ -343,11 +343,11 @@ def test_the_best_agent_is_loaded_and_is_the_one_with_the_best_score(tmp_path, m
 
     seen = []
 
-    def choose(found, spec, config, candidates, *, episodes):
+    def choose(found, spec, config, candidates, **options):
         seen.extend(c.steps for c in candidates)
-        chosen = best.choose(found, spec, config, candidates, episodes=episodes)
-        assert 0 <= chosen < len(candidates)
-        return 0
+        chosen = best.choose(found, spec, config, candidates, **options)
+        assert 0 <= chosen.place < len(candidates)
+        return chosen._replace(place=0)
 
     monkeypatch.setattr("poise.recorder.choose", choose)
     run = train("CartPole-v1", tmp_path, evaluate=True)
@@ -377,6 +377,7 @@ def test_before_the_first_iteration_there_is_no_agent_yet(tmp_path):
         ({"on_crash": "restart"}, "on_crash = 'restart': has no effect on backend mujoco"),
         ({"env_timeout": 5.0}, "env_timeout = 5.0: has no effect on backend native"),
         ({"eval_episodes": 5}, "eval_episodes = 5: has no effect without eval_every"),
+        ({"eval_max_steps": 5, "evaluate": False}, "eval_max_steps = 5: has no effect without a score"),
     ],
 )
 def test_options_without_effect_are_refused(options, message):
@@ -386,7 +387,7 @@ def test_options_without_effect_are_refused(options, message):
 
 
 def test_the_options_survive_json():
-    options = Options(log_every=3, checkpoint_every=5, eval_every=7, eval_episodes=2, evaluate=False)
+    options = Options(log_every=3, checkpoint_every=5, eval_every=7, eval_episodes=2, eval_max_steps=9)
     assert Options.from_dict(json.loads(json.dumps(options.to_dict()))) == options
     with pytest.raises(ConfigError, match=r"options\.extra: no such option"):
         Options.from_dict({"extra": 1})

@@ -4,15 +4,17 @@ import json
 import re
 import sys
 from collections.abc import Generator
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from poise import recorder, run
+from poise import agent, recorder, run
 from poise.config import PPO, Config
 from poise.curve import recent_mean
 from poise.envs import EnvError, make
+from poise.interrupts import Guard
 from poise.loop import iterations as real_iterations
 from poise.options import Options
 
@@ -70,7 +72,18 @@ def test_the_summary_has_the_keys_that_scripts_rely_on(finished):
     }
     assert (summary["env"], summary["backend"], summary["steps"]) == ("Reacher-v4", "mujoco", 512)
     assert summary["status"] == "finished"
-    times = {"import", "compile", "rollout", "physics", "learn", "prepare", "log", "evaluate", "total"}
+    times = {
+        "import",
+        "compile",
+        "rollout",
+        "physics",
+        "learn",
+        "prepare",
+        "log",
+        "evaluate",
+        "total",
+        "film",
+    }
     assert set(summary["seconds"]) == times
     parts = [v for k, v in summary["seconds"].items() if k not in {"total", "physics", "prepare"}]
     assert 0.5 * summary["seconds"]["total"] < sum(parts) <= summary["seconds"]["total"]
@@ -108,10 +121,15 @@ def test_the_tables_agree_with_each_other(finished):
 def test_progress_in_plain_lines_names_backend_and_replacement(finished):
     shown = finished[1].splitlines()
     assert shown[0].startswith("Reacher-v2 is run as Reacher-v4")
-    told = r"Reacher-v4 on mujoco \(2 threads\), learning on (one device|two devices at once): "
-    assert re.match(told + "4 iterations x 128 = 512 steps, seed 0", shown[1])
-    assert [line.split()[0] for line in shown[2:]] == ["128", "256", "384", "512"]
-    assert "return -" in shown[-1]
+    assert shown[1] == "Reacher-v4: 512 steps, seed 0"
+    told = r"on mujoco \(2 threads\), learning on (one device|two devices at once): 4 iterations x 128"
+    assert re.fullmatch(told, shown[2])
+    assert all(len(line) <= 80 for line in shown[1:3])
+    lines = [line for line in shown if re.match(r" *\d+ / 512 steps", line) and " s)" not in line]
+    assert [line.split()[0] for line in lines] == ["128", "256", "384", "512"]
+    assert "return -" in lines[-1]
+    (score,) = (line for line in shown if line.startswith("score: "))
+    assert re.match("score: up to 100 episodes of at most 50 steps; with the choice .* at most$", score)
 
 
 def test_the_curve_is_a_picture_with_ink(finished):
@@ -187,6 +205,50 @@ def test_a_training_that_is_left_is_stopped_and_goes_on_to_the_same_bits(tmp_pat
     assert summary["status"] == "finished"
     for name in ("parameters_sha256", "evaluation", "best"):
         assert summary[name] == finished[0].summary[name]
+
+
+def test_who_interrupts_while_something_is_compiled_is_told_how_to_resume(tmp_path):
+    """There the main thread does not hear of it: another one saves, and says so."""
+    (tmp_path / "run").mkdir()
+    guard, shown = Guard(), io.StringIO()
+    options = Options(out=tmp_path, video=False)
+    training = run.session("Reacher-v2", SMALL, options, folder=tmp_path / "run", guard=guard, file=shown)
+    next(training)
+    guard._saves[-1]()
+    told = f"interrupted at step 128; to resume: poise resume {tmp_path / 'run'}"
+    assert shown.getvalue().splitlines()[-1] == told
+    assert run.status(tmp_path / "run") == "interrupted"
+    training.close()
+
+
+def test_a_score_that_is_interrupted_is_kept_as_far_as_it_has_come(tmp_path, monkeypatch):
+    def interrupted(folder):
+        real = agent.load(folder)
+
+        def evaluate(episodes, *, env, limits):
+            limits.keep(real.evaluate(3, env=env))
+            raise KeyboardInterrupt
+
+        return SimpleNamespace(evaluate=evaluate)
+
+    monkeypatch.setattr(recorder, "load", interrupted)
+    shown = io.StringIO()
+    with pytest.raises(KeyboardInterrupt):
+        run.execute("Reacher-v4", SMALL, Options(out=tmp_path, video=False), file=shown)
+    (folder,) = (tmp_path / "Reacher-v4").iterdir()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["status"], summary["evaluation"]["episodes"]) == ("interrupted", 3)
+    assert " over 3 episodes so far; to resume: poise resume " in shown.getvalue().splitlines()[-1]
+
+
+def test_python_shows_score_health_and_folder_at_the_end(tmp_path, finished):
+    shown = io.StringIO()
+    found = run._told(finished[0], shown)
+    score, threshold, *_, health, folder = shown.getvalue().splitlines()
+    assert score.startswith("greedy return -")
+    assert threshold == "Gymnasium calls a mean return of -3.75 solved: not reached"
+    assert health.startswith("health: ")
+    assert folder == str(found.folder)
 
 
 def test_an_interrupt_outside_of_an_iteration_is_kept_as_one_inside_is(tmp_path):

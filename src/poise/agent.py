@@ -12,7 +12,7 @@ from poise.checkpoint import Manifest, Trained, Which, agent_folder, load_agent
 from poise.config import LAST_SEED, Config
 from poise.envs.vector import usual_dtype
 from poise.errors import PoiseError
-from poise.evaluation import Evaluation, evaluate_agent
+from poise.evaluation import UNLIMITED, Evaluation, Limits, evaluate_agent
 from poise.spec import Spec
 from poise.terminal import typed
 
@@ -92,7 +92,14 @@ class Agent:
         noise = rng.gumbel(size=shape) if self.spec.discrete else rng.standard_normal(shape)
         return noise.astype(np.float32)
 
-    def evaluate(self, episodes: int = 100, *, seed: int | None = None, env: str | None = None) -> Evaluation:
+    def evaluate(
+        self,
+        episodes: int = 100,
+        *,
+        seed: int | None = None,
+        env: str | None = None,
+        limits: Limits = UNLIMITED,
+    ) -> Evaluation:
         """Plays greedy episodes, each to its end, on seeds that training never saw.
 
         Args:
@@ -100,6 +107,7 @@ class Agent:
             seed: what their seeds derive from; by default the run's, which repeats the score of the run.
             env: another environment with the same spaces. Also needed where the agent's own names a
                 module (``module:Task``): a folder alone never makes Python import one.
+            limits: steps and seconds that it may take (``poise.evaluation.Limits``).
 
         Raises:
             AgentError: the environment names a module and ``env`` does not repeat it, or a number is
@@ -112,7 +120,13 @@ class Agent:
         if not 0 <= seed <= LAST_SEED:
             raise AgentError(f"seed = {seed}: must be >= 0 and <= {LAST_SEED}")
         return evaluate_agent(
-            self.world(env), self.spec, self._actor, self._scale, seed=seed, episodes=episodes
+            self.world(env),
+            self.spec,
+            self._actor,
+            self._scale,
+            seed=seed,
+            episodes=episodes,
+            limits=limits,
         )
 
     def world(self, env: str | None) -> envs.Resolved:

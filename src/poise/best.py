@@ -10,7 +10,7 @@ from poise import envs
 from poise.acting import ActionScale, Actor
 from poise.checkpoint import Trained
 from poise.config import Config
-from poise.evaluation import evaluate, evaluation_lanes
+from poise.evaluation import UNLIMITED, Limits, evaluate, evaluation_lanes
 from poise.seeds import Stream
 from poise.spec import Episode, Spec
 
@@ -55,22 +55,39 @@ class Podium:
         return (candidate.steps - 1) // self._slice
 
 
+class Choice(NamedTuple):
+    """The place of the best candidate, and on how many episodes it was chosen."""
+
+    place: int
+    episodes: int
+
+
 def choose(
-    found: envs.Resolved, spec: Spec, config: Config, candidates: Sequence[Candidate], *, episodes: int
-) -> int:
-    """The index of the candidate with the best greedy score; of equal ones the last.
+    found: envs.Resolved,
+    spec: Spec,
+    config: Config,
+    candidates: Sequence[Candidate],
+    *,
+    episodes: int,
+    limits: Limits = UNLIMITED,
+) -> Choice:
+    """The candidate with the best greedy score; of equal ones the last.
 
     All play the same episodes, which neither training nor the final score has, each with its own statistics
     of observations as they were. So luck in training, or in the score that is shown, does not choose.
+    ``limits``: of each candidate. Where one of them ends the list early, the others are compared on what it
+    has played.
     """
-    env = envs.make(found.id, evaluation_lanes(found.backend, episodes), found.backend)
+    env = envs.make(found.id, evaluation_lanes(found.backend, episodes, limits), found.backend)
     scale = ActionScale(spec, normalize=config.normalize.action)
+    options = {"seed": config.seed, "stream": Stream.RESCORING, "limits": limits}
+    returns, shared = [], episodes
     try:
-        scores = []
         for _, _, agent in candidates:
             actor = Actor(agent.policy, agent.normalizer, config.normalize)
-            score = evaluate(env, actor, scale, seed=config.seed, episodes=episodes, stream=Stream.RESCORING)
-            scores.append(score.mean)
+            returns.append(evaluate(env, actor, scale, episodes=shared, **options).episodic_return)
+            shared = min(shared, len(returns[-1]))
     finally:
         env.close()
-    return max(range(len(scores)), key=lambda i: (scores[i], i))
+    scores = [float(np.mean(each[:shared])) for each in returns]
+    return Choice(max(range(len(scores)), key=lambda i: (scores[i], i)), shared)

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,13 +19,13 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 from poise.config import Config, ConfigError, flat
 from poise.counts import parse_count
 from poise.errors import PoiseError, StorageError
-from poise.experiments.wording import figure
 from poise.files import is_full
 from poise.interrupts import Guard, guarded
 from poise.options import Options
 from poise.presets import PRESETS, starting_point
+from poise.pulse import announced
 from poise.spec import Backend
-from poise.streams import TextOut, lasting_output
+from poise.streams import TextOut, lasting_output, quiet_output
 from poise.terminal import print, shortened
 
 if TYPE_CHECKING:
@@ -172,14 +173,19 @@ def _train_command(
         if seeds != 1:
             from poise.experiments.experiment import execute_experiment
 
-            several = execute_experiment([id], config, options, num_seeds=seeds, name=id, ray=ray, file=file)
+            with quiet_output():
+                several = execute_experiment(
+                    [id], config, options, num_seeds=seeds, name=id, ray=ray, file=file
+                )
             _tell_experiment(several, json_, file)
             return
         begun = time.perf_counter()
-        from poise import run
+        with announced("loading", partial(print, file=file, flush=True)):
+            from poise import run
 
         loaded = time.perf_counter() - begun
-        result = run.execute(id, config, options, import_seconds=loaded, ray=ray, guard=guard, file=file)
+        with quiet_output():
+            result = run.execute(id, config, options, import_seconds=loaded, ray=ray, guard=guard, file=file)
         _tell(result, json_, file)
 
     return train
@@ -187,25 +193,12 @@ def _train_command(
 
 def _tell(result: "Run", json_: bool, file: TextOut) -> None:
     """What a training came to; its folder last."""
-    summary = result.summary
-    if result.evaluation is not None:
-        print(_score(result.evaluation), file=file)
-    if (best := summary["best"]) and best["steps"] != summary["steps"]:
-        mean = figure(best["evaluation"]["mean"])
-        print(f"the best agent is that of step {best['steps']:,}: {mean} on the same episodes", file=file)
-    pace = summary["steps_per_second"]
-    print(
-        f"{summary['steps']:,} steps in {summary['seconds']['total']:.1f} s"
-        + (f", {pace:,.0f} steps/s while training" if pace else ""),
-        file=file,
-    )
-    from poise.diagnosis import examine, verdict
-    from poise.records import read_record
+    from poise.telling import run_lines
 
-    record = read_record(result.folder)
-    findings = examine(record)
-    print(verdict(record, findings), file=file)
-    told = {**summary, "health": [finding.to_dict() for finding in findings], "folder": str(result.folder)}
+    lines, findings = run_lines(result.folder, result.summary, result.evaluation)
+    print(*lines, sep="\n", file=file)
+    health = [finding.to_dict() for finding in findings]
+    told = {**result.summary, "health": health, "folder": str(result.folder)}
     print(_json(told) if json_ else result.folder)
 
 
@@ -287,24 +280,27 @@ def _resume_command(guard: Guard) -> Callable[..., None]:
             if is_sweep:
                 from poise.experiments.sweep import proceed_sweep
 
-                swept = proceed_sweep(chosen, env=env, storage=storage, ray=ray, file=file)
+                with quiet_output():
+                    swept = proceed_sweep(chosen, env=env, storage=storage, ray=ray, file=file)
                 _tell_sweep(swept, json_, file)
                 return
             from poise.experiments.experiment import proceed_experiment
 
-            done = proceed_experiment(chosen, env=env, against=against, ray=ray, file=file)
-            _tell_experiment(done, json_, file)
+            with quiet_output():
+                several = proceed_experiment(chosen, env=env, against=against, ray=ray, file=file)
+            _tell_experiment(several, json_, file)
             return
-        result = proceed(
-            chosen,
-            total_steps=total_steps,
-            env=env,
-            workers=workers,
-            ray=ray,
-            import_seconds=loaded,
-            guard=guard,
-            file=file,
-        )
+        with quiet_output():
+            result = proceed(
+                chosen,
+                total_steps=total_steps,
+                env=env,
+                workers=workers,
+                ray=ray,
+                import_seconds=loaded,
+                guard=guard,
+                file=file,
+            )
         _tell(result, json_, file)
 
     return resume
@@ -341,7 +337,8 @@ def experiment(
     file = sys.stderr if json_ else sys.stdout
     for env in envs:
         _find_modules_here(env)
-    done = execute_experiment(envs, config, options, num_seeds=seeds, against=against, ray=ray, file=file)
+    with quiet_output():
+        done = execute_experiment(envs, config, options, num_seeds=seeds, against=against, ray=ray, file=file)
     _tell_experiment(done, json_, file)
 
 
@@ -396,21 +393,22 @@ def sweep(
 
     file = sys.stderr if json_ else sys.stdout
     _find_modules_here(env)
-    done = execute_sweep(
-        env,
-        config,
-        options,
-        search=search,
-        num_trials=trials,
-        num_seeds=seeds,
-        final_seeds=final_seeds,
-        at_once=at_once,
-        prune=prune,
-        storage=storage,
-        study=study,
-        ray=ray,
-        file=file,
-    )
+    with quiet_output():
+        done = execute_sweep(
+            env,
+            config,
+            options,
+            search=search,
+            num_trials=trials,
+            num_seeds=seeds,
+            final_seeds=final_seeds,
+            at_once=at_once,
+            prune=prune,
+            storage=storage,
+            study=study,
+            ray=ray,
+            file=file,
+        )
     _tell_sweep(done, json_, file)
 
 
@@ -451,7 +449,9 @@ def reproduce(
     chosen = FIGURES if figure == "all" else tuple(f for f in FIGURES if f.name == f"figure{figure}")
     usual = USUAL_SEEDS_QUICK if quick else USUAL_SEEDS
     plan = Plan(chosen, out / "quick" if quick else out, usual if seeds is None else seeds, quick)
-    page = run_plan(plan, ray=ray, file=sys.stderr if json_ else sys.stdout)
+    file = sys.stderr if json_ else sys.stdout
+    with quiet_output():
+        page = run_plan(plan, ray=ray, file=file)
     print(_json({"page": str(page)}) if json_ else page)
 
 
@@ -472,14 +472,23 @@ def evaluate(
         seed: What the episodes derive from; by default the run's own seed, which repeats its score.
     """
     from poise.agent import load
+    from poise.evaluation import Limits
+    from poise.telling import score_lines
 
     _find_modules_here(env)
-    evaluation = load(run, which).evaluate(episodes, seed=seed, env=env)
-    print(_json(evaluation.summary()) if json_ else _score(evaluation))
+    with announced("loading the agent", _to_standard_error) as pulse, quiet_output():
+
+        def watch(ended: int, of: int, steps: int) -> None:
+            pulse.doing(f"{ended} / {of} episodes, {steps:,} steps")
+
+        evaluation = load(run, which).evaluate(episodes, seed=seed, env=env, limits=Limits(watch=watch))
+    print(_json(evaluation.summary()) if json_ else "\n".join(score_lines(evaluation)))
 
 
 def video(run: RunFolder, which: WhichAgent = "last", env: Env = None, json_: Json = False) -> None:
-    """Film the greedy agent of a run: video.mp4 in its folder, or video.gif without an encoder.
+    """Film the greedy agent of a run: video.mp4 (of the best agent video_best.mp4) in its folder.
+
+    Without an encoder it is a GIF.
 
     Example: poise video runs/Reacher-v4/20261124-120000-0 --which best
     """
@@ -487,7 +496,9 @@ def video(run: RunFolder, which: WhichAgent = "last", env: Env = None, json_: Js
     from poise.recording import film
 
     _find_modules_here(env)
-    path = film(load(run, which), run / "video", env=env)
+    name = "video" if which == "last" else "video_best"
+    with announced("filming", _to_standard_error), quiet_output():
+        path = film(load(run, which), run / name, env=env)
     print(_json({"video": str(path)}) if json_ else path)
 
 
@@ -540,7 +551,8 @@ def bench(
     _find_modules_here(env)
     from poise.bench import measure
 
-    measured = measure(env, config, backend, rounds=rounds, file=sys.stderr)
+    with quiet_output():
+        measured = measure(env, config, backend, rounds=rounds, file=sys.stderr)
     print(_json(measured.to_dict()) if json_ else measured.table())
 
 
@@ -630,7 +642,8 @@ def check(
     from poise.inspection import inspect
 
     _find_modules_here(env_or_crash)
-    inspection = inspect(env_or_crash, timeout=env_timeout)
+    with quiet_output():
+        inspection = inspect(env_or_crash, timeout=env_timeout)
     print(_json(inspection.to_dict()) if json_ else "\n".join(inspection.lines()))
     if not inspection.ok:
         sys.exit(1)
@@ -641,7 +654,8 @@ def _check_crash(path: Path, env: str | None, timeout: float, json_: bool) -> No
     from poise.replay import replay
 
     _find_modules_here(env)
-    replayed = replay(path, env=env, timeout=timeout)
+    with quiet_output():
+        replayed = replay(path, env=env, timeout=timeout)
     if json_:
         print(_json(replayed.to_dict()))
     elif replayed.fault is None:
@@ -679,7 +693,8 @@ def envs(json_: Json = False) -> None:
     """
     from poise.listing import list_envs
 
-    listed, refused = list_envs()
+    with quiet_output():
+        listed, refused = list_envs()
     if json_:
         print(_json([dataclasses.asdict(row) for row in listed]))
         return
@@ -713,22 +728,13 @@ class _Completion(Exception):
     """The shell whose completion is wanted, thrown from inside the parser, which has to make it."""
 
 
+def _to_standard_error(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def _json(result: Any) -> str:
     """ASCII alone. JSON lets the character 127 stand as it is, a terminal should not see it."""
     return json.dumps(result, indent=2).replace("\x7f", "\\u007f")
-
-
-def _score(evaluation: Any) -> str:
-    from poise.evaluation import LONGEST
-
-    low, high = evaluation.interval
-    score = (
-        f"greedy return {figure(evaluation.mean)} over {len(evaluation.length)} episodes "
-        f"(95% interval {figure(low)} to {figure(high)})"
-    )
-    if evaluation.num_cut:
-        score += f"\n{evaluation.num_cut} of them did not end and were cut off after {LONGEST:,} steps"
-    return score
 
 
 def _refuse_values_of_flags(arguments: list[str]) -> None:

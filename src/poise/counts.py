@@ -21,3 +21,8 @@ def parse_count(text: str) -> int:
     if value != value.to_integral_value():
         raise ValueError(f"{text!r} is not a whole number")
     return int(value)
+
+
+def figure(value: float) -> str:
+    """With one decimal from 100 on, with two below."""
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"

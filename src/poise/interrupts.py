@@ -16,11 +16,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import util
 from multiprocessing.connection import wait
 from types import FrameType
 
 GRACE = 2.5  # seconds that the main thread has to unwind
 SAVING = 1.5  # seconds in which what was finished has to be saved
+RELEASING = 0.3  # seconds in which the system has to get back what is its own
 ASKING = 0.1  # seconds after which a main thread that put the signal off is asked again
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 UNGUARDED = 78  # exit code of a process that runs a script again only because that script started it
@@ -43,6 +45,22 @@ class Guard:
         self._raised = False  # whether the main thread was told
         self.asked = 0  # signals that this process sent to itself, and has not heard of yet
         self._depth, self._pending = 0, False
+        self._handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]] = {}
+        self._wakeup = -1
+
+    def handle(self, numbers: Sequence[signal.Signals], wakeup: int) -> None:
+        """Has this guard hear of these signals from here on, and ``wakeup``, the descriptor of a socket."""
+        self._handlers, self._wakeup = dict.fromkeys(numbers, self.hear), wakeup
+        self.restore()
+
+    def restore(self) -> None:
+        """Hears of its signals again, where an environment has put a handler of its own in the place."""
+        if not self._handlers or threading.current_thread() is not threading.main_thread():
+            return
+        signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
+        for number, handler in self._handlers.items():
+            if signal.getsignal(number) != handler:
+                signal.signal(number, handler)
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
@@ -107,7 +125,20 @@ class Guard:
             child.kill()
         if sys.stderr is not None and sys.stderr.isatty():
             os.write(2, b"\x1b[?25h\n")  # the cursor, which a moving line hides
+        with contextlib.suppress(OSError):
+            os.write(2, b"poise: interrupted\n")  # as the main thread would say
+        release()
         os._exit(128 + (self.number or signal.SIGTERM))
+
+
+def release() -> None:
+    """Gives back what Python's own end would: the semaphores of a pool, which it would otherwise complain of.
+
+    For a process that ends without it. What of that hangs is left.
+    """
+    finalizers = threading.Thread(target=util._run_finalizers, args=(0,), daemon=True)  # pyright: ignore
+    finalizers.start()
+    finalizers.join(RELEASING)
 
 
 def leave_with_parent() -> None:
@@ -165,6 +196,9 @@ class Member(Guard):
         with self._of.saving(save):
             yield
 
+    def restore(self) -> None:
+        self._of.restore()
+
     def done(self) -> None:
         """Of this one alone."""
 
@@ -189,19 +223,17 @@ def guarded(grace: float = GRACE, signals: Sequence[signal.Signals] = SIGNALS) -
     ours.setblocking(False)
     theirs.setblocking(False)
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        guard.hear(number, frame)
-
     watcher = threading.Thread(target=_watch, args=(theirs, guard, grace), daemon=True)
-    before = {number: signal.signal(number, interrupt) for number in signals}
-    woken = signal.set_wakeup_fd(ours.fileno(), warn_on_full_buffer=False)
+    before = {number: signal.getsignal(number) for number in signals}
+    woken = signal.set_wakeup_fd(-1)
+    guard.handle(signals, ours.fileno())
     watcher.start()
     try:
         yield guard
     finally:
         signal.set_wakeup_fd(woken)
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         with contextlib.suppress(OSError):
             ours.send(b"\0")  # no signal has this number: the watcher ends
         watcher.join()

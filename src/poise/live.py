@@ -4,7 +4,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import IO, cast
 
 import numpy as np
@@ -12,11 +12,11 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live as Display
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
 from rich.text import Text
 
 from poise.curve import WINDOW
 from poise.metrics import BY_NAME
+from poise.pulse import SILENCE, Pulse
 from poise.spec import Episode
 from poise.streams import TextOut
 from poise.terminal import print, visible
@@ -29,6 +29,9 @@ SHOWN = {
 }
 BLOCKS = "▁▂▃▄▅▆▇█"
 BUCKETS = 32  # of the budget, each a block of the sparkline
+WIDE = 88  # columns from which on the bar is long
+SHARE = 0.1  # of the time since the start that a pipe has no line for
+NOTHING_LEFT = "– (little left to explain)"
 
 
 class Live(ABC):
@@ -58,6 +61,14 @@ class Live(ABC):
     @abstractmethod
     def say(self, text: str) -> None:
         """A line for the person, beside what is drawn."""
+
+    @abstractmethod
+    def phase(self, text: str) -> None:
+        """What is being done before or after the training: it is shown where it lasts."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """What is drawn stays as it is from here on."""
 
     def _take(self, episodes: Sequence[Episode]) -> None:
         self._recent.extend(episodes)
@@ -89,81 +100,129 @@ def sparkline(values: np.ndarray) -> str:
     )
 
 
+class _Phase:
+    """What is being done beside the training, and for how long; of the training only what lasts."""
+
+    def __init__(self) -> None:
+        self.text, self._since = "compiling", time.monotonic()
+
+    def set(self, text: str) -> None:
+        if not self.text or not text:
+            self._since = time.monotonic()
+        self.text = text
+
+    def __rich__(self) -> RenderableType:
+        lasting = time.monotonic() - self._since
+        if not self.text and lasting < SILENCE:
+            return Text("", end="")
+        return Text.assemble((self.text or "the next iteration", "cyan"), (f"  {lasting:.0f} s", "dim"))
+
+
 class _TerminalLive(Live):
-    """A bar, and below it the return with its course, and the health of the last iteration."""
+    """A bar, and below it the return with its course, the health of the last iteration, and what follows."""
 
     def __init__(self, total_steps: int, bar: Bar, display: Display):
         super().__init__(total_steps)
-        self._bar, self._display = bar, display
-        self._task = bar.add_task("train", total=total_steps, pace="compiling")
-        self._display.update(self._picture("no episode ended yet", {}))
+        self._bar, self._display, self._phase = bar, display, _Phase()
+        self._task = bar.add_task("train", total=total_steps, pace="")
+        self._draw(0, "", "no episode ended yet", {})
 
     def say(self, text: str) -> None:
         self._display.console.print(visible(text), markup=False, highlight=False)
 
+    def phase(self, text: str) -> None:
+        self._phase.set(text)
+
+    def close(self) -> None:
+        self._phase.set("")
+        self._display.stop()
+
     def _draw(self, steps: int, pace: str, mean: str, metrics: Mapping[str, float | int | None]) -> None:
         self._bar.update(self._task, completed=steps, pace=pace)
-        self._display.update(self._picture(mean, metrics))
-
-    def _picture(self, mean: str, metrics: Mapping[str, float | int | None]) -> RenderableType:
+        if metrics:
+            self._phase.set("")
         total, count = self._sums
         with np.errstate(invalid="ignore"):
             course = sparkline(np.where(count > 0, total / np.maximum(count, 1), np.nan))
-        line = Text.assemble((f"{mean:<22}", "bold"), (course, "cyan"))
-        return Group(self._bar, line, _health(metrics))
+        line = Text.assemble((f"{mean:<22}", "bold"), (course, "cyan"), no_wrap=True)
+        health = _health(metrics, self._display.console.width)
+        self._display.update(Group(self._bar, line, health, self._phase))
 
 
-def _health(metrics: Mapping[str, float | int | None]) -> RenderableType:
-    """Each of SHOWN with its value, and whether that is healthy."""
-    grid = Table.grid(padding=(0, 3))
+def _health(metrics: Mapping[str, float | int | None], width: int) -> RenderableType:
+    """Each of SHOWN with its value, and whether that is healthy; in two rows where one has no room."""
     cells = []
     for name, title in SHOWN.items():
         value = metrics.get(name)
         if value is None:
             continue
         state = BY_NAME[name].state(metrics)
+        if state is None and name == "value/explained_variance":
+            cells.append(Text(f"{title} {NOTHING_LEFT}", "dim"))
+            continue
         color = {"ok": "green", None: "dim"}.get(state, "yellow")
         cells.append(Text.assemble((f"{title} ", "dim"), f"{value:.2g} ", (state or "", color)))
-    grid.add_row(*cells)
-    return grid
+    gap = Text("   ")
+    row = gap.join(cells)
+    rows = [row] if row.cell_len <= width else [gap.join(cells[:2]), gap.join(cells[2:])]
+    return Text("\n", no_wrap=True, overflow="crop").join(rows)
 
 
 class _PlainLive(Live):
-    """One line for each tenth of the budget."""
+    """One line for each tenth of the budget, and one now and then while a part of it lasts."""
 
     def __init__(self, total_steps: int, file: TextOut):
         super().__init__(total_steps)
         self._file = file
         self._tenth = 0
+        self.pulse = Pulse(self._print, SHARE)
+        self.pulse.doing("compiling")
 
     def say(self, text: str) -> None:
+        self._print(text)
+        self.pulse.heard()
+
+    def phase(self, text: str) -> None:
+        self.pulse.share = 0.0
+        self.pulse.doing(text)
+
+    def close(self) -> None:
+        self.pulse.doing("")
+
+    def _print(self, text: str) -> None:
         print(text, file=self._file, flush=True)
 
     def _draw(self, steps: int, pace: str, mean: str, metrics: Mapping[str, float | int | None]) -> None:
+        sick = [f"{title} {BY_NAME[name].state(metrics)}" for name, title in SHOWN.items()]
+        sick = [text for text in sick if text.endswith((" high", " low"))]
+        parts = [f"{steps:>9,} / {self._total:,} steps", pace, mean, ", ".join(sick)]
+        line = "  ".join(part for part in parts if part)
+        self.pulse.share = SHARE
+        self.pulse.doing(line if metrics else "compiling")
         tenth = 10 * steps // self._total
         if tenth > self._tenth:
             self._tenth = tenth
-            sick = [f"{title} {BY_NAME[name].state(metrics)}" for name, title in SHOWN.items()]
-            sick = [text for text in sick if text.endswith((" high", " low"))]
-            parts = [f"{steps:>9,} / {self._total:,} steps", pace, mean, ", ".join(sick)]
-            print("  ".join(part for part in parts if part), file=self._file, flush=True)
+            self.say(line)
 
 
 @contextmanager
 def live(total_steps: int, file: TextOut) -> Iterator[Live]:
     """The view that suits ``file``."""
-    if not file.isatty():
-        yield _PlainLive(total_steps, file)
-        return
-    console = Console(file=cast(IO[str], file))
-    bar = Bar(
-        BarColumn(bar_width=22, complete_style="cyan", finished_style="green"),
-        TaskProgressColumn(),
-        TextColumn("{task.completed:,.0f} / {task.total:,.0f} steps"),
-        TextColumn("[cyan]{task.fields[pace]}"),
-        TimeRemainingColumn(compact=True),
-        console=console,
-        auto_refresh=False,
-    )
-    with Display(console=console, refresh_per_second=4) as display:
+    with ExitStack() as stack:
+        if not file.isatty():
+            view = _PlainLive(total_steps, file)
+            stack.enter_context(view.pulse.beating())
+            yield view
+            return
+        console = Console(file=cast(IO[str], file))
+        bar = Bar(
+            BarColumn(22 if console.width >= WIDE else 10, complete_style="cyan", finished_style="green"),
+            TaskProgressColumn(),
+            TextColumn("{task.completed:,.0f} / {task.total:,.0f} steps"),
+            TextColumn("[cyan]{task.fields[pace]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            auto_refresh=False,
+        )
+        display = stack.enter_context(Display(console=console, refresh_per_second=4))
         yield _TerminalLive(total_steps, bar, display)

@@ -33,6 +33,13 @@ class Options(Checked):
     """Environment steps between two greedy scores while training, in greedy.csv; None: none."""
     eval_episodes: Count = 20
     """Episodes of each of these scores."""
+    eval_max_steps: Count | None = None
+    """Environment steps of the score at the end, with the choice of the best agent. What does not fit leaves
+    fewer episodes, or cuts those without end. None: a quarter of the training's, more where 100 usual
+    episodes need more (docs/reading.md)."""
+    eval_max_seconds: Positive | None = None
+    """Seconds after which no further episode of it begins, and the score is of fewer. None: a quarter of the
+    training's, at least 60; no such limit where --eval-max-steps is given."""
     on_crash: Literal["stop", "restart"] = "stop"
     """What happens when an environment in a process of its own (gymnasium-async) fails, dies or hangs: the
     training stops, or the environment is made anew, begins its next episode, and the training goes on."""
@@ -58,6 +65,11 @@ class Options(Checked):
                         f"{name} = {getattr(self, name)!r}: has no effect on backend {backend}, whose "
                         "environments share one process; --backend gymnasium-async gives each its own"
                     )
+        for name in ("eval_max_steps", "eval_max_seconds"):
+            if not self.evaluate and getattr(self, name) is not None:
+                raise ConfigError(
+                    f"{name} = {getattr(self, name)!r}: has no effect without a score at the end"
+                )
         if self.eval_every is None and self.eval_episodes != usual.eval_episodes:
             raise ConfigError(f"eval_episodes = {self.eval_episodes!r}: has no effect without eval_every")
 

@@ -1,11 +1,12 @@
 """What a training leaves behind it: tables, checkpoints, picture and summary."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +18,12 @@ from poise import envs
 from poise.acting import ActionScale, Actor
 from poise.agent import load
 from poise.best import Candidate, Podium, choose
+from poise.budget import Budget, make_budget
 from poise.checkpoint import Manifest, Trained, Training, save_best, save_training
 from poise.config import Config
 from poise.curve import draw_curve
 from poise.errors import PoiseError
-from poise.evaluation import Evaluation, evaluate, evaluation_lanes
+from poise.evaluation import Evaluation, Limits, evaluate, evaluation_lanes
 from poise.files import write_text
 from poise.interrupts import Guard
 from poise.journal import EVALUATION, Journal, cut, read_episodes, read_greedy
@@ -31,14 +33,12 @@ from poise.options import Options
 from poise.recording import film
 from poise.seeds import Stream
 from poise.spec import Episode, Spec
-from poise.streams import TextOut
-from poise.terminal import print
 from poise.update import TrainState
 
 EVALUATION_EPISODES = 100
 RESCORING_EPISODES = 32
 CHECKPOINT_SECONDS = 10.0
-PARTS = ("import", "compile", "rollout", "learn", "prepare", "log", "evaluate")
+PARTS = ("import", "compile", "rollout", "learn", "prepare", "log", "evaluate", "film")
 
 
 @dataclass
@@ -89,6 +89,7 @@ class Recorder:
     ):
         self.total_steps = config.num_iterations * config.rollout_size
         self.folder, self._options, self._found, self._guard = folder, options, found, guard
+        self.shown = folder  # the folder as the person named it
         self._config, self._spec, self._past, self._begun = config, spec, past, begun
         self.seconds = {part: past.seconds[part] for part in PARTS}
         self._physics, self._exact, self._crashes = past.physics, past.exact, past.crashes
@@ -101,6 +102,10 @@ class Recorder:
         self._first: tuple[float, int] | None = None  # time and step at the end of the first iteration
         self._last = (0.0, past.steps)  # and of the last, greedy scores left out
         self._scoring = 0.0  # seconds of these
+        self._longest = max((e.length for e in past.episodes), default=0)  # of the episodes that ended
+        self.evaluation: Evaluation | None = None  # of the last agent; in part, where it was interrupted
+        self.best: dict[str, Any] | None = None
+        self.phase: Callable[[str], None] = lambda text: None  # is told what is being done at the moment
         self._scorer = _Scorer(found, spec, config, options) if options.eval_every else None
         write_text(folder / "config.json", json.dumps(described(found, config), indent=2) + "\n")
         self._journal = Journal(folder, log_every=options.log_every, greedy=self._scorer is not None)
@@ -121,7 +126,10 @@ class Recorder:
         greedy, seconds = None, 0.0
         if self._scorer is not None and self._scorer.due(self._kept.steps, progress.steps):
             begun = time.perf_counter()
-            greedy = self._scorer.score(Trained.of(progress.state))
+            longest = max([self._longest, *(e.length for e in progress.episodes)])
+            limits = Limits(longest=self._budget(1, longest).longest)
+            limits = self._watched(limits, f"greedy score of step {progress.steps:,}")
+            greedy = self._scorer.score(Trained.of(progress.state), limits)
             seconds = time.perf_counter() - begun
         with self._guard.deferred():
             self.seconds["evaluate"] += seconds
@@ -134,6 +142,7 @@ class Recorder:
         begun = time.perf_counter()
         journal, world = self._journal, progress.world
         assert world is not None, "every backend of make can be restored"
+        self._longest = max([self._longest, *(e.length for e in progress.episodes)])
         self._podium.consider(progress.steps, progress.episodes, Trained.of(progress.state))
         self.seconds["compile"] += progress.compile_seconds
         self.seconds["rollout"] += progress.rollout_seconds
@@ -205,46 +214,84 @@ class Recorder:
         with self._lock:
             self._save()
             cut(self.folder, self._kept.position)
-            self._write_summary("interrupted", None, None)
+            self._write_summary("interrupted", self.evaluation, self.best)
 
-    def evaluate(self) -> tuple[Evaluation, dict[str, Any]]:
-        """The greedy score of the last agent, and the best one: its steps and its score on the same episodes.
+    def budget(self) -> Budget:
+        """Of what ``evaluate`` plays."""
+        return self._budget(len(self._rivals()), self._longest)
 
-        The best is chosen among the candidates and the last, on episodes of their own (``best.choose``).
-        """
-        begun = time.perf_counter()
-        evaluation = load(self.folder).evaluate(EVALUATION_EPISODES, env=self._found.id)
+    def _budget(self, rivals: int, longest: int) -> Budget:
+        return make_budget(
+            self._spec,
+            self._found.backend,
+            self.total_steps,
+            self._options,
+            rivals=rivals,
+            trained_longest=longest,
+            trained_seconds=self._total(),
+        )
+
+    def _rivals(self) -> list[Candidate]:
+        """The candidates and, behind them, the last agent."""
         kept = self._kept
         assert kept.state is not None
         last = Candidate(kept.steps, 0.0, Trained.of(kept.state))
-        rivals = [*(c for c in kept.candidates if c.steps != kept.steps), last]
-        found, config = self._found, self._config
-        chosen = rivals[choose(found, self._spec, config, rivals, episodes=RESCORING_EPISODES)]
+        return [*(c for c in kept.candidates if c.steps != kept.steps), last]
+
+    def _watched(self, limits: Limits, doing: str) -> Limits:
+        def watch(ended: int, episodes: int, steps: int) -> None:
+            self.phase(f"{doing}: {ended} / {episodes} episodes, {steps:,} steps")
+
+        return dataclasses.replace(limits, watch=watch)
+
+    def evaluate(self) -> None:
+        """The greedy score of the last agent, and the best one: its steps and its score on the same episodes.
+
+        The best is chosen among the candidates and the last, on episodes of their own (``best.choose``). What
+        there is where that is interrupted is kept.
+        """
+        begun = time.perf_counter()
+        try:
+            self._evaluate(self.budget())
+        finally:
+            self.seconds["evaluate"] += time.perf_counter() - begun
+
+    def _evaluate(self, budget: Budget) -> None:
+        found, config, rivals = self._found, self._config, self._rivals()
+        limits = dataclasses.replace(self._watched(budget.score, "scoring"), keep=self._keep)
+        score = load(self.folder).evaluate(EVALUATION_EPISODES, env=found.id, limits=limits)
+        self.evaluation = score
+        limits = self._watched(budget.rival, f"choosing the best of {len(rivals)} agents")
+        choice = choose(found, self._spec, config, rivals, episodes=RESCORING_EPISODES, limits=limits)
+        chosen = rivals[choice.place]
         manifest = Manifest(found.id, found.backend, chosen.steps, self._spec, config)
         save_best(self.folder, chosen.agent, manifest)
-        score = evaluation
-        if chosen is not last:
-            score = load(self.folder, "best").evaluate(EVALUATION_EPISODES, env=found.id)
-        self.seconds["evaluate"] += time.perf_counter() - begun
-        return evaluation, {"steps": chosen.steps, "evaluation": score.summary()}
+        if chosen is not rivals[-1]:
+            limits = self._watched(budget.best, "scoring the best agent")
+            score = load(self.folder, "best").evaluate(len(score.length), env=found.id, limits=limits)
+        self.best = {"steps": chosen.steps, "evaluation": score.summary(), "chosen_on": choice.episodes}
 
-    def film(self, file: TextOut) -> None:
+    def _keep(self, partial: Evaluation) -> None:
+        """What there is of the score when it is interrupted."""
+        self.evaluation = partial if len(partial.length) else None
+
+    def film(self, say: Callable[[str], None]) -> None:
         """A video of the agent that was saved; where none can be made, a line that says why."""
         begun = time.perf_counter()
         try:
-            for path in self.folder.glob("video.*"):  # a link is removed, not followed
-                path.unlink()
+            for name in ("video.*", "video_best.*"):  # of an agent before this one
+                for path in self.folder.glob(name):  # a link is removed, not followed
+                    path.unlink()
             film(load(self.folder), self.folder / "video", env=self._found.id)
         except PoiseError as error:
-            print(error, file=file)
-        self.seconds["log"] += time.perf_counter() - begun
+            say(str(error))
+        self.seconds["film"] += time.perf_counter() - begun
 
-    def finish(
-        self, status: str, evaluation: Evaluation | None, best: dict[str, Any] | None
-    ) -> dict[str, Any]:
+    def finish(self, status: str) -> dict[str, Any]:
         """Writes the curve and, last of all, the summary, which it returns."""
         self._guard.done()
-        begun = time.perf_counter()
+        begun, evaluation = time.perf_counter(), self.evaluation
+        self.phase("drawing the curve")
         self.close()
         if status != "finished":
             cut(self.folder, self._kept.position)  # rows of an iteration that did not end
@@ -256,7 +303,7 @@ class Recorder:
         if evaluation is not None:
             write_text(self.folder / EVALUATION, _table(evaluation))
         self.seconds["log"] += time.perf_counter() - begun
-        return self._write_summary(status, evaluation, best)
+        return self._write_summary(status, evaluation, self.best)
 
     def close(self) -> None:
         self._journal.close()
@@ -310,12 +357,10 @@ class _Scorer:
     def due(self, before: int, after: int) -> bool:
         return before // self._every < after // self._every
 
-    def score(self, agent: Trained) -> Evaluation:
+    def score(self, agent: Trained, limits: Limits) -> Evaluation:
         actor = Actor(agent.policy, agent.normalizer, self._config.normalize)
-        seed = self._config.seed
-        return evaluate(
-            self._env, actor, self._scale, seed=seed, episodes=self._episodes, stream=Stream.GREEDY
-        )
+        options = {"seed": self._config.seed, "episodes": self._episodes, "stream": Stream.GREEDY}
+        return evaluate(self._env, actor, self._scale, limits=limits, **options)
 
     def close(self) -> None:
         self._env.close()

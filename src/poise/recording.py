@@ -69,6 +69,7 @@ def film(agent: Agent, path: Path, *, env: str | None = None) -> Path:
                 _write_gif(fresh, frames, fps)
             else:
                 _write_mp4(fresh, frames, fps, encoder)
+        path.with_suffix(".mp4" if encoder is None else ".gif").unlink(missing_ok=True)  # an earlier film
     except PoiseError:
         raise
     except OSError as error:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import jax
 
 from poise import cluster, envs
 from poise.best import PLACES, Candidate
+from poise.budget import Budget
 from poise.checkpoint import (
     REPLACED,
     CheckpointError,
@@ -39,18 +41,20 @@ from poise.evaluation import Evaluation
 from poise.files import FileError, check_room, is_full, read_json
 from poise.interrupts import Guard, refuse_imported_script
 from poise.journal import LOGS, METRICS, JournalError, cut, read_episodes
-from poise.live import live
+from poise.live import Live, live
 from poise.loop import Progress, Start, iterations
 from poise.machine import made_with
 from poise.options import Options
 from poise.presets import configure
-from poise.recorder import PARTS, Past, Recorder
+from poise.pulse import announced
+from poise.recorder import EVALUATION_EPISODES, PARTS, Past, Recorder
 from poise.records import read_summary
 from poise.replay import write_crash
 from poise.rollout import Collector
 from poise.sharding import make_collector, shards
 from poise.spec import Spec
-from poise.streams import TextOut
+from poise.streams import Lasting, TextOut
+from poise.telling import run_lines
 from poise.terminal import print, typed
 from poise.threads import start_jax
 from poise.update import placed
@@ -113,6 +117,8 @@ def train(
     checkpoint_every: int | None = Options.checkpoint_every,
     eval_every: int | None = Options.eval_every,
     eval_episodes: int = Options.eval_episodes,
+    eval_max_steps: int | None = Options.eval_max_steps,
+    eval_max_seconds: float | None = Options.eval_max_seconds,
     on_crash: str = Options.on_crash,
     env_timeout: float = Options.env_timeout,
     workers: int = Options.workers,
@@ -139,6 +145,8 @@ def train(
         checkpoint_every: environment steps between two checkpoints; None: one when 10 seconds have passed.
         eval_every: environment steps between two greedy scores while training; None: none.
         eval_episodes: episodes of each of these scores.
+        eval_max_steps: environment steps of the score at the end (``Options.eval_max_steps``).
+        eval_max_seconds: seconds after which no further episode of it begins (``Options.eval_max_seconds``).
         on_crash: "stop" or "restart" (``Options.on_crash``).
         env_timeout: seconds (``Options.env_timeout``).
         workers: processes of a cluster that step the environments (``Options.workers``).
@@ -167,13 +175,16 @@ def train(
         checkpoint_every=checkpoint_every,
         eval_every=eval_every,
         eval_episodes=eval_episodes,
+        eval_max_steps=eval_max_steps,
+        eval_max_seconds=eval_max_seconds,
         on_crash=on_crash,  # pyright: ignore[reportArgumentType] (checked there)
         env_timeout=env_timeout,
         workers=workers,
         compile_cache=compile_cache,
     )
     id, configured = configure(envs.checked_name(env), **config)
-    return execute(id, configured, options, ray=ray, file=file or sys.stdout)
+    shown = Lasting(file or sys.stdout, whole=False)
+    return _told(execute(id, configured, options, ray=ray, file=shown), shown)
 
 
 def resume(
@@ -207,8 +218,16 @@ def resume(
         EnvFault, TrainingError, StorageError, KeyboardInterrupt: as of ``train``.
     """
     refuse_imported_script()
-    out = file or sys.stdout
-    return proceed(Path(run), total_steps=total_steps, env=env, workers=workers, ray=ray, file=out)
+    shown = Lasting(file or sys.stdout, whole=False)
+    options = {"total_steps": total_steps, "env": env, "workers": workers, "ray": ray}
+    return _told(proceed(Path(run), **options, file=shown), shown)
+
+
+def _told(run: Run, file: TextOut) -> Run:
+    """The run, after its score, its health and its folder were shown."""
+    lines, _ = run_lines(run.folder, run.summary, run.evaluation)
+    print(*lines, run.folder, sep="\n", file=file)
+    return run
 
 
 @dataclass(frozen=True)
@@ -551,7 +570,8 @@ def _past(training: Training, manifest: Manifest, folder: Path) -> tuple[Past, O
     """
     notes = manifest.notes
     try:
-        seconds = {part: float(notes["seconds"][part]) for part in (*PARTS, "total")}
+        given = {"film": 0.0, **notes["seconds"]}  # which was a part of "log"
+        seconds = {part: float(given[part]) for part in (*PARTS, "total")}
         (paced, pace), chosen = notes["pace"], notes["candidates"]
         physics = None if notes["physics"] is None else float(notes["physics"])
         if len(chosen) != len(training.candidates) or len(chosen) > PLACES:
@@ -604,7 +624,9 @@ def _session(
     check_workers(options, config, found.backend, job.ray)
     with contextlib.ExitStack() as stack:
         stack.enter_context(same_directory())
-        world = _world(job, stack, file)
+        with announced(f"making the environments: {found.id}", partial(print, file=file, flush=True)):
+            world = _world(job, stack, file)
+        guard.restore()
         config.check_against(world.spec)
         if resumed is None:
             config.refuse_idle()
@@ -623,16 +645,17 @@ def _session(
         else:
             _clear(place)
         recorder = Recorder(place, options, found, config, world.spec, job.past, begun, guard)
+        recorder.shown = folder
         recorder.seconds["import"] += job.import_seconds
         start = _start(job, recorder)
+        print(f"{found.id}: {recorder.total_steps:,} steps, seed {config.seed}", file=file)
         print(
-            f"{found.id} on {world.backend}, learning on {_devices()}: {config.num_iterations} iterations x "
-            f"{config.rollout_size:,} = {recorder.total_steps:,} steps, seed {config.seed}",
+            f"on {world.backend}, learning on {_devices()}: "
+            f"{config.num_iterations} iterations x {config.rollout_size:,}",
             file=file,
         )
         print(_discount(config, world.spec), file=file, flush=True)
-        stack.enter_context(guard.saving(recorder.save_at_once))
-        return (yield from _react(job, recorder, iterations(config, world, start), guard, file, folder))
+        return (yield from _react(job, recorder, iterations(config, world, start), guard, file))
     raise AssertionError
 
 
@@ -699,57 +722,101 @@ def _start(job: _Job, recorder: Recorder) -> Start | None:
 
 
 def _react(
-    job: _Job, recorder: Recorder, training: Iterator[Progress], guard: Guard, file: TextOut, folder: Path
+    job: _Job, recorder: Recorder, training: Iterator[Progress], guard: Guard, file: TextOut
 ) -> Session:
-    """The loop, and what follows it; whatever ends it, what was done is kept. ``folder``: as it is shown."""
-    options = job.options
-    evaluation, best = None, None
-    try:
-        with live(recorder.total_steps, file) as view:
-            if job.past.steps:
-                view.catch_up(job.past.steps, job.past.episodes)
-            for progress in training:
-                recorder.record(progress)
-                for crash in progress.crashes:
-                    path = folder / write_crash(recorder.folder, crash).name
-                    view.say(f"{crash.what}; it was made anew ({path})")
-                for note in progress.notes:
-                    view.say(note)
-                if not progress.exact and job.past.exact:
-                    job.past.exact = False
-                    view.say(INEXACT)
-                view.show(progress.steps, progress.episodes, progress.metrics)
-                yield progress
-        recorder.save()
-        if options.evaluate:
-            evaluation, best = recorder.evaluate()
-        if options.video:
-            recorder.film(file)
-    except BaseException as error:
-        guard.done()
-        if isinstance(error, EnvFault) and error.crash is not None:
-            path = folder / write_crash(recorder.folder, error.crash).name
-            print(f"{typed('poise', 'check', path)} plays the episode that failed again", file=file)
-        if isinstance(error, OSError):
-            with contextlib.suppress(OSError):
-                recorder.close()
+    """The loop, and what follows it; whatever ends it, what was done is kept."""
+    with live(recorder.total_steps, file) as view:
+        recorder.phase = view.phase
+
+        def leave() -> None:
+            """Where the main thread does not come back: compiling takes long."""
+            recorder.save_at_once()
+            view.close()
+            view.say(_interrupted(job, recorder))
+
+        try:
+            with guard.saving(leave):
+                if job.past.steps:
+                    view.catch_up(job.past.steps, job.past.episodes)
+                for progress in training:
+                    recorder.record(progress)
+                    _tell(progress, job, recorder, view)
+                    guard.restore()  # from an environment that handles signals itself
+                    yield progress
+                _after(job.options, recorder, guard, view)
+        except BaseException as error:
+            guard.done()
+            view.close()
+            _keep(error, job, recorder, view)
             raise
-        with _second_to(error, file):
-            recorder.save()
-            if isinstance(error, KeyboardInterrupt | cluster.LostCluster):
-                print(
-                    f"{_ending(error)} at step {recorder.steps:,}; to go on: "
-                    f"{typed('poise', 'resume', folder)}{cluster.typed(job.ray)}",
-                    file=file,
-                    flush=True,
-                )
-            recorder.finish(_ending(error), evaluation, best)
-        raise
-    return Run(folder, recorder.finish("finished", evaluation, best), evaluation)
+        summary = recorder.finish("finished")
+        view.close()
+    return Run(recorder.shown, summary, recorder.evaluation)
+
+
+def _tell(progress: Progress, job: _Job, recorder: Recorder, view: Live) -> None:
+    """Of an iteration, to the person."""
+    for crash in progress.crashes:
+        path = recorder.shown / write_crash(recorder.folder, crash).name
+        view.say(f"{crash.what}; it was made anew ({path})")
+    for note in progress.notes:
+        view.say(note)
+    if not progress.exact and job.past.exact:
+        job.past.exact = False
+        view.say(INEXACT)
+    view.show(progress.steps, progress.episodes, progress.metrics)
+
+
+def _after(options: Options, recorder: Recorder, guard: Guard, view: Live) -> None:
+    """What follows the last iteration: the score and the film."""
+    view.phase("writing the last checkpoint")
+    recorder.save()
+    if options.evaluate:
+        view.say(_announcement(recorder.budget()))
+        view.phase("making the environments of the score")
+        recorder.evaluate()
+        guard.restore()
+    if options.video:
+        view.phase("filming")
+        recorder.film(view.say)
+        guard.restore()
+
+
+def _announcement(budget: Budget) -> str:
+    """What the score may take, said before it begins."""
+    most = "" if budget.seconds is None else f" and about {budget.seconds:.0f} s"
+    return (
+        f"score: up to {EVALUATION_EPISODES} episodes of at most {budget.longest:,} steps; with the choice "
+        f"of the best of {budget.rivals} agents {budget.total_steps():,} steps{most} at most"
+    )
+
+
+def _keep(error: BaseException, job: _Job, recorder: Recorder, view: Live) -> None:
+    """What a training that ended with ``error`` leaves."""
+    if isinstance(error, EnvFault) and error.crash is not None:
+        path = recorder.shown / write_crash(recorder.folder, error.crash).name
+        view.say(f"{typed('poise', 'check', path)} plays the episode that failed again")
+    if isinstance(error, OSError):
+        with contextlib.suppress(OSError):
+            recorder.close()
+        return
+    with _second_to(error, view):
+        recorder.save()
+        if isinstance(error, KeyboardInterrupt | cluster.LostCluster):
+            view.say(_interrupted(job, recorder, _ending(error)))
+        recorder.finish(_ending(error))
+
+
+def _interrupted(job: _Job, recorder: Recorder, ending: str = "interrupted") -> str:
+    """Where a training was interrupted, or lost its cluster, and how to resume it."""
+    again = f"{typed('poise', 'resume', recorder.shown)}{cluster.typed(job.ray)}"
+    score = recorder.evaluation
+    scored = f"; greedy return {score.mean:.2f} over {len(score.length)} episodes so far" if score else ""
+    return f"{ending} at step {recorder.steps:,}{scored}; to resume: {again}"
 
 
 @contextlib.contextmanager
-def _second_to(error: BaseException, file: TextOut) -> Iterator[None]:
+def _second_to(error: BaseException, view: Live) -> Iterator[None]:
     """What fails within is printed, and does not hide ``error``, which ended the training.
 
     Where memory or disk run out, one failure is followed by others. An interrupt is not a failure: then it is
@@ -760,7 +827,7 @@ def _second_to(error: BaseException, file: TextOut) -> Iterator[None]:
     except Exception as later:
         if not isinstance(error, Exception):
             raise
-        print(f"the run folder is not complete: {type(later).__name__}: {later}", file=file, flush=True)
+        view.say(f"the run folder is not complete: {type(later).__name__}: {later}")
 
 
 def _ending(error: BaseException) -> str:

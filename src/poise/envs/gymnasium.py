@@ -180,7 +180,10 @@ def _make_elsewhere(id: str, index: int, parent: int) -> gym.Env:
         return _make_one(id, index)
     begin_elsewhere()
     try:
-        return _make_one(id, index)
+        env = _make_one(id, index)
+        if os.getpid() != parent:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # whatever its constructor made of it
+        return env
     except PoiseError as error:
         if isinstance(error.__cause__, gym.error.UnregisteredEnv):
             raise SystemExit(UNKNOWN) from error

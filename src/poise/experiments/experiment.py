@@ -14,7 +14,6 @@ import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from poise.experiments.statistics import (
     interquartile_estimate,
     mean_estimate,
 )
+from poise.experiments.watching import watching
 from poise.experiments.wording import aligned, figure, interval, share
 from poise.files import FileError, own_folder, read_json, write_text
 from poise.journal import read_greedy
@@ -287,20 +287,21 @@ def _run(
     if done:
         print(f"{len(done)} of {len(jobs)} are finished already", file=file, flush=True)
     try:
-        for job, result in run_jobs(missing, ray, say=partial(print, file=file, flush=True)):
-            if isinstance(result, PoiseError):
-                print(f"{name(job)} failed: {result}", file=file, flush=True)
-                full = full or isinstance(result, StorageError)
-                continue
-            done[job.folder] = result
-            score = result["evaluation"]
-            outcome = f"greedy return {score['mean']:.2f}" if score else "trained"
-            seconds = f"{result['seconds']['total']:.1f} s"
-            sick = [finding.rule for finding in diagnose(job.folder)]
-            print(f"{name(job)}: {', '.join([outcome, seconds, *sick])}", file=file, flush=True)
+        with watching(file, name) as watch:
+            for job, result in run_jobs(missing, ray, watch.say, watch.look):
+                if isinstance(result, PoiseError):
+                    watch.say(f"{name(job)} failed: {result}")
+                    full = full or isinstance(result, StorageError)
+                    continue
+                done[job.folder] = result
+                score = result["evaluation"]
+                outcome = f"greedy return {score['mean']:.2f}" if score else "trained"
+                seconds = f"{result['seconds']['total']:.1f} s"
+                sick = [finding.rule for finding in diagnose(job.folder)]
+                watch.say(f"{name(job)}: {', '.join([outcome, seconds, *sick])}")
     except (KeyboardInterrupt, cluster.LostCluster) as error:
         ended = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        print(f"{ended}; to go on: {_again(folder, ray)}", file=file, flush=True)
+        print(f"{ended}; to resume: {_again(folder, ray)}", file=file, flush=True)
         raise
     if full:
         raise StorageError(f"{folder}: the disk is full; make room, then: {_again(folder, ray)}")

@@ -8,11 +8,12 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TextIO, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from poise import cluster
 from poise.checkpoint import checkpoints, runs_under
@@ -24,7 +25,7 @@ from poise.files import FileError, append_to, is_full, own_folder
 from poise.interrupts import SIGNALS, Guard, guarded, leave_with_parent
 from poise.options import Options
 from poise.run import LOG, execute_or_proceed, unusable
-from poise.streams import TextOut
+from poise.streams import Lasting, TextOut, logged_output
 from poise.terminal import print
 
 MOST_SEEDS = 10_000  # of one setting: each is a training, a folder and a row
@@ -79,8 +80,14 @@ class PoolError(PoiseError):
     exit_code = 1
 
 
+TICK = 0.5  # seconds after which ``look`` is called again
+
+
 def run_jobs(
-    jobs: Sequence[W], ray: str | None = None, say: Callable[[str], None] = lambda line: None
+    jobs: Sequence[W],
+    ray: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    look: Callable[[Sequence[Any]], None] = lambda jobs: None,
 ) -> Iterator[tuple[W, dict[str, Any] | PoiseError]]:
     """Runs all jobs on all cores and yields each with its summary, or with what went wrong, as it ends.
 
@@ -90,7 +97,8 @@ def run_jobs(
 
     ``ray``: the cluster on whose cores they run (``poise.cluster``) in place of this machine's. There one
     whose process or machine is lost goes on elsewhere, from its last checkpoint. ``say``: shows a line
-    about that, and about a checkpoint that cannot be used.
+    about that, and about a checkpoint that cannot be used. ``look`` is called again and again with the jobs
+    that have not ended.
 
     Raises:
         PoolError: a process was killed, by a lack of memory for example.
@@ -102,7 +110,7 @@ def run_jobs(
         for line in unusable(job.folder):
             say(line)
     if ray is not None:
-        yield from _run_on_cluster(jobs, ray, say)
+        yield from _run_on_cluster(jobs, ray, say, look)
         return
     context = multiprocessing.get_context("spawn")  # a process that has loaded JAX must not be forked
     cores: Any = context.SimpleQueue()
@@ -114,8 +122,10 @@ def run_jobs(
         # an environment may change the working directory of a process, which does several jobs
         futures = {pool.submit(_work, _placed(job, job.folder.absolute())): job for job in jobs}
         try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
+            while futures:
+                look(list(futures.values()))
+                for future in wait(futures, TICK, FIRST_COMPLETED).done:
+                    yield futures.pop(future), future.result()
         except KeyboardInterrupt:
             for process in multiprocessing.active_children():
                 process.terminate()
@@ -147,27 +157,38 @@ def _settle(cores: Any, stop: Any) -> None:
 def _work(job: Work) -> dict[str, Any] | PoiseError:
     if _stop.is_set():
         return PoolError("not begun")
-    return _logged(job, (signal.SIGTERM,))
+    return _logged(job, (signal.SIGTERM,), alone=True)
 
 
 def _placed(job: Any, folder: Path) -> Any:
     return dataclasses.replace(job, folder=folder)
 
 
-def _logged(job: Work, signals: Sequence[signal.Signals]) -> dict[str, Any] | PoiseError:
-    """What the job comes to; what it prints goes to its log."""
+def _logged(
+    job: Work, signals: Sequence[signal.Signals], *, alone: bool = False
+) -> dict[str, Any] | PoiseError:
+    """What the job comes to; what it prints goes to its log.
+
+    ``alone``: whether this process is the pool's own, so that all that it prints goes there, too: what the
+    environments print is not for the terminal of the whole.
+    """
     try:
         _made(job.folder)
-        with append_to(job.folder / LOG) as file, guarded(GRACE, signals) as guard:
-            return _answered(job, guard, file)
+        with ExitStack() as stack:
+            log = stack.enter_context(append_to(job.folder / LOG))
+            guard = stack.enter_context(guarded(GRACE, signals))
+            if alone:
+                stack.enter_context(logged_output(log))
+            return _answered(job, guard, Lasting(log))
     except FileError as error:  # the log, or the folder
         return error
     except OSError as error:
         kind = StorageError if is_full(error) else PoolError
         return kind(f"{job.folder}: {type(error).__name__}: {error}")
+    raise AssertionError
 
 
-def _answered(job: Work, guard: Guard, file: TextIO) -> dict[str, Any] | PoiseError:
+def _answered(job: Work, guard: Guard, file: TextOut) -> dict[str, Any] | PoiseError:
     try:
         return job.run(guard, file)
     except PoiseError as error:
@@ -183,8 +204,8 @@ def _answered(job: Work, guard: Guard, file: TextIO) -> dict[str, Any] | PoiseEr
         return _failed(job, error, file)
 
 
-def _failed(job: Work, error: BaseException, file: TextIO) -> PoolError:
-    traceback.print_exception(error, file=file)
+def _failed(job: Work, error: BaseException, file: TextOut) -> PoolError:
+    print("".join(traceback.format_exception(error)), file=file)
     return PoolError(f"its training raised {message_of(error)}; see {job.folder / LOG}")
 
 
@@ -200,7 +221,7 @@ PATIENCE = 60.0  # seconds in which the process that trained before has to let g
 
 
 def _run_on_cluster(
-    jobs: Sequence[W], ray: str, say: Callable[[str], None]
+    jobs: Sequence[W], ray: str, say: Callable[[str], None], look: Callable[[Sequence[Any]], None]
 ) -> Iterator[tuple[W, dict[str, Any] | PoiseError]]:
     for job in jobs:
         _made(job.folder)
@@ -211,6 +232,7 @@ def _run_on_cluster(
         silence = _Silence(say)
         try:
             while waiting:
+                look(list(waiting.values()))
                 kept = cluster.ready(list(waiting), 1.0)
                 silence.hear(kept, waiting.values())
                 for promise in kept:

@@ -35,6 +35,7 @@ from poise.findings import Finding, by_severity
 from poise.journal import EVALUATION, read_evaluation, read_greedy
 from poise.metrics import BY_NAME
 from poise.records import Record, read_record
+from poise.telling import best_line
 from poise.terminal import typed
 
 DARK = ("#6db3e2", "#f0995a", "#7cc796", "#c79ada", "#e0bd5c", "#9aa7b2")  # as COLORS, on a dark page
@@ -55,7 +56,8 @@ PARTS = {
     "compile": "compilation",
     "rollout": "rollouts",
     "learn": "learning",
-    "log": "tables, curve and film",
+    "log": "tables and curve",
+    "film": "film",
     "evaluate": "score",
 }
 
@@ -378,10 +380,12 @@ def _metric(name: str, settings: Sequence[Setting], charts: Charts) -> Markup | 
 
 def _agent(record: Record, titled: dict[Path, str], charts: Charts) -> dict[str, Any] | None:
     """The film, and the returns behind the score; None where there is neither."""
-    film, score = _film(record), record.summary.get("evaluation")
+    (film, filmed), score = _film(record), record.summary.get("evaluation")
     if film is None and not score:
         return None
     agent: dict[str, Any] = {"title": titled.get(record.folder, ""), "film": film, "chart": None, "facts": []}
+    if film is not None:
+        agent["facts"].append(f"The film shows {filmed}.")
     if score and os.path.lexists(record.folder / EVALUATION):
         returns = read_evaluation(record.folder)
         low, high = (figure(float(bound)) for bound in (returns.min(), returns.max()))
@@ -391,19 +395,23 @@ def _agent(record: Record, titled: dict[Path, str], charts: Charts) -> dict[str,
             agent["chart"] = charts.one(draw_histogram(returns, title), label, HALF)
         span = f"from {low} to {high}" if np.ptp(returns) > 0 else f"each with a return of {low}"
         agent["facts"].append(f"{len(returns)} greedy episodes that training never saw, {span}.")
-    best = record.summary.get("best")
-    if best and best["steps"] != record.summary.get("steps"):
-        mean = figure(best["evaluation"]["mean"])
-        agent["facts"].append(
-            f"The best agent is that of step {best['steps']:,}: {mean} on the same episodes."
-        )
+    if (line := best_line(record.summary)) is not None:
+        agent["facts"].append(f"{line[0].upper()}{line[1:]}.")
     return agent
 
 
-def _film(record: Record) -> Markup | None:
+def _film(record: Record) -> tuple[Markup | None, str]:
+    """The video, and which agent it shows. That of the last agent is preferred, as the score is of it."""
+    for name, agent in (("video", "the agent at the end of the training"), ("video_best", "the best agent")):
+        if (film := _embedded(record, name)) is not None:
+            return film, agent
+    return None, ""
+
+
+def _embedded(record: Record, name: str) -> Markup | None:
     """The video inside the page; a sentence where it is too large; None where there is none."""
-    for name, kind in (("video.mp4", "video/mp4"), ("video.gif", "image/gif")):
-        path = record.folder / name
+    for suffix, kind in ((".mp4", "video/mp4"), (".gif", "image/gif")):
+        path = record.folder / f"{name}{suffix}"
         if not os.path.lexists(path):
             continue
         try:

@@ -32,10 +32,12 @@ from poise.experiments.figures import draw
 from poise.experiments.page import markdown
 from poise.experiments.paper import FIGURES, Figure, Variant
 from poise.experiments.pool import Job, check_count, run_jobs
+from poise.experiments.watching import watching
 from poise.files import FileError, check_room, own_folder, read_json, read_plain, write_bytes, write_text
 from poise.journal import read_evaluation
 from poise.options import Options
 from poise.presets import PRESETS, configure, starting_point
+from poise.pulse import announced
 from poise.recording import VideoError, film
 from poise.run import RunError, finished, resolved
 from poise.streams import TextOut
@@ -132,8 +134,11 @@ def _run_claimed(plan: Plan, ray: str | None, file: TextOut) -> Path:
         about = {"command": plan.command, "date": today, "cores": num_cores(), "quick": plan.quick}
         write_text(plan.out / "about.json", json.dumps(about, indent=2) + "\n")
     complete = plan.complete()
-    gather(complete)
-    render(plan.out, complete.figures)
+    show = partial(print, file=file, flush=True)
+    print("writing the tables, drawing the figures", file=file, flush=True)
+    with announced("drawing", show):
+        gather(complete)
+        render(plan.out, complete.figures)
     keep_best(plan.out, file)
     if failed:
         raise ReproduceError(f"runs of {', '.join(sorted(failed))} failed; log.txt in their folders says why")
@@ -144,21 +149,24 @@ def _run_missing(jobs: Sequence[Job], ray: str | None, file: TextOut) -> set[str
     """Runs them all; the names of the variants of which one failed."""
     failed: set[str] = set()
     begun = time.perf_counter()
-    say = partial(print, file=file, flush=True)
-    for done, (job, result) in enumerate(run_jobs(jobs, ray, say), start=1):
-        name = f"{job.folder.parent.name}, seed {job.config.seed}"
-        if isinstance(result, PoiseError):
+    with watching(file, _name) as watch:
+        for done, (job, result) in enumerate(run_jobs(jobs, ray, watch.say, watch.look), start=1):
             if isinstance(result, StorageError):
                 raise result
-            failed.add(job.folder.parent.name)
-            outcome = f"failed: {result}"
-        else:
-            outcome = f"greedy return {result['evaluation']['mean']:.1f}"
-        left = (time.perf_counter() - begun) / done * (len(jobs) - done)
-        print(
-            f"{done:>4} / {len(jobs)}  {name}: {outcome}  ({left / 60:.0f} min left)", file=file, flush=True
-        )
+            if isinstance(result, PoiseError):
+                failed.add(job.folder.parent.name)
+                outcome = f"failed: {result}"
+            else:
+                outcome = f"greedy return {result['evaluation']['mean']:.1f}"
+            left = (time.perf_counter() - begun) / done * (len(jobs) - done)
+            then = f"{left / 60:.0f} min left" if done < len(jobs) else "then figures and films"
+            watch.say(f"{done:>4} / {len(jobs)}  {_name(job)}: {outcome}  ({then})")
     return failed
+
+
+def _name(job: Job) -> str:
+    """As it is shown."""
+    return f"{job.folder.parent.name}, seed {job.config.seed}"
 
 
 def gather(plan: Plan) -> None:
@@ -230,7 +238,9 @@ def keep_best(out: Path, file: TextOut) -> None:
             write_bytes(kept / name, read_plain(run / name, LARGEST_FILE))
         for events in run.glob("events.out.tfevents.*"):
             write_bytes(kept / "events.out.tfevents.1", read_plain(events, LARGEST_FILE))
+        print(f"filming the best agent of {env}", file=file, flush=True)
         try:
-            film(load(run), kept / "video", env=env)
+            with announced(f"filming the best agent of {env}", partial(print, file=file, flush=True)):
+                film(load(run), kept / "video", env=env)
         except (VideoError, CheckpointError) as error:
             print(error, file=file)

@@ -47,6 +47,7 @@ from poise.experiments.study import (
 )
 from poise.experiments.sweep_report import shown, write_page
 from poise.experiments.trial import Result, Trial, read_result
+from poise.experiments.watching import watching
 from poise.experiments.wording import aligned, figure, interval
 from poise.files import FileError, own_folder, read_json, write_text
 from poise.machine import versions
@@ -376,24 +377,29 @@ def read_plan(folder: Path, *, env: str | None = None) -> Plan:
 def _execute(plan: Plan, ray: str | None, file: TextOut, *, begun: bool = False) -> Sweep:
     """``begun``: whether there are trials already, and so a study."""
     since = time.perf_counter()
-    train = partial(run_jobs, ray=ray, say=partial(print, file=file, flush=True))
     with claimed(plan.folder), nullcontext() if ray is None else cluster.joined(ray):
         ledger = plan.ledger(begun=begun)
         _announce(plan, file)
         try:
-            while batch := ledger.take():
-                _train(plan, ledger, batch, train, file)
-                _write(plan, ledger, {"status": "unfinished"}, since)
-            summary = _judge(plan, ledger, train, file)
+            with watching(file, _name) as watch:
+                train = partial(run_jobs, ray=ray, say=watch.say, look=watch.look)
+                while batch := ledger.take():
+                    _train(plan, ledger, batch, train, watch.lines)
+                    _write(plan, ledger, {"status": "unfinished"}, since)
+                summary = _judge(plan, ledger, train, watch.lines)
         except (KeyboardInterrupt, cluster.LostCluster) as error:
             ended = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            again = _again(plan, ray)
-            print(f"{ended}; to go on: {again}", file=file, flush=True)
+            print(f"{ended}; to resume: {_again(plan, ray)}", file=file, flush=True)
             raise
         told = _write(plan, ledger, summary, since)
         print(f"the report: {write_page(plan.folder)}", file=file, flush=True)
         return Sweep(plan.folder, told)
     raise AssertionError
+
+
+def _name(job: Work) -> str:
+    """Of a trial, or of a training that judges, as it is shown while it is under way."""
+    return "/".join(job.folder.parts[-2:])
 
 
 def _announce(plan: Plan, file: TextOut) -> None:

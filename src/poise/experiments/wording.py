@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from poise.counts import figure as figure
+
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """The first column to the left, the others to the right."""
@@ -14,11 +16,6 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
-
-
-def figure(value: float) -> str:
-    """With one decimal from 100 on, with two below."""
-    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"
 
 
 def between(low: float | None, high: float | None, reason: str | None = None) -> str:
