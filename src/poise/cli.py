@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+from tyro.constructors import PrimitiveConstructorSpec
 
+from poise.arguments import registry, unset
 from poise.config import Config, ConfigError, flat
-from poise.counts import parse_count
 from poise.errors import PoiseError
 from poise.experiments.wording import figure
 from poise.interrupts import Guard, guarded
+from poise.mistyped import refuse_unknown
 from poise.options import Options
 from poise.presets import PRESETS, starting_point
 from poise.spec import Backend
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from poise.experiments.experiment import Experiment
     from poise.experiments.sweep import Sweep
     from poise.run import Run
-
-_registry = ConstructorRegistry()
 
 Json = Annotated[
     bool,
@@ -57,6 +56,7 @@ Env = Annotated[
         metavar="ENV",
         help="Another environment with the same spaces. Where the run's own is of a module (module:Task), "
         "its name has to be repeated here.",
+        help_behavior_hint="",
     ),
 ]
 
@@ -82,20 +82,6 @@ def _address(given: list[str]) -> str:
     from poise.cluster import LOCAL, checked_address
 
     return checked_address(" ".join(given) or LOCAL) or LOCAL
-
-
-@_registry.primitive_rule
-def _count(info: Any) -> PrimitiveConstructorSpec[int] | None:
-    """Every whole number on the command line may be written as 100k or 1e6."""
-    if info.type is not int:
-        return None
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="INT",
-        instance_from_str=lambda given: parse_count(given[0]),
-        is_instance=lambda value: isinstance(value, int),
-        str_from_instance=lambda value: [str(value)],
-    )
 
 
 class _Named(Exception):
@@ -230,11 +216,11 @@ def _resume_command(guard: Guard) -> Callable[..., None]:
     """``poise resume``; ``guard`` hears of interrupts."""
 
     def resume(
-        run: Annotated[Path | None, Positional, arg(metavar="RUN", help="Its folder.")] = None,
-        total_steps: int | None = None,
+        run: Annotated[Path | None, Positional, arg(metavar="RUN", help_behavior_hint="")] = None,
+        total_steps: Annotated[int | None, unset] = None,
         out: Path = Path("runs"),
         env: Env = None,
-        workers: int | None = None,
+        workers: Annotated[int | None, unset] = None,
         ray: Ray = None,
         json_: Json = False,
     ) -> None:
@@ -293,11 +279,11 @@ def _find_modules_here(env: str | None) -> None:
 
 
 def experiment(
-    envs: Annotated[tuple[str, ...], Positional, arg(metavar="ENV...")],
+    envs: Annotated[tuple[str, ...], Positional, arg(metavar="ENV...", help_behavior_hint="")],
     config: Annotated[Config, arg(name="")] = Config(),  # noqa: B008 (frozen)
     options: Annotated[Options, arg(name="")] = Options(video=False),  # noqa: B008 (frozen)
     seeds: int = 5,
-    against: Annotated[Path | None, arg(metavar="EXPERIMENT")] = None,
+    against: Annotated[Path | None, arg(metavar="EXPERIMENT", help_behavior_hint="")] = None,
     ray: Ray = None,
     json_: Json = False,
 ) -> None:
@@ -336,14 +322,14 @@ def sweep(
     env: Annotated[str, Positional, arg(metavar="ENV")],
     config: Annotated[Config, arg(name="")] = Config(),  # noqa: B008 (frozen)
     options: Annotated[Options, arg(name="")] = Options(video=False),  # noqa: B008 (frozen)
-    search: Annotated[tuple[str, ...], arg(metavar="OPTION[=VALUES]...")] = (),
+    search: Annotated[tuple[str, ...], arg(metavar="OPTION[=VALUES]...", help_behavior_hint="")] = (),
     trials: int = 50,
     seeds: int = 3,
     final_seeds: int = 10,
     at_once: int = 4,
     prune: bool = True,
-    storage: Annotated[str | None, arg(metavar="URL")] = None,
-    study: Annotated[str | None, arg(metavar="NAME")] = None,
+    storage: Annotated[str | None, arg(metavar="URL", help_behavior_hint="")] = None,
+    study: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None,
     ray: Ray = None,
     json_: Json = False,
 ) -> None:
@@ -407,7 +393,7 @@ def reproduce(
         ),
     ] = "all",
     quick: bool = False,
-    seeds: int | None = None,
+    seeds: Annotated[int | None, unset] = None,
     out: Path = Path("reproduction"),
     ray: Ray = None,
     json_: Json = False,
@@ -418,7 +404,7 @@ def reproduce(
 
     Args:
         quick: One seed and a tenth of the steps, to see that everything runs.
-        seeds: How many of each setting; by default 5, with --quick 1.
+        seeds: How many of each setting: 5 by default, 1 with --quick.
         out: The folder for everything. Runs that are finished there are not run again.
     """
     from poise.experiments.paper import FIGURES
@@ -434,7 +420,7 @@ def reproduce(
 def evaluate(
     run: RunFolder,
     episodes: int = 100,
-    seed: int | None = None,
+    seed: Annotated[int | None, unset] = None,
     which: WhichAgent = "last",
     env: Env = None,
     json_: Json = False,
@@ -475,7 +461,12 @@ def export(
     ] = "numpy",
     which: WhichAgent = "last",
     out: Annotated[
-        Path | None, arg(metavar="FILE", help="By default policy.py or policy.onnx in the run's folder.")
+        Path | None,
+        arg(
+            metavar="FILE",
+            help="By default policy.py or policy.onnx in the run's folder.",
+            help_behavior_hint="",
+        ),
     ] = None,
     json_: Json = False,
 ) -> None:
@@ -522,7 +513,10 @@ def bench(
 
 def compare(
     runs: RunFolders,
-    plot: Annotated[Path | None, arg(metavar="FILE.png", help="Where to draw the learning curves.")] = None,
+    plot: Annotated[
+        Path | None,
+        arg(metavar="FILE.png", help="Where to draw the learning curves.", help_behavior_hint=""),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Compare trainings: by setting where there are several seeds, else agent by agent, with intervals.
@@ -540,7 +534,12 @@ def compare(
 def report(
     runs: RunFolders,
     out: Annotated[
-        Path | None, arg(metavar="FILE.html", help="By default report.html in the folder that is named.")
+        Path | None,
+        arg(
+            metavar="FILE.html",
+            help="By default report.html in the folder that is named.",
+            help_behavior_hint="",
+        ),
     ] = None,
     json_: Json = False,
 ) -> None:
@@ -588,7 +587,7 @@ def check(
     env_timeout: float = 60.0,
     json_: Json = False,
 ) -> None:
-    """Play an environment and say what in it would spoil a training; or play a failed episode again.
+    """Play an environment and say what in it would break a training; or play a failed episode again.
 
     Exit code 1 where a training would be wrong, or where the episode fails again.
 
@@ -748,12 +747,15 @@ def _run(arguments: list[str], guard: Guard) -> None:
         "envs": envs,
         "completion": completion,
     }
-    if verb not in commands:
-        commands = {name: _in_a_line(command) for name, command in commands.items()}
+    if verb in commands and verb != "completion":
+        refuse_unknown(verb, commands[verb], options)
+        tyro.cli(commands[verb], prog=f"poise {verb}", args=options)
+        return
+    brief = commands if verb == "completion" else {n: _in_a_line(command) for n, command in commands.items()}
 
     def parse(arguments: list[str]) -> None:
         tyro.extras.subcommand_cli_from_dict(
-            commands,
+            brief,
             prog="poise",
             description="Proximal Policy Optimization: train an agent with one command.",
             args=arguments,
@@ -785,7 +787,7 @@ def main(arguments: list[str] | None = None) -> int:
     heard: Guard | None = None
     with lasting_output():
         try:
-            with guarded() as guard, _registry:
+            with guarded() as guard, registry:
                 heard = guard
                 _run(sys.argv[1:] if arguments is None else arguments, guard)
         except PoiseError as error:
