@@ -767,6 +767,20 @@ def _run(arguments: list[str], guard: Guard) -> None:
         parse(["--tyro-print-completion", str(wanted)])
 
 
+def _run_verb(arguments: list[str], guard: Guard) -> None:
+    """``_run``; where JAX finds no platform, what it raises gets words."""
+    try:
+        _run(arguments, guard)
+    except PoiseError:
+        raise
+    except Exception:
+        if "jax" in sys.modules:
+            from poise.machine import check_platform
+
+            check_platform()
+        raise
+
+
 def _in_a_line(command: Callable[..., Any]) -> Callable[..., Any]:
     """The same for a list of all: of its help only what it does."""
 
@@ -789,7 +803,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             with guarded() as guard, registry:
                 heard = guard
-                _run(sys.argv[1:] if arguments is None else arguments, guard)
+                _run_verb(sys.argv[1:] if arguments is None else arguments, guard)
         except PoiseError as error:
             print(f"poise: {error}", file=sys.stderr)
             return error.exit_code

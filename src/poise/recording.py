@@ -22,6 +22,7 @@ from poise.envs.drawing import draw_pendulum
 from poise.envs.gymnasium import is_registered, registered_name
 from poise.envs.unstable import hear_mujoco
 from poise.errors import PoiseError
+from poise.extras import needs
 from poise.seeds import Stream, episode_seed
 
 MAX_SECONDS = 10.0  # of film, episodes one after the other
@@ -218,7 +219,7 @@ def _advice(error: Exception) -> str:
     if "egl" in text.lower() or "opengl" in text.lower():
         return "MuJoCo needs EGL to draw; on Debian: apt install libegl1 libegl-mesa0 libgl1-mesa-dri"
     if "pygame" in text:
-        return "Gymnasium needs pygame to draw it: uv sync --extra video, or pip install pygame-ce"
+        return f"Gymnasium draws it with pygame and {needs('video')}"
     return str(error).splitlines()[0] if str(error) else text
 
 

@@ -38,6 +38,7 @@ from poise.interrupts import Guard
 from poise.journal import LOGS, JournalError, cut, read_episodes
 from poise.live import live
 from poise.loop import Progress, Start, iterations
+from poise.machine import start_platform
 from poise.options import Options
 from poise.presets import configure
 from poise.recorder import PARTS, Past, Recorder
@@ -46,7 +47,6 @@ from poise.rollout import Collector
 from poise.sharding import make_collector, shards
 from poise.spec import Spec
 from poise.streams import TextOut
-from poise.threads import start_jax
 from poise.update import placed
 from poise.workers import Workers, check_workers
 
@@ -327,7 +327,7 @@ def _proceeding(
 ) -> Session:
     if not (run / "checkpoints").is_dir():
         raise RunError(f"{run}: there is no run to go on with (no checkpoints in it)")
-    start_jax()
+    start_platform()
     with claimed(run):
         training, manifest, past, options = _newest_usable(run, file)
         steps, known = manifest.steps, manifest.env
@@ -468,7 +468,7 @@ def _session(
     job: _Job, folder: Path | None, guard: Guard, file: TextOut, *, resumed: Manifest | None = None
 ) -> Session:
     begun = time.perf_counter() - job.import_seconds
-    start_jax()
+    start_platform()
     found, config, options = job.found, job.config, job.options
     keep_compiled(options.compile_cache)
     forget_compiled()

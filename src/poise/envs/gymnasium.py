@@ -24,6 +24,7 @@ from poise.envs.checking import Checked, Crash, EnvFault
 from poise.envs.unstable import hear_mujoco
 from poise.envs.vector import EnvError, EnvStep, Restored, usual_dtype
 from poise.errors import PoiseError
+from poise.extras import needs
 from poise.interrupts import leave_with_parent
 from poise.spec import Spec
 
@@ -107,7 +108,8 @@ def _make_one(id: str, index: int) -> gym.Env:
     try:
         env = make_plain(id)
     except gym.error.DependencyNotInstalled as error:
-        raise EnvError(f"{id}: {error}") from error
+        text = f"it {needs('box2d')}" if "box2d" in str(error).lower() else str(error)
+        raise EnvError(f"{id}: {text}") from error
     except Exception as error:
         raise EnvFault(
             f"{id}, environment {index}: making it raised {type(error).__name__}: {error}"
