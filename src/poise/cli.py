@@ -644,7 +644,11 @@ def presets(json_: Json = False) -> None:
         return
     for row in rows:
         print(f"{row['name']}  ({row['env']})\n  {row['about']}")
-        print("  " + ", ".join(f"{path} {value}" for path, value in row["changes"].items()) + "\n")
+        print(
+            "  "
+            + ", ".join(f"{path.replace('_', '-')} {value}" for path, value in row["changes"].items())
+            + "\n"
+        )
 
 
 def envs(json_: Json = False) -> None:
@@ -662,14 +666,16 @@ def envs(json_: Json = False) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("environment", "backend", "observation", "action", "time limit", "solved at"):
-        number = title in ("time limit", "solved at")
-        table.add_column(title, justify="right" if number else "left", no_wrap=title == "environment")
+    for title in ("environment", "backend", "obs", "action", "limit", "solved"):
+        table.add_column(title, justify="right" if title in ("limit", "solved") else "left", no_wrap=True)
     for row in listed:
         bar = "" if row.solved is None else f"{row.solved:g}"
         table.add_row(row.id, row.backend, row.obs, row.action, str(row.time_limit or ""), bar)
     Console().print(table)
-    print(f"\n{len(refused)} more ids are known to Gymnasium and need another package, or have other spaces.")
+    print(
+        "\nobs, action: numbers of each. limit: steps of an episode. solved: mean return that counts as solved."
+    )
+    print(f"{len(refused)} more ids are known to Gymnasium and need another package, or have other spaces.")
     print("Any id that Gymnasium can make will do, also module:Task of a module of yours.")
 
 

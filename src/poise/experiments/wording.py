@@ -1,6 +1,9 @@
 """Numbers and tables as people read them."""
 
+import re
 from collections.abc import Sequence
+
+WIDTH = 44  # characters of a command that fit a telephone
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -23,3 +26,10 @@ def figure(value: float) -> str:
 def between(low: float | None, high: float | None) -> str:
     """An interval; a bound that is None is that of one seed."""
     return "one seed" if low is None or high is None else f"{figure(low)} to {figure(high)}"
+
+
+def continued(command: str) -> str:
+    """A command for a shell, with each of its options on a line of its own where it is long."""
+    if len(command) <= WIDTH or not command.startswith("poise ") or "'" in command:
+        return command  # within quotes a break would change it
+    return re.sub(r" (--[a-z])", r" \\\n  \1", command)
