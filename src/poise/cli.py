@@ -673,7 +673,7 @@ def envs(json_: Json = False) -> None:
         table.add_row(row.id, row.backend, row.obs, row.action, str(row.time_limit or ""), bar)
     Console().print(table)
     print(
-        "\nobs, action: their numbers; limit: steps of an episode; solved: the mean return that counts as that"
+        "\nobs, action: their numbers; limit: steps of an episode; solved: a mean return that counts as that"
     )
     print(f"{len(refused)} more ids are known to Gymnasium and need another package, or have other spaces.")
     print("Any id that Gymnasium can make will do, also module:Task of a module of yours.")
