@@ -58,13 +58,10 @@ def _layers(info: Any) -> PrimitiveConstructorSpec[tuple[int, ...]] | None:
 def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     """``INT`` in the help for a number that may be left out, where tyro would write ``{None}|INT``."""
     parts = typing.get_args(info.type)
-    if (
-        info.type_origin not in (types.UnionType, typing.Union)
-        or len(parts) != 2
-        or parts[1] is not type(None)
-    ):
+    if info.type_origin not in (types.UnionType, typing.Union) or types.NoneType not in parts:
         return None
-    inner = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(parts[0], info.markers))
+    rest: Any = typing.Union[tuple(part for part in parts if part is not types.NoneType)]  # noqa: UP007
+    inner = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(rest, info.markers))
     if isinstance(inner, UnsupportedTypeAnnotationError) or inner.nargs != 1 or inner.choices:
         return None
     return PrimitiveConstructorSpec(
