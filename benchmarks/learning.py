@@ -9,6 +9,7 @@ again, so what was cut off can be started again; trainings that were cut off go 
 """
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import json
@@ -17,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -181,6 +183,13 @@ def commit() -> str:
     return found + ("+" if changed else "")
 
 
+def read_value(text: str) -> Any:
+    """JSON, or a word as it stands: relu, 64x64."""
+    with contextlib.suppress(json.JSONDecodeError):
+        return json.loads(text)
+    return text
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -191,7 +200,7 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="+", type=int, help="only these")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, help="instead of the suite's numbers")
-    parser.add_argument("--set", nargs="*", default=[], metavar="GROUP.OPTION=JSON")
+    parser.add_argument("--set", nargs="*", default=[], metavar="GROUP.OPTION=VALUE")
     parser.add_argument("--out", type=Path, default=Path("learning"), help="where the run folders go")
     parser.add_argument("--table", action="store_true", help="show what the file holds, run nothing")
     given = parser.parse_args()
@@ -203,7 +212,7 @@ def main() -> None:
     for item in given.set:
         path, value = item.split("=", 1)
         group, _, name = path.rpartition(".")
-        (changes.setdefault(group, {}) if group else changes)[name] = json.loads(value)
+        (changes.setdefault(group, {}) if group else changes)[name] = read_value(value)
     parts = [
         dataclasses.replace(part, seeds=given.seeds or part.seeds)
         for part in (SCREEN if given.screen else SUITE)

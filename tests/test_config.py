@@ -21,7 +21,7 @@ from poise.spec import Spec
         (lambda: PPO(anneal="cosine"), "ppo.anneal = 'cosine': must be one of: linear, none"),
         (lambda: PPO(target_kl=0.0), "ppo.target_kl = 0.0: must be > 0"),
         (lambda: PPO(normalize_advantage=1), "ppo.normalize_advantage = 1: must be true or false"),
-        (lambda: Policy(hidden=()), "policy.hidden = (): must be 1 to 64 numbers"),
+        (lambda: Policy(hidden=()), "policy.hidden = (): must be 1 to 64 layers"),
         (lambda: Policy(hidden=(64, 0)), "policy.hidden = (64, 0): must be >= 1"),
         (lambda: Policy(std="fixed", std_min=0.1), "policy.std_min = 0.1: must be 0 with policy.std = fixed"),
         (lambda: Normalize(reward=False, reward_gamma=1.0), "normalize.reward_gamma = 1.0: must be None"),

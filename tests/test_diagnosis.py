@@ -106,7 +106,7 @@ def test_a_healthy_training_gives_no_finding(env, tmp_path):
     folder = trained(env, tmp_path, total_steps=HEALTHY[env], num_envs=None, backend="auto")
     record = read_record(folder)
     assert diagnose(folder) == []
-    assert verdict(record, []) == f"health: nothing found in {len(record.rows)} iterations"
+    assert verdict(record, []) == f"health: good ({len(RULES)} checks, {len(record.rows)} iterations)"
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +241,7 @@ def test_the_doctor_says_what_was_seen_what_it_means_and_what_to_try(tmp_path, c
     main(["doctor", str(folder), str(trained("Cart-sound-v0", tmp_path))])
     shown = capsys.readouterr().out
     assert shown.startswith(f"{folder}\nerror: reward-constant\n")
-    assert shown.endswith("\nhealth: nothing found in 23 iterations\n")
+    assert shown.endswith(f"\nhealth: good ({len(RULES)} checks, 23 iterations)\n")
     assert main(["doctor"]) == 2
     assert "RUN: must be one folder or more" in capsys.readouterr().err
 

@@ -218,7 +218,7 @@ def test_a_renderer_that_is_missing_is_one_line_with_the_package(tmp_path):
     with pytest.raises(VideoError) as error:
         film(trained("CartPole-v1", tmp_path), tmp_path / "video")
     assert "pygame" in str(error.value)
-    assert "pip install" in str(error.value)
+    assert "needs the extra video; to install it: " in str(error.value)
     assert "\n" not in str(error.value)
 
 

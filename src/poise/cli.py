@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+from tyro.constructors import PrimitiveConstructorSpec
 
+from poise.arguments import registry, unset
 from poise.config import Config, ConfigError, flat
-from poise.counts import parse_count
 from poise.errors import PoiseError, StorageError
 from poise.files import is_full
 from poise.interrupts import Guard, guarded
+from poise.mistyped import refuse_unknown
 from poise.options import Options
 from poise.presets import PRESETS, starting_point
 from poise.pulse import announced
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from poise.experiments.experiment import Experiment
     from poise.experiments.sweep import Sweep
     from poise.run import Run
-
-_registry = ConstructorRegistry()
 
 Json = Annotated[
     bool,
@@ -60,6 +59,7 @@ Env = Annotated[
         metavar="ENV",
         help="Another environment with the same spaces. Where the run's own is of a module (module:Task), "
         "its name has to be repeated here.",
+        help_behavior_hint="",
     ),
 ]
 
@@ -95,20 +95,6 @@ def _address(given: list[str]) -> str:
     from poise.cluster import LOCAL, checked_address
 
     return checked_address(" ".join(given) or LOCAL) or LOCAL
-
-
-@_registry.primitive_rule
-def _count(info: Any) -> PrimitiveConstructorSpec[int] | None:
-    """Every whole number on the command line may be written as 100k or 1e6."""
-    if info.type is not int:
-        return None
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="INT",
-        instance_from_str=lambda given: parse_count(given[0]),
-        is_instance=lambda value: isinstance(value, int),
-        str_from_instance=lambda value: [str(value)],
-    )
 
 
 class _Named(Exception):
@@ -235,11 +221,11 @@ def _resume_command(guard: Guard) -> Callable[..., None]:
     """``poise resume``; ``guard`` hears of interrupts."""
 
     def resume(
-        run: Annotated[Path | None, Positional, arg(metavar="RUN", help="Its folder.")] = None,
-        total_steps: int | None = None,
+        run: Annotated[Path | None, Positional, arg(metavar="RUN", help_behavior_hint="")] = None,
+        total_steps: Annotated[int | None, unset] = None,
         out: Path = Path("runs"),
         env: RunEnv = None,
-        workers: int | None = None,
+        workers: Annotated[int | None, unset] = None,
         ray: Ray = None,
         storage: Annotated[str | None, arg(metavar="URL")] = None,
         against: Annotated[Path | None, arg(metavar="EXPERIMENT")] = None,
@@ -313,11 +299,11 @@ def _find_modules_here(env: str | None) -> None:
 
 
 def experiment(
-    envs: Annotated[tuple[str, ...], Positional, arg(metavar="ENV...")],
+    envs: Annotated[tuple[str, ...], Positional, arg(metavar="ENV...", help_behavior_hint="")],
     config: Annotated[Config, arg(name="")] = Config(),  # noqa: B008 (frozen)
     options: Annotated[Options, arg(name="")] = Options(video=False),  # noqa: B008 (frozen)
     seeds: int = 5,
-    against: Annotated[Path | None, arg(metavar="EXPERIMENT")] = None,
+    against: Annotated[Path | None, arg(metavar="EXPERIMENT", help_behavior_hint="")] = None,
     ray: Ray = None,
     json_: Json = False,
 ) -> None:
@@ -357,14 +343,14 @@ def sweep(
     env: Annotated[str, Positional, arg(metavar="ENV")],
     config: Annotated[Config, arg(name="")] = Config(),  # noqa: B008 (frozen)
     options: Annotated[Options, arg(name="")] = Options(video=False),  # noqa: B008 (frozen)
-    search: Annotated[tuple[str, ...], arg(metavar="OPTION[=VALUES]...")] = (),
+    search: Annotated[tuple[str, ...], arg(metavar="OPTION[=VALUES]...", help_behavior_hint="")] = (),
     trials: int = 50,
     seeds: int = 3,
     final_seeds: int = 10,
     at_once: int = 4,
     prune: bool = True,
-    storage: Annotated[str | None, arg(metavar="URL")] = None,
-    study: Annotated[str | None, arg(metavar="NAME")] = None,
+    storage: Annotated[str | None, arg(metavar="URL", help_behavior_hint="")] = None,
+    study: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None,
     ray: Ray = None,
     json_: Json = False,
 ) -> None:
@@ -429,7 +415,7 @@ def reproduce(
         ),
     ] = "all",
     quick: bool = False,
-    seeds: int | None = None,
+    seeds: Annotated[int | None, unset] = None,
     out: Path = Path("reproduction"),
     ray: Ray = None,
     json_: Json = False,
@@ -440,7 +426,7 @@ def reproduce(
 
     Args:
         quick: One seed and a tenth of the steps, to see that everything runs.
-        seeds: How many of each setting; by default 5, with --quick 1.
+        seeds: How many of each setting: 5 by default, 1 with --quick.
         out: The folder for everything. Runs that are finished there are not run again.
     """
     from poise.experiments.paper import FIGURES
@@ -458,7 +444,7 @@ def reproduce(
 def evaluate(
     run: RunFolder,
     episodes: int = 100,
-    seed: int | None = None,
+    seed: Annotated[int | None, unset] = None,
     which: WhichAgent = "last",
     env: Env = None,
     json_: Json = False,
@@ -510,7 +496,12 @@ def export(
     ] = "numpy",
     which: WhichAgent = "last",
     out: Annotated[
-        Path | None, arg(metavar="FILE", help="By default policy.py or policy.onnx in the run's folder.")
+        Path | None,
+        arg(
+            metavar="FILE",
+            help="By default policy.py or policy.onnx in the run's folder.",
+            help_behavior_hint="",
+        ),
     ] = None,
     json_: Json = False,
 ) -> None:
@@ -558,7 +549,10 @@ def bench(
 
 def compare(
     runs: RunFolders,
-    plot: Annotated[Path | None, arg(metavar="FILE.png", help="Where to draw the learning curves.")] = None,
+    plot: Annotated[
+        Path | None,
+        arg(metavar="FILE.png", help="Where to draw the learning curves.", help_behavior_hint=""),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Compare trainings: by setting where there are several seeds, else agent by agent, with intervals.
@@ -576,7 +570,12 @@ def compare(
 def report(
     runs: RunFolders,
     out: Annotated[
-        Path | None, arg(metavar="FILE.html", help="By default report.html in the folder that is named.")
+        Path | None,
+        arg(
+            metavar="FILE.html",
+            help="By default report.html in the folder that is named.",
+            help_behavior_hint="",
+        ),
     ] = None,
     json_: Json = False,
 ) -> None:
@@ -624,7 +623,7 @@ def check(
     env_timeout: float = 60.0,
     json_: Json = False,
 ) -> None:
-    """Play an environment and say what in it would spoil a training; or play a failed episode again.
+    """Play an environment and say what in it would break a training; or play a failed episode again.
 
     Exit code 1 where a training would be wrong, or where the episode fails again.
 
@@ -683,7 +682,11 @@ def presets(json_: Json = False) -> None:
         return
     for row in rows:
         print(f"{row['name']}  ({row['env']})\n  {row['about']}")
-        print("  " + ", ".join(f"{path} {value}" for path, value in row["changes"].items()) + "\n")
+        print(
+            "  "
+            + ", ".join(f"{path.replace('_', '-')} {value}" for path, value in row["changes"].items())
+            + "\n"
+        )
 
 
 def envs(json_: Json = False) -> None:
@@ -702,14 +705,16 @@ def envs(json_: Json = False) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("environment", "backend", "observation", "action", "time limit", "solved at"):
-        number = title in ("time limit", "solved at")
-        table.add_column(title, justify="right" if number else "left", no_wrap=title == "environment")
+    for title in ("environment", "backend", "obs", "action", "limit", "solved"):
+        table.add_column(title, justify="right" if title in ("limit", "solved") else "left", no_wrap=True)
     for row in listed:
         bar = "" if row.solved is None else f"{row.solved:g}"
         table.add_row(row.id, row.backend, row.obs, row.action, str(row.time_limit or ""), bar)
     Console().print(table)
-    print(f"\n{len(refused)} more ids are known to Gymnasium and need another package, or have other spaces.")
+    print(
+        "\nobs, action: their numbers; limit: steps of an episode; solved: a mean return that counts as that"
+    )
+    print(f"{len(refused)} more ids are known to Gymnasium and need another package, or have other spaces.")
     print("Any id that Gymnasium can make will do, also module:Task of a module of yours.")
 
 
@@ -779,12 +784,15 @@ def _run(arguments: list[str], guard: Guard) -> None:
         "envs": envs,
         "completion": completion,
     }
-    if verb not in commands:
-        commands = {name: _in_a_line(command) for name, command in commands.items()}
+    if verb in commands and verb != "completion":
+        refuse_unknown(verb, commands[verb], options)
+        tyro.cli(commands[verb], prog=f"poise {verb}", args=options)
+        return
+    brief = commands if verb == "completion" else {n: _in_a_line(command) for n, command in commands.items()}
 
     def parse(arguments: list[str]) -> None:
         tyro.extras.subcommand_cli_from_dict(
-            commands,
+            brief,
             prog="poise",
             description="Proximal Policy Optimization: train an agent with one command.",
             args=arguments,
@@ -794,6 +802,20 @@ def _run(arguments: list[str], guard: Guard) -> None:
         parse(arguments or ["--help"])
     except _Completion as wanted:
         parse(["--tyro-print-completion", str(wanted)])
+
+
+def _run_verb(arguments: list[str], guard: Guard) -> None:
+    """``_run``; where JAX finds no platform, what it raises gets words."""
+    try:
+        _run(arguments, guard)
+    except PoiseError:
+        raise
+    except Exception:
+        if "jax" in sys.modules:
+            from poise.machine import check_platform
+
+            check_platform()
+        raise
 
 
 def _in_a_line(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -816,9 +838,9 @@ def main(arguments: list[str] | None = None) -> int:
     heard: Guard | None = None
     with lasting_output():
         try:
-            with guarded() as guard, _registry:
+            with guarded() as guard, registry:
                 heard = guard
-                _run(sys.argv[1:] if arguments is None else arguments, guard)
+                _run_verb(sys.argv[1:] if arguments is None else arguments, guard)
         except PoiseError as error:
             print(f"poise: {shortened(str(error))}", file=sys.stderr)
             return error.exit_code

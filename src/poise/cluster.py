@@ -25,12 +25,12 @@ from typing import IO, Any
 
 from poise.cores import num_cores
 from poise.errors import PoiseError
+from poise.extras import needs
 from poise.interrupts import SIGNALS
 from poise.keeper import clear
 
 LOCAL = "local"
 _ADDRESS = re.compile(r"local|auto|\[?[\w.:-]+\]?:[0-9]{1,5}")
-_MISSING = "ray is not installed: python3 -m uv sync --extra cluster, or pip install 'poise[cluster]'"
 _MEMORY = 2**29  # bytes of shared memory for what a local Ray passes between processes
 _REACH = 10.0  # seconds in which the head of a cluster has to answer
 _TOKEN = secrets.token_hex(32)  # of the local Rays of this process
@@ -74,7 +74,7 @@ def check(address: str | None) -> None:
         ClusterError: it is no address, or Ray is not installed.
     """
     if checked_address(address) is not None and importlib.util.find_spec("ray") is None:
-        raise ClusterError(_MISSING)
+        raise ClusterError(_missing())
 
 
 def typed(address: str | None) -> str:
@@ -148,11 +148,15 @@ def _environment(settings: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def _missing() -> str:
+    return f"ray is not installed: a cluster {needs('cluster')}"
+
+
 def _ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise ClusterError(_MISSING) from error
+        raise ClusterError(_missing()) from error
     return ray
 
 

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from poise import defaults
+from poise.counts import parse_layers
 from poise.errors import PoiseError
 from poise.spec import Spec
 
 LAST_SEED = 2**32 - 1
+LARGEST = 1e300  # of what Python calls a number; beyond it a square is infinite
 
 
 class ConfigError(PoiseError):
@@ -33,11 +35,18 @@ class Bound:
 
     def __str__(self) -> str:
         parts = {">": self.gt, ">=": self.ge, "<=": self.le}
-        return " and ".join(f"{sign} {limit:g}" for sign, limit in parts.items() if limit is not None)
+        return " and ".join(f"{sign} {limit:,}" for sign, limit in parts.items() if limit is not None)
+
+    def problem(self, value: float) -> str | None:
+        """What is wrong with ``value``, or None."""
+        if self.holds(value):
+            return None
+        endless = self.le is None and not abs(value) < LARGEST
+        return f"must be {self} and < {LARGEST:g}" if endless else f"must be {self}"
 
     def holds(self, value: float) -> bool:
         return (
-            abs(value) < 1e300  # of what Python calls a number, also of whole ones without end
+            abs(value) < LARGEST
             and (self.gt is None or value > self.gt)
             and (self.ge is None or value >= self.ge)
             and (self.le is None or value <= self.le)
@@ -52,7 +61,7 @@ def _problem(hint: Any, value: Any) -> str | None:
         problem = _problem(inner, value)
         if problem or value is None:
             return problem
-        return None if bound.holds(value) else f"must be {bound}"
+        return bound.problem(value)
     if origin is Literal:
         choices = ", ".join(str(a) for a in arguments)
         return None if value in arguments else f"must be one of: {choices}"
@@ -61,7 +70,7 @@ def _problem(hint: Any, value: Any) -> str | None:
         return None if None in problems else problems[0]
     if origin is tuple:
         if not isinstance(value, tuple) or not 0 < len(value) <= DEEPEST:
-            return f"must be 1 to {DEEPEST} numbers"
+            return f"must be 1 to {DEEPEST} layers, as 64x64"
         return next((p for v in value if (p := _problem(arguments[0], v))), None)
     if dataclasses.is_dataclass(hint):
         record = typing.cast(type, hint)
@@ -74,6 +83,15 @@ def _problem(hint: Any, value: Any) -> str | None:
     return None if right else f"must be {names[hint]}"
 
 
+def _layers(value: Any) -> Any:
+    """Layers as people and JSON write them, as the tuple that a configuration holds."""
+    if isinstance(value, str):
+        return parse_layers(value)
+    if isinstance(value, list):
+        return tuple(value)
+    return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 class Checked:
     """Checks every field against its annotation when the record is made."""
 
@@ -83,6 +101,11 @@ class Checked:
         for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
             if name == "prefix":
                 continue
+            if typing.get_origin(hint) is tuple:
+                try:
+                    object.__setattr__(self, name, _layers(getattr(self, name)))
+                except ValueError as error:
+                    raise ConfigError(f"{self.prefix}{name} = {error}") from error
             if problem := _problem(hint, getattr(self, name)):
                 raise ConfigError(f"{self.prefix}{name} = {getattr(self, name)!r}: {problem}")
 
@@ -126,7 +149,7 @@ class PPO(Checked):
     clip: Positive = 0.2
     """Half width of the interval to which the probability ratio is clipped."""
     policy_learning_rate: Positive | None = None
-    """Step size of the policy's Adam at the start; None: 1e-3 sqrt(100,000 / budget), at least 3e-4 and at
+    """Step size of the policy's Adam at the start; None: 1e-3 sqrt(100k / budget), at least 3e-4 and at
     most 3e-3 (docs/defaults.md)."""
     value_learning_rate: Positive | None = None
     """Step size of the value function's Adam at the start; None: by the same rule."""
@@ -154,7 +177,7 @@ class Policy(Checked):
     prefix = "policy."
 
     hidden: Widths = (64, 64)
-    """Units of each hidden layer."""
+    """Units of each hidden layer, as 64x64 or 64,64."""
     activation: Literal["tanh", "relu"] = "tanh"
     """Activation of the hidden layers."""
     init: Literal["orthogonal", "uniform"] = "orthogonal"
@@ -166,7 +189,7 @@ class Policy(Checked):
     the root of the number of action dimensions (docs/defaults.md)."""
     std_rate: Positive | None = None
     """Step size of the logarithm of an independent deviation, in those of the policy's other parameters;
-    None: (100,000 / budget)^(1/4), at least 1 (docs/defaults.md)."""
+    None: (100k / budget)^(1/4), at least 1 (docs/defaults.md)."""
     std_min: Annotated[float, Bound(ge=0)] = 0.0
     """Added to a predicted or independent deviation, so that it stays above this."""
     head_tanh: Literal["none", "mean", "all"] = "none"
@@ -192,7 +215,7 @@ class Value(Checked):
     prefix = "value."
 
     hidden: Widths = (64, 64)
-    """Units of each hidden layer."""
+    """Units of each hidden layer, as 64x64 or 64,64."""
     activation: Literal["tanh", "relu"] = "tanh"
     """Activation of the hidden layers."""
     init: Literal["orthogonal", "uniform"] = "orthogonal"
@@ -372,11 +395,15 @@ class Config(Checked):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Config":
-        """The configuration that ``to_dict`` (or JSON made of it) describes.
+        """The configuration that ``to_dict``, or the ``config.json`` of a run, describes.
+
+        The latter names environment and backend as well; ``poise.train(**data)`` repeats the run with them.
 
         Raises:
             ConfigError: names the first field that is unknown or has a wrong value.
         """
+        if isinstance(data, Mapping):
+            data = {name: value for name, value in data.items() if name not in ("env", "backend")}
         return from_dict(cls, data, "")
 
     def refuse_idle(self) -> None:

@@ -50,7 +50,7 @@ def verdict(record: Record, findings: list[Finding]) -> str:
     if len(record.rows) < FEWEST:
         return f"health: too short to judge ({len(record.rows)} iterations, {FEWEST} are the least)"
     if not findings:
-        return f"health: nothing found in {len(record.rows)} iterations"
+        return f"health: good ({len(RULES)} checks, {len(record.rows)} iterations)"
     names = ", ".join(finding.rule for finding in findings)
     return f"health: {names} ({typed('poise', 'doctor', record.folder)} says what that means)"
 

@@ -22,6 +22,7 @@ from poise.acting import ActionScale, Actor, quiet
 from poise.agent import Agent
 from poise.checkpoint import Manifest, Trained, Which, agent_folder, load_agent
 from poise.errors import PoiseError
+from poise.extras import needs
 from poise.files import check_room, fresh_path
 from poise.networks import GaussianPolicy
 
@@ -310,9 +311,7 @@ def _onnx() -> Any:
         import onnx.helper
         import onnx.numpy_helper
     except ImportError as error:
-        raise ExportError(
-            "format onnx needs the extra onnx: python3 -m uv sync --extra onnx, or pip install 'poise[onnx]'"
-        ) from error
+        raise ExportError(f"format onnx {needs('onnx')}") from error
     return onnx
 
 
@@ -383,10 +382,7 @@ def _act_onnx(path: Path, obs: Float[np.ndarray, "N *O"]) -> Shaped[np.ndarray, 
     try:
         import onnxruntime
     except ImportError as error:
-        raise ExportError(
-            "format onnx is compared with the agent through onnxruntime: python3 -m uv sync --extra onnx, or "
-            "pip install 'poise[onnx]'"
-        ) from error
+        raise ExportError(f"format onnx, compared with the agent by onnxruntime, {needs('onnx')}") from error
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return np.asarray(session.run(["action"], {"obs": obs})[0])
 

@@ -36,7 +36,7 @@ def list_envs() -> tuple[list[Listed], list[str]]:
             continue
         listed.append(_listed(id, found.backend, env.spec))
         env.close()
-    return listed, refused
+    return sorted(listed, key=lambda row: row.id.lower()), refused
 
 
 def _listed(id: str, backend: str, spec: Spec) -> Listed:

@@ -3,12 +3,56 @@
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 from typing import Any
 
 from poise.compiled import processor
-from poise.threads import num_threads
+from poise.errors import PoiseError
+from poise.threads import num_threads, start_jax
+
+
+class PlatformError(PoiseError):
+    """JAX cannot use the platform that JAX_PLATFORMS names."""
+
+
+def start_platform() -> None:
+    """``start_jax``, on the platform that the user chose.
+
+    Raises:
+        PlatformError: JAX cannot use it.
+    """
+    try:
+        start_jax()
+    except Exception:
+        check_platform()
+        raise
+
+
+def check_platform() -> None:
+    """Refuses a platform that JAX cannot use, where the user chose one.
+
+    Raises:
+        PlatformError: it cannot. The message names the platforms that there are.
+    """
+    import jax
+
+    asked = os.environ.get("JAX_PLATFORMS") or jax.config.jax_platforms  # pyright: ignore
+    if not asked or asked == "cpu":
+        return
+    try:
+        jax.devices()
+    except Exception as error:  # an AssertionError where no plugin of that name is installed
+        import jax.extend.backend
+
+        jax.config.update("jax_platforms", None)
+        there = ", ".join(sorted(jax.extend.backend.backends()))
+        why = str(error).split(" (set JAX_PLATFORMS")[0].split(": Backend ")[0].strip()
+        raise PlatformError(
+            f"JAX_PLATFORMS = {asked}: {why or 'JAX has no such platform here'}; the platforms of this "
+            f"installation: {there}. Unset the variable, or install the platform (docs/installation.md)"
+        ) from error
 
 
 def peak_memory() -> int | None:

@@ -23,6 +23,7 @@ from poise.envs.drawing import draw_pendulum
 from poise.envs.gymnasium import is_registered, registered_name
 from poise.envs.unstable import hear_mujoco
 from poise.errors import PoiseError, message_of
+from poise.extras import needs
 from poise.files import check_room, fresh_path
 from poise.seeds import Stream, episode_seed
 
@@ -219,7 +220,7 @@ def _advice(error: BaseException) -> str:
     if "egl" in text.lower() or "opengl" in text.lower():
         return "MuJoCo needs EGL to draw; on Debian: apt install libegl1 libegl-mesa0 libgl1-mesa-dri"
     if "pygame" in text:
-        return "Gymnasium needs pygame to draw it: uv sync --extra video, or pip install pygame-ce"
+        return f"Gymnasium draws it with pygame and {needs('video')}"
     said = text.partition(": ")[2].strip()
     return said.splitlines()[0] if said else text
 

@@ -43,7 +43,7 @@ from poise.interrupts import Guard, refuse_imported_script
 from poise.journal import LOGS, METRICS, JournalError, cut, read_episodes
 from poise.live import Live, live
 from poise.loop import Progress, Start, iterations
-from poise.machine import made_with
+from poise.machine import made_with, start_platform
 from poise.options import Options
 from poise.presets import configure
 from poise.pulse import announced
@@ -56,7 +56,6 @@ from poise.spec import Spec
 from poise.streams import Lasting, TextOut
 from poise.telling import run_lines
 from poise.terminal import print, typed
-from poise.threads import start_jax
 from poise.update import placed
 from poise.workers import Workers, check_workers
 
@@ -283,7 +282,7 @@ def session(
     Who closes it before its end leaves a run that is ``stopped``, with a checkpoint of its last iteration.
     """
     guard = guard or Guard()
-    start_jax()
+    start_platform()
     with claimed(folder):
         found = resolved(env, options.backend)
         if (summary := finished(folder, found, config, options)) is not None:
@@ -395,7 +394,7 @@ def _proceeding(
 ) -> Session:
     if not (run / "checkpoints").is_dir():
         raise RunError(f"{run}: there is no run to go on with (no checkpoints in it)")
-    start_jax()
+    start_platform()
     with claimed(run):
         usable = _newest_usable(run, file)
         again = {"total_steps": total_steps, "env": env, "workers": workers, "ray": ray}
@@ -615,7 +614,7 @@ def _session(
 ) -> Session:
     """Into ``folder``, which is claimed, or a new one."""
     begun = time.perf_counter() - job.import_seconds
-    start_jax()
+    start_platform()
     found, config, options = job.found, job.config, job.options
     out, place = options.out.absolute(), folder and folder.absolute()
     keep_compiled(options.compile_cache)

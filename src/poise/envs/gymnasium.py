@@ -28,6 +28,7 @@ from poise.envs.tape import Sums, Tape, TapeFull
 from poise.envs.unstable import hear_mujoco
 from poise.envs.vector import EnvError, EnvStep, Restored, usual_dtype
 from poise.errors import PoiseError, message_of, shortened
+from poise.extras import needs
 from poise.spec import Spec
 
 DISABLED = AutoresetMode.DISABLED  # the caller resets
@@ -165,7 +166,8 @@ def _make_one(id: str, index: int) -> gym.Env:
     try:
         env = make_plain(id)
     except gym.error.DependencyNotInstalled as error:
-        raise EnvError(f"{id}: {error}") from error
+        text = f"it {needs('box2d')}" if "box2d" in str(error).lower() else str(error)
+        raise EnvError(f"{id}: {text}") from error
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # of sys.exit, too

@@ -19,6 +19,8 @@ def hear_mujoco() -> None:
 
 def _say(message: str) -> None:
     what, _, _ = message.partition(" Time = ")
+    if "deprecated" in what:  # for the author of the MJCF file: Gymnasium's HalfCheetah-v5 has settotalmass
+        return
     if what not in _said:
         _said.add(what)
         with contextlib.suppress(OSError):  # nobody reads it, and this is called from inside MuJoCo

@@ -96,6 +96,21 @@ def _rounded(attribute: str) -> str:
     return re.sub(r"\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", attribute)
 
 
+def _legend(axes: Any) -> None:
+    """Below the chart, where it hides nothing: in a row, or one below the other where names are long."""
+    labels = axes.get_legend_handles_labels()[1]
+    in_a_row = sum(len(label) + 6 for label in labels) <= 48
+    axes.legend(
+        frameon=False,
+        fontsize=8.5,
+        labelcolor=INK,
+        loc="upper left",
+        bbox_to_anchor=(0, -0.14),
+        borderaxespad=0,
+        ncols=len(labels) if in_a_row else 1,
+    )
+
+
 def draw_lines(
     lines: Sequence[Line],
     title: str,
@@ -130,7 +145,7 @@ def draw_lines(
         axes.set_title(title, loc="left", color=INK, fontsize=9.5)
         axes.set_xlim(0, until)
         if len(lines) > 1 or dots is not None or level is not None:
-            axes.legend(frameon=False, fontsize=8.5, loc="best", labelcolor=INK)
+            _legend(axes)
 
     return draw
 
@@ -165,7 +180,7 @@ def draw_histogram(values: Float[np.ndarray, " n"], title: str) -> Callable[[Any
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.grid(visible=False, axis="x")
         axes.set_title(title, loc="left", color=INK, fontsize=9.5)
-        axes.legend(frameon=False, fontsize=8.5, loc="best", labelcolor=INK)
+        _legend(axes)
 
     return draw
 
@@ -192,7 +207,7 @@ def draw_history(
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.margins(x=0.03, y=0.1)
         axes.set_title(title, loc="left", color=INK, fontsize=9.5)
-        axes.legend(frameon=False, fontsize=8.5, loc="best", labelcolor=INK)
+        _legend(axes)
 
     return draw
 
@@ -287,6 +302,6 @@ def draw_rungs(
             named.add(kind)
         axes.set_xlim(0, until)
         axes.set_title(title, loc="left", color=INK, fontsize=9.5)
-        axes.legend(frameon=False, fontsize=8.5, loc="best", labelcolor=INK)
+        _legend(axes)
 
     return draw

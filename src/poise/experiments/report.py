@@ -29,7 +29,7 @@ from poise.experiments.comparison import (
 )
 from poise.experiments.experiment import evaluation
 from poise.experiments.figures import COLORS, Line
-from poise.experiments.wording import between, figure, interval
+from poise.experiments.wording import between, continued, figure, interval
 from poise.files import FileError, check_room, read_plain, write_text
 from poise.findings import Finding, by_severity
 from poise.journal import EVALUATION, read_evaluation, read_greedy
@@ -114,6 +114,7 @@ def rendered(template: str, content: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.filters["continued"] = continued
     return templates.get_template(template).render({"light": COLORS, "dark": DARK, **content})
 
 
@@ -229,7 +230,7 @@ def _cards(
         cards.append(_card("health", f"{count} finding{'s' * (count > 1)}", names, f"text {worst}"))
     else:
         judged = any(len(record.rows) >= FEWEST for record in records)
-        value, kind = ("nothing found", "text good") if judged else ("not judged", "text")
+        value, kind = ("good", "text good") if judged else ("not judged", "text")
         cards.append(_card("health", value, _healthy(records), kind))
     paces = [record.summary.get("steps_per_second") for record in records]
     if known := [pace for pace in paces if pace]:
@@ -435,7 +436,7 @@ def _run_row(record: Record, named: dict[Path, str], findings: dict[Path, list[F
         figure(best["evaluation"]["mean"]) if best else "",
         f"{int(record.rows[-1]['steps']):,}" if record.rows else "0",
         f"{seconds['total']:.1f}" if seconds else "",
-        ", ".join(finding.rule for finding in findings[record.folder]) or "nothing found",
+        ", ".join(finding.rule for finding in findings[record.folder]) or "good",
     )
 
 
@@ -461,13 +462,16 @@ def _changes(settings: Sequence[Setting]) -> list[tuple[str, ...]]:
     """A row for each option that is not the default somewhere."""
     told = [setting.records[0].config.changes(setting.records[0].spec) for setting in settings]
     names = dict.fromkeys(itertools.chain.from_iterable(told))
-    return [(name, *(_shown(t[name]) if name in t else "default" for t in told)) for name in names]
+    return [
+        (name.replace("_", "-"), *(_shown(t[name]) if name in t else "default" for t in told))
+        for name in names
+    ]
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    return " ".join(str(v) for v in value) if isinstance(value, tuple | list) else f"{value}"
+    return "x".join(str(v) for v in value) if isinstance(value, tuple | list) else f"{value}"
 
 
 def _times(records: Sequence[Record]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What a sweep searches: the options, and the values that each may have."""
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Collection, Mapping, Sequence
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from poise.config import Config, ConfigError, flat
-from poise.counts import parse_count
+from poise.counts import parse_count, parse_layers
 from poise.spec import Spec
 
 Scale = Literal["choice", "linear", "log", "horizon"]
@@ -256,7 +257,13 @@ def _ranged(typed: str, name: str, text: str, settled: Config) -> Dimension:
     kind, _ = _kind(name)
     usual = flat(settled.to_dict())[name]
     if ":" not in text:
-        choices = tuple(dict.fromkeys(_value(typed, name, part) for part in text.split(",")))
+        parts = re.split(r",(?![^\[(]*[\])])", text)  # not at a comma of [64,64]
+        choices = tuple(dict.fromkeys(_value(typed, name, part) for part in parts))
+        if len(choices) < 2 and typing.get_origin(kind) is tuple:
+            raise ConfigError(
+                f"search = '{typed}={text}': must be two networks or more with a comma between them; the "
+                f"layers of one are written with x, as {typed}=64x64,256"
+            )
         if len(choices) < 2:
             raise ConfigError(f"search = '{typed}={text}': must be two values or more, or LOW:HIGH")
         return Dimension(name, "choice", usual, choices=choices)
@@ -285,13 +292,15 @@ def _value(typed: str, name: str, text: str) -> Any:
         if kind is bool:
             return {"true": True, "false": False}[text.lower()]
         if kind is int:
+            if len(text) > 1 and text.startswith("0"):  # of 1,024
+                raise ValueError(text)
             return parse_count(text)
         if kind is float:
             return float(text)
         if typing.get_origin(kind) is tuple:
-            return tuple(parse_count(part) for part in text.split("x"))
+            return parse_layers(text)
     except (ValueError, KeyError) as error:
-        names = {bool: "true or false", int: "a whole number", float: "a number"}
+        names = {bool: "true or false", int: "a whole number without commas", float: "a number"}
         must = names.get(kind, "whole numbers with x between them, as 64x64")
         raise ConfigError(f"search = {typed!r}: {text!r} must be {must}") from error
     return text

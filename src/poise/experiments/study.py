@@ -18,6 +18,7 @@ import numpy as np
 from poise.errors import PoiseError
 from poise.experiments.space import Dimension, Space
 from poise.experiments.trial import Result
+from poise.extras import needs
 from poise.files import FileError, open_to_write
 
 JOURNAL = "journal.log"
@@ -63,10 +64,7 @@ def _optuna() -> Any:
         import optuna.importance
         import optuna.storages.journal
     except ImportError as error:
-        raise StudyError(
-            "poise sweep needs the extra sweep: python3 -m uv sync --extra sweep, "
-            "or pip install 'poise[sweep]'"
-        ) from error
+        raise StudyError(f"poise sweep {needs('sweep')}") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 

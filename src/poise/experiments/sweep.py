@@ -573,9 +573,7 @@ def _verdict(winner: Tried, ahead: Tried | None, sides: Mapping[str, Sequence[Re
     labels = {"default": DEFAULT, "winner": name}
     settings = [dataclasses.replace(grouped(sides[side])[0], label=label) for side, label in labels.items()]
     (pair,) = compare_settings(settings)
-    said = pair.sentence()
-    if pair.winner is None:
-        said += f"; as far as these seeds tell, {DEFAULT} is as good"
+    said = pair.sentence() if pair.winner == name else f"keep the defaults: {pair.sentence()}"
     if ahead is not None:
         scores = f"{figure(ahead.score or 0.0)} against {figure(winner.score or 0.0)}"
         said += f"; in the trials {DEFAULT} had scored higher ({scores})"

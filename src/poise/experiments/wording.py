@@ -1,9 +1,12 @@
 """Numbers and tables as people read them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from poise.counts import figure as figure
+
+WIDTH = 44  # characters of a command that fit a telephone
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -37,3 +40,10 @@ def share(estimate: Mapping[str, Any]) -> tuple[str, str]:
     low, high = estimate["low"], estimate["high"]
     known = low is not None and high is not None
     return f"{estimate['value']:.2f}", f"{low:.2f} to {high:.2f}" if known else interval(estimate)
+
+
+def continued(command: str) -> str:
+    """A command for a shell, with each of its options on a line of its own where it is long."""
+    if len(command) <= WIDTH or not command.startswith("poise ") or "'" in command:
+        return command  # within quotes a break would change it
+    return re.sub(r" (--[a-z])", r" \\\n  \1", command)
