@@ -430,8 +430,8 @@ def _compare_machines(past: Past, file: TextOut) -> None:
     changed = [f"{n} {now[n]} (was {before.get(n)})" for n in now if before.get(n) != now[n]]
     past.exact = False
     print(
-        f"not exact: the checkpoint was made with other versions or on another processor: "
-        f"{', '.join(changed) or 'another system, or number of threads'}; from here on the bits may be others",
+        "not exact: the checkpoint was made with other versions, threads or another processor"
+        f"{''.join(f', {one}' for one in changed)}; from here on the bits may be others",
         file=file,
         flush=True,
     )
