@@ -239,9 +239,8 @@ def test_a_finished_sweep_says_so_and_one_that_is_under_way_is_refused(fake, tmp
     (done.folder / "summary.json").unlink()
     script = "import fcntl, os, sys, time; fd = os.open(sys.argv[1], os.O_RDWR); "
     script += "fcntl.flock(fd, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", script, str(done.folder / ".lock")], stdout=subprocess.PIPE
-    )
+    command = [sys.executable, "-c", script, str(done.folder / ".lock")]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
         assert holder.stdout is not None
         holder.stdout.readline()
