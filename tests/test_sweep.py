@@ -237,9 +237,10 @@ def test_a_finished_sweep_says_so_and_one_that_is_under_way_is_refused(fake, tmp
     with pytest.raises(SweepError, match="this sweep is finished; poise report"):
         proceed_sweep(done.folder, file=io.StringIO())
     (done.folder / "summary.json").unlink()
-    script = "import fcntl, os, sys, time; fd = os.open(sys.argv[1], os.O_RDONLY); "
+    script = "import fcntl, os, sys, time; fd = os.open(sys.argv[1], os.O_RDWR); "
     script += "fcntl.flock(fd, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"
-    holder = subprocess.Popen([sys.executable, "-c", script, str(done.folder)], stdout=subprocess.PIPE)
+    command = [sys.executable, "-c", script, str(done.folder / ".lock")]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
         assert holder.stdout is not None
         holder.stdout.readline()
@@ -305,7 +306,12 @@ def test_two_processes_share_a_storage_and_their_trials_are_counted_once(fake, t
     assert states[:3] == ["running"] * 3
     (folder,) = (tmp_path / "one" / "Pendulum-v1").iterdir()
     assert (folder / "sweep.json").stat().st_mode & 0o077 == 0
-    first = proceed_sweep(folder, file=io.StringIO())  # and the first goes on with its own
+    for url in (None, "sqlite:///elsewhere.db"):  # a folder alone has poise connect to nothing
+        with pytest.raises(
+            SweepError, match=f"poise resume {folder} --storage sqlite:///{tmp_path}/study.db"
+        ):
+            proceed_sweep(folder, storage=url, file=io.StringIO())
+    first = proceed_sweep(folder, storage=storage["storage"], file=io.StringIO())  # the first does its own
     assert [row["trial"] for row in rows(first.folder)] == [str(i) for i in range(10)]
     assert "running" not in [row["state"] for row in rows(first.folder)]
     study = optuna.load_study(study_name="ours", storage=storage["storage"])
@@ -313,6 +319,7 @@ def test_two_processes_share_a_storage_and_their_trials_are_counted_once(fake, t
     assert len({t.user_attrs["owner"] for t in study.trials}) == 2
     with pytest.raises(StudyError, match=r"study = 'ours': holds another sweep: trials is 10 there, 11 here"):
         swept(tmp_path / "three", **(storage | {"num_trials": 11}))
+    assert list((tmp_path / "three" / "Pendulum-v1").iterdir()) == []
 
 
 def test_a_sweep_whose_storage_is_gone_is_refused(fake, tmp_path, monkeypatch):
@@ -324,19 +331,30 @@ def test_a_sweep_whose_storage_is_gone_is_refused(fake, tmp_path, monkeypatch):
     (done.folder / "summary.json").unlink()
     (tmp_path / "study.db").unlink()
     with pytest.raises(StudyError, match="does not hold this sweep any more"):
-        proceed_sweep(done.folder, file=io.StringIO())
+        proceed_sweep(done.folder, storage="sqlite:///study.db", file=io.StringIO())
 
 
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
         ("postgresql://me:p@ss:w@host/db", "postgresql://me:***@host/db"),
-        ("mysql://host/db?user=me&password=secret&x=1", "mysql://host/db?user=me&password=***&x=1"),
+        ("mysql://host/db?user=me&password=secret&x=1", "mysql://host/db?***"),
         ("sqlite:////tmp/a.db", "sqlite:////tmp/a.db"),
     ],
 )
 def test_a_password_in_a_url_is_not_shown(url, shown):
-    assert study._shown(url) == shown
+    assert study.masked(url) == shown
+
+
+def test_a_journal_that_is_a_link_is_refused_and_stays_as_it_is(fake, tmp_path):
+    done = swept(tmp_path, num_trials=2)
+    (done.folder / "summary.json").unlink()
+    (tmp_path / "precious").write_text("precious\nwithout an end")
+    (done.folder / "journal.log").unlink()
+    (done.folder / "journal.log").symlink_to(tmp_path / "precious")
+    with pytest.raises(StudyError, match=r"journal\.log: cannot be read or written: it is a link"):
+        proceed_sweep(done.folder, file=io.StringIO())
+    assert (tmp_path / "precious").read_text() == "precious\nwithout an end"
 
 
 def test_of_a_last_trial_that_was_taken_twice_one_is_left_out(fake, tmp_path):

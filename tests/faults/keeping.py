@@ -163,8 +163,7 @@ EVERY = [
 LINKS = {  # the command, and the names in the folder that it is given
     "resume RUN": EVERY,
     "export RUN": ["policy.py", "policy_tmp.py"],
-    "export RUN --which best": ["best_policy.py", "checkpoints/best"],
-    "video RUN": ["video.mp4", "video.gif", "unfinished-video.mp4"],
+    "export RUN --which best": ["checkpoints/best"],
     "report RUN": ["report.html"],
     "resume EXPERIMENT": [
         *["0", "0/log.txt", "0/checkpoints", "results.csv", "curve.png", "summary.json", ".lock"],
@@ -184,7 +183,7 @@ def link(work: Path, command: str, name: str, *, hard: bool = False) -> str:
         copied(base, folder)
     path = folder / name
     target = outside / path.name
-    if path.is_dir():
+    if path.exists():  # what it leads to is right: nothing but the link is wrong
         shutil.move(path, target)
     elif name == "checkpoints/best":
         shutil.copytree(malformed.newest(folder), target)

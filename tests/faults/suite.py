@@ -526,7 +526,7 @@ SUITE = {  # fault: how often, and what it is called in docs/reliability.md
     "options": (10_000, "malformed configurations and options, in one process"),
     "options-processes": (100, "malformed options, as processes"),
     "damaged": (12, "a damaged newest checkpoint in an experiment or a sweep: 4 kinds, 3 places"),
-    "links": (60, "links under the names that commands write"),
+    "links": (54, "links under the names that commands write"),
     "environment": (len(KINDS) * len(MOMENTS), "environments that misbehave: 9 kinds, 3 moments"),
     "full_disk": (50, "disk full while a checkpoint is written, then resume"),
     "memory": (1, "1M steps of InvertedPendulum-v4, resident memory"),
