@@ -102,7 +102,7 @@ class Learner:
             self.seen_returns.append(self.running)
             self.running = np.where(terminated[t] | truncated[t], 0, self.running)
         scale = np.sqrt(np.concatenate(self.seen_returns).var() + 1e-8)
-        limit = self.config.normalize.reward_clip
+        limit = self.config.normalize.reward_bound
         reward = self._clip("reward", reward / scale, -limit, limit)
 
         def estimates():

@@ -142,15 +142,17 @@ def test_a_rollout_of_few_steps_is_warned_of(num_envs, num_steps, steps):
     assert all(f"leaves {steps}" in warning and "--ppo.num-steps 16" in warning for warning in warnings)
 
 
-def test_the_bound_on_observations_follows_from_whether_they_are_normalized():
+@pytest.mark.parametrize(("name", "usual"), [("obs", 10.0), ("reward", 1000.0)])
+def test_a_bound_follows_from_whether_there_is_normalization(name, usual):
     spec = Spec("probe", (3,), (2,), (-1.0, -1.0), (1.0, 1.0))
     bounds = {
-        (True, "auto"): 10.0,
+        (True, "auto"): usual,
         (False, "auto"): None,
         (False, 10.0): 10.0,  # as runs of earlier versions have it
         (True, None): None,
     }
-    for (obs, clip), bound in bounds.items():
-        config = Config.from_dict({"normalize": {"obs": obs, "obs_clip": clip}})
-        assert config.settled(spec).normalize.obs_clip == config.normalize.obs_bound == bound
-        assert Config.from_dict(config.settled(spec).to_dict()).normalize.obs_bound == bound
+    for (on, clip), bound in bounds.items():
+        config = Config.from_dict({"normalize": {name: on, f"{name}_clip": clip}})
+        settled = config.settled(spec).normalize
+        assert getattr(settled, f"{name}_clip") == getattr(config.normalize, f"{name}_bound") == bound
+        assert getattr(Config.from_dict(config.settled(spec).to_dict()).normalize, f"{name}_bound") == bound

@@ -115,6 +115,7 @@ Share = Annotated[float, Bound(ge=0, le=1)]
 Count = Annotated[int, Bound(ge=1, le=10**15)]
 Widths = tuple[Annotated[int, Bound(ge=1, le=2**16)], ...]
 USUAL_OBS_BOUND = 10.0  # standard deviations
+USUAL_REWARD_BOUND = 1000.0  # of the return: beyond what one reward in a million steps comes to
 FEW_STEPS = 16  # of a rollout: advantages then rest on the value function almost alone
 DEEPEST = 64  # hidden layers: more take minutes to compile
 Envs = Annotated[int, Bound(ge=1, le=2**20)]
@@ -238,8 +239,9 @@ class Normalize(Checked):
     where observations are normalized, otherwise no bound."""
     reward: bool = True
     """Rewards: over the running deviation of the discounted return."""
-    reward_clip: Annotated[float | None, Bound(gt=0)] = None
-    """Bound on a reward, after normalization if that is on; None: no bound (docs/defaults.md)."""
+    reward_clip: Annotated[float, Bound(gt=0)] | Literal["auto"] | None = "auto"
+    """Bound on a reward, after normalization if that is on; None: no bound. auto: 1000 where rewards are
+    normalized, otherwise no bound (docs/defaults.md)."""
     reward_gamma: Annotated[float | None, Bound(ge=0, le=1)] = None
     """Discount of the return whose deviation scales the rewards; None: ppo.gamma."""
     action: bool = True
@@ -263,6 +265,13 @@ class Normalize(Checked):
         if self.obs_clip != "auto":
             return self.obs_clip
         return USUAL_OBS_BOUND if self.obs else None
+
+    @property
+    def reward_bound(self) -> float | None:
+        """``reward_clip`` as a number, or None."""
+        if self.reward_clip != "auto":
+            return self.reward_clip
+        return USUAL_REWARD_BOUND if self.reward else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -377,7 +386,9 @@ class Config(Checked):
             "value_learning_rate": rate if ppo.value_learning_rate is None else ppo.value_learning_rate,
         }
         ppo = dataclasses.replace(ppo, **chosen)
-        normalize = dataclasses.replace(self.normalize, obs_clip=self.normalize.obs_bound)
+        normalize = dataclasses.replace(
+            self.normalize, obs_clip=self.normalize.obs_bound, reward_clip=self.normalize.reward_bound
+        )
         return dataclasses.replace(self, num_envs=num_envs, ppo=ppo, policy=policy, normalize=normalize)
 
     def changes(self, spec: Spec) -> dict[str, Any]:

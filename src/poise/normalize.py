@@ -77,12 +77,14 @@ def normalize_reward(
 ) -> Float[Array, "T N"]:
     """clip(reward / sqrt(var of the return + 1e-8), -reward_clip, reward_clip), as far as switched on.
 
-    By default there is no bound. Where the only reward of an episode comes at its end, the return is 0 at
-    nearly every step and its deviation is small: a bound of 10 would make rewards of 1 and of 3 the same.
+    The usual bound, 1,000 standard deviations, is hardly ever met. Where the only reward of an episode
+    comes at its end, the return is 0 at nearly every step and its deviation small: a bound of 10 would make
+    rewards of 1 and of 3 the same.
     """
     if config.reward:
         reward = reward / stats.std
-    return reward if config.reward_clip is None else jnp.clip(reward, -config.reward_clip, config.reward_clip)
+    bound = config.reward_bound
+    return reward if bound is None else jnp.clip(reward, -bound, bound)
 
 
 def discounted_return(
