@@ -187,7 +187,7 @@ def test_a_checkpoint_without_versions_is_still_read(job, base):
     assert result["fingerprints"] == [machine.fingerprint()]
 
 
-class Wandering(gymnasium.Env):
+class Chdir(gymnasium.Env):
     """Changes the working directory, as simulators do to find their files."""
 
     observation_space = gymnasium.spaces.Box(-1, 1, (1,))
@@ -209,14 +209,14 @@ class Wandering(gymnasium.Env):
 
 def test_an_environment_may_change_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    gymnasium.register("Wandering-v0", Wandering)
+    gymnasium.register("Chdir-v0", Chdir)
     ppo = {"num_steps": 16, "num_epochs": 1, "minibatch_size": 16}
     made = poise.train(
-        "Wandering-v0", out="out", total_steps=64, num_envs=2, ppo=ppo, checkpoint_every=1,
+        "Chdir-v0", out="out", total_steps=64, num_envs=2, ppo=ppo, checkpoint_every=1,
         evaluate=False, video=False, file=io.StringIO(),
     )  # fmt: skip
-    gymnasium.registry.pop("Wandering-v0")
-    assert made.folder.parts[:2] == ("out", "Wandering-v0")
+    gymnasium.registry.pop("Chdir-v0")
+    assert made.folder.parts[:2] == ("out", "Chdir-v0")
     assert Path.cwd() == tmp_path
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     assert checkpoints(made.folder)[0].name == f"{64:012d}"
