@@ -70,6 +70,7 @@ RunEnv = Annotated[
         metavar="ENV",
         help="The run's own environment. Where that is of a module (module:Task), it has to be repeated: a "
         "folder alone never makes poise import one.",
+        help_behavior_hint="",
     ),
 ]
 
