@@ -70,6 +70,7 @@ RunEnv = Annotated[
         metavar="ENV",
         help="The run's own environment. Where that is of a module (module:Task), it has to be repeated: a "
         "folder alone never makes poise import one.",
+        help_behavior_hint="",
     ),
 ]
 
@@ -227,8 +228,8 @@ def _resume_command(guard: Guard) -> Callable[..., None]:
         env: RunEnv = None,
         workers: Annotated[int | None, unset] = None,
         ray: Ray = None,
-        storage: Annotated[str | None, arg(metavar="URL")] = None,
-        against: Annotated[Path | None, arg(metavar="EXPERIMENT")] = None,
+        storage: Annotated[str | None, arg(metavar="URL", help_behavior_hint="")] = None,
+        against: Annotated[Path | None, arg(metavar="EXPERIMENT", help_behavior_hint="")] = None,
         json_: Json = False,
     ) -> None:
         """Go on with a training that was interrupted or killed, to the same result.
