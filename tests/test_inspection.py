@@ -211,8 +211,8 @@ def test_the_time_of_a_training_includes_learning_and_the_score():
     assert maze["score_seconds"] < maze["score_seconds_most"]
     endless = judged("sick:Endless")[1]
     assert "score_seconds" not in endless
-    steps = forecast.SCORED * 10_000
-    assert endless["score_seconds_most"] == pytest.approx(steps * endless["step_us"] * 1e-6, rel=0.9)
+    # 328 episodes of 10,000 steps would be 3,280,000: the budget of the score leaves a thirtieth of them
+    assert endless["score_seconds_most"] < 0.1 * forecast.SCORED * 10_000 * endless["step_us"] * 1e-6
     assert forecast.SCORED == 2 * EVALUATION_EPISODES + 4 * RESCORING_EPISODES
     assert "100,000 steps of training take about" in forecast.in_words(endless)[0]
     assert "where none ends before 10,000 steps" in forecast.in_words(endless)[1]

@@ -157,7 +157,7 @@ def test_ticks_keep_their_digits_and_coordinates_lose_theirs():
 
 def test_a_film_that_is_too_large_stays_a_file(run, tmp_path, monkeypatch):
     monkeypatch.setattr("poise.experiments.report.LARGEST_FILM", 100)
-    assert "The film is too large for a page: " in parsed(report([run], tmp_path / "r.html").read_text())
+    assert "The film is not shown: " in parsed(report([run], tmp_path / "r.html").read_text())
 
 
 HOSTILE = "<script>alert(1)</script>\"'>&{{7*7}}$x^$<svg onload=alert(2)>"

@@ -79,8 +79,8 @@ class Limits:
     steps: int | None = None
     longest: int | None = None
     seconds: float | None = None
-    watch: Callable[[int, int, int], None] = lambda ended, episodes, steps: None
-    keep: Callable[[Evaluation], None] = lambda evaluation: None
+    watch: Callable[[int, int, int], None] | None = None
+    keep: Callable[[Evaluation], None] | None = None
 
 
 UNLIMITED = Limits()
@@ -194,7 +194,8 @@ def evaluate(
             limits.watch,
         )
     except KeyboardInterrupt:
-        limits.keep(tally.result(interrupted=True))
+        if limits.keep is not None:
+            limits.keep(tally.result(interrupted=True))
         raise
     return tally.result()
 
@@ -205,7 +206,7 @@ def _play(
     tally: _Tally,
     seeds: list[int],
     longest: int,
-    watch: Callable[[int, int, int], None],
+    watch: Callable[[int, int, int], None] | None,
 ) -> None:
     """Plays the episodes of the list until the tally has all that it wants."""
     episodes, lanes = len(seeds), env.num_envs
@@ -219,7 +220,8 @@ def _play(
         obs, reward, terminated, truncated = env.step(action)
         total += reward
         length += 1
-        watch(tally.num_ended, tally.wanted, past + int(length[playing < tally.wanted].sum()))
+        if watch is not None:
+            watch(tally.num_ended, tally.wanted, past + int(length[playing < tally.wanted].sum()))
         done = terminated | truncated | (length >= longest)
         if not done.any():
             continue

@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 
 from poise import defaults, envs
+from poise.budget import make_budget
 from poise.config import PPO, Value
 from poise.cores import num_cores
 from poise.evaluation import LONGEST
+from poise.options import Options
 from poise.play import Play
 
 TRAINING = 100_000  # steps of the training whose time is foretold
-SCORED = 100 + 4 * 32 + 100  # episodes: of the last agent, of four candidates, of the best agent
+RIVALS = 4  # agents of which the best is chosen
+SCORED = 100 + RIVALS * 32 + 100  # episodes: of the last agent, of the rivals, of the best agent
 SLOW = 500e-6  # seconds of a step from which on a process for each environment pays
 OVERHEAD = 25e-6  # seconds of a step for acting, learning and logging, on two cores (docs/performance.md)
 ACTING = 10e-6  # of that, acting alone
@@ -44,9 +47,19 @@ def costs(play: Play, found: envs.Resolved) -> dict[str, Any]:
     cores = num_cores()
     if found.backend == "gymnasium" and each > SLOW and cores > 1:
         told["training_seconds_async"] = START + TRAINING * (each / cores + rest)
-    if ended:
-        told["score_seconds"] = SCORED * length * (each + ACTING)
-    told["score_seconds_most"] = SCORED * longest * (each + ACTING)
+    budget = make_budget(
+        play.spec,
+        found.backend,
+        TRAINING,
+        Options(),
+        rivals=RIVALS,
+        trained_longest=int(max(ended, default=0)),
+        trained_seconds=told["training_seconds"],
+    )
+    for name, steps in (("score_seconds", length), ("score_seconds_most", longest)):
+        seconds = min(SCORED * steps, budget.total_steps()) * (each + ACTING)
+        if ended or name == "score_seconds_most":
+            told[name] = seconds if budget.seconds is None else min(seconds, budget.seconds)
     return told
 
 

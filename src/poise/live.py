@@ -37,8 +37,8 @@ NOTHING_LEFT = "– (little left to explain)"
 class Live(ABC):
     """Keeps the recent episodes and the pace; ``show`` is called after every iteration."""
 
-    def __init__(self, total_steps: int):
-        self._total = total_steps
+    def __init__(self, total_steps: int, dimensions: int):
+        self._total, self._dimensions = total_steps, dimensions
         self._recent: deque[Episode] = deque()
         self._sums = np.zeros((2, BUCKETS))  # returns and episodes of each part of the budget
         self._first: tuple[float, int] | None = None
@@ -121,8 +121,8 @@ class _Phase:
 class _TerminalLive(Live):
     """A bar, and below it the return with its course, the health of the last iteration, and what follows."""
 
-    def __init__(self, total_steps: int, bar: Bar, display: Display):
-        super().__init__(total_steps)
+    def __init__(self, total_steps: int, bar: Bar, display: Display, dimensions: int):
+        super().__init__(total_steps, dimensions)
         self._bar, self._display, self._phase = bar, display, _Phase()
         self._task = bar.add_task("train", total=total_steps, pace="")
         self._draw(0, "", "no episode ended yet", {})
@@ -145,18 +145,18 @@ class _TerminalLive(Live):
         with np.errstate(invalid="ignore"):
             course = sparkline(np.where(count > 0, total / np.maximum(count, 1), np.nan))
         line = Text.assemble((f"{mean:<22}", "bold"), (course, "cyan"), no_wrap=True)
-        health = _health(metrics, self._display.console.width)
+        health = _health(metrics, self._display.console.width, self._dimensions)
         self._display.update(Group(self._bar, line, health, self._phase))
 
 
-def _health(metrics: Mapping[str, float | int | None], width: int) -> RenderableType:
+def _health(metrics: Mapping[str, float | int | None], width: int, dimensions: int) -> RenderableType:
     """Each of SHOWN with its value, and whether that is healthy; in two rows where one has no room."""
     cells = []
     for name, title in SHOWN.items():
         value = metrics.get(name)
         if value is None:
             continue
-        state = BY_NAME[name].state(metrics)
+        state = BY_NAME[name].state(metrics, dimensions)
         if state is None and name == "value/explained_variance":
             cells.append(Text(f"{title} {NOTHING_LEFT}", "dim"))
             continue
@@ -171,8 +171,8 @@ def _health(metrics: Mapping[str, float | int | None], width: int) -> Renderable
 class _PlainLive(Live):
     """One line for each tenth of the budget, and one now and then while a part of it lasts."""
 
-    def __init__(self, total_steps: int, file: TextOut):
-        super().__init__(total_steps)
+    def __init__(self, total_steps: int, file: TextOut, dimensions: int):
+        super().__init__(total_steps, dimensions)
         self._file = file
         self._tenth = 0
         self.pulse = Pulse(self._print, SHARE)
@@ -193,7 +193,7 @@ class _PlainLive(Live):
         print(text, file=self._file, flush=True)
 
     def _draw(self, steps: int, pace: str, mean: str, metrics: Mapping[str, float | int | None]) -> None:
-        sick = [f"{title} {BY_NAME[name].state(metrics)}" for name, title in SHOWN.items()]
+        sick = [f"{title} {BY_NAME[name].state(metrics, self._dimensions)}" for name, title in SHOWN.items()]
         sick = [text for text in sick if text.endswith((" high", " low"))]
         parts = [f"{steps:>9,} / {self._total:,} steps", pace, mean, ", ".join(sick)]
         line = "  ".join(part for part in parts if part)
@@ -206,11 +206,11 @@ class _PlainLive(Live):
 
 
 @contextmanager
-def live(total_steps: int, file: TextOut) -> Iterator[Live]:
-    """The view that suits ``file``."""
+def live(total_steps: int, file: TextOut, dimensions: int = 1) -> Iterator[Live]:
+    """The view that suits ``file``. ``dimensions``: of an action, which bound what KL is healthy."""
     with ExitStack() as stack:
         if not file.isatty():
-            view = _PlainLive(total_steps, file)
+            view = _PlainLive(total_steps, file, dimensions)
             stack.enter_context(view.pulse.beating())
             yield view
             return
@@ -225,4 +225,4 @@ def live(total_steps: int, file: TextOut) -> Iterator[Live]:
             auto_refresh=False,
         )
         display = stack.enter_context(Display(console=console, refresh_per_second=4))
-        yield _TerminalLive(total_steps, bar, display)
+        yield _TerminalLive(total_steps, bar, display, dimensions)

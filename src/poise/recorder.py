@@ -90,6 +90,7 @@ class Recorder:
         self.total_steps = config.num_iterations * config.rollout_size
         self.folder, self._options, self._found, self._guard = folder, options, found, guard
         self.shown = folder  # the folder as the person named it
+        self.dimensions = spec.dimensions  # of an action
         self._config, self._spec, self._past, self._begun = config, spec, past, begun
         self.seconds = {part: past.seconds[part] for part in PARTS}
         self._physics, self._exact, self._crashes = past.physics, past.exact, past.crashes

@@ -724,7 +724,7 @@ def _react(
     job: _Job, recorder: Recorder, training: Iterator[Progress], guard: Guard, file: TextOut
 ) -> Session:
     """The loop, and what follows it; whatever ends it, what was done is kept."""
-    with live(recorder.total_steps, file) as view:
+    with live(recorder.total_steps, file, recorder.dimensions) as view:
         recorder.phase = view.phase
 
         def leave() -> None:
