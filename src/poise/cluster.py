@@ -21,7 +21,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 from poise.cores import num_cores
 from poise.errors import PoiseError
@@ -250,7 +250,7 @@ def _local_ray(cores: int) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _watched(said: IO[str]) -> Iterator[None]:
+def _watched(said: Any) -> Iterator[None]:
     """Within, it is known at once when the keeper says that its Ray died, or is gone itself."""
     global _death
     death = _death = Death()
@@ -268,7 +268,7 @@ class Death:
         self.why: str | None = None
         self._known = threading.Event()
 
-    def wait_for(self, said: IO[str]) -> None:
+    def wait_for(self, said: Any) -> None:
         """Reads what the keeper says next; it says nothing while all is well."""
         try:
             self.why = said.readline().strip() or "its keeper was killed"
