@@ -218,7 +218,6 @@ def test_a_damaged_table_of_the_score_is_an_error_with_its_name(rows, runs):
         {"evaluation": {"mean": "x", "std": 1, "low": 0, "high": 1, "episodes": 2, "cut": 0}},
         {"best": {"steps": 1}},
         {"seconds": 7},
-        {"seconds": {"total": None}},
         {"steps_per_second": "fast"},
         {"versions": {"poise": 1}},
         {"status": 3},

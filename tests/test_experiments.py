@@ -147,7 +147,7 @@ def test_what_is_finished_is_not_run_again_and_what_has_another_configuration_is
     shown = io.StringIO()
     before = (plan.out / "results.md").read_text()
     run_plan(plan, file=shown)
-    assert shown.getvalue() == "2 runs, 2 of them finished already\n"
+    assert shown.getvalue() == "2 runs, 2 of them finished already\nwriting the tables, drawing the figures\n"
     assert (plan.out / "results.md").read_text() == before
     job = plan.jobs()[0]
     assert not is_finished(dataclasses.replace(job, config=dataclasses.replace(job.config, seed=7)))

@@ -250,7 +250,7 @@ def test_gymnasiums_checker_has_its_say_where_nothing_grave_was_found():
 
 
 def test_what_is_no_environment_is_refused():
-    with pytest.raises(EnvError, match="there is no environment 'sick:Nothing'"):
+    with pytest.raises(EnvError, match="module sick has no 'Nothing'; it has sick:Sound"):
         inspect("sick:Nothing")
     with pytest.raises(EnvError, match="there is no environment"):
         inspect("sick:np")  # a name in the module that is no environment
@@ -263,7 +263,8 @@ def test_a_class_is_trained_and_evaluated_by_its_name(tmp_path):
     apart = poise.train("sick:Sound", backend="gymnasium-async", **options)
     assert apart.summary["parameters_sha256"] == run.summary["parameters_sha256"]
     again = poise.load(run.folder).evaluate(env="sick:Sound")
-    assert again.mean == run.evaluation.mean
+    # as many environments at once as the budget of a score allows: a product's last bit depends on it
+    assert again.mean == pytest.approx(run.evaluation.mean, rel=1e-6)
 
 
 def test_classes_of_one_name_in_two_modules_are_two_environments(tmp_path, monkeypatch):

@@ -101,9 +101,9 @@ def test_the_page_shows_the_example_itself(page, file):
 
 def test_the_environments_page_names_every_finding():
     page = (ROOT / "docs" / "environments.md").read_text()
-    source = (ROOT / "src" / "poise" / "inspection.py").read_text()
-    rules = set(re.findall(r'(?:Finding|_error)\(\s*"([a-z-]+)"', source))
-    assert len(rules) == 19
+    sources = [(ROOT / "src" / "poise" / name).read_text() for name in ("inspection.py", "symptoms.py")]
+    rules = set(re.findall(r'(?:Finding|_error)\(\s*"([a-z-]+)"', "".join(sources)))
+    assert len(rules) == 28
     for rule in rules:
         assert f"| `{rule}` |" in page, rule
 

@@ -28,7 +28,6 @@ def test_parameters_are_weights_and_biases():
             {"num_envs": 4096, "ppo": PPO(num_steps=10**6, num_epochs=1), "total_steps": 10**12},
         ),
         ("num_envs", {"num_envs": 10**9, "total_steps": 10**12}),
-        ("policy.hidden", {"policy": {"hidden": [1] * 64}}),
     ],
 )
 def test_a_configuration_of_gigabytes_is_refused(name, options):

@@ -13,7 +13,8 @@ from poise.threads import THREADS, num_threads, one_blas_thread, start_jax
 # Of a training: an orthogonal start, a rollout's acting, and the statistics and gradients of a large batch,
 # in shapes where the pool's size shows. NPROC stands for the cores of a larger machine.
 PROBE = """
-import hashlib, json, sys
+import hashlib, json, os, sys
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:int(sys.argv[2])])
 import jax, numpy as np
 from poise.threads import num_threads
 import poise
@@ -42,11 +43,9 @@ print(json.dumps({"threads": num_threads(), **digest}))
 def _probe(start: str, cores: int, nproc: int | None = None) -> dict[str, object]:
     env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")}
     env |= {} if nproc is None else {"NPROC": str(nproc)}
-    here = sorted(os.sched_getaffinity(0))[:cores]
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, start],
+        [sys.executable, "-c", PROBE, start, str(cores)],
         env=env,
-        preexec_fn=lambda: os.sched_setaffinity(0, here),
         capture_output=True,
         text=True,
         check=True,

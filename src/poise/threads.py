@@ -38,6 +38,7 @@ def start_jax() -> None:
         del os.environ[VARIABLE]  # other processes that are started from here may use all cores
 
 
+@functools.cache
 def num_threads() -> int:
     """Threads of XLA's pool in this process. JAX is started where it does not run.
 

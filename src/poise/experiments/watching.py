@@ -21,6 +21,7 @@ from rich.text import Text
 from poise.journal import METRICS
 from poise.pulse import Pulse
 from poise.streams import TextOut
+from poise.terminal import print
 
 TAIL = 2**16  # bytes of a file that are looked at: the last line is in them
 LOOKING = 1.0  # seconds between two looks at the tables
