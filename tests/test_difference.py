@@ -79,3 +79,11 @@ def test_what_is_no_run_says_so(runs, tmp_path):
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     with pytest.raises(JournalError, match=r"metrics.jsonl: is damaged: line 1"):
         compare(tmp_path, runs[0])
+
+
+@pytest.mark.parametrize("entries", [{"parameters_sha256": ["a"]}, {"steps": [1]}, {"steps": {}}])
+def test_a_summary_whose_values_are_of_other_types_is_compared_as_it_is(entries, runs, tmp_path):
+    copy = shutil.copytree(runs[0], tmp_path / "run")
+    summary = json.loads((copy / "summary.json").read_text())
+    (copy / "summary.json").write_text(json.dumps(summary | entries))
+    assert compare(runs[1], copy).iteration is None

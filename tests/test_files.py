@@ -197,3 +197,10 @@ def test_leftovers_of_a_kill_are_removed_and_nothing_else(folder, outside):
         "video.mp4",
     ]
     assert outside.read_text() == OUTSIDE
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(folder):
+    (folder / "results.csv").mkdir()
+    with pytest.raises(files.FileError, match=r"results\.csv: cannot be written: it is not a plain file"):
+        files.write_text(folder / "results.csv", "a,b\n")
+    assert [path.name for path in folder.iterdir()] == ["results.csv"]

@@ -98,9 +98,11 @@ def compare(one: Path, other: Path) -> Difference:
             found |= {"iteration": a["iteration"], "steps": a["steps"], "metrics": pairs}
             break
     found["episodes"] = _episodes(runs, until)
-    sums = [s.get("parameters_sha256") for s in summaries]
-    if len({s.get("steps") for s in summaries}) == 1 and None not in sums and len(set(sums)) == 2:
-        found["parameters"] = tuple(sums)
+    (one_sum, other_sum), (one_end, other_end) = (
+        [summary.get(name) for summary in summaries] for name in ("parameters_sha256", "steps")
+    )
+    if one_end == other_end and None not in (one_sum, other_sum) and one_sum != other_sum:
+        found["parameters"] = one_sum, other_sum
     return Difference(**found)
 
 

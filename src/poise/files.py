@@ -276,9 +276,21 @@ def fresh_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     try:
         with open(opened, "wb") as file:
             yield file
-        fresh.replace(path)
+        _put(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def _put(fresh: Path, path: Path) -> None:
+    """Gives a file that was written its name.
+
+    Raises:
+        FileError: a folder has that name.
+    """
+    try:
+        fresh.replace(path)
+    except (IsADirectoryError, NotADirectoryError) as error:
+        raise FileError(f"{path}: cannot be written: it is not a plain file; move it away") from error
 
 
 def write_bytes(path: Path, data: bytes, *, private: bool = False) -> None:
@@ -300,7 +312,7 @@ def fresh_path(path: Path) -> Iterator[Path]:
     try:
         fresh = folder / path.name
         yield fresh
-        fresh.replace(path)
+        _put(fresh, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
