@@ -522,7 +522,7 @@ SUITE = {  # fault: how often, and what it is called in docs/reliability.md
     "everywhere": (80, "resume from each of 20 iterations, four backends"),
     "checkpoints": (10_000, "malformed checkpoints, in one process"),
     "checkpoints-processes": (100, "malformed checkpoints, as processes"),
-    "foreign": (10_000, "files of strangers before every verb that reads them"),
+    "foreign": (1000, "files of strangers before every verb that reads them"),
     "options": (10_000, "malformed configurations and options, in one process"),
     "options-processes": (100, "malformed options, as processes"),
     "damaged": (12, "a damaged newest checkpoint in an experiment or a sweep: 4 kinds, 3 places"),
