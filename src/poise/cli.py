@@ -18,7 +18,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from poise.arguments import registry, unset
 from poise.config import Config, ConfigError, flat
-from poise.errors import PoiseError, StorageError
+from poise.errors import PoiseError, StorageError, shortened
 from poise.files import is_full
 from poise.interrupts import Guard, guarded
 from poise.mistyped import refuse_unknown
@@ -27,12 +27,14 @@ from poise.presets import PRESETS, starting_point
 from poise.pulse import announced
 from poise.spec import Backend
 from poise.streams import TextOut, lasting_output, quiet_output
-from poise.terminal import print, shortened
+from poise.terminal import print
 
 if TYPE_CHECKING:
     from poise.experiments.experiment import Experiment
     from poise.experiments.sweep import Sweep
     from poise.run import Run
+
+LONGEST_ERROR = 4000  # characters on the terminal
 
 Json = Annotated[
     bool,
@@ -843,7 +845,7 @@ def main(arguments: list[str] | None = None) -> int:
                 heard = guard
                 _run_verb(sys.argv[1:] if arguments is None else arguments, guard)
         except PoiseError as error:
-            print(f"poise: {shortened(str(error))}", file=sys.stderr)
+            print(f"poise: {shortened(str(error), LONGEST_ERROR)}", file=sys.stderr)
             return error.exit_code
         except KeyboardInterrupt:  # Ray raises one of its own, whatever the signal was
             print("poise: interrupted", file=sys.stderr)

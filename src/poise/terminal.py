@@ -47,13 +47,6 @@ def print(*values: Any, sep: str = " ", end: str = "\n", file: TextOut | None = 
     builtins.print(text, end=end, file=file, flush=flush)
 
 
-def shortened(text: str, most: int = 4000) -> str:
-    """The beginning and the end of a text that is too long to read."""
-    if len(text) <= most:
-        return text
-    return f"{text[: most // 2]} ... ({len(text):,} characters in all) ... {text[-most // 4 :]}"
-
-
 def typed(*words: Any) -> str:
     """A command as it has to be typed in a shell: ``typed("poise", "resume", folder)``."""
     return shlex.join(str(word) for word in words)
