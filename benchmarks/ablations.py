@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from poise.experiments.statistics import difference, improvement
-from poise.experiments.tables import read_table
+from poise.studies.statistics import difference, improvement
+from poise.studies.tables import read_table
 
 BASES = {
     "rate": "rate: 1e-3 by the root of the budget",

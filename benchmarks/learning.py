@@ -22,14 +22,14 @@ from typing import Any
 
 import numpy as np
 
-from poise.agent import load
+from poise.agents.agent import load
 from poise.errors import PoiseError
-from poise.experiments.pool import Job, run_jobs
-from poise.experiments.statistics import difference, improvement, interquartile_estimate, mean_estimate
-from poise.experiments.tables import read_table
-from poise.journal import read_greedy
-from poise.options import Options
-from poise.presets import configure
+from poise.runs.journal import read_greedy
+from poise.runs.options import Options
+from poise.runs.presets import configure
+from poise.studies.pool import Job, run_jobs
+from poise.studies.statistics import difference, improvement, interquartile_estimate, mean_estimate
+from poise.studies.tables import read_table
 
 COLUMNS = (
     "setting",

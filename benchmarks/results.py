@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from poise.experiments.statistics import mean_estimate
+from poise.studies.statistics import mean_estimate
 
 TASKS = ("InvertedPendulum-v4", "Reacher-v4", "Pendulum-v1", "CartPole-v1")
 COMMAND = Path(sys.executable).with_name("poise")

@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from poise.bench import Bench, measure
 from poise.config import PPO, Config, Policy, Value
+from poise.studies.bench import Bench, measure
 
 STEPS = 100_000
 LONG = PPO(num_steps=128, minibatch_size=64, recompute_every=None)  # the same work, whatever the budget

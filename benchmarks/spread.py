@@ -44,11 +44,12 @@ class Free(gymnasium.Env):
 
 def measure(out: Path) -> None:
     """Iterations of trainings with more and more shards, on two workers."""
-    from poise import cluster, workers
     from poise.config import PPO, Config
     from poise.envs import resolve
-    from poise.loop import iterations
-    from poise.options import Options
+    from poise.runs.options import Options
+    from poise.system import cluster
+    from poise.training import workers
+    from poise.training.loop import iterations
 
     class Timed(workers._Worker):
         """Also says how long it took."""

@@ -37,4 +37,4 @@ def few_mappings():
 hook = install_import_hook("poise", "typecheck.checked")
 hook.__enter__()
 
-from poise.compiled import forget_compiled  # noqa: E402
+from poise.system.compile_cache import forget_compiled  # noqa: E402

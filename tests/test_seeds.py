@@ -2,11 +2,11 @@ import jax
 import numpy as np
 from probes import NativeCounter
 
+from poise.algo.update import init
 from poise.config import PPO, Config
 from poise.envs.native import NativeEnv
-from poise.rollout import NativeCollector
 from poise.seeds import Stream, episode_seed, stream_key
-from poise.update import init
+from poise.training.collector import NativeCollector
 
 
 def test_no_key_serves_two_purposes():

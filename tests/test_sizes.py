@@ -4,9 +4,16 @@ import time
 
 import pytest
 
-from poise.checkpoint import CheckpointError, Manifest, Training, load_agent, load_training, save_training
 from poise.config import PPO, Config, ConfigError, Policy, Value, num_parameters
 from poise.spec import Spec
+from poise.store.checkpoint import (
+    CheckpointError,
+    Manifest,
+    Training,
+    load_agent,
+    load_training,
+    save_training,
+)
 
 SPEC = Spec(
     "Large-v0", obs_shape=(10_000,), action_shape=(2,), action_low=(-1.0,) * 2, action_high=(1.0,) * 2

@@ -13,43 +13,43 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from poise.agent import Agent, load
+    from poise.agents.agent import Agent, load
+    from poise.agents.evaluation import Evaluation
+    from poise.agents.export import export
     from poise.config import PPO, Config, Normalize, Policy, Value
-    from poise.diagnosis import diagnose
     from poise.envs import make
     from poise.envs.mujoco import Task
     from poise.envs.tasks import register
     from poise.errors import PoiseError
-    from poise.evaluation import Evaluation
-    from poise.experiments.report import report
-    from poise.exporting import export
-    from poise.loop import Progress, iterations
-    from poise.presets import PRESETS
-    from poise.run import Run, resume, train
+    from poise.health.diagnosis import diagnose
+    from poise.runs.presets import PRESETS
+    from poise.runs.session import Run, resume, train
     from poise.spec import Spec
+    from poise.studies.report.report import report
+    from poise.training.loop import Progress, iterations
 
 _HOME = {
-    "Agent": "agent",
-    "load": "agent",
+    "Agent": "agents.agent",
+    "load": "agents.agent",
     "Config": "config",
     "PPO": "config",
     "Policy": "config",
     "Value": "config",
     "Normalize": "config",
-    "diagnose": "diagnosis",
+    "diagnose": "health.diagnosis",
     "make": "envs",
     "Task": "envs.mujoco",
     "register": "envs.tasks",
     "PoiseError": "errors",
-    "Evaluation": "evaluation",
-    "report": "experiments.report",
-    "export": "exporting",
-    "Progress": "loop",
-    "iterations": "loop",
-    "PRESETS": "presets",
-    "Run": "run",
-    "train": "run",
-    "resume": "run",
+    "Evaluation": "agents.evaluation",
+    "report": "studies.report.report",
+    "export": "agents.export",
+    "Progress": "training.loop",
+    "iterations": "training.loop",
+    "PRESETS": "runs.presets",
+    "Run": "runs.session",
+    "train": "runs.session",
+    "resume": "runs.session",
     "Spec": "spec",
 }
 

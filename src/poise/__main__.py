@@ -9,8 +9,8 @@ import signal
 import sys
 import threading
 
-from poise.cli import main
-from poise.interrupts import SIGNALS, end_group, release
+from poise.cli.main import main
+from poise.system.interrupts import SIGNALS, end_group, release
 
 PATIENCE = 1.0  # seconds in which the threads of an environment may end by themselves
 

@@ -4,8 +4,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from poise.cli import main
-from poise.recorder import Recorder
+from poise.cli.main import main
+from poise.runs.recorder import Recorder
 
 if __name__ == "__main__":  # processes that environments run in import this file, too
     copies = Path(sys.argv.pop(1))

@@ -83,8 +83,8 @@ def make_bases(work: Path) -> Base:
 
     import poise
     from poise.envs.checking import Crash
-    from poise.experiments import experiment, tables
-    from poise.replay import write_crash
+    from poise.runs.crash import write_crash
+    from poise.studies import experiment, tables
 
     ppo = {"num_steps": 24, "num_epochs": 1, "minibatch_size": 24}
     usual = {"total_steps": 144, "num_envs": 3, "ppo": ppo, "checkpoint_every": 72, "eval_every": 72}
@@ -129,9 +129,9 @@ def make_bases(work: Path) -> Base:
 def _make_sweep(folder: Path, work: Path) -> None:
     """A sweep whose trainings are made up."""
     from poise.config import Config
-    from poise.experiments import sweep
-    from poise.experiments.trial import Result
-    from poise.options import Options
+    from poise.runs.options import Options
+    from poise.studies.sweep import sweep
+    from poise.studies.sweep.trial import Result
 
     def jobs(given: Any, **_: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
         for job in given:

@@ -14,13 +14,13 @@ import malformed
 from suite import POISE, Process, kept, require, summary
 
 import poise
-from poise.checkpoint import read_manifest
 from poise.errors import PoiseError
-from poise.experiments.pool import run_jobs
-from poise.experiments.trial import Trial, _Seed
-from poise.interrupts import Guard
-from poise.options import Options
-from poise.streams import TextOut
+from poise.runs.options import Options
+from poise.store.checkpoint import read_manifest
+from poise.studies.pool import run_jobs
+from poise.studies.sweep.trial import Trial, _Seed
+from poise.system.interrupts import Guard
+from poise.system.streams import TextOut
 
 UNFINISHED = ["config.json", "metrics.jsonl", "episodes.csv", "events.out.tfevents.poise", "checkpoints"]
 

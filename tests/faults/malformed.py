@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 from suite import POISE, Failed, Process, require
 
-from poise.checkpoint import manifest_sum
-from poise.cli import main
+from poise.cli.main import main
 from poise.config import Config, ConfigError
-from poise.options import Options
+from poise.runs.options import Options
+from poise.store.checkpoint import manifest_sum
 
 SECRET = "what lies outside"
 FILES = ("manifest.json", "agent.safetensors", "training.safetensors")

@@ -133,7 +133,7 @@ def wait_for_checkpoint(process: Process, out: Path) -> Path:
 
 
 def loadable(run: Path, name: str) -> None:
-    from poise.checkpoint import load_training
+    from poise.store.checkpoint import load_training
 
     load_training(run / "checkpoints" / name)
 

@@ -6,8 +6,8 @@ from typing import Literal, NamedTuple
 from poise.envs.naming import checked_name, import_module_of, is_anothers, is_gymnasiums, unknown
 from poise.envs.vector import EnvError, VectorEnv
 from poise.errors import message_of
-from poise.interrupts import refuse_imported_script
 from poise.spec import Backend
+from poise.system.interrupts import refuse_imported_script
 
 __all__ = ["Backend", "EnvError", "Resolved", "VectorEnv", "checked_name", "make", "resolve"]
 

@@ -22,14 +22,14 @@ from poise.arrays import ArraysError, fitted
 from poise.config import LAST_SEED
 from poise.envs.checking import Checked, Crash, EnvFault
 from poise.envs.inner import differing, packed
+from poise.envs.mujoco_warnings import hear_mujoco
 from poise.envs.processes import PATIENCE, UNKNOWN, Processes, begin_elsewhere
 from poise.envs.tape import LARGEST as LARGEST_TAPE
 from poise.envs.tape import Sums, Tape, TapeFull
-from poise.envs.unstable import hear_mujoco
 from poise.envs.vector import EnvError, EnvStep, Restored, usual_dtype
 from poise.errors import PoiseError, message_of, shortened
-from poise.extras import needs
 from poise.spec import Spec
+from poise.system.extras import needs
 
 DISABLED = AutoresetMode.DISABLED  # the caller resets
 UNRECORDED = (

@@ -11,12 +11,12 @@ from mujoco.batch import Batch
 
 from poise.arrays import ArraysError, fitted
 from poise.config import LAST_SEED
-from poise.cores import num_cores
 from poise.envs.checking import EnvFault, described
 from poise.envs.inner import Inner, differing, packed
-from poise.envs.unstable import hear_mujoco
+from poise.envs.mujoco_warnings import hear_mujoco
 from poise.envs.vector import EnvError, EnvStep, Restored
 from poise.spec import Spec
+from poise.system.cores import num_cores
 
 _mj: Any = mujoco  # its compiled names are invisible to a static checker
 MjModel = MjData = Any

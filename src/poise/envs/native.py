@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 from poise.arrays import filled, named
 from poise.envs.vector import EnvStep, Restored
 from poise.spec import Spec
-from poise.threads import start_jax
+from poise.system.threads import start_jax
 
 
 class NativeTask(eqx.Module):

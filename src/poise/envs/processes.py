@@ -15,7 +15,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from poise.envs.checking import EnvFault
 from poise.envs.vector import EnvError
 from poise.errors import PoiseError
-from poise.interrupts import UNGUARDED, end_group, leave_with_parent
+from poise.system.interrupts import UNGUARDED, end_group, leave_with_parent
 
 PATIENCE = 10.0  # seconds that environments in processes of their own have for their close()
 UNKNOWN = 79  # exit code of a process that does not know its environment

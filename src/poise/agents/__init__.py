@@ -1,0 +1,1 @@
+"""A trained policy: loading, acting, scoring, filming and exporting it."""

@@ -1,0 +1,1 @@
+"""PPO as functions of arrays: no environment, file, clock or terminal. `update.py` is read first."""

@@ -1,0 +1,64 @@
+"""The two losses of PPO and what is measured beside them."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from poise.algo.networks import Policy, ValueFunction, distributions
+from poise.config import PPO
+from poise.types import Batch
+
+
+class PolicyMetrics(eqx.Module):
+    """Of one minibatch, before its update. Nats, except the share ``clip_fraction``."""
+
+    loss: Float[Array, ""]
+    kl: Float[Array, ""]
+    clip_fraction: Float[Array, ""]
+    entropy: Float[Array, ""]
+
+
+def clipped_surrogate(
+    ratio: Float[Array, " M"], advantage: Float[Array, " M"], clip: float
+) -> Float[Array, " M"]:
+    """min(r A, clip(r, 1 - eps, 1 + eps) A). Schulman et al. 2017, arXiv:1707.06347, eq. 7."""
+    return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
+
+
+def approximate_kl(log_ratio: Float[Array, " M"]) -> Float[Array, ""]:
+    """mean((r - 1) - log r): unbiased for KL(old || new), never negative.
+
+    Schulman 2020, "Approximating KL Divergence", estimator k3.
+    """
+    return jnp.mean(jnp.expm1(log_ratio) - log_ratio)
+
+
+def standardize(advantage: Float[Array, " M"]) -> Float[Array, " M"]:
+    """Mean 0 and (population) deviation 1 within the minibatch."""
+    return (advantage - jnp.mean(advantage)) / (jnp.std(advantage) + 1e-8)
+
+
+def policy_loss(policy: Policy, batch: Batch, config: PPO) -> tuple[Float[Array, ""], PolicyMetrics]:
+    """-mean(clipped surrogate) - entropy_coef * mean entropy, over one minibatch."""
+    distribution = distributions(policy, jnp.asarray(batch.obs))
+    log_prob = jax.vmap(lambda d, a: d.log_prob(a))(distribution, batch.action)
+    entropy = jnp.mean(jax.vmap(lambda d: d.entropy())(distribution))
+    log_ratio = log_prob - batch.log_prob
+    ratio = jnp.exp(log_ratio)
+    advantage = jnp.asarray(batch.advantage)
+    if config.normalize_advantage:
+        advantage = standardize(advantage)
+    loss = -jnp.mean(clipped_surrogate(ratio, advantage, config.clip)) - config.entropy_coef * entropy
+    clip_fraction = jnp.mean(jnp.abs(ratio - 1) > config.clip)
+    return loss, PolicyMetrics(loss, approximate_kl(log_ratio), clip_fraction, entropy)
+
+
+def value_loss(value: ValueFunction, batch: Batch) -> Float[Array, ""]:
+    """mean((v(S_k) - (V_k + A_k))^2) over one minibatch."""
+    return jnp.mean((jax.vmap(value)(batch.obs) - batch.target) ** 2)
+
+
+def explained_variance(prediction: Float[Array, " B"], target: Float[Array, " B"]) -> Float[Array, ""]:
+    """1 - var(target - prediction) / var(target): 1 is perfect, 0 no better than a constant."""
+    return 1 - jnp.var(target - prediction) / (jnp.var(target) + 1e-8)

@@ -1,0 +1,105 @@
+"""Running statistics, which are part of what the learner has learned, and what they are used for."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from poise.config import Normalize
+from poise.types import Tensor
+
+EPSILON = 1e-8  # added to a variance before its root
+
+
+class RunningStats(eqx.Module):
+    """Mean and variance of all samples seen, each of shape S; mean 0, variance 1 before the first.
+
+    ``m2`` is the sum of squared distances from the mean. Merging: Chan, Golub, LeVeque 1979,
+    "Updating formulae and a pairwise algorithm for computing sample variances", eq. 2.1.
+    """
+
+    count: Float[Array, ""]
+    mean: Float[Array, "*S"]
+    m2: Float[Array, "*S"]
+
+    @classmethod
+    def empty(cls, *shape: int) -> "RunningStats":
+        return cls(jnp.zeros(()), jnp.zeros(shape), jnp.zeros(shape))
+
+    @property
+    def var(self) -> Float[Array, "*S"]:
+        """Population variance."""
+        return jnp.where(self.count > 0, self.m2 / jnp.maximum(self.count, 1), 1.0)
+
+    @property
+    def std(self) -> Float[Array, "*S"]:
+        return jnp.sqrt(self.var + EPSILON)
+
+    def merge(self, sample: Float[Array, "B *S"]) -> "RunningStats":
+        """The statistics of everything seen so far and of these B samples."""
+        size = jnp.asarray(sample.shape[0], self.count.dtype)
+        mean = jnp.mean(sample, axis=0)
+        m2 = jnp.sum((sample - mean[None]) ** 2, axis=0)
+        count = self.count + size
+        delta = mean - self.mean
+        return RunningStats(
+            count,
+            self.mean + delta * (size / count),
+            self.m2 + m2 + delta**2 * (self.count * size / count),
+        )
+
+
+class Normalizer(eqx.Module):
+    """Statistics of the observations and of the discounted return. Frozen within an iteration.
+
+    ``origin`` is what the observations are relative to, here and in the networks (``poise.algo.origin``);
+    None: 0.
+    """
+
+    obs: RunningStats
+    ret: RunningStats
+    origin: Float[Tensor, " O"] | None = None
+
+    @classmethod
+    def empty(cls, obs_size: int) -> "Normalizer":
+        return cls(RunningStats.empty(obs_size), RunningStats.empty())
+
+
+def normalize_obs(stats: RunningStats, obs: Float[Array, " O"], config: Normalize) -> Float[Array, " O"]:
+    """clip((obs - mean) / sqrt(var + 1e-8), -obs_clip, obs_clip), as far as switched on."""
+    if config.obs:
+        obs = (obs - stats.mean) / stats.std
+    bound = config.obs_bound
+    return obs if bound is None else jnp.clip(obs, -bound, bound)
+
+
+def normalize_reward(
+    stats: RunningStats, reward: Float[Array, "T N"], config: Normalize
+) -> Float[Array, "T N"]:
+    """clip(reward / sqrt(var of the return + 1e-8), -reward_clip, reward_clip), as far as switched on.
+
+    The usual bound, 1,000 standard deviations, is hardly ever met. Where the only reward of an episode
+    comes at its end, the return is 0 at nearly every step and its deviation small: a bound of 10 would make
+    rewards of 1 and of 3 the same.
+    """
+    if config.reward:
+        reward = reward / stats.std
+    bound = config.reward_bound
+    return reward if bound is None else jnp.clip(reward, -bound, bound)
+
+
+def discounted_return(
+    before: Float[Array, " N"], reward: Float[Array, "T N"], done: Bool[Array, "T N"], gamma: float
+) -> tuple[Float[Array, " N"], Float[Array, "T N"]]:
+    """The running return of each environment, G_t = gamma G_{t-1} + R_t, begun anew after an end.
+
+    Returns what to go on with and G at every step. It looks backward and serves only as a scale,
+    as in Engstrom et al. 2020, arXiv:2005.12729, section 2.
+    """
+
+    def step(running, now):
+        reward, done = now
+        running = gamma * running + reward
+        return jnp.where(done, 0.0, running), running
+
+    return jax.lax.scan(step, before, (reward, done), unroll=8)

@@ -1,0 +1,73 @@
+"""Keeps the digits of observations that are far from 0: Unix time, map coordinates, prices in the millions.
+
+A float32 has 24 bits. Of 1.7e9 +- 10 it keeps nothing: its neighbors there are 128 apart. Most environments
+compute in float64, so what matters is still there when an observation arrives. An origin, one float32 for
+each entry, is subtracted in float64 before the observation becomes float32. It is part of the learner's
+state, saved and exported with the policy. Most tasks need none: nothing is subtracted, and no bit changes.
+"""
+
+import dataclasses
+from collections.abc import Collection
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from poise.algo.normalize import Normalizer, RunningStats
+from poise.config import Normalize
+from poise.types import Rollout, Tensor
+
+FAR = 2.0**17  # standard deviations from 0 at which float32's steps are 1/128 of a standard deviation
+LEAST_SPREAD = 1e-4  # smaller deviations do not count: normalization adds 1e-8 to every variance
+
+
+def with_origin(before: Normalizer, rollout: Rollout, config: Normalize) -> Normalizer:
+    """The normalizer with an origin that suits ``rollout``; ``before`` itself where that one does.
+
+    An entry gets a new origin, the rollout's mean, where that mean is more than ``FAR`` deviations away from
+    the old one. The statistics, which are relative to the origin, move with it.
+    """
+    if not config.obs or not isinstance(
+        rollout.obs, np.ndarray
+    ):  # compiled tasks compute in float32 themselves
+        return before
+    rows = rollout.obs.reshape(-1, rollout.obs.shape[-1])
+    old = np.zeros(rows.shape[1]) if before.origin is None else np.asarray(before.origin, np.float64)
+    mean, spread = rows.mean(axis=0, dtype=np.float64), rows.std(axis=0, dtype=np.float64)
+    far = np.abs(mean - old) > FAR * np.maximum(spread, LEAST_SPREAD)
+    if not far.any():
+        return before
+    new = np.where(far, mean, old).astype(np.float32)
+    stats = before.obs
+    if stats.count > 0:
+        moved = np.asarray(stats.mean, np.float64) + old - new
+        stats = RunningStats(stats.count, jnp.asarray(moved, jnp.float32), stats.m2)
+    return dataclasses.replace(before, obs=stats, origin=new)
+
+
+def shapes_with_origin(shapes: Any, arrays: Collection[str]) -> Any:
+    """Shapes of a record that holds a ``normalizer``, which has an origin if ``arrays`` names one."""
+    if "normalizer.origin" not in arrays:
+        return shapes
+    origin = jax.ShapeDtypeStruct(shapes.normalizer.obs.mean.shape, np.float32)
+    return eqx.tree_at(lambda s: s.normalizer.origin, shapes, origin, is_leaf=lambda x: x is None)
+
+
+def from_origin(
+    obs: Float[np.ndarray, "*B O"], origin: Float[Tensor, " O"] | None
+) -> Float[np.ndarray, "*B O"]:
+    """float32(obs - origin), the difference in float64."""
+    if origin is not None:
+        obs = obs - np.asarray(origin, np.float64)
+    return obs.astype(np.float32, copy=False)
+
+
+def relative(rollout: Rollout, normalizer: Normalizer) -> Rollout:
+    """The rollout as it is learned from: observations as float32, relative to the origin."""
+    if not isinstance(rollout.obs, np.ndarray):
+        return rollout
+    obs, next_obs = (from_origin(x, normalizer.origin) for x in (rollout.obs, rollout.next_obs))
+    return dataclasses.replace(rollout, obs=obs, next_obs=next_obs)

@@ -1,0 +1,1 @@
+"""The command line: the last layer, which only reads arguments and prints."""

@@ -1,0 +1,1 @@
+"""Whether a run or an environment is healthy: `doctor`, `check` and `diff`."""

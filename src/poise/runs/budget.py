@@ -1,0 +1,95 @@
+"""What the score at the end of a training may cost: by default about a quarter of the training.
+
+The steps decide, not the clock: how many episodes a score is of, and which agent is the best, follows from
+the configuration and the lengths of the episodes. The seconds are a safety net for environments that are
+slow; where it is reached, the summary says so (``stopped``).
+"""
+
+from dataclasses import dataclass
+
+from poise.agents.evaluation import LONGEST, Limits
+from poise.runs.options import Options
+from poise.spec import Spec
+
+QUARTER = 4  # one step of the end for so many of the training
+SHARES = {"score": 0.4, "choice": 0.2, "best": 0.4}  # of the budget; the choice's is that of all rivals
+USUAL = {True: (100_000, 32_000), False: (50_000, 8_000)}  # steps that a score and a rival may always have:
+# on poise's own engines, which take 100 episodes of 1,000 steps in a second or two, and on others
+LEAST, LEAST_RIVAL = 2_000, 200  # steps, of a training that is shorter than its score
+FEWEST = 10  # episodes of a score whose environment sets no limit, or one beyond LONGEST steps
+PATIENCE = 60.0  # seconds that the end may always take
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Steps and seconds of the score, of the choice among the rivals, and of the best agent's score."""
+
+    score_steps: int
+    rival_steps: int
+    longest: int  # steps after which an episode is cut off
+    seconds: float | None  # of all
+    rivals: int
+
+    @property
+    def score(self) -> Limits:
+        return self._limits(self.score_steps, SHARES["score"])
+
+    @property
+    def rival(self) -> Limits:
+        return self._limits(self.rival_steps, SHARES["choice"] / self.rivals)
+
+    @property
+    def best(self) -> Limits:
+        """The best agent plays the episodes of the score."""
+        return self._limits(self.score_steps, SHARES["best"])
+
+    def _limits(self, steps: int, share: float) -> Limits:
+        seconds = None if self.seconds is None else share * self.seconds
+        return Limits(steps, self.longest, seconds)
+
+    def total_steps(self) -> int:
+        """Of all that is played, but for the rest of an episode."""
+        return 2 * self.score_steps + self.rivals * self.rival_steps
+
+
+def make_budget(
+    spec: Spec,
+    backend: str,
+    total_steps: int,
+    options: Options,
+    *,
+    rivals: int,
+    trained_longest: int,
+    trained_seconds: float,
+) -> Budget:
+    """What the end of a training may cost.
+
+    Args:
+        spec: its environment.
+        backend: what steps it.
+        total_steps: its own.
+        options: of which ``eval_max_steps`` and ``eval_max_seconds`` are used.
+        rivals: the agents of which the best is chosen.
+        trained_longest: steps of the longest episode that ended while training; 0: none did.
+        trained_seconds: its own.
+    """
+    usual = (spec.time_limit or trained_longest) * 100  # 100 episodes such as those of the training
+    most, most_rival = USUAL[backend in ("mujoco", "native")]
+    if options.eval_max_steps is None:
+        whole = total_steps // QUARTER
+        score = max(LEAST, int(SHARES["score"] * whole), min(most, usual))
+        rival = max(LEAST_RIVAL, int(SHARES["choice"] * whole) // rivals, min(most_rival, usual))
+    else:
+        score = max(1, int(SHARES["score"] * options.eval_max_steps))
+        rival = max(1, int(SHARES["choice"] * options.eval_max_steps) // rivals)
+    seconds = options.eval_max_seconds
+    if seconds is None and options.eval_max_steps is None:
+        seconds = max(PATIENCE, trained_seconds / QUARTER)
+    return Budget(score, rival, _longest(spec, score, trained_longest), seconds, rivals)
+
+
+def _longest(spec: Spec, score: int, trained_longest: int) -> int:
+    """Steps after which an episode is cut: its time limit, or a share of the score where that is far."""
+    if spec.time_limit is not None and spec.time_limit <= LONGEST:
+        return spec.time_limit
+    return min(LONGEST, max(trained_longest, score // FEWEST))

@@ -1,0 +1,128 @@
+"""``crash.json``: the episode in which an environment failed, and how it is played again."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from poise import envs
+from poise.config import LAST_SEED
+from poise.envs.checking import Crash, EnvFault
+from poise.envs.gymnasium import GymnasiumEnv
+from poise.errors import PoiseError
+from poise.store.files import MOST_VALUES, FileError, read_json, write_text
+from poise.system.terminal import typed
+
+CRASH = "crash.json"
+LARGEST = 2**26  # bytes
+LONGEST_TEXT = 10_000  # characters of an error
+
+
+class ReplayError(PoiseError):
+    """A file that describes no episode, or one that cannot be played."""
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """``fault``: what failed this time; None where nothing did."""
+
+    crash: Crash
+    fault: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        crash = self.crash
+        return {
+            "env": crash.env,
+            "seed": crash.seed,
+            "step": crash.step,
+            "what": crash.what,
+            "fails_again": self.fault is not None,
+            "fault": self.fault,
+        }
+
+
+def write_crash(folder: Path, crash: Crash) -> Path:
+    """Writes ``folder/crash.json`` over the one before it."""
+    path = folder / CRASH
+    described = {
+        "env": crash.env,
+        "index": crash.index,
+        "seed": crash.seed,
+        "step": crash.step,
+        "what": crash.what[:LONGEST_TEXT],
+        "trace": crash.trace[-LONGEST_TEXT:],
+        "actions": crash.actions.tolist() if _can_be_kept(crash.actions) else None,
+    }
+    write_text(path, json.dumps(described) + "\n")
+    return path
+
+
+def _can_be_kept(actions: np.ndarray) -> bool:
+    """Whether a file of them can be read again: its numbers and brackets are few enough."""
+    return actions.size + 2 * len(actions) < MOST_VALUES // 2
+
+
+def read_crash(path: Path) -> Crash:
+    """The episode that ``write_crash`` wrote.
+
+    Raises:
+        ReplayError: the file is missing or damaged.
+    """
+    path = path / CRASH if path.is_dir() else path
+    try:
+        data = read_json(path, LARGEST)
+        index, seed, step = (int(data[name]) for name in ("index", "seed", "step"))
+        if data["actions"] is None:
+            raise ReplayError(
+                f"{path}: the episode failed in step {step:,}: too many for its actions to be kept"
+            )
+        actions = np.array(data["actions"], float)
+        if not np.isfinite(actions).all():
+            raise ValueError("actions that are no numbers")
+        if not 0 <= seed <= LAST_SEED or index < 0 or not 0 <= step == len(actions):
+            raise ValueError(f"index {index}, seed {seed}, step {step}, {len(actions)} actions")
+        return Crash(str(data["env"]), index, seed, step, str(data["what"]), str(data["trace"]), actions)
+    except FileError as error:
+        raise ReplayError(str(error)) from error
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise ReplayError(f"{path}: is damaged: {error!r:.200}") from error
+
+
+def replay(path: Path, *, env: str | None = None, timeout: float = 60.0) -> Replayed:
+    """Plays the episode of a ``crash.json`` again, in a process of its own.
+
+    Args:
+        path: the file, or the run folder that holds it.
+        env: the environment's name, where that is of a module (``module:Task``): a file alone never makes
+            Python import one.
+        timeout: seconds after which a step or reset counts as hanging.
+
+    Raises:
+        ReplayError: the file is damaged, its environment names a module, or its actions are not of it.
+    """
+    crash = read_crash(path)
+    if env is None and ":" in crash.env:
+        raise ReplayError(
+            f"{path}: its environment {crash.env!r} names a Python module; to import and run it, repeat the "
+            f"name: {typed('--env', crash.env)}"
+        )
+    if env is not None and env != crash.env:
+        raise ReplayError(f"{path}: its environment is {crash.env}, not {env}")
+    try:
+        world = GymnasiumEnv(envs.resolve(crash.env, "gymnasium").id, 1, processes=True, timeout=timeout)
+    except EnvFault as fault:
+        return Replayed(crash, str(fault))
+    try:
+        world.reset(np.ones(1, bool), [crash.seed])
+        shape = world.action_shape
+        if crash.step and crash.actions.shape[1:] != shape:
+            raise ReplayError(f"{path}: an action has shape {crash.actions.shape[1:]}, should be {shape}")
+        for action in crash.actions:
+            world.apply(action[None])
+    except EnvFault as fault:
+        return Replayed(crash, str(fault))
+    finally:
+        world.close()
+    return Replayed(crash, None)

@@ -1,0 +1,106 @@
+"""TensorBoard: what happened, by time step, episode, epoch and iteration. The only file with tensorboardX."""
+
+import os
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from tensorboardX.proto.event_pb2 import Event  # pyright: ignore
+from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore
+from tensorboardX.record_writer import RecordWriter
+
+from poise.algo.distributions import DiagGaussian
+from poise.store.files import open_to_write
+from poise.training.loop import Progress
+
+EVENTS = "events.out.tfevents.poise"  # TensorBoard wants the middle part in the name
+
+
+class _Records(RecordWriter):
+    """tensorboardX's records, behind what a file holds already."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._writer = os.fdopen(open_to_write(path, os.O_APPEND | os.O_CREAT), "ab")
+
+    def flush(self) -> None:
+        """To the system; ``os.fsync`` is another matter."""
+        self._writer.flush()
+
+    def fileno(self) -> int:
+        return self._writer.fileno()
+
+
+class TensorBoard:
+    """Writes an event file into ``folder``, behind what it holds.
+
+    Every tag is a metric of ``poise.training.metrics``.
+
+    The horizontal axis is environment steps everywhere; the epochs of an iteration are spread evenly
+    over the steps of its rollout.
+    """
+
+    def __init__(self, folder: Path, *, log_every: int):
+        path = folder / EVENTS
+        self._writer = _Records(path)
+        self._log_every = log_every
+        if not path.stat().st_size:
+            self._writer.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+            self.flush()
+
+    def write(self, progress: Progress) -> None:
+        size = progress.rollout.reward.size
+        begin = progress.steps - size
+        self._write_steps(progress, begin)
+        for e in progress.episodes:
+            self._add(e.step, {"episode/episodic_return": e.episodic_return})
+        self._write_epochs(progress, begin, size)
+        per_iteration = {k: v for k, v in progress.metrics.items() if k not in progress.epochs}
+        self._add(progress.steps, per_iteration | progress.times)
+
+    def write_greedy(self, steps: int, episodic_return: float) -> None:
+        """A greedy score while training."""
+        self._add(steps, {"evaluation/return": episodic_return})
+
+    def _write_steps(self, progress: Progress, begin: int) -> None:
+        """Every ``log_every``-th environment step; within a vector step they count by environment."""
+        first = -(-(begin + 1) // self._log_every) * self._log_every
+        steps = np.arange(first, progress.steps + 1, self._log_every)
+        rows = steps - begin - 1
+        rollout, distribution = jax.device_get((progress.rollout, progress.prepared.distribution))
+        reward = rollout.reward.ravel()[rows]
+        action = rollout.action.reshape(rollout.reward.size, -1)[rows]
+        if isinstance(distribution, DiagGaussian):
+            kinds = {"mean": distribution.mean[rows], "std": distribution.std[rows]}
+        else:
+            logits = distribution.logits[rows]
+            share = np.exp(logits - logits.max(axis=1, keepdims=True))
+            kinds = {"probability": share / share.sum(axis=1, keepdims=True)}
+        for i, step in enumerate(steps.tolist()):
+            values: dict[str, float] = {"step/reward": reward[i]}
+            for name, array in {"action": action, **kinds}.items():
+                values |= {f"step/{name}/{d}": value for d, value in enumerate(array[i])}
+            self._add(step, values)
+
+    def _write_epochs(self, progress: Progress, begin: int, size: int) -> None:
+        count = len(progress.epochs["value/loss"])
+        for epoch in range(count):
+            step = begin + size * (epoch + 1) // count
+            self._add(step, {name: values[epoch] for name, values in progress.epochs.items()})
+
+    def _add(self, step: int, values: dict) -> None:
+        kept = {k: float(v) for k, v in values.items() if v is not None and np.isfinite(v)}
+        summary = Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in kept.items()])
+        event = Event(step=step, wall_time=time.time(), summary=summary)
+        self._writer.write(event.SerializeToString())
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def fileno(self) -> int:
+        """Of the open file, for ``os.fsync``."""
+        return self._writer.fileno()
+
+    def close(self) -> None:
+        self._writer.close()

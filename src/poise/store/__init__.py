@@ -1,0 +1,1 @@
+"""Bytes on disk: checkpoints, and every file that is opened or written."""

@@ -1,0 +1,1 @@
+"""Many trainings: experiments, comparisons, sweeps, the paper, reports."""

@@ -1,0 +1,91 @@
+"""The page of a reproduction, written from its tables alone."""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from poise import wording
+from poise.studies.experiment import plain
+from poise.studies.paper.figures import Figure, Variant
+from poise.studies.statistics import mean_estimate
+
+COLUMNS = (
+    "setting",
+    "the paper",
+    "steps",
+    "greedy return",
+    "95% interval",
+    "each seed",
+    "last iteration",
+    "seconds",
+)
+Rows = Sequence[Mapping[str, str]]
+
+
+def markdown(figures: Sequence[Figure], scores: Rows, about: Mapping[str, Any]) -> str:
+    """``scores`` are the rows of scores.csv, ``about`` what about.json says."""
+    seeds = len({row["seed"] for row in scores})
+    lines = [
+        "# Results",
+        "",
+        f"Made by `{about['command']}` on {about['date']}, on a machine with {about['cores']} cores: "
+        f"{seeds} seed{'s' * (seeds > 1)} of each setting, one run on each core. "
+        "Pictures and page come from the tables beside them, `figure*.csv` and `scores.csv`.",
+        "",
+        "Greedy return: mean over the seeds of what an agent scores after training, acting greedily in "
+        "100 episodes that training never saw. The interval is that of this mean (95%, Student's t over "
+        "the seeds). Last iteration: mean return of the last in which an episode ended, actions sampled, "
+        "as in the figures. Seconds: median of a whole run, score included.",
+    ]
+    if about["quick"]:
+        lines += ["", "**Quick: a tenth of the steps. These figures say that everything runs, and no more.**"]
+    for figure in figures:
+        lines += ["", f"## {_heading(figure)}", "", f"![{figure.title}]({figure.name}.png)", ""]
+        lines += [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+        distinct = {variant.name: variant for variant in figure.variants}
+        lines += [
+            _row(variant, [s for s in scores if s["variant"] == name]) for name, variant in distinct.items()
+        ]
+        if figure.ten_episodes:
+            (name,) = distinct
+            lines += ["", _ten(figure.ten_episodes, [s for s in scores if s["variant"] == name])]
+    return "\n".join(lines) + "\n"
+
+
+def _heading(figure: Figure) -> str:
+    return f"Figure {figure.name.removeprefix('figure')}. {figure.title}"
+
+
+def _row(variant: Variant, rows: Rows) -> str:
+    greedy = np.array([float(row["greedy"]) for row in rows])
+    last = np.array([float(row["last"] or "nan") for row in rows])
+    seconds = median(float(row["seconds"]) for row in rows)
+    cells = [
+        variant.label,
+        variant.paper,
+        f"{int(rows[0]['steps']):,}",
+        number(greedy.mean()),
+        _interval(greedy),
+    ]
+    cells += [", ".join(number(g) for g in greedy), number(last.mean()), f"{seconds:.0f}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def _ten(paper: str, rows: Rows) -> str:
+    ten = np.array([float(row["greedy_10"]) for row in rows])
+    return (
+        f"Over the first 10 of the greedy episodes, the number that the paper reports: {number(ten.mean())} "
+        f"(95% interval {_interval(ten)}; each seed {', '.join(number(t) for t in ten)}). The paper: {paper}."
+    )
+
+
+def _interval(values: np.ndarray) -> str:
+    return wording.interval(plain(mean_estimate(values)))
+
+
+def number(value: float) -> str:
+    """With one decimal from 100 on, with two below."""
+    return "none ended" if math.isnan(value) else wording.figure(value)

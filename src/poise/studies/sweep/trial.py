@@ -1,0 +1,216 @@
+"""One trial of a sweep: its seeds trained side by side in one process, and stopped where they fall behind."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from poise.config import Config
+from poise.errors import PoiseError
+from poise.runs.journal import JournalError, cut, read_episodes
+from poise.runs.options import Options
+from poise.runs.records import read_summary
+from poise.runs.session import Session, session, set_aside, status
+from poise.store.checkpoint import checkpoints, read_manifest
+from poise.store.files import FileError, own_folder, read_json, write_text
+from poise.system.interrupts import Guard, Member
+from poise.system.streams import TextOut
+from poise.system.terminal import print
+
+LOOKED_AT = 20  # training episodes, the last ones, of which the value at a rung is the mean
+RESULT = "result.json"
+
+
+class TrialError(PoiseError):
+    """A result of a trial that is damaged."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a trial came to.
+
+    Attributes:
+        pruned: the rung at which it was stopped, in environment steps; None where it came to its end.
+        scores: of each seed the mean of the final greedy episodes; empty where it was stopped.
+        values: what it was worth at each rung that it reached.
+        seconds: of the process that ended it.
+    """
+
+    pruned: int | None
+    scores: tuple[float, ...]
+    values: Mapping[int, float]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        values = {str(step): value for step, value in self.values.items()}
+        return {**dataclasses.asdict(self), "scores": list(self.scores), "values": values}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Result":
+        """What ``to_dict`` (or JSON made of it) describes.
+
+        Raises:
+            KeyError, TypeError, ValueError: it describes none.
+        """
+        pruned, seconds = data["pruned"], float(data["seconds"])
+        scores = tuple(float(score) for score in data["scores"])
+        values = {int(step): float(value) for step, value in data["values"].items()}
+        if not np.isfinite([*scores, *values.values(), seconds]).all() or (pruned is None) == (not scores):
+            raise ValueError("scores or values")
+        return cls(None if pruned is None else int(pruned), scores, values, seconds)
+
+
+def read_result(folder: Path, config: Config) -> Result | None:
+    """Of a trial with this configuration that has ended; None of another.
+
+    Raises:
+        TrialError: the file is damaged.
+    """
+    path = folder / RESULT
+    if not os.path.lexists(path):
+        return None
+    try:
+        data = read_json(path)
+        return Result.from_dict(data) if data["config"] == _as_json(config) else None
+    except (FileError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TrialError(f"{path}: is damaged: {error!r:.200}") from error
+
+
+def _as_json(config: Config) -> Any:
+    return json.loads(json.dumps(config.to_dict()))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The trainings of one setting, with the seeds from ``config.seed`` on, under ``folder``.
+
+    ``thresholds``: at each of ``rungs``, in environment steps, what it must be worth to go on; None: it goes
+    on. All that decides is in here or in the tables of its runs, so it decides alike after an interruption.
+    """
+
+    env: str
+    config: Config
+    options: Options
+    folder: Path
+    num_seeds: int
+    rungs: tuple[int, ...]
+    thresholds: tuple[float | None, ...]
+
+    def run(self, guard: Guard, file: TextOut) -> dict[str, Any]:
+        """``Result.to_dict``."""
+        begun = time.perf_counter()
+        configs = [dataclasses.replace(self.config, seed=self.config.seed + i) for i in range(self.num_seeds)]
+        with contextlib.ExitStack() as stack:
+            seeds = [_Seed(self, config, guard, file) for config in configs]
+            for seed in seeds:
+                stack.callback(seed.close)  # an interrupt in one of them saves all
+            pruned, values = self._climb(seeds, file)
+            scores: tuple[float, ...] = ()
+            if pruned is None:
+                scores = tuple(seed.score() for seed in seeds)
+            else:
+                for seed in seeds:
+                    seed.stop(pruned)
+        result = Result(pruned, scores, values, time.perf_counter() - begun).to_dict()
+        kept = {**result, "config": _as_json(self.config)}
+        write_text(self.folder / RESULT, json.dumps(kept, indent=2) + "\n")
+        return result
+
+    def _climb(self, seeds: Sequence["_Seed"], file: TextOut) -> tuple[int | None, dict[int, float]]:
+        """The rung at which it falls behind, if any, and what it was worth at each up to there."""
+        values: dict[int, float] = {}
+        last = self.config.num_iterations * self.config.rollout_size
+        for rung, threshold in zip(self.rungs, self.thresholds, strict=True):
+            if rung >= last:
+                break
+            for seed in seeds:
+                seed.advance(rung)
+            known = [seed.value(rung) for seed in seeds]
+            if None in known:  # a seed whose first episode has not ended yet
+                continue
+            values[rung] = float(np.mean([value for value in known if value is not None]))
+            if threshold is not None and max(values.values()) < threshold:
+                print(f"stopped at step {rung:,}: {values[rung]:.6g} < {threshold:.6g}", file=file)
+                return rung, values
+        return None, values
+
+
+class _Seed:
+    """One training of a trial, as far as it has come. It is opened where it has to go on."""
+
+    def __init__(self, trial: Trial, config: Config, guard: Guard, file: TextOut):
+        self._trial, self._config, self._guard, self._file = trial, config, guard, file
+        self._folder = trial.folder / str(config.seed)
+        self._session: Session | None = None
+        self._steps = _saved(self._folder)
+
+    def advance(self, until: float) -> None:
+        """Trains to the end of the first iteration with so many steps."""
+        while self._steps < until and status(self._folder) != "finished":
+            if self._session is None:
+                own_folder(self._trial.folder, self._folder)
+                self._session = session(
+                    self._trial.env,
+                    self._config,
+                    self._trial.options,
+                    folder=self._folder,
+                    guard=Member(self._guard),
+                    file=self._file,
+                )
+            try:
+                self._steps = next(self._session).steps
+            except StopIteration:
+                return
+
+    def value(self, rung: int) -> float | None:
+        """Mean of the last training episodes that had ended at this step; None where none had."""
+        returns = [e.episodic_return for e in read_episodes(self._folder) if e.step <= rung]
+        return float(np.mean(returns[-LOOKED_AT:])) if returns else None
+
+    def score(self) -> float:
+        """Trains to the end. The mean of the greedy episodes then."""
+        self.advance(np.inf)
+        score = read_summary(self._folder).get("evaluation")
+        if score is None:
+            raise TrialError(f"{self._folder / 'summary.json'}: is damaged: it holds no score")
+        return float(score["mean"])
+
+    def stop(self, rung: int) -> None:
+        """Ends it here."""
+        self.close()
+        if status(self._folder) is None:  # it was killed here, and opened it would go one iteration too far
+            set_aside(self._folder)
+            self._steps = 0
+            self.advance(rung)
+            self.close()
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+
+
+def _saved(folder: Path) -> int:
+    """The steps of a training that can be gone on with, with its tables cut back to there."""
+    try:
+        if status(folder) is not None:
+            return int(read_summary(folder)["steps"])
+        (kept, *_) = checkpoints(folder)
+        manifest = read_manifest(kept)
+        cut(folder, manifest.notes["logs"], check=True)
+        cut(folder, manifest.notes["logs"])
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        FileError,
+        JournalError,
+    ):  # nothing there, or nothing usable
+        return 0
+    return manifest.steps

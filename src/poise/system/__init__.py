@@ -1,0 +1,1 @@
+"""The machine and the operating system: signals, streams, cores, processes, caches."""

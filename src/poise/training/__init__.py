@@ -1,0 +1,1 @@
+"""Where policy and environments meet: acting, collecting rollouts, and the loop that yields progress."""

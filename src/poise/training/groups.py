@@ -1,0 +1,136 @@
+"""Environments in parts that are collected by themselves, in this process or in others, to the same bits.
+
+A matrix product's last bit depends on its shape. So what is computed apart has a fixed share of the
+environments, with seeds and noise of its own, wherever it is computed.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from poise.algo.networks import Policy
+from poise.algo.normalize import Normalizer
+from poise.arrays import ArraysError, part, prefixed
+from poise.config import Config, ConfigError
+from poise.envs import VectorEnv
+from poise.envs.native import NativeEnv
+from poise.training.collector import Collected, Collector, HostCollector, NativeCollector, Shard
+
+
+def shards(config: Config) -> list[Shard]:
+    """``config.num_shards`` of them, as large as each other but for one environment."""
+    total, count = config.shape[1], config.num_shards
+    firsts = [i * total // count for i in range(count + 1)]
+    return [Shard(i, firsts[i], firsts[i + 1] - firsts[i], total) for i in range(count)]
+
+
+def refuse_native_shards(config: Config) -> None:
+    """An environment that is compiled together with the networks is not spread.
+
+    Raises:
+        ConfigError: it is to be.
+    """
+    if config.num_shards != 1:
+        raise ConfigError(
+            f"num_shards = {config.num_shards}: must be 1 on backend native, where the environments are "
+            "compiled with the networks; --backend gymnasium has shards"
+        )
+
+
+def check_worlds(env: object) -> None:
+    """Refuses what is not an environment as ``poise.make`` makes it, or a list of such.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    for each in env if isinstance(env, list | tuple) else [env]:
+        if not isinstance(each, VectorEnv):
+            raise ConfigError(
+                f"env is {type(each).__name__}; it must be what poise.make returns: "
+                'poise.make("CartPole-v1", 16)'
+            )
+
+
+def make_collector(env: VectorEnv | Sequence[VectorEnv], config: Config) -> Collector:
+    """The collector that suits the environment, or the environments of all shards.
+
+    Raises:
+        ConfigError: they are not as many, or not as large, as ``config`` says.
+    """
+    check_worlds(env)
+    given = [env] if isinstance(env, VectorEnv) else list(env)
+    if given and isinstance(given[0], NativeEnv):
+        refuse_native_shards(config)
+    places = shards(config)
+    sizes, wanted = [each.num_envs for each in given], [place.num_envs for place in places]
+    if sizes != wanted:
+        has, should = (" + ".join(map(str, numbers)) for numbers in (sizes, wanted))
+        of = f" in {len(wanted)} shards of {should}" if len(wanted) > 1 else ""
+        raise ConfigError(f"num_envs = {config.shape[1]}{of}: the environment given has {has}")
+    if isinstance(given[0], NativeEnv):
+        return NativeCollector(given[0], config)
+    each = [HostCollector(one, config, place) for one, place in zip(given, places, strict=True)]
+    return each[0] if len(each) == 1 else ShardedCollector(each)
+
+
+class ShardedCollector:
+    """Several shards, one after another in this process."""
+
+    def __init__(self, parts: Sequence[Collector]):
+        self._parts = parts
+        self.spec, self.num_envs = parts[0].spec, sum(part.num_envs for part in parts)
+        self.backend = f"{parts[0].backend}, {len(parts)} shards"
+
+    def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
+        return merged([each.collect(policy, normalizer, iteration) for each in self._parts])
+
+    def snapshot(self) -> dict[str, Any] | None:
+        return joined_worlds([each.snapshot() for each in self._parts])
+
+    def restore(self, arrays: Mapping[str, Any]) -> bool:
+        worlds = parted_worlds(arrays, len(self._parts))
+        exact = [each.restore(world) for each, world in zip(self._parts, worlds, strict=True)]
+        return all(exact)
+
+    def close(self) -> None:
+        for each in self._parts:
+            each.close()
+
+
+def merged(parts: Sequence[Collected]) -> Collected:
+    """The rollouts of all shards side by side, and their episodes in the order of their ends."""
+    if len(parts) == 1:
+        return parts[0]
+    rollout = jax.tree.map(lambda *arrays: np.concatenate(arrays, axis=1), *(c.rollout for c in parts))
+    episodes = sorted((e for c in parts for e in c.episodes), key=lambda e: (e.step, e.env))
+    times = [c.physics_seconds for c in parts]
+    physics = None if None in times else sum(t for t in times if t is not None)
+    crashes = tuple(crash for c in parts for crash in c.crashes)
+    notes = tuple(note for c in parts for note in c.notes)
+    return Collected(rollout, episodes, physics, crashes, notes, all(c.exact for c in parts))
+
+
+def joined_worlds(worlds: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """The snapshots of all shards as one; None where one cannot tell."""
+    if len(worlds) == 1 or None in worlds:
+        return worlds[0] if len(worlds) == 1 else None
+    found: dict[str, Any] = {}
+    for i, world in enumerate(worlds):
+        found |= prefixed(f"shard.{i}", world or {})
+    return found
+
+
+def parted_worlds(arrays: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    """What ``joined_worlds`` joined.
+
+    Raises:
+        ArraysError: they are of another number of shards.
+    """
+    if count == 1:
+        return [dict(arrays)]
+    worlds = [part(f"shard.{i}", arrays) for i in range(count)]
+    if sum(map(len, worlds)) != len(arrays) or not all(worlds):
+        raise ArraysError(f"the world is not of {count} shards")
+    return worlds

@@ -1,0 +1,223 @@
+"""The one table of what is measured: name, unit, meaning, and the range of a healthy run.
+
+Read by the logger and by ``docs/metrics.md``, which is generated from it:
+``python -m poise.training.metrics > docs/metrics.md``.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Metric:
+    """``every`` tells how often: a step that is logged, an episode's end, an iteration, or an epoch.
+
+    ``low`` and ``high`` bound the healthy range; None where any value can be healthy. ``while_above``: another
+    metric and a bound; while that is not above it, this one may leave its range. ``each_dimension``: ``high``
+    is for one dimension of the action, and grows with their number.
+    """
+
+    name: str
+    every: Literal["step", "episode", "iteration", "epoch"]
+    unit: str
+    meaning: str
+    low: float | None = None
+    high: float | None = None
+    while_above: tuple[str, float] | None = None
+    each_dimension: bool = False
+
+    def highest(self, dimensions: int = 1) -> float:
+        """The end of the healthy range, where actions have so many dimensions."""
+        high = math.inf if self.high is None else self.high
+        return high * dimensions if self.each_dimension else high
+
+    def state(
+        self, metrics: Mapping[str, float | int | None], dimensions: int = 1
+    ) -> Literal["ok", "low", "high"] | None:
+        """Whether the value among ``metrics`` is healthy, or on which side it is not; None: it says nothing."""
+        value = metrics.get(self.name)
+        if value is None or self.low is None or self.high is None:
+            return None
+        if self.low <= value <= self.highest(dimensions):
+            return "ok"
+        if not self.speaks(metrics):
+            return None
+        return "low" if value < self.low else "high"
+
+    def speaks(self, metrics: Mapping[str, float | int | None]) -> bool:
+        """Whether the others among ``metrics`` let it say something of health."""
+        if self.while_above is None:
+            return True
+        name, bound = self.while_above
+        other = metrics.get(name)
+        return other is not None and other > bound
+
+
+# fmt: off
+METRICS = (
+    Metric("step/reward", "step", "reward", "Raw reward of the step, first environment that reached it."),
+    Metric(
+        "step/action",
+        "step",
+        "policy's",
+        "Action as sampled, before scaling and clipping; one tag a dimension.",
+    ),
+    Metric("step/mean", "step", "policy's", "Mean of the action distribution; one tag a dimension."),
+    Metric(
+        "step/std",
+        "step",
+        "policy's",
+        "Standard deviation of the action distribution; one tag a dimension.",
+        1e-3,
+        5.0,
+    ),
+    Metric(
+        "step/probability",
+        "step",
+        "share",
+        "Probability of each choice, where actions are discrete; one tag a choice.",
+    ),
+    Metric(
+        "episode/episodic_return",
+        "episode",
+        "reward",
+        "Raw return of an episode, at the step at which it ended.",
+    ),
+    Metric(
+        "evaluation/return",
+        "iteration",
+        "reward",
+        "Mean greedy return over episodes of their own, where --eval-every asks for it.",
+    ),
+    Metric(
+        "episode/return",
+        "iteration",
+        "reward",
+        "Mean raw return of the episodes that ended in the iteration.",
+    ),
+    Metric(
+        "episode/length", "iteration", "steps", "Mean length of the episodes that ended in the iteration."
+    ),
+    Metric("episode/count", "iteration", "episodes", "Episodes that ended in the iteration."),
+    Metric("reward/mean", "iteration", "reward", "Mean raw reward of a step."),
+    Metric("reward/std", "iteration", "reward", "Standard deviation of the raw reward of a step."),
+    Metric(
+        "policy/loss", "epoch", "1", "Minus the mean clipped surrogate, less the entropy bonus.", -1.0, 1.0
+    ),
+    Metric(
+        "policy/kl",
+        "epoch",
+        "nats",
+        "Approximate KL(old || new), mean((r - 1) - log r). A sum over the dimensions of the action.",
+        0.0,
+        0.05,
+        each_dimension=True,
+    ),
+    Metric(
+        "policy/clip_fraction",
+        "epoch",
+        "share",
+        "Rows whose ratio lies outside 1 - clip to 1 + clip.",
+        0.0,
+        0.4,
+    ),
+    Metric("policy/entropy", "epoch", "nats", "Entropy of the action distribution."),
+    Metric("policy/learning_rate", "epoch", "1", "Step size of the policy's Adam."),
+    Metric(
+        "policy/num_updates",
+        "epoch",
+        "updates",
+        "Minibatches the policy learned from; fewer where target_kl stopped it.",
+    ),
+    Metric(
+        "policy/std",
+        "iteration",
+        "policy's",
+        "Mean standard deviation of the action distribution.",
+        1e-3,
+        5.0,
+    ),
+    Metric(
+        "policy/saturation",
+        "iteration",
+        "share",
+        "Entries of the sampled actions that lead to a bound of the environment or beyond.",
+        0.0,
+        0.9,
+    ),
+    Metric(
+        "value/loss",
+        "epoch",
+        "1",
+        "Mean squared error of the value function, in normalized rewards.",
+        0.0,
+        10.0,
+    ),
+    Metric(
+        "value/explained_variance",
+        "iteration",
+        "share",
+        "1 - var(target - V) / var(target) before learning; below 0 is worse than a constant.",
+        0.0,
+        1.0,
+        ("value/loss", 0.05),
+    ),
+    Metric("value/learning_rate", "epoch", "1", "Step size of the value function's Adam."),
+    Metric(
+        "normalize/shift",
+        "iteration",
+        "deviations",
+        "From the mean of all observations before to that of the rollout, in the dimension where it is farthest.",
+    ),
+    Metric("time/rollout", "iteration", "s", "Collecting the rollout, compilation left out."),
+    Metric(
+        "time/physics",
+        "iteration",
+        "s",
+        "Of time/rollout: stepping and resetting environments; null where that is compiled with the networks.",
+    ),
+    Metric("time/learn", "iteration", "s", "Preparing and learning, compilation left out."),
+    Metric(
+        "time/prepare",
+        "iteration",
+        "s",
+        "Of time/learn: values, advantages and targets of the rollout, and the order of its rows.",
+    ),
+)
+# fmt: on
+
+BY_NAME = {metric.name: metric for metric in METRICS}
+
+
+def base_name(tag: str) -> str:
+    """The metric of a tag: ``step/action/0`` is ``step/action`` of dimension 0."""
+    head, _, tail = tag.rpartition("/")
+    return head if tail.isdigit() else tag
+
+
+def markdown() -> str:
+    """The page ``docs/metrics.md``."""
+    lines = [
+        "# Metrics",
+        "",
+        "TensorBoard shows all of them, over environment steps. `metrics.jsonl` holds one line an iteration: those of",
+        "each iteration, and of those of each epoch the last (of `policy/num_updates` the sum). `null` stands where there was nothing to measure.",
+        "",
+        "| name | every | unit | meaning | healthy |",
+        "|---|---|---|---|---|",
+    ]
+    for m in METRICS:
+        healthy = "" if m.low is None else f"{m.low:g} to {m.high:g}"
+        if m.each_dimension:
+            healthy += " for each dimension of the action"
+        if m.while_above is not None:
+            healthy += f", where `{m.while_above[0]}` is above {m.while_above[1]:g}"
+        meaning = m.meaning.replace("|", "\\|")
+        lines.append(f"| `{m.name}` | {m.every} | {m.unit} | {meaning} | {healthy} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

@@ -1,0 +1,303 @@
+"""One training whose environments are spread over the processes of a cluster.
+
+Each iteration the parameters go out as arrays, and each shard's rollout comes in as arrays, with a snapshot
+of its world. A process that dies is replaced: its shards begin at their last snapshots, and what it had not
+finished is collected again, to the same bits.
+"""
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from poise import envs
+from poise.algo.networks import Policy
+from poise.algo.normalize import Normalizer
+from poise.algo.origin import shapes_with_origin
+from poise.algo.update import TrainState, template
+from poise.arrays import filled, named
+from poise.config import Config, ConfigError
+from poise.errors import PoiseError
+from poise.runs.options import Options
+from poise.spec import Episode, Spec
+from poise.system import cluster
+from poise.system.machine import fingerprint
+from poise.system.streams import TextOut
+from poise.system.terminal import print
+from poise.training.collector import Collected, HostCollector, Shard
+from poise.training.groups import joined_worlds, merged, parted_worlds, shards
+from poise.types import Rollout
+
+MOST_DEATHS = 5  # of the workers of one shard, without a rollout of it between them
+SCARCE = 10.0  # seconds after which it is said that a cluster has no core for a worker
+PATIENCE = 30.0  # seconds after which the shards of a dead worker go to those that live
+
+
+class WorkerError(PoiseError):
+    """Processes that die again and again."""
+
+    exit_code = 1
+
+
+class _Begun(NamedTuple):
+    """What a process says of a shard that it has taken up."""
+
+    spec: Spec
+    backend: str
+    world: dict[str, Any] | None  # where it is, if that is not where its snapshot was
+    fingerprint: str
+
+
+def check_workers(options: Options, config: Config, backend: str, ray: str | None) -> None:
+    """Refuses what cannot be spread.
+
+    Raises:
+        ConfigError: there are more workers than shards, or the backend has no environments of its own, or
+            there is a cluster without workers.
+        ClusterError: Ray is not installed, or ``ray`` is no address.
+    """
+    if ray is not None and not options.workers:
+        raise ConfigError(
+            f"ray = {ray!r}: has no effect on one training without --workers; with --seeds, and in poise "
+            "experiment, sweep and reproduce, it spreads the trainings"
+        )
+    if options.workers and backend == "native":
+        raise ConfigError(
+            f"workers = {options.workers}: must be 0 on backend native, where the environments are compiled "
+            "with the networks; --backend gymnasium has some to spread"
+        )
+    if options.workers > config.num_shards:
+        raise ConfigError(
+            f"workers = {options.workers}: must be <= {config.num_shards}, the shards of the environments; "
+            f"--num-shards {options.workers} makes as many (the result depends on that number)"
+        )
+    if options.workers:
+        cluster.check(ray or cluster.LOCAL)
+
+
+class _Worker:
+    """In a process of its own: the environments of some shards."""
+
+    def __init__(self, path: Sequence[str], found: envs.Resolved, config: Config, options: Options):
+        jax.config.update("jax_platforms", "cpu")  # an accelerator is the learner's
+        cluster.settle_in(path)
+        self._found, self._config, self._options = found, config, options
+        self._parts: dict[int, HostCollector] = {}
+        self._shapes: Any = None
+
+    def pid(self) -> int:
+        """Answers, with the number of its process."""
+        return os.getpid()
+
+    def begin(self, shard: Shard, world: Mapping[str, Any] | None) -> _Begun | PoiseError:
+        """Makes the environments of a shard; ``world``: where they are to be, None before they begin."""
+        try:
+            options = self._options
+            if (left := self._parts.pop(shard.index, None)) is not None:
+                left.close()
+            env = envs.make(
+                self._found.id,
+                shard.num_envs,
+                self._found.backend,
+                timeout=options.env_timeout,
+                restart=options.on_crash == "restart",
+                first=shard.first,
+            )
+            self._parts[shard.index] = part = HostCollector(env, self._config, shard)
+            exact = world is None or part.restore(world)
+            return _Begun(env.spec, env.backend, None if exact else part.snapshot(), fingerprint())
+        except PoiseError as error:
+            return error
+
+    def collect(
+        self, index: int, parameters: Mapping[str, np.ndarray], iteration: int
+    ) -> dict[str, Any] | PoiseError:
+        """The rollout of one shard, and where its world is then."""
+        try:
+            part = self._parts[index]
+            if self._shapes is None:
+                self._shapes = template(part.spec, self._config)
+            acting = _acting(shapes_with_origin(self._shapes, parameters))
+            state = filled(acting, parameters)
+            collected = part.collect(state["policy"], state["normalizer"], iteration)
+            return _packed(collected) | {"world": part.snapshot()}
+        except PoiseError as error:
+            return error
+
+
+def _acting(state: TrainState) -> dict[str, Any]:
+    """What a process needs of a state to act."""
+    return {"policy": state.learner.policy, "normalizer": state.normalizer}
+
+
+def _packed(collected: Collected) -> dict[str, Any]:
+    """As plain arrays and numbers."""
+    return {
+        **{field: np.asarray(array) for field, array in vars(collected.rollout).items()},
+        "episodes": [dataclasses.astuple(episode) for episode in collected.episodes],
+        "physics": collected.physics_seconds,
+        "crashes": collected.crashes,
+        "notes": collected.notes,
+        "exact": collected.exact,
+    }
+
+
+def _unpacked(data: Mapping[str, Any]) -> Collected:
+    rollout = Rollout(**{field.name: data[field.name] for field in dataclasses.fields(Rollout)})
+    episodes = [Episode(*e) for e in data["episodes"]]
+    return Collected(rollout, episodes, data["physics"], data["crashes"], data["notes"], data["exact"])
+
+
+class Workers:
+    """Collects each shard in some process of the cluster that was ``cluster.joined``.
+
+    Raises:
+        PoiseError: what making the environments raised there.
+        WorkerError: the processes die at once.
+    """
+
+    def __init__(self, found: envs.Resolved, config: Config, options: Options, file: TextOut):
+        self._arguments = cluster.search_path(), found, config, options
+        self._config, self._file = config, file
+        self._shards = shards(config)
+        self._worlds: list[dict[str, Any] | None] = [None] * len(self._shards)
+        self._notes: list[str] = []
+        self._deaths = dict.fromkeys(range(len(self._shards)), 0)
+        self._no_core = -PATIENCE  # when a replacement last found none
+        self._foreign = False  # whether a worker has another processor or other versions
+        self._workers = [cluster.Process(_Worker, *self._arguments) for _ in range(options.workers)]
+        self._home = {shard.index: self._workers[shard.index % options.workers] for shard in self._shards}
+        try:
+            begun = self._begin(self._shards)
+        except BaseException:  # raised again
+            self.close()
+            raise
+        self.spec, self.num_envs = begun[0].spec, config.shape[1]
+        count = f"{len(self._shards)} shards on {options.workers} worker{'s' * (options.workers > 1)}"
+        self.backend = f"{begun[0].backend}, {count}"
+
+    def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
+        exact = True
+        arrays = {n: np.asarray(a) for n, a in named({"policy": policy, "normalizer": normalizer}).items()}
+        parameters = cluster.share(arrays)
+        done: dict[int, dict[str, Any]] = {}
+
+        def ask(shard: Shard) -> Any:
+            return self._home[shard.index].ask("collect", shard.index, parameters, iteration)
+
+        waiting = {ask(shard): shard for shard in self._shards}
+        while waiting:
+            for promise, shard, result in self._answers(waiting):
+                if isinstance(result, cluster.Lost):
+                    begun = self._begin(self._renew(self._home[shard.index], result))
+                    exact = exact and all(one.world is None for one in begun.values())
+                    moved = [s for s in self._shards if s.index in begun]
+                    waiting = {p: s for p, s in waiting.items() if s not in moved}
+                    waiting |= {ask(s): s for s in moved if s.index not in done}
+                    break
+                del waiting[promise]
+                done[shard.index], self._worlds[shard.index] = result, result.pop("world")
+                self._deaths[shard.index] = 0
+        parts = [_unpacked(done[shard.index]) for shard in self._shards]
+        seconds = dict.fromkeys(map(id, self._workers), 0.0)
+        for shard, each in zip(self._shards, parts, strict=True):
+            seconds[id(self._home[shard.index])] += each.physics_seconds or 0.0
+        together = merged(parts)
+        notes, self._notes = (*self._notes, *together.notes), []
+        exact = exact and together.exact
+        return together._replace(physics_seconds=max(seconds.values()), notes=notes, exact=exact)
+
+    def snapshot(self) -> dict[str, Any] | None:
+        return joined_worlds(self._worlds)
+
+    def restore(self, arrays: Mapping[str, Any]) -> bool:
+        self._worlds = list(parted_worlds(arrays, len(self._shards)))
+        return all(one.world is None for one in self._begin(self._shards).values())
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.kill()
+
+    def _answers(self, waiting: Mapping[Any, Shard]) -> Iterator[tuple[Any, Shard, Any]]:
+        """Those that are there; waits a second at most for the first.
+
+        Raises:
+            PoiseError: what the process said in place of an answer.
+        """
+        for promise in cluster.ready(list(waiting), 1.0):
+            result = cluster.answer(promise)
+            if isinstance(result, PoiseError):
+                raise result
+            yield promise, waiting[promise], result
+
+    def _begin(self, chosen: Sequence[Shard]) -> dict[int, _Begun]:
+        """Has these shards begin where they are to live, each where its world is.
+
+        Where a process dies over it, all of its shards begin elsewhere.
+        """
+        begun: dict[int, _Begun] = {}
+        since, said = time.monotonic(), False
+        waiting = {self._ask_to_begin(shard): shard for shard in chosen}
+        while waiting:
+            if not said and time.monotonic() - since > SCARCE:
+                said = True
+                wanted = f"waiting for {len(self._workers)} workers to begin, each on a core of its own"
+                print(f"{wanted}; the cluster has {cluster.room()}", file=self._file, flush=True)
+            for promise, shard, result in self._answers(waiting):
+                if isinstance(result, cluster.Lost):
+                    moved = self._renew(self._home[shard.index], result)
+                    waiting = {p: s for p, s in waiting.items() if s not in moved}
+                    waiting |= {self._ask_to_begin(s): s for s in moved}
+                    break
+                del waiting[promise]
+                begun[shard.index] = result
+                self._worlds[shard.index] = result.world or self._worlds[shard.index]
+                self._compare(result.fingerprint)
+        return begun
+
+    def _compare(self, theirs: str) -> None:
+        """Says once that a worker is not as this machine is."""
+        if theirs != fingerprint() and not self._foreign:
+            self._foreign = True
+            said = "a worker has another processor or other versions: the last bits are not this machine's"
+            print(said, file=self._file, flush=True)
+
+    def _ask_to_begin(self, shard: Shard) -> Any:
+        return self._home[shard.index].ask("begin", shard, self._worlds[shard.index])
+
+    def _renew(self, dead: cluster.Process, why: cluster.Lost) -> list[Shard]:
+        """A new process in the place of ``dead``; where the cluster has no core for one, one that lives.
+
+        Returns the shards that are to begin there.
+        """
+        moved = [shard for shard in self._shards if self._home[shard.index] is dead]
+        for shard in moved:
+            self._deaths[shard.index] += 1
+        if max(self._deaths.values()) > MOST_DEATHS:
+            often = max(self._deaths.values())
+            raise WorkerError(f"workers of one shard died {often} times in a row; the last: {why.why}")
+        dead.kill()
+        place = self._workers.index(dead)
+        fresh = cluster.Process(_Worker, *self._arguments)
+        others = [worker for worker in self._workers if worker is not dead]
+        if not others or self._has_core(fresh):
+            self._workers[place] = fresh
+            self._notes.append("a worker died; another took its place")
+        else:
+            fresh.kill()
+            self._workers, fresh = others, others[place % len(others)]
+            self._notes.append(f"a worker died, and there is no core for another; {len(others)} go on")
+        self._home |= {shard.index: fresh for shard in moved}
+        return moved
+
+    def _has_core(self, fresh: cluster.Process) -> bool:
+        """Whether a new process answers in time. Where one found no core, the next do not wait as long."""
+        recently = time.monotonic() - self._no_core < PATIENCE
+        if cluster.ready([fresh.ask("pid")], 1.0 if recently else PATIENCE):
+            return True
+        self._no_core = time.monotonic()
+        return False

@@ -1,0 +1,379 @@
+import dataclasses
+import math
+import os
+import subprocess
+import sys
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from naive import Learner as NaiveLearner
+from naive import Net
+
+from poise.algo import update as module
+from poise.algo.distributions import DiagGaussian
+from poise.algo.losses import policy_loss
+from poise.algo.update import draw_shuffles, init, learning_rate, minibatches, prepare, shuffles, update
+from poise.config import Config, ConfigError
+from poise.spec import Spec
+from poise.training.acting import ActionScale
+from poise.types import Rollout
+
+SPEC = Spec("probe", (3,), (2,), (-1.0, -1.0), (1.0, 1.0))
+PPO = {"num_steps": 25, "num_epochs": 2, "minibatch_size": 32, "gamma": 0.97, "recompute_every": 1}
+RATES = {"policy_learning_rate": 5e-4, "value_learning_rate": 5e-4}
+BASE = {"total_steps": 400, "num_envs": 4, "ppo": PPO | RATES}
+
+
+def config(**changes):
+    """``BASE`` with changes like ``ppo__clip=0.1``."""
+    data = Config.from_dict(BASE).to_dict()
+    for path, value in changes.items():
+        *groups, name = path.split("__")
+        target = data
+        for group in groups:
+            target = target[group]
+        target[name] = value
+    return Config.from_dict(data)
+
+
+def rollout_for(state, seed=0, steps=25, envs=4):
+    """Random facts, with actions that the state's policy could have sampled."""
+    rng = np.random.default_rng(seed)
+    obs = rng.normal(size=(steps, envs, 3)).astype(np.float32) * 3
+    policy = state.learner.policy
+    d = jax.vmap(jax.vmap(policy))(jnp.clip(jnp.asarray(obs), -10, 10))
+    noise = rng.normal(size=(steps, envs, 2)).astype(np.float32)
+    action = d.mean + d.std * noise if isinstance(d, DiagGaussian) else jnp.argmax(d.logits + noise, axis=-1)
+    return Rollout(
+        obs=obs,
+        action=np.asarray(action),
+        reward=rng.normal(1, 5, size=(steps, envs)).astype(np.float32),
+        next_obs=rng.normal(size=(steps, envs, 3)).astype(np.float32) * 3,
+        terminated=rng.random((steps, envs)) < 0.1,
+        truncated=rng.random((steps, envs)) < 0.1,
+    )
+
+
+def step(settings, state=None, **kwargs):
+    state = state or init(SPEC, settings)
+    return update(state, rollout_for(state, **kwargs), config=settings)
+
+
+def leaves(learner):
+    return [np.asarray(x) for x in jax.tree.leaves((learner.policy, learner.value))]
+
+
+@pytest.mark.parametrize(("first_rollout", "recompute_every"), [(True, 1), (False, None), (True, None)])
+def test_two_whole_updates_equal_the_naive_ppo(first_rollout, recompute_every):
+    """Two, so that statistics and optimizers go on; with every bound so tight that it binds."""
+    tight = {
+        "policy__std_rate": 3.0,
+        "ppo__clip": 0.02,
+        "normalize__reward_clip": 0.5,
+        "normalize__obs_clip": 1.5,
+    }
+    options = {"normalize__first_rollout": first_rollout, "ppo__recompute_every": recompute_every}
+    settings = config(**tight, **options)
+    state = init(SPEC, settings)
+    policy = Net(state.learner.policy.mlp.weight, state.learner.policy.mlp.bias)
+    value = Net(state.learner.value.mlp.weight, state.learner.value.mlp.bias)
+    log_std = np.array(state.learner.policy.log_std, float)
+    naive = NaiveLearner(policy, log_std, value, settings)
+    start = np.asarray(state.learner.policy.mlp.weight[1])
+    size, ppo = settings.rollout_size, settings.ppo
+    for iteration in (0, 1):
+        rollout = rollout_for(state, seed=iteration)
+        keys = jax.random.split(jax.random.fold_in(state.key, iteration), 2)
+        orders = [np.asarray(jax.random.permutation(k, size))[:96] for k in keys]
+        share = 1 - iteration / 4  # four iterations, annealed linearly
+        naive.update(rollout, orders, share * ppo.policy_learning_rate, share * ppo.value_learning_rate)
+        state = update(state, rollout, config=settings).state
+
+        got = state.learner
+        for ours, net in ((got.policy.mlp, policy), (got.value.mlp, value)):
+            for a, b in zip([*ours.weight, *ours.bias], [*net.weight, *net.bias], strict=True):
+                np.testing.assert_allclose(a, b, atol=2e-5)
+        np.testing.assert_allclose(got.policy.log_std, log_std, atol=2e-5)
+    assert np.abs(np.asarray(got.policy.mlp.weight[1]) - start).max() > 2e-3  # far beyond the tolerance
+    assert min(naive.num_clipped.values()) > 20
+
+
+def test_on_the_first_minibatch_the_ratio_is_1_and_the_kl_0():
+    settings = config()
+    state = update(init(SPEC, settings), rollout_for(init(SPEC, settings)), config=settings).state
+    rollout = rollout_for(state, seed=1)
+    batch = prepare(state, rollout, config=settings).batch
+    first = jax.tree.map(lambda x: x[:32], batch)
+    _, metrics = policy_loss(state.learner.policy, first, settings.ppo)
+    log_prob = jax.vmap(lambda o, a: state.learner.policy(o).log_prob(a))(first.obs, first.action)
+    np.testing.assert_allclose(jnp.exp(log_prob - first.log_prob), 1, atol=1e-4)
+    assert abs(metrics.kl) < 1e-4
+    assert metrics.clip_fraction == 0
+
+
+CHANGES = {
+    "seed": 1,
+    "ppo__num_epochs": 3,
+    "ppo__minibatch_size": 16,
+    "ppo__recompute_every": None,
+    "ppo__gamma": 0.5,
+    "ppo__lam": 0.5,
+    "ppo__clip": 0.01,
+    "ppo__policy_learning_rate": 1e-4,
+    "ppo__value_learning_rate": 1e-4,
+    "ppo__anneal": "none",
+    "ppo__max_grad_norm": None,
+    "ppo__target_kl": 1e-6,
+    "ppo__entropy_coef": 0.1,
+    "ppo__normalize_advantage": False,
+    "policy__hidden": (16,),
+    "policy__activation": "relu",
+    "policy__init": "uniform",
+    "policy__std": "predicted",
+    "policy__std_init": 0.5,
+    "policy__std_min": 0.1,
+    "policy__std_rate": 3.0,
+    "policy__head_tanh": "mean",
+    "value__hidden": (16,),
+    "value__activation": "relu",
+    "value__init": "uniform",
+    "normalize__obs": False,
+    "normalize__obs_clip": 1.0,
+    "normalize__first_rollout": False,
+    "normalize__reward": False,
+    "normalize__reward_clip": 0.5,
+    "normalize__reward_gamma": 0.0,
+    "total_steps": 200,
+}
+# what decides which rows are collected, not what is made of them; tests/test_rollout.py and
+# tests/test_sharding.py change these
+COLLECTING = {
+    "num_envs",
+    "num_shards",
+    "ppo__num_steps",
+    "ppo__reset_every_rollout",
+    "ppo__stagger_starts",
+    "normalize__action",
+}
+
+
+def two_updates(settings):
+    """Two, since annealing and observation statistics first show in the second."""
+    first = step(settings)
+    return leaves(step(settings, first.state, seed=1).state.learner)
+
+
+@pytest.fixture(scope="module")
+def usual():
+    return two_updates(config())
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_option_changes_the_update(change, usual):
+    changed = two_updates(config(**{change: CHANGES[change]}))
+    assert [x.shape for x in changed] != [x.shape for x in usual] or any(
+        not np.array_equal(a, b) for a, b in zip(changed, usual, strict=True)
+    )
+
+
+def test_the_return_is_discounted_like_the_advantages_unless_told_otherwise(usual):
+    for a, b in zip(two_updates(config(normalize__reward_gamma=0.97)), usual, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+DISCRETE = Spec("probe", (3,), num_choices=2)
+UNBOUNDED = Spec("probe", (3,), (2,), (-1e38, -math.inf), (1e38, 1.0))
+KINDS = {"predicted": (SPEC, "predicted"), "fixed": (SPEC, "fixed"), "discrete": (DISCRETE, "independent")}
+OF_THE_POLICY = [
+    "policy__std_init",
+    "policy__std_min",
+    "policy__std_rate",
+    "policy__head_tanh",
+    "ppo__entropy_coef",
+    "normalize__action",
+]
+
+
+@pytest.mark.parametrize("change", OF_THE_POLICY)
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_every_kind_of_policy_an_option_has_an_effect_or_is_refused(kind, change):
+    spec, std = KINDS[kind]
+    value = {**CHANGES, "normalize__action": False, "ppo__entropy_coef": 0.1}[change]
+    if (kind, change) in REFUSED:
+        with pytest.raises(ConfigError, match=change.replace("__", ".")):
+            init(spec, config(policy__std=std, **{change: value}))
+        return
+    settings = config(policy__std=std), config(policy__std=std, **{change: value})
+    if change == "normalize__action":  # acts where actions are scaled, not in the update
+        scales = [ActionScale(Spec("b", (3,), (1,), (0.0,), (4.0,)), normalize=n) for n in (True, False)]
+        assert scales[0](np.zeros(1)) != scales[1](np.zeros(1))
+        return
+    states = [init(spec, c) for c in settings]
+    rollout = rollout_for(states[0])
+    one, two = (
+        leaves(update(s, rollout, config=c).state.learner) for s, c in zip(states, settings, strict=True)
+    )
+    assert any(not np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+REFUSED = {
+    ("fixed", "policy__std_min"),
+    ("fixed", "policy__std_rate"),
+    ("predicted", "policy__std_rate"),
+    ("fixed", "ppo__entropy_coef"),
+    ("discrete", "policy__std_init"),
+    ("discrete", "policy__std_min"),
+    ("discrete", "policy__std_rate"),
+    ("discrete", "policy__head_tanh"),
+    ("discrete", "normalize__action"),
+}
+
+
+def test_actions_without_bounds_cannot_be_told_not_to_be_scaled():
+    with pytest.raises(ConfigError, match=r"normalize.action = False: has no effect on the unbounded"):
+        init(UNBOUNDED, config(normalize__action=False))
+
+
+def test_the_table_of_changes_names_every_option():
+    def paths(data, prefix=""):
+        for name, value in data.items():
+            yield from paths(value, f"{prefix}{name}__") if isinstance(value, dict) else [prefix + name]
+
+    assert set(paths(Config().to_dict())) == set(CHANGES) | COLLECTING
+
+
+def test_beyond_the_target_kl_the_policy_stops_and_the_value_goes_on():
+    never = step(config())
+    soon = step(config(ppo__target_kl=1e-9))
+    # the first minibatch is always at KL 0, the second is beyond
+    assert soon.policy.num_updates.tolist() == [1, 0]
+    assert soon.policy.num_seen.tolist() == [2, 0]  # the second is looked at, not learned from
+    assert np.isnan(soon.policy.kl[1])
+    assert never.policy.num_updates.tolist() == [3, 3]
+    np.testing.assert_array_equal(soon.value_loss, never.value_loss)
+    late = step(config(ppo__target_kl=1e9))
+    for a, b in zip(leaves(late.state.learner), leaves(never.state.learner), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_the_remainder_of_a_shuffle_is_dropped_and_no_row_comes_twice():
+    settings = config()
+    state = init(SPEC, settings)
+    batch = prepare(state, rollout_for(state), config=settings).batch
+    numbered = dataclasses.replace(batch, target=jnp.arange(100.0))
+    drawn = draw_shuffles(jax.random.key(0), np.array(0), num_epochs=3, size=100)
+    shuffled = minibatches(numbered, jnp.asarray(shuffles(drawn, 32)[0]))
+    assert shuffled.target.shape == (3, 32)
+    rows = np.asarray(shuffled.target).ravel().astype(int)
+    assert len(set(rows)) == 96
+    np.testing.assert_array_equal(shuffled.obs.reshape(96, -1), np.asarray(batch.obs)[rows])
+
+
+@pytest.mark.parametrize("size", [2, 64, 2000, 2048, 70_000])
+def test_shuffles_are_those_of_jax(size):
+    key, minibatch_size = jax.random.key(size), max(2, size // 3)
+    rows = shuffles(draw_shuffles(key, np.array(7), num_epochs=3, size=size), minibatch_size)
+    keys = jax.random.split(jax.random.fold_in(key, 7), 3)
+    expected = np.stack([jax.random.permutation(k, size) for k in keys])
+    kept = rows.reshape(3, -1)
+    np.testing.assert_array_equal(kept, expected[:, : kept.shape[1]])
+    assert kept.shape[1] == size // minibatch_size * minibatch_size
+
+
+def test_learning_rates_fall_linearly_one_value_an_iteration():
+    settings = config()  # 4 iterations
+    rates = [learning_rate(0.8, i, settings) for i in range(4)]
+    assert rates == pytest.approx([0.8, 0.6, 0.4, 0.2])
+    assert learning_rate(0.8, 3, config(ppo__anneal="none")) == 0.8
+
+
+def test_observation_statistics_are_frozen_and_return_statistics_are_not():
+    settings = config()
+    state = init(SPEC, settings)
+    rollout = rollout_for(state)
+    prepared = prepare(state, rollout, config=settings)
+    own = (rollout.obs - rollout.obs.mean((0, 1))) / rollout.obs.std((0, 1))  # of the first rollout alone
+    np.testing.assert_allclose(prepared.batch.obs, own.reshape(100, 3), atol=1e-4)
+    usual = config(normalize__first_rollout=False)
+    left = prepare(init(SPEC, usual), rollout, config=usual).batch.obs
+    np.testing.assert_allclose(left, np.clip(rollout.obs, -10, 10).reshape(100, 3))
+    state = update(state, rollout, config=settings).state
+    second = prepare(state, rollout_for(state, seed=1), config=settings)
+    raw = rollout_for(state, seed=1).obs
+    by_first = (raw - rollout.obs.mean((0, 1))) / rollout.obs.std((0, 1))
+    np.testing.assert_allclose(second.batch.obs, by_first.reshape(100, 3), atol=1e-4)
+    np.testing.assert_allclose(prepared.normalizer.obs.mean, rollout.obs.mean((0, 1)), atol=1e-5)
+    assert prepared.normalizer.ret.count == 100
+
+
+def test_rollouts_that_begin_anew_forget_the_running_return():
+    assert not step(config(ppo__reset_every_rollout=True)).state.running_return.any()
+    assert step(config()).state.running_return.any()
+
+
+def test_nothing_is_compiled_again_after_the_first_iteration_nor_for_another_seed_or_budget():
+    settings = config(seed=123)
+    functions = (module.draw_shuffles, module._prepare, module.learn_policy, module.learn_value)
+    state = step(settings).state
+    before = [f._cache_size() for f in functions]
+    for seed in (1, 2):
+        state = step(settings, state, seed=seed).state
+    step(config(seed=124, total_steps=800))
+    assert [f._cache_size() for f in functions] == before
+
+
+@pytest.mark.parametrize("name", ["policy", "value"])
+def test_a_parameter_that_is_not_finite_is_seen_where_a_tanh_hides_it(name):
+    settings = config()
+    state = init(SPEC, settings)
+    rollout = rollout_for(state)
+    network = getattr(state.learner, name)
+    infinite = eqx.tree_at(lambda n: n.mlp.bias[0], network, jnp.full(64, jnp.inf))
+    assert jnp.isfinite(infinite.mlp(jnp.ones(3))).all()
+    broken = eqx.tree_at(lambda s: getattr(s.learner, name), state, infinite)
+    updated = update(broken, rollout, config=settings)
+    finite = {"policy": bool(updated.policy_finite), "value": bool(updated.value_finite)}
+    assert finite == {"policy": True, "value": True} | {name: False}
+
+
+def test_the_next_state_does_not_use_up_the_one_before():
+    settings = config()
+    state = init(SPEC, settings)
+    first = leaves(update(state, rollout_for(state), config=settings).state.learner)
+    again = leaves(update(state, rollout_for(state), config=settings).state.learner)
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+SCRIPT = """
+import sys, jax
+jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
+jax.devices()  # poise leaves JAX as it is where it runs already
+from poise import envs
+from poise.config import Config, PPO
+from poise.training.loop import iterations
+from poise.runs.recorder import parameters_sha256
+env = envs.make("InvertedPendulum-v4", 4)
+config = Config(total_steps=512, num_envs=4, ppo=PPO(num_steps=128))
+*_, last = iterations(config, env)
+print(len(jax.devices()), parameters_sha256(last.state))
+"""
+
+
+def test_one_device_and_two_give_the_same_bits():
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT, n],
+            env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PJRT_NPROC": "2"},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for n in "12"
+    ]
+    (one, first), (two, second) = (out.split() for out in outputs)
+    assert (one, two) == ("1", "2")
+    assert first == second

@@ -1,0 +1,287 @@
+"""What people type: numbers, layers, and options that poise does not have."""
+
+import dataclasses
+import json
+import re
+import shlex
+
+import pytest
+import tyro
+
+from poise.cli import main as cli
+from poise.cli import mistyped
+from poise.cli.arguments import registry
+from poise.config import PPO, Bound, Config, ConfigError, Policy, Value
+from poise.counts import parse_count, parse_layers
+from poise.envs import make
+from poise.runs.options import Options
+from poise.runs.presets import configure
+from poise.studies.sweep.space import make_space
+from poise.system.interrupts import Guard
+
+
+def parsed(text):
+    """The configuration that the options of ``poise train`` make."""
+    with registry:
+        return tyro.cli(Config, args=shlex.split(text))
+
+
+def refused(capsys, text):
+    """What is said of a wrong command line."""
+    try:
+        code = cli.main(shlex.split(text))
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2
+    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().err).split())
+
+
+SAME = ["64,64", "64x64", "64 64", "[64,64]", "[64, 64]", "(64, 64)", "64 x 64", "64X64", "64, 64"]
+
+
+@pytest.mark.parametrize("typed", SAME)
+def test_two_layers_are_two_layers_wherever_they_are_written(typed):
+    given = parsed(f"--policy.hidden {shlex.quote(typed)} --value.hidden {typed if '(' not in typed else 7}")
+    assert given.policy.hidden == (64, 64)
+    assert Policy(hidden=typed).hidden == (64, 64)
+    assert hash(Policy(hidden=typed)) == hash(Policy(hidden=(64, 64)))
+    assert configure("Reacher-v4", policy={"hidden": typed})[1].policy.hidden == (64, 64)
+    assert Config.from_dict({"policy": {"hidden": typed}}).policy.hidden == (64, 64)
+    written = json.loads(json.dumps(Config(policy=Policy(hidden=typed)).to_dict()))
+    assert written["policy"]["hidden"] == [64, 64]
+    assert Config.from_dict(written).policy.hidden == (64, 64)
+
+
+def test_layers_without_quotes_may_be_several_words():
+    assert parsed("--policy.hidden 64 64 --value.hidden 32").policy.hidden == (64, 64)
+    assert parsed("--policy.hidden [64, 64] --value.hidden 32").value.hidden == (32,)
+    assert Value(hidden=[8, 4]).hidden == (8, 4)  # pyright: ignore
+    assert Value(hidden=8).hidden == (8,)  # pyright: ignore
+    assert parse_layers("512,256,128") == (512, 256, 128)  # as one number it would be 512 million
+    assert parse_layers("1kx1e2") == (1000, 100)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "",
+        "[]",
+        "()",
+        "64,",
+        "64x",
+        ",64",
+        "64,,64",
+        "64x64,256",
+        "64 64,32",
+        "1,024",
+        "1,000",
+        "[64",
+        "64]",
+        "[64)",
+        "[[64]]",
+        "64;64",
+        "64_64",
+        "64.5",
+        "0x40_",
+        "nan",
+        "-",
+        "64x 64 64",
+        "1,000,000",
+        "x",
+        "64 layers",
+    ],
+)
+def test_what_is_not_a_list_of_layers_is_refused_everywhere(typed, capsys):
+    with pytest.raises(ValueError, match="is not a list of layers"):
+        parse_layers(typed)
+    with pytest.raises(ConfigError, match=r"^policy\.hidden = .* is not a list of layers: write the units"):
+        Policy(hidden=typed)
+    assert "is not a list of layers" in refused(
+        capsys, f"train Reacher-v4 --policy.hidden {shlex.quote(typed)}"
+    )
+
+
+@pytest.mark.parametrize("hidden", [True, None, 6.4, (64, "64"), [True], (), "0x40", "-8", 0, {64: 64}])
+def test_layers_that_no_network_can_have_are_refused(hidden):
+    with pytest.raises(ConfigError, match=r"policy\.hidden = .*must be"):
+        Policy(hidden=hidden)
+
+
+@pytest.fixture(scope="module")
+def reacher():
+    return make("Reacher-v4", 1).spec
+
+
+@pytest.mark.parametrize(
+    ("words", "choices"),
+    [
+        ("64x64,256", ((64, 64), (256,))),
+        ("64,256", ((64,), (256,))),
+        ("[64,64],[256]", ((64, 64), (256,))),
+        ("[64, 64],256,(32, 16, 8)", ((64, 64), (256,), (32, 16, 8))),
+        ("64 64,256", ((64, 64), (256,))),
+    ],
+)
+def test_in_a_search_commas_separate_networks(words, choices, reacher):
+    _, (dimension,) = make_space([f"policy.hidden={words}"], Config(), reacher)
+    assert dimension.choices == choices
+    _, (again,) = make_space([dimension.words()], Config(), reacher)
+    assert again == dimension
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("policy.hidden=64,64", "must be two networks or more .* as policy.hidden=64x64,256"),
+        ("policy.hidden=64x64", "must be two networks or more"),
+        ("policy.hidden=64x64,25a", "'25a' must be whole numbers with x between them"),
+        ("ppo.num-steps=1,024,2,048", "'024' must be a whole number without commas"),
+    ],
+)
+def test_a_search_of_one_network_says_how_networks_are_written(word, message, reacher):
+    with pytest.raises(ConfigError, match=message):
+        make_space([word], Config(), reacher)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("1,000", 1000), ("1,000,000", 10**6), ("1,500k", 1_500_000), ("64,128", 64_128)]
+)
+def test_commas_stand_between_groups_of_three(text, count):
+    assert parse_count(text) == count
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "64,64",
+        "1,5M",
+        "1,00",
+        "1,0000",
+        "1000,000",
+        ",100",
+        "100,",
+        "64, 64",
+        "1_000,000",
+        "_5",
+        "5_",
+        "1__0",
+    ],
+)
+def test_a_comma_anywhere_else_is_not_part_of_a_number(text):
+    with pytest.raises(ValueError, match="is not a whole number"):
+        parse_count(text)
+
+
+@pytest.mark.parametrize(
+    ("make_config", "message"),
+    [
+        (lambda: PPO(clip=float("inf")), "ppo.clip = inf: must be > 0 and < 1e+300"),
+        (lambda: Policy(std_init=1e308), "policy.std_init = 1e+308: must be > 0 and < 1e+300"),
+        (lambda: PPO(entropy_coef=float("nan")), "ppo.entropy_coef = nan: must be >= 0 and < 1e+300"),
+        (lambda: PPO(gamma=float("inf")), "ppo.gamma = inf: must be >= 0 and <= 1"),
+        (lambda: Config(seed=2**32), "seed = 4294967296: must be >= 0 and <= 4,294,967,295"),
+        (lambda: PPO(clip=0), "ppo.clip = 0: must be > 0"),
+    ],
+)
+def test_the_bound_that_is_named_is_the_one_that_was_broken(make_config, message):
+    with pytest.raises(ConfigError) as refusal:
+        make_config()
+    assert str(refusal.value) == message
+    assert Bound(gt=0).holds(1e299)
+
+
+def test_the_config_json_of_a_run_is_a_configuration():
+    config = Config(total_steps=5000, policy=Policy(hidden=(8,)))
+    data = {"env": "Reacher-v4", "backend": "mujoco", **config.to_dict()}
+    assert Config.from_dict(json.loads(json.dumps(data))) == config
+    with pytest.raises(ConfigError, match="environment: no such option"):
+        Config.from_dict(data | {"environment": "Reacher-v4"})
+
+
+# --- options that poise does not have ---
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        ("--n-timesteps 5", "--n-timesteps: no such option; here it is --total-steps"),
+        ("--ppo.clip-range 0.2", "--ppo.clip-range: no such option; here it is --ppo.clip "),
+        ("--learning-rate=1e-3", "here it is --ppo.policy-learning-rate and --ppo.value-learning-rate"),
+        ("--n-envs 4", "here it is --num-envs"),
+        ("--net_arch 64", "here it is --policy.hidden and --value.hidden"),
+        ("--device cpu", "--device: no such option; JAX chooses the device; the variable JAX_PLATFORMS=cpu"),
+        ("--name x", "--out FOLDER puts it into a folder of your own"),
+        ("--vf-coef 1", "see --ppo.value-learning-rate"),
+        ("--ppo.clop 1", "did you mean --ppo.clip"),
+        ("--gamma 0.9", "did you mean --ppo.gamma?"),
+        ("--hidden 64", "did you mean --policy.hidden or --value.hidden?"),
+        ("--total_step 3", "did you mean --total-steps?"),
+        ("--env X", "--env: is given without a name: poise train ENV"),
+        ("--qqq", "poise: --qqq: no such option all options: poise train --help"),
+    ],
+)
+def test_a_mistyped_option_is_answered_with_the_right_one(typed, answer, capsys):
+    said = refused(capsys, f"train Reacher-v4 {typed}")
+    assert answer in f"{said} "
+    assert said.endswith("all options: poise train --help")
+
+
+def test_all_mistyped_options_are_named_at_once_and_values_are_not_taken_for_options(capsys):
+    said = refused(capsys, "train Reacher-v4 --n-envs 4 --seed -1 --n-epochs=3 --n-envs 5")
+    assert said.count("no such option") == 2
+
+
+def test_every_synonym_leads_to_an_option_and_is_not_one():
+    options, _ = mistyped.names_of(cli._train_command(""))
+    options |= mistyped.names_of(cli.sweep)[0] | {field.name for field in dataclasses.fields(Options)}
+    last = {option.rpartition(".")[2] for option in options}
+    for name, meant in mistyped.SYNONYMS.items():
+        assert name not in last
+        for option in re.findall(r"(?:^|--)([a-z.-]+)", meant):
+            assert option.replace("-", "_") in options, option
+    assert not last & mistyped.WITHOUT.keys()
+
+
+VERBS = [
+    "train",
+    "resume",
+    "experiment",
+    "sweep",
+    "reproduce",
+    "evaluate",
+    "check",
+    "bench",
+    "envs",
+    "export",
+]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_options_that_are_known_are_those_of_the_help(verb, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([verb, "--help"])
+    shown = capsys.readouterr().out
+    assert "None}" not in shown
+    assert "(default: None)" not in shown
+    assert "(default: )" not in shown
+    heads = re.findall(r"^\W(?: -h,)? (--[a-z].*)$", shown, flags=re.M)
+    listed = {
+        name.replace("-", "_") for head in heads for name in re.findall(r"--([a-z.-]+)", head.split("  ")[0])
+    }
+    commands = {"train": cli._train_command(""), "resume": cli._resume_command(Guard())}
+    known, _ = mistyped.names_of(commands.get(verb) or getattr(cli, verb))
+    assert known == listed - {"help"}
+
+
+def test_the_help_says_what_stands_for_a_number_that_is_left_out(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    shown = " ".join(re.sub(r"[│|](?=\n| )", " ", capsys.readouterr().out).split())
+    assert "--num-envs INT Environments stepped together, N. (default: 16, fewer where" in shown
+    assert "--ppo.target-kl FLOAT" in shown
+    assert "are left out. (default: never)" in shown
+    for record in (Config(), PPO(), Policy(), Options()):
+        for field in dataclasses.fields(record):
+            if getattr(record, field.name) is None:
+                option = f"--{record.prefix}{field.name}".replace("_", "-")
+                assert re.search(rf"{option} [A-Z]+ [^│]+?\(default: \w", shown), option

@@ -1,0 +1,523 @@
+"""A training that stops anywhere and goes on is bit for bit the one that did not stop."""
+
+import contextlib
+import errno
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+from gymnasium.wrappers import NormalizeReward
+from tensorboardX.proto.event_pb2 import Event
+
+import poise
+from poise.agents.agent import load
+from poise.config import PPO, Config, ConfigError
+from poise.envs import make
+from poise.runs import session as module
+from poise.runs.journal import JournalError, cut
+from poise.runs.options import Options
+from poise.runs.session import RunError, StorageError, newest_unfinished
+from poise.store import checkpoint
+from poise.store.checkpoint import CheckpointError, checkpoints, load_training
+from poise.store.claim import ClaimError, claimed
+from poise.training.loop import Start, iterations
+from poise.training.loop import iterations as real_iterations
+
+QUICK = {"num_envs": 3, "ppo": {"num_steps": 24, "num_epochs": 2, "minibatch_size": 24}, "video": False}
+ITERATIONS = 5
+STEPS = ITERATIONS * 72
+
+
+class Stop(BaseException):
+    """Ends a training where a test wants it."""
+
+
+def train(env, out, *, stop=None, **options):
+    """The run, or the folder of one that was stopped after iteration ``stop`` as a kill would."""
+
+    def stopping(*given):
+        for progress in real_iterations(*given):
+            if stop is not None and progress.iteration > stop:
+                raise Stop
+            yield progress
+
+    options = {"total_steps": STEPS, "checkpoint_every": 1, "evaluate": False} | QUICK | options
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "iterations", stopping)
+        if stop is None:
+            return poise.train(env, out=out, file=io.StringIO(), **options)
+        patch.setattr("poise.runs.recorder.Recorder.finish", lambda self, *_: self.close())
+        with pytest.raises(Stop):
+            poise.train(env, out=out, file=io.StringIO(), **options)
+    (folder,) = (out / re.sub(r"[^\w.-]+", "-", env)).iterdir()
+    for path in (folder / "metrics.jsonl", folder / "episodes.csv", folder / "events.out.tfevents.poise"):
+        with path.open("ab") as file:
+            file.write(b"half a ro")  # of the iteration that was under way
+    return folder
+
+
+def resume(folder, **options):
+    shown = io.StringIO()
+    return poise.resume(folder, file=shown, **options), shown.getvalue()
+
+
+def facts(folder):
+    """All that a run leaves of its learning, times left out."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    metrics = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+    events = []
+    data = (folder / "events.out.tfevents.poise").read_bytes()
+    while data:
+        length = int.from_bytes(data[:8], "little")
+        event, data = Event.FromString(data[12 : 12 + length]), data[16 + length :]
+        values = [(v.tag, v.simple_value) for v in event.summary.value if not v.tag.startswith("time/")]
+        events.append((event.step, values))
+    greedy = folder / "greedy.csv"
+    tables = [path.read_text() for path in (folder / "episodes.csv", greedy) if path.exists()]
+    (newest, *_) = checkpoints(folder)
+    training, _ = load_training(newest)
+    candidates = json.loads((newest / "manifest.json").read_text())["notes"]["candidates"]
+    world = {name: array.tobytes() for name, array in training.world.items()}
+    return metrics, events, tables, candidates, world
+
+
+BACKENDS = [
+    ("Reacher-v4", "mujoco", {"log_every": 7}),
+    ("Ant-v5", "mujoco", {}),
+    ("Pendulum-v1", "native", {"eval_every": 100, "eval_episodes": 2}),
+    ("CartPole-v1", "gymnasium", {}),
+    ("CartPole-v1", "gymnasium", {"reset": True}),
+    ("CartPole-v1", "gymnasium-async", {}),
+]
+
+
+@pytest.mark.parametrize(("env", "backend", "options"), BACKENDS)
+def test_stopped_after_any_iteration_it_comes_to_the_same_end(env, backend, options, tmp_path):
+    options = dict(options)
+    if options.pop("reset", False):
+        options["ppo"] = QUICK["ppo"] | {"reset_every_rollout": True}
+    whole = train(env, tmp_path / "whole", backend=backend, **options)
+    places = range(ITERATIONS) if backend != "gymnasium-async" else [2]
+    for stop in places:
+        folder = train(env, tmp_path / str(stop), stop=stop, backend=backend, **options)
+        assert newest_unfinished(tmp_path / str(stop)) == folder
+        again, shown = resume(folder)
+        assert f"going on from step {stop * 72} of {STEPS}: {folder}" in shown
+        for key in ("parameters_sha256", "exact", "steps", "status"):
+            assert again.summary[key] == whole.summary[key]
+        assert (again.summary["exact"], again.summary["resumed"]) == (True, 1)
+        assert facts(folder) == facts(whole.folder)
+
+
+def test_a_loop_of_ones_own_goes_on_from_what_it_yielded():
+    config = Config(total_steps=STEPS, num_envs=3, ppo=PPO(**QUICK["ppo"]))
+    progress = list(iterations(config, make("Reacher-v4", 3)))
+    middle = progress[1]
+    rest = list(iterations(config, make("Reacher-v4", 3), Start(middle.state, middle.world)))
+    assert [p.iteration for p in rest] == [3, 4, 5]
+    assert rest[-1].metrics == progress[-1].metrics
+
+
+def test_what_was_resumed_is_not_compiled_again(tmp_path):
+    folder = train("Reacher-v4", tmp_path, stop=2)
+    script = f"""
+import io, sys
+from poise.runs import session as run
+from poise.training.loop import iterations
+def counted(*given):
+    for progress in iterations(*given):
+        seen.append(progress.compile_seconds)
+        yield progress
+seen = []
+run.iterations = counted
+run.proceed({folder.__class__.__name__}({str(folder)!r}), file=io.StringIO())
+assert len(seen) == 3 and seen[0] > 0 and seen[1:] == [0, 0], seen
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", f"from pathlib import *\n{script}"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+class Wandering(CartPoleEnv):
+    """Does not repeat itself: its noise is not of its seed."""
+
+    def step(self, action):
+        obs, *rest = super().step(action)
+        return obs + np.float32(np.random.default_rng().normal(scale=1e-3)), *rest
+
+
+gym.register("Wandering-v0", Wandering)
+
+
+def test_an_environment_that_does_not_repeat_itself_is_said_and_marked(tmp_path):
+    folder = train("Wandering-v0", tmp_path, stop=2)
+    again, shown = resume(folder)
+    assert "did not repeat the observations, rewards and ends of its unfinished episode" in shown
+    assert "not exact: from here on the training may be another than it would have been" in shown
+    assert again.summary["exact"] is False
+    _, manifest = load_training(checkpoints(folder)[0])
+    assert manifest.notes["exact"] is False
+    index = [int(row.split(",")[2]) for row in (folder / "episodes.csv").read_text().splitlines()[1:]]
+    assert index  # the episodes that were cut are in no table, and the next have their own numbers
+
+
+gym.register("Rewarded-v0", lambda: NormalizeReward(CartPoleEnv()), max_episode_steps=50)
+
+
+def test_what_an_environment_keeps_over_its_resets_is_said_and_marked(tmp_path):
+    folder = train("Rewarded-v0", tmp_path, stop=2)
+    again, shown = resume(folder)
+    assert "Rewarded-v0: environment" in shown  # some repeat their episode with other rewards
+    assert "not exact: from here on the training may be another" in shown
+    assert again.summary["exact"] is False
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(tmp_path):
+    whole = train("CartPole-v1", tmp_path / "whole")
+    folder = train("CartPole-v1", tmp_path / "cut", stop=4)
+    newest, before, *_ = checkpoints(folder)
+    (newest / "training.safetensors").write_bytes(b"x" * 100)
+    again, shown = resume(folder)
+    assert f"{newest.name} cannot be used: {newest / 'training.safetensors'}: is not what was saved" in shown
+    assert f"going on from step {int(before.name)}" in shown
+    assert facts(again.folder) == facts(whole.folder)
+    assert (folder / "checkpoints" / f"unusable-{newest.name}").is_dir()
+
+
+def test_without_a_checkpoint_that_can_be_used_nothing_is_changed(tmp_path):
+    folder = train("CartPole-v1", tmp_path, stop=2)
+    for kept in checkpoints(folder):
+        (kept / "manifest.json").write_text("{")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(CheckpointError, match="no checkpoint can be used"):
+        resume(folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("metrics.jsonl", lambda p: p.write_text(""), "has 0 bytes, and had"),
+        ("episodes.csv", lambda p: p.unlink(), "cannot be read: No such file"),
+        (
+            "events.out.tfevents.poise",
+            lambda p: (p.rename(p.with_name("x")), p.symlink_to("x")),
+            "cannot be read",
+        ),
+    ],
+)
+def test_a_table_that_was_changed_is_named(name, change, message, tmp_path):
+    folder = train("CartPole-v1", tmp_path, stop=2)
+    change(folder / name)
+    shown = io.StringIO()
+    with contextlib.suppress(CheckpointError):  # a table that is only too short was long enough for step 0
+        poise.resume(folder, file=shown)
+    assert f"000000000144 cannot be used: {folder / name}: {message}" in shown.getvalue()
+    assert (folder / "summary.json").exists() == (name == "metrics.jsonl")
+
+
+def test_a_checkpoint_names_no_table_of_anyone_else(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    with pytest.raises(JournalError, match=r"its place in '\.\./victim' is 0, which is none"):
+        cut(tmp_path / "run", {"../victim": 0})
+    assert victim.read_text() == "mine"
+
+
+def test_a_finished_training_is_extended_and_says_what_that_is_not(tmp_path):
+    run = train("CartPole-v1", tmp_path)
+    with pytest.raises(RunError, match=r"it is finished, 360 steps; --total-steps N goes on"):
+        resume(run.folder)
+    assert json.loads((run.folder / "summary.json").read_text())["status"] == "finished"
+    with pytest.raises(ConfigError, match="total_steps = 100: the run has 360 steps already"):
+        resume(run.folder, total_steps=100)
+    longer, shown = resume(run.folder, total_steps=STEPS + 144)
+    assert "not the training that" in shown
+    assert longer.summary["steps"] == STEPS + 144
+    assert json.loads((run.folder / "config.json").read_text())["total_steps"] == STEPS + 144
+    rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    rates = [row["policy/learning_rate"] / 3e-3 for row in rows]
+    np.testing.assert_allclose(rates, [1, 0.8, 0.6, 0.4, 0.2, 2 / 7, 1 / 7], rtol=1e-6)
+
+
+def test_only_one_process_trains_a_run(tmp_path):
+    folder = train("CartPole-v1", tmp_path, stop=2)
+    with claimed(folder):
+        with pytest.raises(ClaimError, match="another process is training it"):
+            resume(folder)
+        with pytest.raises(RunError, match="there is no unfinished run"):
+            newest_unfinished(tmp_path)
+    resume(folder)
+
+
+def test_a_folder_that_is_no_run_says_so(tmp_path):
+    with pytest.raises(RunError, match="there is no run to go on with"):
+        resume(tmp_path)
+
+
+def test_no_module_is_imported_because_a_folder_names_it(tmp_path):
+    folder = train("CartPole-v1", tmp_path, stop=2)
+    (newest, *others) = checkpoints(folder)
+    for other in others:
+        shutil.rmtree(other)
+    path = newest / "manifest.json"
+    data = json.loads(path.read_text()) | {"env": "antigravity:CartPole-v1"}
+    path.write_text(json.dumps(data | {"sha256": checkpoint.manifest_sum(data)}))
+    with pytest.raises(RunError, match="repeat the name: --env antigravity:CartPole-v1"):
+        resume(folder)
+    assert "antigravity" not in sys.modules
+
+
+def test_a_changed_environment_is_refused(tmp_path, monkeypatch):
+    folder = train("CartPole-v1", tmp_path, stop=2)
+    monkeypatch.setattr(gym.registry["CartPole-v1"], "max_episode_steps", 77)
+    with pytest.raises(RunError, match=r"CartPole-v1 has changed since: .*time_limit=77.*, was .*500"):
+        resume(folder)
+
+
+def test_what_was_interrupted_while_it_was_scored_is_scored_later(tmp_path, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("poise.runs.recorder.Recorder.evaluate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train("CartPole-v1", tmp_path, evaluate=True)
+    (folder,) = (tmp_path / "CartPole-v1").iterdir()
+    again, _ = resume(folder)
+    assert (again.summary["status"], again.summary["steps"]) == ("finished", STEPS)
+    assert again.evaluation is not None
+
+
+def test_only_the_newest_few_checkpoints_are_kept(tmp_path):
+    run = train("CartPole-v1", tmp_path)
+    assert [int(p.name) for p in checkpoints(run.folder)] == [360, 288, 216]
+    names = {p.name for p in (run.folder / "checkpoints").iterdir()}
+    assert len(names) == 3
+
+
+def test_one_that_is_removed_has_its_name_no_more(tmp_path, monkeypatch):
+    """So a kill in the midst of it leaves no half of a checkpoint that looks like a whole."""
+    removed = []
+    monkeypatch.setattr("poise.store.checkpoint.shutil.rmtree", lambda path, **_: removed.append(path.name))
+    train("CartPole-v1", tmp_path)
+    stale = [name for name in removed if "-old-" not in name and re.search("-[0-9]{12}$", name)]
+    assert [name.rpartition("-")[2] for name in stale] == ["000000000000", "000000000072", "000000000144"]
+    assert all(name.startswith("tmp-") for name in stale)
+
+
+@pytest.mark.parametrize("when", range(9))
+def test_a_disk_that_is_full_costs_nothing_that_was_saved(when, tmp_path, monkeypatch):
+    calls, write = [], checkpoint._write
+
+    def full(path, data):
+        calls.append(path)
+        if len(calls) > when + 1:  # the first is of step 0
+            path.write_bytes(data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr("poise.store.checkpoint._write", full)
+    with pytest.raises(StorageError, match=r"the disk is full .* is whole; make room, then: poise resume"):
+        train("CartPole-v1", tmp_path)
+    monkeypatch.setattr("poise.store.checkpoint._write", write)
+    (folder,) = (tmp_path / "CartPole-v1").iterdir()
+    assert int(checkpoints(folder)[0].name) == 72 * (when // 3)
+    assert not list((folder / "checkpoints").glob("tmp-*"))
+    again, _ = resume(folder)
+    assert again.summary["parameters_sha256"] == train("CartPole-v1", tmp_path).summary["parameters_sha256"]
+
+
+def test_the_best_agent_is_loaded_and_is_the_one_with_the_best_score(tmp_path, monkeypatch):
+    """The last agent is made bad after training: an earlier one has to win."""
+    from poise.agents import best
+
+    seen = []
+
+    def choose(found, spec, config, candidates, **options):
+        seen.extend(c.steps for c in candidates)
+        chosen = best.choose(found, spec, config, candidates, **options)
+        assert 0 <= chosen.place < len(candidates)
+        return chosen._replace(place=0)
+
+    monkeypatch.setattr("poise.runs.recorder.choose", choose)
+    run = train("CartPole-v1", tmp_path, evaluate=True)
+    assert seen[-1] == STEPS
+    assert 2 <= len(seen) <= 4
+    assert run.summary["best"]["steps"] == load(run.folder, "best").steps == seen[0]
+    score = load(run.folder, "best").evaluate(100)
+    assert run.summary["best"]["evaluation"]["mean"] == score.mean
+
+
+def test_without_a_score_there_is_no_best_agent(tmp_path):
+    run = train("CartPole-v1", tmp_path)
+    assert run.summary["best"] is None
+    with pytest.raises(CheckpointError, match="no best agent is kept there"):
+        load(run.folder, "best")
+
+
+def test_before_the_first_iteration_there_is_no_agent_yet(tmp_path):
+    folder = train("CartPole-v1", tmp_path, stop=0)
+    with pytest.raises(CheckpointError, match="its first iteration has not ended"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"on_crash": "restart"}, "on_crash = 'restart': has no effect on backend mujoco"),
+        ({"env_timeout": 5.0}, "env_timeout = 5.0: has no effect on backend native"),
+        ({"eval_episodes": 5}, "eval_episodes = 5: has no effect without eval_every"),
+        ({"eval_max_steps": 5, "evaluate": False}, "eval_max_steps = 5: has no effect without a score"),
+    ],
+)
+def test_options_without_effect_are_refused(options, message):
+    backend = message.rpartition(" ")[2]
+    with pytest.raises(ConfigError, match=message):
+        Options(**options).check_against(backend)
+
+
+def test_the_options_survive_json():
+    options = Options(log_every=3, checkpoint_every=5, eval_every=7, eval_episodes=2, eval_max_steps=9)
+    assert Options.from_dict(json.loads(json.dumps(options.to_dict()))) == options
+    with pytest.raises(ConfigError, match=r"options\.extra: no such option"):
+        Options.from_dict({"extra": 1})
+
+
+CRASHING = textwrap.dedent("""
+    import os, signal, time
+    import gymnasium as gym
+    from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+
+    class Crashing(CartPoleEnv):
+        \"\"\"Fails once: in the episode and the step that the folder it stands in says.\"\"\"
+
+        def reset(self, *, seed=None, options=None):
+            self.seed_now, self.count = seed, 0
+            self.fail("reset")
+            return super().reset(seed=seed, options=options)
+
+        def step(self, action):
+            self.count += 1
+            self.fail(str(self.count))
+            return super().step(action)
+
+        def fail(self, place):
+            try:
+                how, wanted, at = open("plan").read().split()
+            except OSError:
+                return
+            if (str(self.seed_now), place) != (wanted, at):
+                return
+            os.unlink("plan")
+            if how == "raise":
+                raise RuntimeError("lost the robot")
+            if how == "exit":
+                os._exit(7)
+            if how == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if how == "hang":
+                time.sleep(1000)
+
+    gym.register("Crashing-v0", Crashing)
+""")
+
+
+@pytest.fixture
+def crashing(tmp_path, monkeypatch):
+    (tmp_path / "crashing.py").write_text(CRASHING)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    sys.modules.pop("crashing", None)
+    gym.registry.pop("Crashing-v0", None)
+
+
+SAID = {
+    "raise": "step raised RuntimeError: lost the robot",
+    "exit": "its process ended with exit code 7",
+    "kill": "its process was ended by SIGKILL",
+    "hang": "no answer within 3 s",
+}
+
+
+@pytest.mark.parametrize(("how", "at"), [("raise", 5), ("exit", "reset"), ("kill", 1), ("hang", 9)])
+def test_an_environment_that_fails_is_made_anew_and_the_others_go_on(how, at, crashing):
+    from poise.seeds import Stream, episode_seed
+
+    seed = episode_seed(0, Stream.TRAINING, 1, 1)
+    (crashing / "plan").write_text(f"{how} {seed} {at}")
+    shown = io.StringIO()
+    options = {"backend": "gymnasium-async", "on_crash": "restart", "env_timeout": 3.0, "evaluate": False}
+    run = poise.train(
+        "crashing:Crashing-v0", out=crashing / "runs", file=shown, total_steps=STEPS, **options, **QUICK
+    )
+    assert (run.summary["status"], run.summary["steps"], run.summary["crashes"]) == ("finished", STEPS, 1)
+    step = 0 if at == "reset" else at
+    said = SAID[how].replace("step raised", "step raised" if step else "reset raised")
+    place = f"crashing:Crashing-v0, environment 1, episode seed {seed}, step {step}: {said}"
+    assert f"{place}" in shown.getvalue()
+    crash = json.loads((run.folder / "crash.json").read_text())
+    assert (crash["index"], crash["seed"], crash["step"], len(crash["actions"])) == (1, seed, step, step)
+    assert ("Traceback" in crash["trace"]) == (how == "raise")
+
+    rows = [line.split(",") for line in (run.folder / "episodes.csv").read_text().splitlines()[1:]]
+    failed = [row for row in rows if row[1:3] == ["1", "1"]]
+    assert failed == []  # its return is not that of a whole episode
+    assert run.summary["exact"] is False
+    # those beside it are as in a training in which nothing failed
+    calm = poise.train(
+        "crashing:Crashing-v0",
+        out=crashing / "calm",
+        file=io.StringIO(),
+        total_steps=72,
+        backend="gymnasium",
+        evaluate=False,
+        **QUICK,
+    )
+    whole = [line.split(",") for line in (calm.folder / "episodes.csv").read_text().splitlines()[1:]]
+    assert [r for r in whole if r[1] != "1"] == [r for r in rows if r[1] != "1" and int(r[0]) <= 72]
+
+    replayed = subprocess.run(
+        [sys.executable, "-m", "poise", "check", str(run.folder), "--env", "crashing:Crashing-v0"],
+        cwd=crashing,
+        capture_output=True,
+        text=True,
+    )
+    assert (replayed.returncode, replayed.stderr) == (0, "")
+    assert replayed.stdout.startswith(f"it does not fail: {step} steps of crashing:Crashing-v0")
+    (crashing / "plan").write_text(f"raise {seed} {at}")
+    replayed = subprocess.run(
+        [sys.executable, "-m", "poise", "check", str(run.folder), "--env", "crashing:Crashing-v0"],
+        cwd=crashing,
+        capture_output=True,
+        text=True,
+    )
+    assert replayed.returncode == 1
+    assert f"it fails again: {place.partition(', environment')[0]}" in replayed.stdout
+    assert "lost the robot" in replayed.stdout
+
+
+def test_what_fails_again_and_again_ends_the_training(crashing, monkeypatch):
+    (crashing / "crashing.py").write_text(CRASHING.replace('os.unlink("plan")', "pass"))
+    monkeypatch.setattr("poise.training.collector.episode_seed", lambda *_: 5)
+    (crashing / "plan").write_text("exit 5 3")
+    with pytest.raises(poise.PoiseError, match="step 3: its process ended with exit code 7"):
+        poise.train(
+            "crashing:Crashing-v0",
+            out=crashing / "runs",
+            file=io.StringIO(),
+            total_steps=STEPS,
+            backend="gymnasium-async",
+            on_crash="restart",
+            **QUICK,
+        )

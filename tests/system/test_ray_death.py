@@ -1,0 +1,128 @@
+"""A local Ray that dies: what died is said, how to resume too, and nothing is left over."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from poise.system import cluster, keeper
+from poise.system.cluster import Death, LostCluster
+
+
+@pytest.mark.parametrize(
+    ("line", "why"), [("its raylet was killed\n", "its raylet was killed"), ("", "its keeper was killed")]
+)
+def test_what_the_keeper_says_or_that_it_is_gone_is_an_error_that_says_so(line, why, monkeypatch):
+    read, write = os.pipe()
+    death = Death()
+    death.check()
+    monkeypatch.setattr(cluster, "_death", death)
+    with os.fdopen(read) as said, os.fdopen(write, "w") as keeper_says:
+        waiting = threading.Thread(target=death.wait_for, args=(said,))
+        waiting.start()
+        keeper_says.write(line)
+        keeper_says.close()
+        waiting.join(5)
+    with pytest.raises(LostCluster, match=f"the local Ray died: {why} .*; what was done is kept") as found:
+        cluster.answer(None)
+    assert found.value.exit_code == 1
+
+
+def test_an_error_of_ray_that_comes_just_before_the_news_is_the_death(monkeypatch):
+    read, write = os.pipe()
+    monkeypatch.setattr(cluster, "_death", death := Death())
+
+    class Ray:
+        @staticmethod
+        def wait(promises, timeout):
+            threading.Timer(0.1, os.close, (write,)).start()
+            raise RuntimeError("the connection to the raylet is closed")
+
+    monkeypatch.setattr(cluster, "_ray", lambda: Ray)
+    with os.fdopen(read) as said:
+        threading.Thread(target=death.wait_for, args=(said,), daemon=True).start()
+        with pytest.raises(LostCluster, match="its keeper was killed"):
+            cluster.ready([1], 1.0)
+
+
+def test_the_keeper_hears_of_the_end_of_its_owner_or_of_the_raylet(monkeypatch):
+    def stand_in():
+        return subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+
+    read, write = os.pipe()
+    with os.fdopen(read) as owner:
+        monkeypatch.setattr(sys, "stdin", owner)
+        raylet = stand_in()
+        threading.Timer(0.2, raylet.kill).start()
+        assert not keeper.outlives(raylet)
+        raylet.communicate()
+        raylet = stand_in()
+        threading.Timer(0.2, os.close, (write,)).start()
+        assert keeper.outlives(raylet)
+        raylet.kill()
+        raylet.communicate()
+
+
+def below(pid):
+    """The processes that one started, and those that they started, with their commands."""
+    children = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(") ")[2].split()[1])
+            command = (stat.parent / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        children.setdefault(parent, []).append((int(stat.parent.name), command))
+    found, parents = {}, [pid]
+    while parents:
+        for child, command in children.get(parents.pop(), []):
+            found[child] = command
+            parents.append(child)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["raylet/raylet", "poise.system.keeper"])
+def test_a_training_whose_ray_dies_says_so_and_leaves_nothing(name, tmp_path):
+    options = ["--backend", "gymnasium", "--num-shards", "2", "--workers", "1", "--total-steps", "10M"]
+    command = [sys.executable, "-m", "poise", "train", "InvertedPendulum-v5", *options, "--out", tmp_path]
+    training = subprocess.Popen(
+        [*command, "--no-video", "--no-evaluate"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    until = time.monotonic() + 120
+    while time.monotonic() < until and training.poll() is None:
+        rows = [path.read_text().count("\n") for path in tmp_path.glob("*/*/metrics.jsonl")]
+        if rows and rows[0] >= 2:
+            break
+        time.sleep(0.1)
+    started = below(training.pid)
+    assert training.poll() is None, training.communicate()[0]
+    (victim,) = [pid for pid, line in started.items() if name in line]
+    (kept,) = [line for line in started.values() if "poise.system.keeper" in line]
+    folder = kept.split("\0")[4]  # python -P -m poise.system.keeper FOLDER
+    os.kill(victim, signal.SIGKILL)
+    told, _ = training.communicate(timeout=120)
+    assert training.returncode == 1, told
+    (run,) = tmp_path.glob("*/*")
+    died = "its raylet was killed" if "raylet" in name else "its keeper was killed"
+    assert f"poise: the local Ray died: {died}" in told
+    assert f"; to resume: poise resume {run}\n" in told
+    assert json.loads((run / "summary.json").read_text())["status"] == "failed"
+    until = time.monotonic() + 10
+    while (left := [p for p in started if alive(p)]) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert left == []
+    assert not Path(folder).exists()
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -1,0 +1,34 @@
+"""Whole trainings with the default options: the promise of the README."""
+
+import io
+
+import numpy as np
+import pytest
+
+from poise.runs.session import train
+
+FLOOR = {"InvertedPendulum-v4": 1000, "Reacher-v4": -6.0, "Pendulum-v1": -180, "CartPole-v1": 475}
+
+
+def score(id, seed, out, backend="auto"):
+    result = train(id, seed=seed, out=out, backend=backend, video=False, file=io.StringIO())
+    assert result.evaluation is not None
+    return result.evaluation.mean
+
+
+# InvertedPendulum-v4: .ci/run trains it with the README's first command and wants 1000
+@pytest.mark.parametrize("id", ["Pendulum-v1", "Reacher-v4"])
+def test_one_seed_learns(id, tmp_path):
+    assert score(id, 0, tmp_path) >= FLOOR[id]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("id", FLOOR)
+def test_five_seeds_reach_the_floor_on_average(id, tmp_path):
+    assert np.mean([score(id, seed, tmp_path) for seed in range(5)]) >= FLOOR[id]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("id", ["InvertedPendulum-v4", "Reacher-v4", "Pendulum-v1"])
+def test_three_seeds_learn_through_gymnasium(id, tmp_path):
+    assert np.mean([score(id, seed, tmp_path, "gymnasium") for seed in range(3)]) >= FLOOR[id]

@@ -1,0 +1,141 @@
+"""The whole algorithm on probes whose answer is known."""
+
+import jax.numpy as jnp
+import pytest
+from probes import Bandit, Corridor, Counter
+
+from poise.algo.update import init, make_ready
+from poise.config import PPO, Config, ConfigError, Normalize, Policy
+from poise.envs.checking import EnvFault
+from poise.seeds import Stream, episode_seed
+from poise.training.divergence import first_bad
+from poise.training.groups import make_collector
+from poise.training.loop import TrainingError, iterations
+
+FAST = {"num_steps": 32, "minibatch_size": 32, "policy_learning_rate": 5e-3, "value_learning_rate": 5e-3}
+RAW = Normalize(obs=False, reward=False)
+
+
+def train(env, total_steps=8192, normalize=RAW, **ppo):
+    config = Config(
+        total_steps=total_steps, num_envs=env.num_envs, ppo=PPO(**FAST | ppo), normalize=normalize
+    )
+    *_, last = iterations(config, env)
+    return last
+
+
+def test_the_value_of_one_certain_reward_is_that_reward():
+    value = train(Corridor(4, truncates=False), gamma=0.9).state.learner.value
+    assert value(jnp.array([1.0])) == pytest.approx(1.0, abs=0.02)
+
+
+def test_the_value_one_step_before_is_discounted_once():
+    value = train(Corridor(4, truncates=False), gamma=0.9).state.learner.value
+    assert value(jnp.array([0.0])) == pytest.approx(0.9, abs=0.02)
+
+
+def test_a_time_limit_is_not_the_end_of_the_world():
+    # beyond the limit obs 1 would go on paying 1 for ever: V(1) = 1 + gamma V(1) = 2 at gamma 1/2
+    value = train(Corridor(4, truncates=True), gamma=0.5, total_steps=16_384).state.learner.value
+    assert value(jnp.array([1.0])) == pytest.approx(2.0, abs=0.05)
+    assert value(jnp.array([0.0])) == pytest.approx(1.0, abs=0.05)
+
+
+def test_the_policy_finds_the_best_action():
+    policy = train(Bandit(8)).state.learner.policy
+    assert policy(jnp.ones(1)).mean[0] == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_categorical_policy_finds_the_best_choice():
+    policy = train(Bandit(8, discrete=True)).state.learner.policy
+    assert jnp.exp(policy(jnp.ones(1)).log_prob(jnp.array(1))) > 0.95
+
+
+def test_the_budget_counts_real_steps_and_is_rounded_down_to_whole_rollouts():
+    env = Counter([3, -5, 0])
+    config = Config(total_steps=1000, num_envs=3, ppo=PPO(num_steps=32, minibatch_size=32))
+    progress = list(iterations(config, env))
+    assert [p.steps for p in progress] == [96 * i for i in range(1, 11)]
+    assert len(env.actions) * env.num_envs == 960
+
+
+def test_an_environment_of_another_number_is_refused():
+    with pytest.raises(ConfigError, match="num_envs = 2: the environment given has 3"):
+        next(iterations(Config(num_envs=2), Counter([3, -5, 0])))
+
+
+def test_each_yielded_state_stays_usable():
+    config = Config(total_steps=192, num_envs=3, ppo=PPO(num_steps=32, minibatch_size=32))
+    first, second = list(iterations(config, Counter([3, -5, 0])))
+    assert not jnp.array_equal(
+        first.state.learner.policy.mlp.weight[0], second.state.learner.policy.mlp.weight[0]
+    )
+
+
+def test_metrics_are_what_the_episodes_say():
+    config = Config(total_steps=96, num_envs=3, ppo=PPO(num_steps=32, minibatch_size=32))
+    (progress,) = iterations(config, Counter([3, -5, 0]))
+    assert progress.metrics["episode/count"] == 10 + 6
+    assert progress.metrics["episode/length"] == pytest.approx((10 * 3 + 6 * 5) / 16)
+    assert progress.metrics["policy/num_updates"] == 10 * 3
+    assert (
+        progress.metrics["policy/learning_rate"] == config.settled(Counter([3]).spec).ppo.policy_learning_rate
+    )
+    assert progress.metrics["policy/std"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("part", "std", "num_epochs"),
+    [("policy", "predicted", 1), ("policy", "fixed", 2), ("value function", "fixed", 1)],
+)
+def test_what_diverges_in_the_only_iteration_ends_the_training(part, std, num_epochs):
+    # after one epoch of one minibatch the weights are huge and finite, what they give is not
+    rate = {"policy": "policy_learning_rate", "value function": "value_learning_rate"}[part]
+    ppo = PPO(num_steps=32, minibatch_size=128, num_epochs=num_epochs, **{rate: 1e38})
+    config = Config(total_steps=128, num_envs=4, ppo=ppo, policy=Policy(std=std), normalize=RAW)
+    what = rf"the {part} is" if num_epochs == 1 else f"{part.split()[0]}/loss is (nan|inf)"
+    with pytest.raises(TrainingError, match=rf"{what} .*in iteration 1 of Counter"):
+        list(iterations(config, Counter([3, -5, 0, 0])))
+
+
+def test_choices_that_diverge_in_the_only_iteration_end_the_training():
+    ppo = PPO(num_steps=32, minibatch_size=128, num_epochs=1, policy_learning_rate=1e38)
+    config = Config(total_steps=128, num_envs=4, ppo=ppo, normalize=RAW)
+    with pytest.raises(TrainingError, match="the policy is infinite or NaN in iteration 1 of Bandit"):
+        list(iterations(config, Bandit(4, discrete=True)))
+
+
+def test_a_reward_that_is_not_finite_ends_the_training_with_its_name():
+    class Broken(Counter):
+        def step(self, action):
+            return super().step(action)._replace(reward=self.step_count * float("nan"))
+
+    seed = episode_seed(0, Stream.TRAINING, 0, 0)
+    with pytest.raises(EnvFault, match=f"Counter, environment 0, episode seed {seed}, step 1: reward is nan"):
+        train(Broken([3, -5, 0, 0]))
+
+
+def test_what_became_infinite_first_is_named_with_its_epoch_and_minibatch():
+    """By hand: the first minibatch learns well, its step makes the weights huge, the second sees it."""
+    ppo = PPO(num_steps=32, minibatch_size=32, num_epochs=2, value_learning_rate=1e38)
+    config = Config(total_steps=128, num_envs=4, ppo=ppo)
+    what = r"value/loss is (nan|inf) in iteration 1 of Counter"
+    where = r"first the value's loss \((nan|inf)\) in epoch 1, minibatch 2"
+    with pytest.raises(TrainingError, match=rf"{what}, {where}\. Mostly that comes of a learning rate"):
+        list(iterations(config, Counter([3, -5, 0, 0])))
+
+
+def test_the_repetition_of_an_iteration_that_is_well_finds_nothing():
+    config = Config(total_steps=128, num_envs=4, ppo=PPO(num_steps=32, minibatch_size=32, num_epochs=2))
+    env = Counter([3, -5, 0, 0])
+    config = config.settled(env.spec)
+    state, collector = init(env.spec, config), make_collector(env, config)
+    rollout = collector.collect(state.learner.policy, state.normalizer, 0).rollout
+    assert first_bad(state, make_ready(state, rollout, config=config), config) is None
+
+
+def test_an_environment_that_cannot_be_restored_trains_all_the_same():
+    (progress,) = iterations(
+        Config(total_steps=96, num_envs=3, ppo=PPO(num_steps=32, minibatch_size=32)), Counter([3, -5, 0])
+    )
+    assert progress.world is None
