@@ -1,8 +1,7 @@
 import jax
 import numpy as np
-from probes import NativeCounter
+from probes import NativeCounter, first_state
 
-from poise.algo.update import init
 from poise.config import PPO, Config
 from poise.envs.native import NativeEnv
 from poise.seeds import Stream, episode_seed, stream_key
@@ -12,7 +11,7 @@ from poise.training.collector import NativeCollector
 def test_no_key_serves_two_purposes():
     config = Config(total_steps=32, num_envs=2, ppo=PPO(num_steps=8, num_epochs=2, minibatch_size=8))
     env = NativeEnv(NativeCounter(3, None), 2)
-    state, collector = init(env.spec, config), NativeCollector(env, config)
+    state, collector = first_state(env.spec, config), NativeCollector(env, config)
 
     def below(key, depth):
         """The first descendants of a key, as split or fold_in would derive them."""
@@ -34,7 +33,7 @@ def test_no_key_serves_two_purposes():
 def test_the_first_noise_is_not_made_of_the_bits_of_the_first_weights():
     config = Config(total_steps=2048, num_envs=16, ppo=PPO(num_steps=128))
     env = NativeEnv(NativeCounter(0, None), 16)
-    state = init(env.spec, config)
+    state = first_state(env.spec, config)
     rollout = NativeCollector(env, config).collect(state.learner.policy, state.normalizer, 0).rollout
     noise = np.asarray(rollout.action).ravel()  # the first mean is almost 0, the deviation 1
     keys = [stream_key(0, s) for s in (Stream.POLICY, Stream.VALUE)]

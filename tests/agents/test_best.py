@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from probes import first_state
 
 from poise import envs
 from poise.agents import best
 from poise.agents.best import Candidate, Podium, choose
 from poise.agents.evaluation import UNLIMITED
-from poise.algo.update import init
 from poise.config import Config
 from poise.envs import make
 from poise.seeds import Stream, episode_seed
@@ -23,7 +23,7 @@ def progress(steps, *returns):
     return steps, episodes, Trained.of(STATE)
 
 
-STATE = init(make("CartPole-v1", 1).spec, Config())
+STATE = first_state(make("CartPole-v1", 1).spec, Config())
 
 
 def test_the_podium_by_hand():

@@ -13,12 +13,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from probes import first_state
 
 from poise.agents import export as exporting
 from poise.agents.agent import load
 from poise.agents.export import ExportError, ParityError, export, make_plan, observations
 from poise.algo.normalize import Normalizer, RunningStats
-from poise.algo.update import init
 from poise.cli.main import main
 from poise.config import Config
 from poise.spec import Spec
@@ -31,7 +31,7 @@ FORMATS = ("numpy", "onnx")
 def agent(folder, spec, **groups):
     """An agent that was never trained, with statistics as of one that was, and actions of all sizes."""
     config = Config.from_dict(groups).settled(spec)
-    trained = Trained.of(init(spec, config))
+    trained = Trained.of(first_state(spec, config))
     last = trained.policy.mlp.weight[-1]
     rng = np.random.default_rng(1)
     obs = jnp.asarray(

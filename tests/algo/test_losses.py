@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from poise.algo.hyperparameters import Hyperparameters
 from poise.algo.losses import (
     approximate_kl,
     clipped_surrogate,
@@ -12,9 +13,15 @@ from poise.algo.losses import (
     value_loss,
 )
 from poise.algo.networks import ValueFunction, make_policy
-from poise.config import PPO, Policy, Value
+from poise.config import PPO, Config, Policy, Value
 from poise.spec import Spec
 from poise.types import Batch
+
+
+def hyper(**ppo):
+    """The settings of the first iteration, with these changes."""
+    return Hyperparameters.of(Config(ppo=PPO(**ppo)).settled(SPEC), 0)
+
 
 SPEC = Spec("probe", (2,), (1,), (-1.0,), (1.0,))
 
@@ -56,7 +63,7 @@ def batch_for(policy, size=6):
 
 def test_with_the_acting_policy_the_loss_is_minus_the_mean_advantage_and_the_kl_0():
     policy = make_policy(SPEC, Policy(std_init=1.0), key=jax.random.key(0))
-    loss, metrics = policy_loss(policy, batch_for(policy), PPO(normalize_advantage=False))
+    loss, metrics = policy_loss(policy, batch_for(policy), hyper(normalize_advantage=False))
     assert loss == pytest.approx(-2.5, abs=1e-5)
     assert metrics.kl == pytest.approx(0, abs=1e-6)
     assert metrics.clip_fraction == 0
@@ -64,8 +71,8 @@ def test_with_the_acting_policy_the_loss_is_minus_the_mean_advantage_and_the_kl_
 
 def test_the_entropy_bonus_lowers_the_loss_by_its_weight():
     policy = make_policy(SPEC, Policy(std_init=0.5), key=jax.random.key(0))
-    plain, metrics = policy_loss(policy, batch_for(policy), PPO())
-    bonus, _ = policy_loss(policy, batch_for(policy), PPO(entropy_coef=0.1))
+    plain, metrics = policy_loss(policy, batch_for(policy), hyper())
+    bonus, _ = policy_loss(policy, batch_for(policy), hyper(entropy_coef=0.1))
     assert plain - bonus == pytest.approx(0.1 * float(metrics.entropy), rel=1e-4)
 
 

@@ -8,6 +8,14 @@ from poise.algo.normalize import RunningStats, discounted_return, normalize_obs,
 from poise.config import Normalize
 
 
+def scaled_obs(stats, obs, config):
+    return normalize_obs(stats, obs, enabled=config.obs, bound=config.obs_bound)
+
+
+def scaled_reward(stats, reward, config):
+    return normalize_reward(stats, reward, enabled=config.reward, bound=config.reward_bound)
+
+
 @settings(deadline=None, max_examples=15)
 @given(cuts=st.lists(st.integers(1, 40), min_size=1, max_size=6), center=st.floats(-50, 50))
 def test_merging_pieces_equals_numpy_over_the_whole(cuts, center):
@@ -22,26 +30,26 @@ def test_merging_pieces_equals_numpy_over_the_whole(cuts, center):
 
 def test_before_the_first_sample_nothing_is_changed_but_clipped():
     obs = jnp.array([3.0, -11.0])
-    np.testing.assert_allclose(normalize_obs(RunningStats.empty(2), obs, Normalize()), [3.0, -10.0])
+    np.testing.assert_allclose(scaled_obs(RunningStats.empty(2), obs, Normalize()), [3.0, -10.0])
 
 
 def test_observations_by_hand():
     # mean 2 and 0, variance 1 and 4
     stats = RunningStats(jnp.array(2.0), jnp.array([2.0, 0.0]), jnp.array([2.0, 8.0]))
     obs = jnp.array([5.0, 100.0])
-    np.testing.assert_allclose(normalize_obs(stats, obs, Normalize(obs_clip=4.0)), [3.0, 4.0], rtol=1e-6)
-    np.testing.assert_allclose(normalize_obs(stats, obs, Normalize(obs_clip=None)), [3.0, 50.0], rtol=1e-6)
-    np.testing.assert_allclose(normalize_obs(stats, obs, Normalize(obs=False, obs_clip=6.0)), [5.0, 6.0])
+    np.testing.assert_allclose(scaled_obs(stats, obs, Normalize(obs_clip=4.0)), [3.0, 4.0], rtol=1e-6)
+    np.testing.assert_allclose(scaled_obs(stats, obs, Normalize(obs_clip=None)), [3.0, 50.0], rtol=1e-6)
+    np.testing.assert_allclose(scaled_obs(stats, obs, Normalize(obs=False, obs_clip=6.0)), [5.0, 6.0])
 
 
 def test_rewards_are_scaled_and_not_shifted():
     stats = RunningStats(jnp.array(2.0), jnp.array(7.0), jnp.array(8.0))  # variance 4
     reward = jnp.array([[1.0, -30.0]])
-    np.testing.assert_allclose(normalize_reward(stats, reward, Normalize()), [[0.5, -15.0]], rtol=1e-6)
+    np.testing.assert_allclose(scaled_reward(stats, reward, Normalize()), [[0.5, -15.0]], rtol=1e-6)
     bound = Normalize(reward_clip=10.0)
-    np.testing.assert_allclose(normalize_reward(stats, reward, bound), [[0.5, -10.0]], rtol=1e-6)
+    np.testing.assert_allclose(scaled_reward(stats, reward, bound), [[0.5, -10.0]], rtol=1e-6)
     off = Normalize(reward=False, reward_clip=None)
-    np.testing.assert_array_equal(normalize_reward(stats, reward, off), reward)
+    np.testing.assert_array_equal(scaled_reward(stats, reward, off), reward)
 
 
 def test_the_running_return_begins_anew_after_an_end():
@@ -58,20 +66,20 @@ def test_rewards_that_come_only_at_the_end_stay_apart():
     done = jnp.zeros((1000, 20), bool).at[-1].set(True)
     _, returns = discounted_return(jnp.zeros(20), reward, done, 0.99)
     stats = RunningStats.empty().merge(returns.reshape(-1))
-    last = normalize_reward(stats, reward, Normalize())[-1]
+    last = scaled_reward(stats, reward, Normalize())[-1]
     scale = np.sqrt(np.var([0.0] * 999 * 20 + [1.0, 3.0] * 10))  # the return is 0 at all other steps
     np.testing.assert_allclose(last, reward[-1] / scale, rtol=1e-3)
     assert float(last[1] / last[0]) == pytest.approx(3)
-    np.testing.assert_allclose(normalize_reward(stats, reward, Normalize(reward_clip=10.0))[-1], 10)
+    np.testing.assert_allclose(scaled_reward(stats, reward, Normalize(reward_clip=10.0))[-1], 10)
 
 
 def test_what_is_not_normalized_is_not_bounded_unless_a_bound_is_given():
     stats = RunningStats(jnp.array(2.0), jnp.array([2.0, 0.0]), jnp.array([2.0, 8.0]))
     obs, reward = jnp.array([50.0, 200.0]), jnp.array([[15.0, 40.0]])
-    np.testing.assert_array_equal(normalize_obs(stats, obs, Normalize(obs=False)), obs)
+    np.testing.assert_array_equal(scaled_obs(stats, obs, Normalize(obs=False)), obs)
     np.testing.assert_array_equal(
-        normalize_reward(RunningStats.empty(), reward, Normalize(reward=False)), reward
+        scaled_reward(RunningStats.empty(), reward, Normalize(reward=False)), reward
     )
     bound = Normalize(obs=False, obs_clip=60.0, reward=False, reward_clip=20.0)
-    np.testing.assert_array_equal(normalize_obs(stats, obs, bound), [50.0, 60.0])
-    np.testing.assert_array_equal(normalize_reward(RunningStats.empty(), reward, bound), [[15.0, 20.0]])
+    np.testing.assert_array_equal(scaled_obs(stats, obs, bound), [50.0, 60.0])
+    np.testing.assert_array_equal(scaled_reward(RunningStats.empty(), reward, bound), [[15.0, 20.0]])

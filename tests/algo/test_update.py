@@ -11,12 +11,16 @@ import numpy as np
 import pytest
 from naive import Learner as NaiveLearner
 from naive import Net
+from probes import first_state
 
-from poise.algo import update as module
 from poise.algo.distributions import DiagGaussian
+from poise.algo.hyperparameters import Hyperparameters, learning_rate
 from poise.algo.losses import policy_loss
-from poise.algo.update import draw_shuffles, init, learning_rate, minibatches, prepare, shuffles, update
+from poise.algo.minibatches import take
+from poise.algo.update import update as pure_update
 from poise.config import Config, ConfigError
+from poise.placement import two_devices
+from poise.placement.two_devices import draw_shuffles, make_ready, sort_shuffles
 from poise.spec import Spec
 from poise.training.acting import ActionScale
 from poise.types import Rollout
@@ -57,9 +61,22 @@ def rollout_for(state, seed=0, steps=25, envs=4):
     )
 
 
+def hyper(settings, state=None):
+    """The settings of the iteration that follows ``state``."""
+    return Hyperparameters.of(settings.settled(SPEC), 0 if state is None else int(state.iteration))
+
+
+def update(state, rollout, settings):
+    return two_devices.update(state, rollout, hyper(settings, state))
+
+
+def prepare(state, rollout, settings):
+    return make_ready(state, rollout, hyper(settings, state)).prepared
+
+
 def step(settings, state=None, **kwargs):
-    state = state or init(SPEC, settings)
-    return update(state, rollout_for(state, **kwargs), config=settings)
+    state = state or first_state(SPEC, settings)
+    return update(state, rollout_for(state, **kwargs), settings)
 
 
 def leaves(learner):
@@ -77,7 +94,7 @@ def test_two_whole_updates_equal_the_naive_ppo(first_rollout, recompute_every):
     }
     options = {"normalize__first_rollout": first_rollout, "ppo__recompute_every": recompute_every}
     settings = config(**tight, **options)
-    state = init(SPEC, settings)
+    state = first_state(SPEC, settings)
     policy = Net(state.learner.policy.mlp.weight, state.learner.policy.mlp.bias)
     value = Net(state.learner.value.mlp.weight, state.learner.value.mlp.bias)
     log_std = np.array(state.learner.policy.log_std, float)
@@ -90,7 +107,7 @@ def test_two_whole_updates_equal_the_naive_ppo(first_rollout, recompute_every):
         orders = [np.asarray(jax.random.permutation(k, size))[:96] for k in keys]
         share = 1 - iteration / 4  # four iterations, annealed linearly
         naive.update(rollout, orders, share * ppo.policy_learning_rate, share * ppo.value_learning_rate)
-        state = update(state, rollout, config=settings).state
+        state, _ = update(state, rollout, settings)
 
         got = state.learner
         for ours, net in ((got.policy.mlp, policy), (got.value.mlp, value)):
@@ -103,11 +120,11 @@ def test_two_whole_updates_equal_the_naive_ppo(first_rollout, recompute_every):
 
 def test_on_the_first_minibatch_the_ratio_is_1_and_the_kl_0():
     settings = config()
-    state = update(init(SPEC, settings), rollout_for(init(SPEC, settings)), config=settings).state
+    state, _ = step(settings)
     rollout = rollout_for(state, seed=1)
-    batch = prepare(state, rollout, config=settings).batch
+    batch = prepare(state, rollout, settings).batch
     first = jax.tree.map(lambda x: x[:32], batch)
-    _, metrics = policy_loss(state.learner.policy, first, settings.ppo)
+    _, metrics = policy_loss(state.learner.policy, first, hyper(settings, state))
     log_prob = jax.vmap(lambda o, a: state.learner.policy(o).log_prob(a))(first.obs, first.action)
     np.testing.assert_allclose(jnp.exp(log_prob - first.log_prob), 1, atol=1e-4)
     assert abs(metrics.kl) < 1e-4
@@ -162,8 +179,8 @@ COLLECTING = {
 
 def two_updates(settings):
     """Two, since annealing and observation statistics first show in the second."""
-    first = step(settings)
-    return leaves(step(settings, first.state, seed=1).state.learner)
+    first, _ = step(settings)
+    return leaves(step(settings, first, seed=1)[0].learner)
 
 
 @pytest.fixture(scope="module")
@@ -204,18 +221,16 @@ def test_with_every_kind_of_policy_an_option_has_an_effect_or_is_refused(kind, c
     value = {**CHANGES, "normalize__action": False, "ppo__entropy_coef": 0.1}[change]
     if (kind, change) in REFUSED:
         with pytest.raises(ConfigError, match=change.replace("__", ".")):
-            init(spec, config(policy__std=std, **{change: value}))
+            first_state(spec, config(policy__std=std, **{change: value}))
         return
     settings = config(policy__std=std), config(policy__std=std, **{change: value})
     if change == "normalize__action":  # acts where actions are scaled, not in the update
         scales = [ActionScale(Spec("b", (3,), (1,), (0.0,), (4.0,)), normalize=n) for n in (True, False)]
         assert scales[0](np.zeros(1)) != scales[1](np.zeros(1))
         return
-    states = [init(spec, c) for c in settings]
+    states = [first_state(spec, c) for c in settings]
     rollout = rollout_for(states[0])
-    one, two = (
-        leaves(update(s, rollout, config=c).state.learner) for s, c in zip(states, settings, strict=True)
-    )
+    one, two = (leaves(update(s, rollout, c)[0].learner) for s, c in zip(states, settings, strict=True))
     assert any(not np.array_equal(a, b) for a, b in zip(one, two, strict=True))
 
 
@@ -234,7 +249,7 @@ REFUSED = {
 
 def test_actions_without_bounds_cannot_be_told_not_to_be_scaled():
     with pytest.raises(ConfigError, match=r"normalize.action = False: has no effect on the unbounded"):
-        init(UNBOUNDED, config(normalize__action=False))
+        first_state(UNBOUNDED, config(normalize__action=False))
 
 
 def test_the_table_of_changes_names_every_option():
@@ -246,26 +261,26 @@ def test_the_table_of_changes_names_every_option():
 
 
 def test_beyond_the_target_kl_the_policy_stops_and_the_value_goes_on():
-    never = step(config())
-    soon = step(config(ppo__target_kl=1e-9))
+    never_after, never = step(config())
+    _, soon = step(config(ppo__target_kl=1e-9))
     # the first minibatch is always at KL 0, the second is beyond
     assert soon.policy.num_updates.tolist() == [1, 0]
     assert soon.policy.num_seen.tolist() == [2, 0]  # the second is looked at, not learned from
     assert np.isnan(soon.policy.kl[1])
     assert never.policy.num_updates.tolist() == [3, 3]
     np.testing.assert_array_equal(soon.value_loss, never.value_loss)
-    late = step(config(ppo__target_kl=1e9))
-    for a, b in zip(leaves(late.state.learner), leaves(never.state.learner), strict=True):
+    late_after, _ = step(config(ppo__target_kl=1e9))
+    for a, b in zip(leaves(late_after.learner), leaves(never_after.learner), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 def test_the_remainder_of_a_shuffle_is_dropped_and_no_row_comes_twice():
     settings = config()
-    state = init(SPEC, settings)
-    batch = prepare(state, rollout_for(state), config=settings).batch
+    state = first_state(SPEC, settings)
+    batch = prepare(state, rollout_for(state), settings).batch
     numbered = dataclasses.replace(batch, target=jnp.arange(100.0))
     drawn = draw_shuffles(jax.random.key(0), np.array(0), num_epochs=3, size=100)
-    shuffled = minibatches(numbered, jnp.asarray(shuffles(drawn, 32)[0]))
+    shuffled = take(numbered, jnp.asarray(sort_shuffles(drawn, 32)[0]))
     assert shuffled.target.shape == (3, 32)
     rows = np.asarray(shuffled.target).ravel().astype(int)
     assert len(set(rows)) == 96
@@ -275,7 +290,7 @@ def test_the_remainder_of_a_shuffle_is_dropped_and_no_row_comes_twice():
 @pytest.mark.parametrize("size", [2, 64, 2000, 2048, 70_000])
 def test_shuffles_are_those_of_jax(size):
     key, minibatch_size = jax.random.key(size), max(2, size // 3)
-    rows = shuffles(draw_shuffles(key, np.array(7), num_epochs=3, size=size), minibatch_size)
+    rows = sort_shuffles(draw_shuffles(key, np.array(7), num_epochs=3, size=size), minibatch_size)
     keys = jax.random.split(jax.random.fold_in(key, 7), 3)
     expected = np.stack([jax.random.permutation(k, size) for k in keys])
     kept = rows.reshape(3, -1)
@@ -292,16 +307,16 @@ def test_learning_rates_fall_linearly_one_value_an_iteration():
 
 def test_observation_statistics_are_frozen_and_return_statistics_are_not():
     settings = config()
-    state = init(SPEC, settings)
+    state = first_state(SPEC, settings)
     rollout = rollout_for(state)
-    prepared = prepare(state, rollout, config=settings)
+    prepared = prepare(state, rollout, settings)
     own = (rollout.obs - rollout.obs.mean((0, 1))) / rollout.obs.std((0, 1))  # of the first rollout alone
     np.testing.assert_allclose(prepared.batch.obs, own.reshape(100, 3), atol=1e-4)
     usual = config(normalize__first_rollout=False)
-    left = prepare(init(SPEC, usual), rollout, config=usual).batch.obs
+    left = prepare(first_state(SPEC, usual), rollout, usual).batch.obs
     np.testing.assert_allclose(left, np.clip(rollout.obs, -10, 10).reshape(100, 3))
-    state = update(state, rollout, config=settings).state
-    second = prepare(state, rollout_for(state, seed=1), config=settings)
+    state, _ = update(state, rollout, settings)
+    second = prepare(state, rollout_for(state, seed=1), settings)
     raw = rollout_for(state, seed=1).obs
     by_first = (raw - rollout.obs.mean((0, 1))) / rollout.obs.std((0, 1))
     np.testing.assert_allclose(second.batch.obs, by_first.reshape(100, 3), atol=1e-4)
@@ -310,40 +325,97 @@ def test_observation_statistics_are_frozen_and_return_statistics_are_not():
 
 
 def test_rollouts_that_begin_anew_forget_the_running_return():
-    assert not step(config(ppo__reset_every_rollout=True)).state.running_return.any()
-    assert step(config()).state.running_return.any()
+    assert not step(config(ppo__reset_every_rollout=True))[0].running_return.any()
+    assert step(config())[0].running_return.any()
+
+
+FUNCTIONS = ("draw_shuffles", "_prepare", "_recompute", "learn_policy", "learn_value", "_init")
+
+
+def compiled():
+    """How often each function of the driver was compiled in this process."""
+    return [getattr(two_devices, name)._cache_size() for name in FUNCTIONS]
 
 
 def test_nothing_is_compiled_again_after_the_first_iteration_nor_for_another_seed_or_budget():
     settings = config(seed=123)
-    functions = (module.draw_shuffles, module._prepare, module.learn_policy, module.learn_value)
-    state = step(settings).state
-    before = [f._cache_size() for f in functions]
+    state, _ = step(settings)
+    before = compiled()
     for seed in (1, 2):
-        state = step(settings, state, seed=seed).state
+        state, _ = step(settings, state, seed=seed)
     step(config(seed=124, total_steps=800))
-    assert [f._cache_size() for f in functions] == before
+    assert compiled() == before
+
+
+EVERY_OTHER = {"ppo__num_epochs": 3, "ppo__recompute_every": 2}
+
+
+@pytest.mark.parametrize("options", [EVERY_OTHER, {"ppo__recompute_every": None}, {"ppo__target_kl": 1e-4}])
+def test_the_driver_on_two_devices_and_the_pure_update_agree(options):
+    """Two iterations; what differs is how XLA splits the work into functions."""
+    settings = config(**options)
+    driven = pure = first_state(SPEC, settings)
+    pure = jax.device_put(pure, jax.devices()[0])
+    for seed in (0, 1):
+        rollout, now = rollout_for(driven, seed=seed), hyper(settings, driven)
+        driven, by_driver = two_devices.update(driven, rollout, now)
+        pure, measured = jax.jit(pure_update)(pure, rollout, now)
+        for a, b in zip(leaves(pure.learner), leaves(driven.learner), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+        np.testing.assert_allclose(measured.value_loss, by_driver.value_loss, rtol=1e-4)
+        np.testing.assert_array_equal(measured.policy.num_updates, by_driver.policy.num_updates)
+        assert measured.policy_finite
+        assert measured.value_finite
+    assert int(pure.iteration) == 2
+
+
+def test_the_pure_update_maps_over_seeds_and_numbers_and_scans_over_iterations():
+    seeds, clips = (1, 2), (0.2, 0.2)
+    states = [jax.device_put(first_state(SPEC, config(seed=seed)), jax.devices()[0]) for seed in seeds]
+    rollouts = [rollout_for(state, seed=seed) for state, seed in zip(states, seeds, strict=True)]
+    hypers = [hyper(config(ppo__clip=clip)) for clip in clips]
+
+    def stacked(trees):
+        return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *trees)
+
+    mapped, _ = jax.jit(jax.vmap(pure_update))(stacked(states), stacked(rollouts), stacked(hypers))
+    for i, (state, rollout, one) in enumerate(zip(states, rollouts, hypers, strict=True)):
+        alone, _ = jax.jit(pure_update)(state, rollout, one)
+        for a, b in zip(leaves(mapped.learner), leaves(alone.learner), strict=True):
+            np.testing.assert_allclose(a[i], b, atol=1e-5)
+
+    def iteration(state, rollout):
+        after, measured = pure_update(state, rollout, hypers[0])
+        return after, measured.value_loss
+
+    scanned, losses = jax.jit(lambda s, r: jax.lax.scan(iteration, s, r))(states[0], stacked(rollouts))
+    one_by_one = states[0]
+    for rollout in rollouts:
+        one_by_one, _ = jax.jit(pure_update)(one_by_one, rollout, hypers[0])
+    for a, b in zip(leaves(scanned.learner), leaves(one_by_one.learner), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert losses.shape == (2, 2)  # iterations, epochs
 
 
 @pytest.mark.parametrize("name", ["policy", "value"])
 def test_a_parameter_that_is_not_finite_is_seen_where_a_tanh_hides_it(name):
     settings = config()
-    state = init(SPEC, settings)
+    state = first_state(SPEC, settings)
     rollout = rollout_for(state)
     network = getattr(state.learner, name)
     infinite = eqx.tree_at(lambda n: n.mlp.bias[0], network, jnp.full(64, jnp.inf))
     assert jnp.isfinite(infinite.mlp(jnp.ones(3))).all()
     broken = eqx.tree_at(lambda s: getattr(s.learner, name), state, infinite)
-    updated = update(broken, rollout, config=settings)
-    finite = {"policy": bool(updated.policy_finite), "value": bool(updated.value_finite)}
+    _, measured = update(broken, rollout, settings)
+    finite = {"policy": bool(measured.policy_finite), "value": bool(measured.value_finite)}
     assert finite == {"policy": True, "value": True} | {name: False}
 
 
 def test_the_next_state_does_not_use_up_the_one_before():
     settings = config()
-    state = init(SPEC, settings)
-    first = leaves(update(state, rollout_for(state), config=settings).state.learner)
-    again = leaves(update(state, rollout_for(state), config=settings).state.learner)
+    state = first_state(SPEC, settings)
+    first = leaves(update(state, rollout_for(state), settings)[0].learner)
+    again = leaves(update(state, rollout_for(state), settings)[0].learner)
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a, b)
 

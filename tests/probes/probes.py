@@ -10,6 +10,7 @@ from poise.algo.normalize import Normalizer
 from poise.config import PPO, Config, Normalize, Policy
 from poise.envs.native import NativeTask
 from poise.envs.vector import EnvStep
+from poise.placement import two_devices
 from poise.spec import Spec
 from poise.training.acting import Actor
 
@@ -167,3 +168,10 @@ def small(num_envs=3, num_steps=8, **ppo):
         ppo=PPO(num_steps=num_steps, minibatch_size=2, **ppo),
         policy=Policy(std="fixed", std_init=1e-9),
     )
+
+
+def first_state(spec, config):
+    """The state that a training with this configuration begins with, after the checks of a new one."""
+    config.check_against(spec)
+    config.refuse_idle()
+    return two_devices.init(spec, config.settled(spec))

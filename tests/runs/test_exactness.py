@@ -253,11 +253,10 @@ def collector(id):
 @pytest.fixture
 def policy():
     import jax
-
-    from poise.algo.update import init
+    from probes import first_state
 
     spec = GymnasiumEnv("Plain-v7", 1).spec
-    state = jax.device_get(init(spec, config().settled(spec)))
+    state = jax.device_get(first_state(spec, config().settled(spec)))
     return state.learner.policy, state.normalizer
 
 
@@ -330,12 +329,11 @@ class FailsOnce(Counter):
 
 def test_an_episode_that_a_crash_cut_is_truncated_not_listed_and_not_exact():
     import jax
-
-    from poise.algo.update import init
+    from probes import first_state
 
     env = FailsOnce([-3, -3])
     world = HostCollector(env, config())
-    state = jax.device_get(init(env.spec, config().settled(env.spec)))
+    state = jax.device_get(first_state(env.spec, config().settled(env.spec)))
     first, later = (world.collect(state.learner.policy, state.normalizer, i) for i in (0, 1))
     assert (first.exact, later.exact) == (False, True)
     # environment 0: two steps, then the crash, then a new episode; environment 1: three steps, then another

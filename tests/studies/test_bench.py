@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 import pytest
+from probes import first_state
 
 from poise import envs
-from poise.algo.update import init
 from poise.cli.main import main
 from poise.config import PPO, Config, Normalize, Policy
 from poise.store.checkpoint import Trained
@@ -20,7 +20,7 @@ SMALL = Config(num_envs=2, total_steps=1024, ppo=PPO(num_steps=64))
 
 
 def trained_on(env, config):
-    state = init(env.spec, config)
+    state = first_state(env.spec, config)
     return Trained(state.learner.policy, state.learner.value, state.normalizer)
 
 

@@ -19,7 +19,9 @@ NOISE = np.random.default_rng(1).normal(size=(7, 4)).astype(np.float32)
 
 
 def in_jax(policy, config):
-    obs = jax.vmap(lambda o: normalize_obs(NORMALIZER.obs, o, config))(jnp.asarray(OBS))
+    obs = jax.vmap(lambda o: normalize_obs(NORMALIZER.obs, o, enabled=config.obs, bound=config.obs_bound))(
+        jnp.asarray(OBS)
+    )
     return distributions(policy, obs)
 
 

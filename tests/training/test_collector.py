@@ -1,9 +1,8 @@
 import jax
 import numpy as np
 import pytest
-from probes import Counter, NativeCounter, small
+from probes import Counter, NativeCounter, first_state, small
 
-from poise.algo.update import init
 from poise.config import PPO, Config, Normalize, Policy
 from poise.envs import make
 from poise.envs.native import NativeEnv
@@ -14,7 +13,7 @@ from poise.training.loop import iterations
 
 
 def collector_for(env, config, kind=HostCollector):
-    state = init(env.spec, config)
+    state = first_state(env.spec, config)
     collector = kind(env, config)
     return lambda iteration: collector.collect(state.learner.policy, state.normalizer, iteration)
 
@@ -167,7 +166,7 @@ def test_a_rollout_is_a_function_of_the_seed(id):
         config = Config(total_steps=64, num_envs=2, seed=seed, ppo=PPO(num_steps=32))
         env = make(id, 2)
         kind = NativeCollector if id.startswith("Pendulum") else HostCollector
-        state = init(env.spec, Config(total_steps=64, num_envs=2, ppo=PPO(num_steps=32)))
+        state = first_state(env.spec, Config(total_steps=64, num_envs=2, ppo=PPO(num_steps=32)))
         return kind(env, config).collect(state.learner.policy, state.normalizer, 0).rollout
 
     for a, b, c in zip(*(jax.tree.leaves(run(seed)) for seed in (0, 0, 1)), strict=True):
@@ -178,7 +177,7 @@ def test_a_rollout_is_a_function_of_the_seed(id):
 
 def test_another_seed_or_budget_compiles_no_second_collector():
     env, ppo = make("Pendulum-v1", 2), PPO(num_steps=32)
-    state = init(env.spec, Config(total_steps=64, num_envs=2, ppo=ppo))
+    state = first_state(env.spec, Config(total_steps=64, num_envs=2, ppo=ppo))
     sizes = []
     for seed, total in ((0, 64), (1, 64), (2, 128)):
         config = Config(total_steps=total, num_envs=2, seed=seed, ppo=ppo)

@@ -3,10 +3,9 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from probes import Counter, NativeCounter, small
+from probes import Counter, NativeCounter, first_state, small
 
 import poise
-from poise.algo.update import init
 from poise.arrays import ArraysError
 from poise.config import Config, ConfigError
 from poise.envs import make
@@ -24,7 +23,7 @@ def sharded(num_envs, num_shards, **settings):
 
 
 def acting(env, config):
-    state = init(env.spec, config)
+    state = first_state(env.spec, config)
     return state.learner.policy, state.normalizer
 
 

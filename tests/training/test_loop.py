@@ -2,15 +2,17 @@
 
 import jax.numpy as jnp
 import pytest
-from probes import Bandit, Corridor, Counter
+from probes import Bandit, Corridor, Counter, first_state
 
-from poise.algo.update import init, make_ready
+from poise.algo.hyperparameters import Hyperparameters
 from poise.config import PPO, Config, ConfigError, Normalize, Policy
 from poise.envs.checking import EnvFault
+from poise.errors import TrainingError
+from poise.placement.two_devices import make_ready
 from poise.seeds import Stream, episode_seed
 from poise.training.divergence import first_bad
 from poise.training.groups import make_collector
-from poise.training.loop import TrainingError, iterations
+from poise.training.loop import iterations
 
 FAST = {"num_steps": 32, "minibatch_size": 32, "policy_learning_rate": 5e-3, "value_learning_rate": 5e-3}
 RAW = Normalize(obs=False, reward=False)
@@ -129,9 +131,10 @@ def test_the_repetition_of_an_iteration_that_is_well_finds_nothing():
     config = Config(total_steps=128, num_envs=4, ppo=PPO(num_steps=32, minibatch_size=32, num_epochs=2))
     env = Counter([3, -5, 0, 0])
     config = config.settled(env.spec)
-    state, collector = init(env.spec, config), make_collector(env, config)
+    state, collector = first_state(env.spec, config), make_collector(env, config)
     rollout = collector.collect(state.learner.policy, state.normalizer, 0).rollout
-    assert first_bad(state, make_ready(state, rollout, config=config), config) is None
+    hyper = Hyperparameters.of(config, 0)
+    assert first_bad(state, make_ready(state, rollout, hyper), hyper) is None
 
 
 def test_an_environment_that_cannot_be_restored_trains_all_the_same():

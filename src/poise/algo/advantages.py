@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from poise.algo.hyperparameters import Number
+
 
 def gae(
     reward: Float[Array, "T N"],
@@ -12,8 +14,8 @@ def gae(
     terminated: Bool[Array, "T N"],
     truncated: Bool[Array, "T N"],
     *,
-    gamma: float,
-    lam: float,
+    gamma: Number,
+    lam: Number,
 ) -> Float[Array, "T N"]:
     """Advantage of each step, truncated to the trajectories of the rollout.
 

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from poise.algo.hyperparameters import Hyperparameters, Number
 from poise.algo.networks import Policy, ValueFunction, distributions
-from poise.config import PPO
 from poise.types import Batch
 
 
@@ -20,7 +20,7 @@ class PolicyMetrics(eqx.Module):
 
 
 def clipped_surrogate(
-    ratio: Float[Array, " M"], advantage: Float[Array, " M"], clip: float
+    ratio: Float[Array, " M"], advantage: Float[Array, " M"], clip: Number
 ) -> Float[Array, " M"]:
     """min(r A, clip(r, 1 - eps, 1 + eps) A). Schulman et al. 2017, arXiv:1707.06347, eq. 7."""
     return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
@@ -39,7 +39,9 @@ def standardize(advantage: Float[Array, " M"]) -> Float[Array, " M"]:
     return (advantage - jnp.mean(advantage)) / (jnp.std(advantage) + 1e-8)
 
 
-def policy_loss(policy: Policy, batch: Batch, config: PPO) -> tuple[Float[Array, ""], PolicyMetrics]:
+def policy_loss(
+    policy: Policy, batch: Batch, hyper: Hyperparameters
+) -> tuple[Float[Array, ""], PolicyMetrics]:
     """-mean(clipped surrogate) - entropy_coef * mean entropy, over one minibatch."""
     distribution = distributions(policy, jnp.asarray(batch.obs))
     log_prob = jax.vmap(lambda d, a: d.log_prob(a))(distribution, batch.action)
@@ -47,10 +49,10 @@ def policy_loss(policy: Policy, batch: Batch, config: PPO) -> tuple[Float[Array,
     log_ratio = log_prob - batch.log_prob
     ratio = jnp.exp(log_ratio)
     advantage = jnp.asarray(batch.advantage)
-    if config.normalize_advantage:
+    if hyper.normalize_advantage:
         advantage = standardize(advantage)
-    loss = -jnp.mean(clipped_surrogate(ratio, advantage, config.clip)) - config.entropy_coef * entropy
-    clip_fraction = jnp.mean(jnp.abs(ratio - 1) > config.clip)
+    loss = -jnp.mean(clipped_surrogate(ratio, advantage, hyper.clip)) - hyper.entropy_coef * entropy
+    clip_fraction = jnp.mean(jnp.abs(ratio - 1) > hyper.clip)
     return loss, PolicyMetrics(loss, approximate_kl(log_ratio), clip_fraction, entropy)
 
 

@@ -1,7 +1,7 @@
 """The policy and the value function: two separate MLPs, written for one observation."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -143,6 +143,13 @@ class ValueFunction(eqx.Module):
 
     def __call__(self, obs: Float[Array, " O"]) -> Float[Array, ""]:
         return self.mlp(obs)[0]
+
+
+def scale_log_std(step: Any, factor: float | Float[Array, ""]) -> Any:
+    """A step of a network's parameters, with that of an independent log_std ``factor`` times as large."""
+    if isinstance(step, GaussianPolicy) and step.log_std is not None:
+        return eqx.tree_at(lambda s: s.log_std, step, factor * step.log_std)
+    return step
 
 
 def distributions(policy: Policy, obs: Float[Array, "B O"]) -> Distribution:

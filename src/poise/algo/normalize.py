@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from poise.config import Normalize
+from poise.algo.hyperparameters import Number
 from poise.types import Tensor
 
 EPSILON = 1e-8  # added to a variance before its root
@@ -52,7 +52,7 @@ class RunningStats(eqx.Module):
 class Normalizer(eqx.Module):
     """Statistics of the observations and of the discounted return. Frozen within an iteration.
 
-    ``origin`` is what the observations are relative to, here and in the networks (``poise.algo.origin``);
+    ``origin`` is what the observations are relative to, here and in the networks (``poise.training.origin``);
     None: 0.
     """
 
@@ -65,31 +65,31 @@ class Normalizer(eqx.Module):
         return cls(RunningStats.empty(obs_size), RunningStats.empty())
 
 
-def normalize_obs(stats: RunningStats, obs: Float[Array, " O"], config: Normalize) -> Float[Array, " O"]:
-    """clip((obs - mean) / sqrt(var + 1e-8), -obs_clip, obs_clip), as far as switched on."""
-    if config.obs:
+def normalize_obs(
+    stats: RunningStats, obs: Float[Array, " O"], *, enabled: bool, bound: Number | None
+) -> Float[Array, " O"]:
+    """clip((obs - mean) / sqrt(var + 1e-8), -bound, bound); not scaled where not ``enabled``."""
+    if enabled:
         obs = (obs - stats.mean) / stats.std
-    bound = config.obs_bound
     return obs if bound is None else jnp.clip(obs, -bound, bound)
 
 
 def normalize_reward(
-    stats: RunningStats, reward: Float[Array, "T N"], config: Normalize
+    stats: RunningStats, reward: Float[Array, "T N"], *, enabled: bool, bound: Number | None
 ) -> Float[Array, "T N"]:
-    """clip(reward / sqrt(var of the return + 1e-8), -reward_clip, reward_clip), as far as switched on.
+    """clip(reward / sqrt(var of the return + 1e-8), -bound, bound); not scaled where not ``enabled``.
 
     The usual bound, 1,000 standard deviations, is hardly ever met. Where the only reward of an episode
     comes at its end, the return is 0 at nearly every step and its deviation small: a bound of 10 would make
     rewards of 1 and of 3 the same.
     """
-    if config.reward:
+    if enabled:
         reward = reward / stats.std
-    bound = config.reward_bound
     return reward if bound is None else jnp.clip(reward, -bound, bound)
 
 
 def discounted_return(
-    before: Float[Array, " N"], reward: Float[Array, "T N"], done: Bool[Array, "T N"], gamma: float
+    before: Float[Array, " N"], reward: Float[Array, "T N"], done: Bool[Array, "T N"], gamma: Number
 ) -> tuple[Float[Array, " N"], Float[Array, "T N"]]:
     """The running return of each environment, G_t = gamma G_{t-1} + R_t, begun anew after an end.
 

@@ -19,7 +19,7 @@ from poise.agents.agent import load
 from poise.agents.best import Candidate, Podium, choose
 from poise.agents.evaluation import Evaluation, Limits, evaluate, evaluation_lanes
 from poise.agents.film import film
-from poise.algo.update import TrainState
+from poise.algo.state import TrainState
 from poise.config import Config
 from poise.errors import PoiseError
 from poise.runs.budget import Budget, make_budget

@@ -20,11 +20,11 @@ import jax
 from poise import envs
 from poise.agents.best import PLACES, Candidate
 from poise.agents.evaluation import Evaluation
-from poise.algo.update import placed
 from poise.config import Config, ConfigError, flat
 from poise.envs.checking import EnvFault
 from poise.errors import PoiseError, StorageError
 from poise.health.telling import run_lines
+from poise.placement import two_devices
 from poise.runs.budget import Budget
 from poise.runs.crash import write_crash
 from poise.runs.journal import LOGS, METRICS, JournalError, cut, read_episodes
@@ -49,7 +49,7 @@ from poise.store.checkpoint import (
 from poise.store.claim import LOCK, ClaimError, claimed
 from poise.store.files import FileError, check_room, is_full, read_json
 from poise.system import cluster
-from poise.system.compile_cache import forget_compiled, keep_compiled
+from poise.system.compile_cache import keep_compiled
 from poise.system.interrupts import Guard, refuse_imported_script
 from poise.system.machine import made_with, start_platform
 from poise.system.pulse import announced
@@ -619,7 +619,6 @@ def _session(
     found, config, options = job.found, job.config, job.options
     out, place = options.out.absolute(), folder and folder.absolute()
     keep_compiled(options.compile_cache)
-    forget_compiled()
     options.check_against(found.backend)
     check_workers(options, config, found.backend, job.ray)
     with contextlib.ExitStack() as stack:
@@ -716,7 +715,7 @@ def _start(job: _Job, recorder: Recorder) -> Start | None:
     training = job.training
     if training.state is None:
         return None
-    state = placed(training.state)
+    state = two_devices.place(training.state)
     recorder.go_on(state, training.world)
     return Start(state, training.world)
 

@@ -25,8 +25,7 @@ from safetensors.numpy import save
 from poise import envs
 from poise.algo.networks import Policy, ValueFunction
 from poise.algo.normalize import Normalizer
-from poise.algo.origin import shapes_with_origin
-from poise.algo.update import TrainState, template
+from poise.algo.state import TrainState, shapes_with_origin, state_shapes
 from poise.arrays import ArraysError, filled, fitted, named, part, prefixed
 from poise.config import Config
 from poise.errors import PoiseError
@@ -142,7 +141,7 @@ def _joined(agent: Trained, rest: Mapping[str, Any], manifest: Manifest) -> Trai
     shared = _in_state(named(agent))
     if twice := sorted(shared.keys() & rest.keys()):
         raise ArraysError(f"array {twice[0]} belongs to nothing")
-    shapes = shapes_with_origin(template(manifest.spec, manifest.config), shared)
+    shapes = shapes_with_origin(_state_shapes(manifest), shared)
     return filled(shapes, shared | dict(rest))
 
 
@@ -330,7 +329,7 @@ def _fit_training(described: Mapping[str, Described], manifest: Manifest) -> Non
     actions = 16 * manifest.steps * (manifest.spec.action_size + 1)  # at most those of all steps
     if world > (most := LARGEST_WORLD * manifest.config.shape[1] + actions):
         raise ArraysError(f"the arrays of its world have {world:,} bytes, at most {most:,} are possible")
-    shapes = template(manifest.spec, manifest.config)
+    shapes = _state_shapes(manifest)
     _, mine = _split(shapes)
     agent = Trained.of(shapes)
     fitted(mine, {n: a for n, a in described.items() if n.split(".")[0] not in ("world", "candidate")})
@@ -343,9 +342,14 @@ def _fit_training(described: Mapping[str, Described], manifest: Manifest) -> Non
         fitted(named(shapes_with_origin(agent, own)), own)
 
 
+def _state_shapes(manifest: Manifest) -> TrainState:
+    """Shapes and dtypes of the state that the configuration describes; no array is made."""
+    return state_shapes(manifest.spec, manifest.config.settled(manifest.spec))
+
+
 def _agent_shapes(manifest: Manifest) -> Trained:
     """Shapes and dtypes of the agent that the configuration describes; no array is made."""
-    return Trained.of(template(manifest.spec, manifest.config))
+    return Trained.of(_state_shapes(manifest))
 
 
 @contextlib.contextmanager

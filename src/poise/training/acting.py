@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, Shaped
 
 from poise.algo.networks import GaussianPolicy, Policy
 from poise.algo.normalize import Normalizer
-from poise.algo.origin import from_origin
 from poise.config import Normalize
 from poise.spec import Spec
+from poise.training.origin import from_origin
 from poise.types import Tensor
 
 

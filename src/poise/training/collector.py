@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from poise.algo.hyperparameters import Number
 from poise.algo.networks import GaussianPolicy, Policy
 from poise.algo.normalize import Normalizer, normalize_obs
 from poise.arrays import ArraysError, filled, fitted, named, part, prefixed
-from poise.config import Config, Normalize
+from poise.config import Config
 from poise.envs import VectorEnv
 from poise.envs.checking import Crash, EnvFault
 from poise.envs.native import NativeEnv, NativeTask, World, advance, begin, empty_world, observe
@@ -421,9 +422,11 @@ class NativeCollector:
             self._ahead,
             self._episode_key,
             jax.random.fold_in(self._noise_key, iteration),
+            self._config.normalize.obs_bound,
             task=self._task,
             num_steps=self._config.shape[0],
-            normalize=self._config.normalize,
+            normalized=self._config.normalize.obs,
+            scaled=self._config.normalize.action,
         )
         facts = jax.device_get(rollout)
         done = facts.terminated | facts.truncated
@@ -456,7 +459,7 @@ class NativeCollector:
         """Nothing to release."""
 
 
-@partial(jax.jit, static_argnames=("task", "num_steps", "normalize"))
+@partial(jax.jit, static_argnames=("task", "num_steps", "normalized", "scaled"))
 def _collect(
     policy: Policy,
     normalizer: Normalizer,
@@ -465,13 +468,15 @@ def _collect(
     ahead: Int[Tensor, " N"],
     episode_key: PRNGKeyArray,
     noise_key: PRNGKeyArray,
+    obs_bound: Number | None,
     *,
     task: NativeTask,
     num_steps: int,
-    normalize: Normalize,
+    normalized: bool,
+    scaled: bool,
 ) -> tuple[_Native, Rollout]:
     spec = task.spec
-    scale = ActionScale(spec, normalize=normalize.action)
+    scale = ActionScale(spec, normalize=scaled)
     num_envs = now.index.size
     draw_noise = jax.random.normal if isinstance(policy, GaussianPolicy) else jax.random.gumbel
     noise = draw_noise(noise_key, (num_steps, num_envs, spec.action_size))
@@ -483,7 +488,8 @@ def _collect(
         return _Native(begin(task, now.world, mask, keys), index)
 
     def act(obs: Float[Array, " O"], noise: Float[Array, " A"]):
-        action = policy(normalize_obs(normalizer.obs, obs, normalize)).draw(noise)
+        obs = normalize_obs(normalizer.obs, obs, enabled=normalized, bound=obs_bound)
+        action = policy(obs).draw(noise)
         return action, scale(action)
 
     def step(now: _Native, noise: Float[Array, "N A"]):

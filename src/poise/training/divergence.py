@@ -1,83 +1,105 @@
 """Where an iteration of learning went wrong: found by repeating it, one minibatch at a time."""
 
+import math
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
+from poise.algo.hyperparameters import Hyperparameters
 from poise.algo.losses import policy_loss, value_loss
-from poise.algo.update import (
-    Ready,
-    TrainState,
-    apply_gradient,
-    blocks,
-    learning_rate,
-    make_optimizer,
-    minibatches,
-    recomputed,
-    std_rate,
-)
-from poise.config import PPO, Config
+from poise.algo.minibatches import take
+from poise.algo.prepare import recompute
+from poise.algo.state import TrainState
+from poise.algo.update import Measured, descend
+from poise.errors import DIVERGED, TOO_LARGE, TrainingError
+from poise.placement.two_devices import Ready, epoch_blocks
 from poise.types import Batch
 
+Kind = Literal["policy", "value"]
 
-@partial(jax.jit, static_argnames=("kind", "config"))
+
+@partial(jax.jit, static_argnames="kind")
 def _one(
-    params: Any,
-    opt_state: Any,
-    batch: Batch,
-    step_size: Float[Array, ""],
-    std_rate: Float[Array, ""],
-    *,
-    kind: str,
-    config: PPO,
+    params: Any, opt_state: Any, batch: Batch, hyper: Hyperparameters, *, kind: Kind
 ) -> tuple[Any, Any, Any, Array, Array]:
     """Parameters and optimizer after one minibatch, and what led there: gradient, loss, approximate KL."""
     if kind == "policy":
-        (loss, metrics), gradient = jax.value_and_grad(policy_loss, has_aux=True)(params, batch, config)
-        kl = metrics.kl
+        (loss, metrics), gradient = jax.value_and_grad(policy_loss, has_aux=True)(params, batch, hyper)
+        kl, step_size = metrics.kl, hyper.policy_step_size
     else:
         loss, gradient = jax.value_and_grad(value_loss)(params, batch)
-        kl = jax.numpy.zeros(())
-    after = apply_gradient(make_optimizer(config), params, opt_state, gradient, step_size, std_rate)
-    return *after, gradient, loss, kl
+        kl, step_size = jax.numpy.zeros(()), hyper.value_step_size
+    return *descend(params, opt_state, gradient, step_size, hyper), gradient, loss, kl
 
 
-def first_bad(state: TrainState, ready: Ready, config: Config) -> str | None:
+def refuse_infinite(
+    metrics: Mapping[str, float | int | None],
+    measured: Measured,
+    before: TrainState,
+    ready: Ready,
+    hyper: Hyperparameters,
+    place: str,
+) -> None:
+    """Stops a training in which something became infinite or NaN.
+
+    ``before``: the state that the iteration began with, from which it is repeated to find the first culprit.
+
+    Raises:
+        TrainingError: says what, where, and the usual cause.
+    """
+    problem = _problem(metrics, measured)
+    if problem is None:
+        return
+    what, cause = problem
+    first = first_bad(before, ready, hyper) if cause == DIVERGED else None
+    raise TrainingError(f"{what} in {place}{f', {first}' if first else ''}. {cause}")
+
+
+def _problem(metrics: Mapping[str, float | int | None], measured: Measured) -> tuple[str, str] | None:
+    """What became infinite or NaN, and its usual cause."""
+    if not measured.prepared.finite:
+        return "the statistics of observations and returns are infinite or NaN", TOO_LARGE
+    for name in ("policy/loss", "value/loss"):
+        value = metrics[name]
+        if value is None or not math.isfinite(value):
+            return f"{name} is {value}", DIVERGED
+    for name, finite in (("policy", measured.policy_finite), ("value function", measured.value_finite)):
+        if not finite:
+            return f"after learning, the {name} is infinite or NaN", DIVERGED
+    return None
+
+
+def first_bad(state: TrainState, ready: Ready, hyper: Hyperparameters) -> str | None:
     """The first loss, gradient or parameter that is infinite or NaN, with its epoch and minibatch.
 
-    None where the repetition, which rounds otherwise, meets none.
+    None where the repetition, which rounds differently, meets none.
     """
-    learner, ppo, iteration = state.learner, config.ppo, int(state.iteration)
+    learner = state.learner
     batch, transitions = jax.device_get((ready.prepared.batch, ready.prepared.transitions))
-    now = jax.device_get(
-        {"policy": (learner.policy, learner.policy_opt), "value": (learner.value, learner.value_opt)}
-    )
-    rates = {
-        name: np.float32(learning_rate(start, iteration, config))
-        for name, start in (("policy", ppo.policy_learning_rate), ("value", ppo.value_learning_rate))
+    networks: dict[Kind, Any] = {
+        "policy": jax.device_get((learner.policy, learner.policy_opt)),
+        "value": jax.device_get((learner.value, learner.value_opt)),
     }
     stopped = False
-    for block in blocks(len(ready.rows), ppo):
-        if block.start and transitions is not None:
-            batch = jax.device_get(recomputed(now["value"][0], batch, transitions, ppo=ppo))
-        for kind, rate in rates.items():
-            params, opt_state = now[kind]
+    for block in epoch_blocks(hyper):
+        if block.start:
+            batch = jax.device_get(jax.jit(recompute)(networks["value"][0], batch, transitions, hyper))
+        for kind, network in networks.items():
             for (epoch, i), rows in _each(ready.rows[block], block.start):
                 if kind == "policy" and stopped:
                     break
-                part = jax.tree.map(lambda x: x[0], minibatches(batch, jax.numpy.asarray(rows[None])))
-                params, opt_state, gradient, loss, kl = _one(
-                    params, opt_state, part, rate, std_rate(config), kind=kind, config=ppo
-                )
-                parts = {"loss": loss, "gradient": gradient, "parameters after it": params}
+                part = jax.tree.map(lambda x: x[0], take(batch, jax.numpy.asarray(rows[None])))
+                *network, gradient, loss, kl = _one(*network, part, hyper, kind=kind)
+                parts = {"loss": loss, "gradient": gradient, "parameters after it": network[0]}
                 for name, tree in parts.items():
                     if (odd := _odd(tree)) is not None:
                         return f"first the {kind}'s {name} ({odd}) in epoch {epoch}, minibatch {i}"
-                stopped |= kind == "policy" and ppo.target_kl is not None and bool(kl > ppo.target_kl)
-            now[kind] = params, opt_state
+                stopped |= kind == "policy" and hyper.target_kl is not None and bool(kl > hyper.target_kl)
+            networks[kind] = network
     return None
 
 

@@ -1,7 +1,6 @@
 """The training loop, as a generator: it yields after every iteration and reacts to nothing."""
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,22 +8,23 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from poise.algo.distributions import DiagGaussian
-from poise.algo.origin import relative, with_origin
-from poise.algo.update import Prepared, TrainState, Updated, init, learn, learning_rate, make_ready
+from poise.algo.hyperparameters import Hyperparameters
+from poise.algo.prepare import Prepared
+from poise.algo.state import TrainState
 from poise.arrays import ArraysError
 from poise.config import Config
 from poise.envs import VectorEnv
 from poise.envs.checking import Crash, EnvFault
-from poise.errors import DIVERGED, TOO_LARGE, TrainingError
+from poise.placement import two_devices
 from poise.spec import Episode
 from poise.system.threads import start_jax
 from poise.training.acting import ActionScale
 from poise.training.clock import Clock
 from poise.training.collector import Collector
-from poise.training.divergence import first_bad
-from poise.training.facts import facts
+from poise.training.divergence import refuse_infinite
 from poise.training.groups import check_worlds, make_collector
+from poise.training.measuring import epoch_metrics, iteration_metrics, measure_rollout
+from poise.training.origin import relative_to_origin
 from poise.types import Rollout
 
 
@@ -93,53 +93,63 @@ def iterations(
         config = dataclasses.replace(config, num_envs=env.num_envs)
     collector = env if isinstance(env, Collector) else make_collector(env, config)
     spec = collector.spec
+    if start is None:
+        config.check_against(spec)
+        config.refuse_idle()
     config = config.settled(spec)
     clock = Clock()
     try:
         compiled = clock.now().compiling
+        state = two_devices.init(spec, config) if start is None else start.state
         scale = ActionScale(spec, normalize=config.normalize.action)
-        state = init(spec, config) if start is None else start.state
         exact = start is None or _restored(collector, start, spec.id)
         for iteration in range(int(state.iteration), config.num_iterations):
-            begun = clock.now()
-            found = collector.collect(state.learner.policy, state.normalizer, iteration)
-            episodes, exact = found.episodes, exact and found.exact
-            normalizer = with_origin(state.normalizer, found.rollout, config.normalize)
-            state = dataclasses.replace(state, normalizer=normalizer)
-            rollout = relative(found.rollout, normalizer)
-            collected = clock.now()
-            ready = make_ready(state, rollout, config=config)
-            prepared = clock.now()
-            updated, before = learn(state, ready, config=config), state
-            state = jax.block_until_ready(updated.state)
-            epochs = _epochs(updated, iteration, config)
-            learned = clock.now()
-            metrics = _metrics(updated, epochs, episodes) | facts(rollout, before.normalizer, scale)
-            if (problem := _problem(metrics, updated)) is not None:
-                what, cause = problem
-                first = first_bad(before, ready, config) if cause == DIVERGED else None
-                at = f"in iteration {iteration + 1} of {spec.id}" + (f", {first}" if first else "")
-                raise TrainingError(f"{what} {at}. {cause}")
+            began = clock.now()
+            hyper = Hyperparameters.of(config, iteration)
+
+            # 1. Collect: the policy acts in the environments.
+            collected = collector.collect(state.learner.policy, state.normalizer, iteration)
+            state, rollout = relative_to_origin(state, collected.rollout, config.normalize)
+            collecting_done = clock.now()
+
+            # 2. Prepare: normalize, and compute advantages and targets once.
+            ready = two_devices.make_ready(state, rollout, hyper)
+            preparing_done = clock.now()
+
+            # 3. Learn: all epochs of policy and value function.
+            before = state
+            state, measured = jax.block_until_ready(two_devices.learn(before, ready, hyper))
+            learning_done = clock.now()
+
+            # 4. Measure, and stop where something became infinite.
+            epochs = epoch_metrics(measured, hyper)
+            metrics = iteration_metrics(measured, epochs, collected.episodes)
+            metrics |= measure_rollout(rollout, before.normalizer, scale)
+            place = f"iteration {iteration + 1} of {spec.id}"
+            refuse_infinite(metrics, measured, before, ready, hyper, place)
+
+            # 5. Yield: whoever iterates records, shows, stops.
+            exact = exact and collected.exact
             yield Progress(
                 iteration=iteration + 1,
                 steps=(iteration + 1) * config.rollout_size,
                 state=state,
-                rollout=found.rollout,
-                prepared=updated.prepared,
-                episodes=episodes,
+                rollout=collected.rollout,
+                prepared=measured.prepared,
+                episodes=collected.episodes,
                 epochs=epochs,
                 metrics=metrics,
-                rollout_seconds=collected.since(begun),
-                physics_seconds=found.physics_seconds,
-                learn_seconds=learned.since(collected),
-                prepare_seconds=prepared.since(collected),
-                compile_seconds=learned.compiling - compiled,
+                rollout_seconds=collecting_done.since(began),
+                physics_seconds=collected.physics_seconds,
+                learn_seconds=learning_done.since(collecting_done),
+                prepare_seconds=preparing_done.since(collecting_done),
+                compile_seconds=learning_done.compiling - compiled,
                 world=collector.snapshot(),
                 exact=exact,
-                crashes=found.crashes,
-                notes=found.notes,
+                crashes=collected.crashes,
+                notes=collected.notes,
             )
-            compiled = learned.compiling
+            compiled = learning_done.compiling
     finally:
         clock.close()
 
@@ -150,55 +160,3 @@ def _restored(collector: Collector, start: Start, id: str) -> bool:
         return collector.restore(start.world)
     except EnvFault as fault:
         raise ArraysError(f"{id} cannot be brought back to where it was: {fault}") from fault
-
-
-def _problem(metrics: dict[str, float | int | None], updated: Updated) -> tuple[str, str] | None:
-    """What became infinite or NaN, and what that mostly comes of."""
-    if not updated.prepared.finite:
-        return "the statistics of observations and returns are infinite or NaN", TOO_LARGE
-    for name in ("policy/loss", "value/loss"):
-        value = metrics[name]
-        if value is None or not math.isfinite(value):
-            return f"{name} is {value}", DIVERGED
-    for name, finite in (("policy", updated.policy_finite), ("value function", updated.value_finite)):
-        if not finite:
-            return f"after learning, the {name} is infinite or NaN", DIVERGED
-    return None
-
-
-def _epochs(updated: Updated, iteration: int, config: Config) -> dict[str, np.ndarray]:
-    policy, value_loss = jax.device_get((updated.policy, updated.value_loss))
-    ppo = config.ppo
-    rates = {"policy": ppo.policy_learning_rate, "value": ppo.value_learning_rate}
-    return {
-        "policy/loss": policy.loss,
-        "policy/kl": policy.kl,
-        "policy/clip_fraction": policy.clip_fraction,
-        "policy/entropy": policy.entropy,
-        "policy/num_updates": policy.num_updates,
-        "value/loss": value_loss,
-    } | {
-        f"{name}/learning_rate": np.full(ppo.num_epochs, learning_rate(start, iteration, config))
-        for name, start in rates.items()
-    }
-
-
-def _metrics(
-    updated: Updated, epochs: dict[str, np.ndarray], episodes: list[Episode]
-) -> dict[str, float | int | None]:
-    """The scalars of one iteration. Of the epochs, the last in which the policy looked at a minibatch."""
-    distribution, explained = jax.device_get(
-        (updated.prepared.distribution, updated.prepared.explained_variance)
-    )
-    returns = [e.episodic_return for e in episodes]
-    last = np.flatnonzero(np.asarray(updated.policy.num_seen))[-1]  # the first minibatch always is
-    return {
-        "episode/return": float(np.mean(returns)) if episodes else None,
-        "episode/length": float(np.mean([e.length for e in episodes])) if episodes else None,
-        "episode/count": len(episodes),
-        **{name: float(values[last]) for name, values in epochs.items() if name.startswith("policy/")},
-        "policy/num_updates": int(epochs["policy/num_updates"].sum()),
-        "policy/std": float(distribution.std.mean()) if isinstance(distribution, DiagGaussian) else None,
-        **{name: float(values[-1]) for name, values in epochs.items() if name.startswith("value/")},
-        "value/explained_variance": float(explained),
-    }

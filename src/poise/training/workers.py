@@ -17,8 +17,7 @@ import numpy as np
 from poise import envs
 from poise.algo.networks import Policy
 from poise.algo.normalize import Normalizer
-from poise.algo.origin import shapes_with_origin
-from poise.algo.update import TrainState, template
+from poise.algo.state import TrainState, shapes_with_origin, state_shapes
 from poise.arrays import filled, named
 from poise.config import Config, ConfigError
 from poise.errors import PoiseError
@@ -120,7 +119,7 @@ class _Worker:
         try:
             part = self._parts[index]
             if self._shapes is None:
-                self._shapes = template(part.spec, self._config)
+                self._shapes = state_shapes(part.spec, self._config.settled(part.spec))
             acting = _acting(shapes_with_origin(self._shapes, parameters))
             state = filled(acting, parameters)
             collected = part.collect(state["policy"], state["normalizer"], iteration)

@@ -11,7 +11,6 @@ from poise import envs
 from poise.agents.agent import Agent
 from poise.agents.export import FORMATS, make_plan, observations
 from poise.algo.normalize import Normalizer, RunningStats, normalize_obs
-from poise.algo.origin import FAR, from_origin, relative, with_origin
 from poise.config import PPO, Config, Normalize
 from poise.envs.vector import EnvStep, Restored
 from poise.spec import Spec
@@ -19,6 +18,7 @@ from poise.store.checkpoint import Manifest, Trained, load_training, save_traini
 from poise.store.checkpoint import Training as Saved
 from poise.training.acting import Actor
 from poise.training.loop import Start, iterations
+from poise.training.origin import FAR, from_origin, relative, with_origin
 from poise.types import Rollout
 
 STAMP = 1.7e9  # seconds: float32's neighbors are 128 apart
@@ -136,7 +136,7 @@ def test_statistics_move_with_the_origin():
     np.testing.assert_array_equal(after.obs.m2, before.obs.m2)
     old = np.array([7.0, 2.0])
     shown = [
-        normalize_obs(n.obs, jnp.asarray(from_origin(old, n.origin)), Normalize(obs_clip=None))
+        normalize_obs(n.obs, jnp.asarray(from_origin(old, n.origin)), enabled=True, bound=None)
         for n in (before, after)
     ]
     np.testing.assert_allclose(shown[1][1], shown[0][1])
@@ -208,6 +208,6 @@ def test_gymnasium_environments_hand_on_their_digits():
 
 
 def _policy():
-    from poise.algo.update import init
+    from probes import first_state
 
-    return init(Follow(0.0).spec, CONFIG).learner.policy
+    return first_state(Follow(0.0).spec, CONFIG).learner.policy

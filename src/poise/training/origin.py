@@ -7,16 +7,13 @@ state, saved and exported with the policy. Most tasks need none: nothing is subt
 """
 
 import dataclasses
-from collections.abc import Collection
-from typing import Any
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from poise.algo.normalize import Normalizer, RunningStats
+from poise.algo.state import TrainState
 from poise.config import Normalize
 from poise.types import Rollout, Tensor
 
@@ -48,12 +45,10 @@ def with_origin(before: Normalizer, rollout: Rollout, config: Normalize) -> Norm
     return dataclasses.replace(before, obs=stats, origin=new)
 
 
-def shapes_with_origin(shapes: Any, arrays: Collection[str]) -> Any:
-    """Shapes of a record that holds a ``normalizer``, which has an origin if ``arrays`` names one."""
-    if "normalizer.origin" not in arrays:
-        return shapes
-    origin = jax.ShapeDtypeStruct(shapes.normalizer.obs.mean.shape, np.float32)
-    return eqx.tree_at(lambda s: s.normalizer.origin, shapes, origin, is_leaf=lambda x: x is None)
+def relative_to_origin(state: TrainState, rollout: Rollout, config: Normalize) -> tuple[TrainState, Rollout]:
+    """The state with an origin that suits ``rollout``, and the rollout as it is learned from."""
+    normalizer = with_origin(state.normalizer, rollout, config)
+    return dataclasses.replace(state, normalizer=normalizer), relative(rollout, normalizer)
 
 
 def from_origin(

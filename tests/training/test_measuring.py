@@ -5,7 +5,7 @@ import pytest
 from poise.algo.normalize import Normalizer, RunningStats
 from poise.spec import Spec
 from poise.training.acting import ActionScale
-from poise.training.facts import facts, saturation, shift
+from poise.training.measuring import measure_rollout, observation_shift, saturation
 from poise.types import Rollout
 
 SPEC = Spec("Two-v0", (2,), (3,), (-1.0, -4.0, -np.inf), (1.0, 2.0, np.inf))
@@ -36,8 +36,8 @@ def test_without_bounds_or_with_choices_nothing_can_be_cut():
 def test_the_shift_by_hand():
     before = seen([0, 10], [2, 10], [0, 12], [2, 12])  # means 1 and 11, deviations 1 and 1
     obs = np.array([[1, 11], [2, 14]], np.float32)  # means 1.5 and 12.5
-    assert shift(obs, before) == pytest.approx(1.5)
-    assert shift(obs, seen()) is None
+    assert observation_shift(obs, before) == pytest.approx(1.5)
+    assert observation_shift(obs, seen()) is None
 
 
 def test_rewards_are_the_raw_ones():
@@ -49,5 +49,5 @@ def test_rewards_are_the_raw_ones():
         terminated=np.zeros((2, 1), bool),
         truncated=np.zeros((2, 1), bool),
     )
-    found = facts(rollout, seen(), ActionScale(SPEC, normalize=True))
+    found = measure_rollout(rollout, seen(), ActionScale(SPEC, normalize=True))
     assert (found["reward/mean"], found["reward/std"]) == (2.0, 1.0)

@@ -1,0 +1,74 @@
+"""The settings of an iteration: numbers, which are traced, and switches and sizes, which are static."""
+
+import equinox as eqx
+from jaxtyping import Array, Float
+
+from poise.config import Config, known
+
+Number = float | Float[Array, ""]
+
+
+class Hyperparameters(eqx.Module):
+    """The settings of one iteration.
+
+    The step sizes are leaves of the tree, everything else is static.
+    """
+
+    policy_step_size: Number  # of Adam, in this iteration
+    value_step_size: Number
+    std_rate: Number  # step size of log_std, in units of policy_step_size
+    gamma: Number = eqx.field(static=True)
+    lam: Number = eqx.field(static=True)
+    reward_gamma: Number = eqx.field(static=True)
+    clip: Number = eqx.field(static=True)
+    entropy_coef: Number = eqx.field(static=True)
+    max_grad_norm: Number | None = eqx.field(static=True)
+    target_kl: Number | None = eqx.field(static=True)
+    obs_bound: Number | None = eqx.field(static=True)
+    reward_bound: Number | None = eqx.field(static=True)
+
+    num_epochs: int = eqx.field(static=True)
+    minibatch_size: int = eqx.field(static=True)
+    recompute_every: int | None = eqx.field(static=True)
+    normalize_advantage: bool = eqx.field(static=True)
+    normalize_obs: bool = eqx.field(static=True)
+    normalize_reward: bool = eqx.field(static=True)
+    normalize_first_rollout: bool = eqx.field(static=True)
+    reset_every_rollout: bool = eqx.field(static=True)
+
+    @classmethod
+    def of(cls, config: Config, iteration: int) -> "Hyperparameters":
+        """The settings of iteration ``iteration``, counted from 0, of a configuration that is settled."""
+        ppo, normalize = config.ppo, config.normalize
+        return cls(
+            policy_step_size=learning_rate(ppo.policy_learning_rate, iteration, config),
+            value_step_size=learning_rate(ppo.value_learning_rate, iteration, config),
+            std_rate=1.0 if config.policy.std_rate is None else config.policy.std_rate,
+            gamma=known(ppo.gamma),
+            lam=ppo.lam,
+            reward_gamma=known(ppo.gamma if normalize.reward_gamma is None else normalize.reward_gamma),
+            clip=ppo.clip,
+            entropy_coef=ppo.entropy_coef,
+            max_grad_norm=ppo.max_grad_norm,
+            target_kl=ppo.target_kl,
+            obs_bound=normalize.obs_bound,
+            reward_bound=normalize.reward_bound,
+            num_epochs=ppo.num_epochs,
+            minibatch_size=config.minibatch_size,
+            recompute_every=ppo.recompute_every,
+            normalize_advantage=ppo.normalize_advantage,
+            normalize_obs=normalize.obs,
+            normalize_reward=normalize.reward,
+            normalize_first_rollout=normalize.first_rollout,
+            reset_every_rollout=ppo.reset_every_rollout,
+        )
+
+
+def learning_rate(start: float | None, iteration: int, config: Config) -> float:
+    """The step size of one iteration: ``start``, less the share of the budget that is done where annealed."""
+    start = known(start)
+    match config.ppo.anneal:
+        case "linear":
+            return start * (1 - iteration / config.num_iterations)
+        case "none":
+            return start

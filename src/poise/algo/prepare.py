@@ -1,0 +1,120 @@
+"""Everything that is computed once per rollout, before any parameter changes."""
+
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree, Shaped
+
+from poise.algo.advantages import gae
+from poise.algo.distributions import Distribution
+from poise.algo.hyperparameters import Hyperparameters
+from poise.algo.losses import explained_variance
+from poise.algo.networks import Policy, ValueFunction, distributions
+from poise.algo.normalize import Normalizer, discounted_return, normalize_obs, normalize_reward
+from poise.types import Batch, Rollout, Tensor
+
+
+class Transitions(eqx.Module):
+    """What advantages are computed from, besides the observations of a ``Batch``."""
+
+    reward: Float[Array, "T N"]  # normalized
+    next_obs: Float[Array, "B O"]  # normalized
+    terminated: Bool[Array, "T N"]
+    truncated: Bool[Array, "T N"]
+
+
+class Prepared(eqx.Module):
+    """What ``prepare`` computes from a rollout and the parameters that acted."""
+
+    batch: Batch
+    transitions: Transitions  # for ``recompute``
+    normalizer: Normalizer  # of the next iteration
+    running_return: Float[Array, " N"]
+    explained_variance: Float[Array, ""]
+    distribution: Distribution  # that acted; its arrays carry a leading axis B. In the first rollout almost:
+    # there the policy acted on observations that nothing had scaled yet (normalize.first_rollout)
+    finite: Bool[Array, ""]  # whether the new statistics are finite
+
+
+def prepare(
+    policy: Policy,
+    value: ValueFunction,
+    before: Normalizer,
+    running_return: Float[Array, " N"],
+    rollout: Rollout,
+    hyper: Hyperparameters,
+) -> Prepared:
+    """Values, log-probabilities, advantages and targets of a rollout; rows are in C order of [T, N].
+
+    The statistics of observations are frozen: this rollout is normalized with those of all rollouts before
+    it (``before``), and enters them for the next one. The first rollout has nothing before it, so it is
+    normalized with its own statistics. The statistics of returns are not frozen: this rollout enters them
+    before they scale its rewards, since rewards play no part in acting.
+    """
+    rollout = jax.tree.map(jnp.asarray, rollout)
+    seen = before.obs.merge(rows(rollout.obs))
+    stats = before.obs
+    if hyper.normalize_first_rollout:
+        stats = jax.tree.map(partial(jnp.where, before.obs.count > 0), before.obs, seen)
+    scale = jax.vmap(lambda o: normalize_obs(stats, o, enabled=hyper.normalize_obs, bound=hyper.obs_bound))
+    obs, next_obs = scale(rows(rollout.obs)), scale(rows(rollout.next_obs))
+
+    done = rollout.terminated | rollout.truncated
+    running, returns = discounted_return(running_return, rollout.reward, done, hyper.reward_gamma)
+    after = Normalizer(seen, before.ret.merge(rows(returns)), before.origin)
+    reward = normalize_reward(
+        after.ret, rollout.reward, enabled=hyper.normalize_reward, bound=hyper.reward_bound
+    )
+
+    transitions = Transitions(reward, next_obs, rollout.terminated, rollout.truncated)
+    values, advantage, target = estimate(value, obs, transitions, hyper)
+    # the parameters have not changed since they acted, so this is the policy that acted: pi_old
+    distribution = distributions(policy, obs)
+    action = rows(rollout.action)
+    log_prob = jax.vmap(lambda d, a: d.log_prob(a))(distribution, action)
+    return Prepared(
+        batch=Batch(obs, action, log_prob, advantage, target),
+        transitions=transitions,
+        normalizer=after,
+        running_return=jnp.zeros_like(running) if hyper.reset_every_rollout else running,
+        explained_variance=explained_variance(values, target),
+        distribution=distribution,
+        finite=all_finite(after),
+    )
+
+
+def rows(array: Shaped[Tensor, "T N ..."]) -> Shaped[Array, "B ..."]:
+    """One row per step of an environment, in C order."""
+    return jnp.reshape(array, (-1, *array.shape[2:]))
+
+
+def estimate(
+    value: ValueFunction, obs: Float[Array, "B O"], transitions: Transitions, hyper: Hyperparameters
+) -> tuple[Float[Array, " B"], Float[Array, " B"], Float[Array, " B"]]:
+    """The value and the advantage of each row, and the target that the value function learns."""
+    shape = transitions.reward.shape
+    values = jax.vmap(value)(obs)
+    next_values = jax.vmap(value)(transitions.next_obs)
+    advantage = gae(
+        transitions.reward,
+        values.reshape(shape),
+        next_values.reshape(shape),
+        transitions.terminated,
+        transitions.truncated,
+        gamma=hyper.gamma,
+        lam=hyper.lam,
+    ).reshape(-1)
+    return values, advantage, values + advantage
+
+
+def recompute(value: ValueFunction, batch: Batch, transitions: Transitions, hyper: Hyperparameters) -> Batch:
+    """The batch with the advantages and targets of ``value`` as it is now; all else stays."""
+    _, advantage, target = estimate(value, jnp.asarray(batch.obs), transitions, hyper)
+    return Batch(batch.obs, batch.action, batch.log_prob, advantage, target)
+
+
+def all_finite(tree: PyTree[Array]) -> Bool[Array, ""]:
+    """Whether no entry of any array is infinite or NaN."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))

@@ -1,0 +1,91 @@
+"""The state of a training, and how it begins."""
+
+import dataclasses
+from collections.abc import Collection
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from poise import config as cfg
+from poise.algo.networks import Policy, ValueFunction, make_policy
+from poise.algo.normalize import Normalizer
+from poise.seeds import Stream, branch
+from poise.spec import Spec
+from poise.types import Tensor
+
+
+class Learner(eqx.Module):
+    """Two networks and the states of their optimizers."""
+
+    policy: Policy
+    value: ValueFunction
+    policy_opt: optax.OptState
+    value_opt: optax.OptState
+
+
+class TrainState(eqx.Module):
+    """Everything that the algorithm carries from one iteration to the next.
+
+    ``key`` never changes: the shuffles of an iteration are drawn from ``fold_in(key, iteration)``, so a
+    training that resumes at any iteration draws the same ones.
+    """
+
+    learner: Learner
+    normalizer: Normalizer
+    running_return: Float[Array, " N"]  # the discounted return of each environment's running episode
+    key: PRNGKeyArray
+    iteration: Int[Tensor, ""]  # iterations that are done
+
+
+def init(
+    root: PRNGKeyArray, *, spec: Spec, policy: cfg.Policy, value: cfg.Value, num_envs: int
+) -> TrainState:
+    """The state before the first iteration. ``root`` is the key of the run's seed; ``policy`` is settled."""
+    networks = (
+        make_policy(spec, policy, key=branch(root, Stream.POLICY)),
+        ValueFunction(spec, value, key=branch(root, Stream.VALUE)),
+    )
+    optimizer = make_optimizer(None)  # the limit of the gradient has no state
+    state = TrainState(
+        learner=Learner(*networks, *map(optimizer.init, networks)),  # pyright: ignore[reportArgumentType]
+        normalizer=Normalizer.empty(spec.obs_size),
+        running_return=jnp.zeros(num_envs),
+        key=branch(root, Stream.SHUFFLE),
+        iteration=jnp.zeros((), jnp.int32),
+    )
+    # JAX types some of these arrays weakly, and an update returns none that are: it would compile twice
+    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
+
+
+def initial(spec: Spec, config: cfg.Config) -> dict[str, Any]:
+    """The arguments of ``init``, besides the key, from a settled configuration: what decides shapes alone."""
+    policy = dataclasses.replace(config.policy, std_rate=None)
+    return {"spec": spec, "policy": policy, "value": config.value, "num_envs": config.shape[1]}
+
+
+def state_shapes(spec: Spec, config: cfg.Config) -> TrainState:
+    """Shapes and dtypes of the state of a settled configuration; no array is made and nothing compiled."""
+    root = jax.eval_shape(jax.random.key, jax.ShapeDtypeStruct((), jnp.uint32))
+    return jax.eval_shape(partial(init, **initial(spec, config)), root)
+
+
+def shapes_with_origin(shapes: Any, arrays: Collection[str]) -> Any:
+    """Shapes of a record that holds a ``normalizer``, which has an origin if ``arrays`` names one."""
+    if "normalizer.origin" not in arrays:
+        return shapes
+    origin = jax.ShapeDtypeStruct(shapes.normalizer.obs.mean.shape, jnp.float32)
+    return eqx.tree_at(lambda s: s.normalizer.origin, shapes, origin, is_leaf=lambda x: x is None)
+
+
+def make_optimizer(max_grad_norm: float | Float[Array, ""] | None) -> optax.GradientTransformation:
+    """Clipping of the gradient by its global norm, then Adam (eps 1e-5) without its step size.
+
+    The step size changes with each iteration, so the caller applies it.
+    """
+    limit = optax.identity() if max_grad_norm is None else optax.clip_by_global_norm(max_grad_norm)  # pyright: ignore[reportArgumentType]
+    return optax.flatten(optax.chain(limit, optax.scale_by_adam(eps=1e-5)))

@@ -1,0 +1,188 @@
+"""Drives an update on a CPU: policy and value function learn at the same time, on two devices of JAX.
+
+Small networks leave a core idle while the other multiplies, and the two networks do not need each other
+between two computations of the advantages. With one device they learn one after the other. The bits are the
+same: both run the same compiled functions on the same rows.
+
+The value function and its optimizer stay on the last device, everything else of a ``TrainState`` on the
+first. Arrays go from one to the other through NumPy, which on a CPU copies nothing.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt32
+
+from poise.algo.hyperparameters import Hyperparameters
+from poise.algo.minibatches import epoch_keys
+from poise.algo.networks import Policy, ValueFunction
+from poise.algo.prepare import Prepared, prepare, recompute
+from poise.algo.state import Learner, TrainState, initial
+from poise.algo.state import init as init_state
+from poise.algo.update import (
+    Measured,
+    PolicyEpochs,
+    policy_epoch,
+    policy_is_finite,
+    value_epoch,
+    value_is_finite,
+)
+from poise.config import Config
+from poise.spec import Spec
+from poise.system.threads import one_blas_thread
+from poise.types import Batch, Rollout, Tensor
+
+_init = jax.jit(init_state, static_argnames=("spec", "policy", "value", "num_envs"))
+_prepare = jax.jit(prepare)
+_recompute = jax.jit(recompute)
+
+
+@one_blas_thread()  # orthogonal weights come from LAPACK
+def init(spec: Spec, config: Config) -> TrainState:
+    """The state before the first iteration, a function of the seed. ``config`` is settled."""
+    state = _init(jax.random.key(config.seed), **initial(spec, config))
+    return place(jax.block_until_ready(state))
+
+
+def place(state: TrainState) -> TrainState:
+    """The state on the devices on which ``update`` returns it: elsewhere, everything would compile again."""
+    here, there = jax.devices()[0], jax.devices()[-1]
+    value, value_opt = jax.device_put((state.learner.value, state.learner.value_opt), there)
+    iteration = np.array(state.iteration, np.int32)
+    state = jax.device_put(state, here)
+    learner = Learner(state.learner.policy, value, state.learner.policy_opt, value_opt)
+    return dataclasses.replace(state, learner=learner, iteration=iteration)
+
+
+class Ready(NamedTuple):
+    """What an iteration of learning needs besides the state."""
+
+    prepared: Prepared
+    rows: Int[np.ndarray, "E minibatches M"]
+
+
+def update(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> tuple[TrainState, Measured]:
+    """``poise.algo.update.update``: the same functions in the same order, compiled in pieces."""
+    return learn(state, make_ready(state, rollout, hyper), hyper)
+
+
+def make_ready(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> Ready:
+    """The rollout prepared and its rows shuffled; returns when that is done."""
+    num_epochs, size = hyper.num_epochs, rollout.reward.size
+    drawn = draw_shuffles(state.key, state.iteration, num_epochs=num_epochs, size=size)
+    learner = state.learner
+    prepared = _prepare(
+        learner.policy, to_numpy(learner.value), state.normalizer, state.running_return, rollout, hyper
+    )
+    rows = sort_shuffles(drawn, hyper.minibatch_size)  # while prepare is at work
+    return Ready(jax.block_until_ready(prepared), rows)
+
+
+def learn(state: TrainState, ready: Ready, hyper: Hyperparameters) -> tuple[TrainState, Measured]:
+    """All epochs of both networks, through the same shuffles."""
+    prepared, rows = ready
+    batch = prepared.batch
+    policy = state.learner.policy, state.learner.policy_opt, np.array(False)
+    value = state.learner.value, state.learner.value_opt
+    measured: list[tuple[PolicyEpochs, Array]] = []
+    finite: list[tuple[Array, Array]] = []
+    for block in epoch_blocks(hyper):
+        if block.start:
+            batch = _recompute(to_numpy(value[0]), batch, prepared.transitions, hyper)
+        # both calls return at once: JAX computes them at the same time
+        policy, seen, policy_finite = learn_policy(policy, batch, rows[block], hyper)
+        value, loss, value_finite = learn_value(value, to_numpy(batch), rows[block], hyper)
+        measured.append((seen, loss))
+        finite.append((policy_finite, value_finite))
+    after = TrainState(
+        learner=Learner(policy[0], value[0], policy[1], value[1]),
+        normalizer=prepared.normalizer,
+        running_return=prepared.running_return,
+        key=state.key,
+        iteration=np.array(state.iteration + 1, np.int32),
+    )
+    seen, loss = _joined(measured)
+    policies, values = (np.array(all(map(bool, kind))) for kind in zip(*finite, strict=True))
+    return after, Measured(prepared, seen, loss, policies, values)
+
+
+def epoch_blocks(hyper: Hyperparameters) -> list[slice]:
+    """The epochs between one computation of the advantages and the next."""
+    every = hyper.num_epochs if hyper.recompute_every is None else hyper.recompute_every
+    return [slice(first, first + every) for first in range(0, hyper.num_epochs, every)]
+
+
+PolicyStart = tuple[Policy, optax.OptState, Bool[Tensor, ""]]
+ValueStart = tuple[ValueFunction, optax.OptState]
+
+
+@jax.jit
+def learn_policy(
+    start: PolicyStart, batch: Batch, rows: Int[Tensor, "E minibatches M"], hyper: Hyperparameters
+) -> tuple[PolicyStart, PolicyEpochs, Bool[Array, ""]]:
+    """Epochs of the policy, and whether all is finite after them."""
+    start = (*start[:2], jnp.asarray(start[2]))
+    after, epochs = jax.lax.scan(lambda now, rows: policy_epoch(now, batch, rows, hyper), start, rows)
+    return after, epochs, policy_is_finite(after[0], batch.obs)
+
+
+@jax.jit
+def learn_value(
+    start: ValueStart, batch: Batch, rows: Int[Tensor, "E minibatches M"], hyper: Hyperparameters
+) -> tuple[ValueStart, Float[Array, " E"], Bool[Array, ""]]:
+    """Epochs of the value function, its mean loss in each, and whether all is finite after them."""
+    after, loss = jax.lax.scan(lambda now, rows: value_epoch(now, batch, rows, hyper), start, rows)
+    return after, loss, value_is_finite(after[0], batch.obs)
+
+
+@partial(jax.jit, static_argnames=("num_epochs", "size"))
+def draw_shuffles(
+    key: PRNGKeyArray, iteration: Int[Tensor, ""], *, num_epochs: int, size: int
+) -> UInt32[Array, "E rounds B"]:
+    """The random numbers that sort the rows of each epoch: twice where equal ones are too likely."""
+    rounds = math.ceil(3 * math.log(max(1, size)) / math.log(2**32 - 1))  # as JAX chooses them
+
+    def epoch(key):
+        drawn = []
+        for _ in range(rounds):
+            key, now = jax.random.split(key)
+            drawn.append(jax.random.bits(now, (size,), jnp.uint32))
+        return jnp.stack(drawn)
+
+    return jax.vmap(epoch)(epoch_keys(key, jnp.asarray(iteration), num_epochs))
+
+
+def sort_shuffles(
+    drawn: UInt32[Array, "E rounds B"], minibatch_size: int
+) -> Int[np.ndarray, "E minibatches M"]:
+    """``poise.algo.minibatches.shuffle`` bit for bit, from what ``draw_shuffles`` drew.
+
+    Sorted by NumPy: XLA's sort is much slower on a CPU, and each of the two networks would repeat it.
+    """
+    num_epochs, _, size = drawn.shape
+    place = np.arange(size, dtype=np.uint64)
+    order = np.broadcast_to(place, (num_epochs, size))
+    for once in np.moveaxis(np.asarray(drawn).astype(np.uint64), 1, 0):
+        # the place behind the number keeps equal ones in their order, as a stable sort does
+        ranked = np.sort(once << np.uint64(32) | place, axis=1) & np.uint64(2**32 - 1)
+        order = np.take_along_axis(order, ranked.astype(np.int64), axis=1)
+    count = size // minibatch_size
+    full = order[:, : count * minibatch_size].astype(np.int32)
+    return full.reshape(num_epochs, count, minibatch_size)
+
+
+def to_numpy(tree: Any) -> Any:
+    """The same with NumPy's arrays, which may go to any device. On a CPU nothing is copied."""
+    return jax.tree.map(np.asarray, tree)
+
+
+def _joined(blocks: Sequence[PyTree[Array]]) -> Any:
+    """One after the other, as NumPy's arrays: they may be on any device."""
+    return jax.tree.map(lambda *parts: np.concatenate([np.asarray(p) for p in parts]), *blocks)

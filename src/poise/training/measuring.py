@@ -1,0 +1,78 @@
+"""What is measured of an iteration, by the names of the metrics (``poise.training.metrics``).
+
+Nothing here takes part in learning. Most is computed in NumPy, so that it cannot move the last bits of it.
+"""
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from poise.algo.distributions import DiagGaussian
+from poise.algo.hyperparameters import Hyperparameters
+from poise.algo.normalize import Normalizer
+from poise.algo.update import Measured
+from poise.spec import Episode
+from poise.training.acting import ActionScale
+from poise.types import Rollout
+
+
+def measure_rollout(rollout: Rollout, before: Normalizer, scale: ActionScale) -> dict[str, float | None]:
+    """The metrics of a rollout; ``before`` are the statistics with which its policy acted."""
+    reward, obs = np.asarray(rollout.reward), np.asarray(rollout.obs)
+    return {
+        "reward/mean": float(reward.mean(dtype=float)),
+        "reward/std": float(reward.std(dtype=float)),
+        "policy/saturation": saturation(np.asarray(rollout.action), scale),
+        "normalize/shift": observation_shift(obs.reshape(-1, obs.shape[-1]), before),
+    }
+
+
+def saturation(action: np.ndarray, scale: ActionScale) -> float | None:
+    """The share of entries, in the policy's units, that lead to a bound or beyond; None without bounds."""
+    reached = scale.reached(action)
+    return None if reached is None or not reached.size else float(reached.mean())
+
+
+def observation_shift(obs: Float[np.ndarray, "B O"], before: Normalizer) -> float | None:
+    """How far the mean of ``obs`` is from the mean of all observations before, in their deviations.
+
+    Of the dimension where it is farthest; None before the first.
+    """
+    if not before.obs.count or not obs.shape[1]:
+        return None
+    mean, std = np.asarray(before.obs.mean), np.asarray(before.obs.std)
+    return float(np.max(np.abs(obs.mean(axis=0) - mean) / std))
+
+
+def epoch_metrics(measured: Measured, hyper: Hyperparameters) -> dict[str, np.ndarray]:
+    """The metrics of each epoch, [E]; NaN where target_kl skipped the whole epoch."""
+    policy, value_loss = jax.device_get((measured.policy, measured.value_loss))
+    rates = {"policy": hyper.policy_step_size, "value": hyper.value_step_size}
+    return {
+        "policy/loss": policy.loss,
+        "policy/kl": policy.kl,
+        "policy/clip_fraction": policy.clip_fraction,
+        "policy/entropy": policy.entropy,
+        "policy/num_updates": policy.num_updates,
+        "value/loss": value_loss,
+    } | {f"{name}/learning_rate": np.full(hyper.num_epochs, rate) for name, rate in rates.items()}
+
+
+def iteration_metrics(
+    measured: Measured, epochs: dict[str, np.ndarray], episodes: list[Episode]
+) -> dict[str, float | int | None]:
+    """The scalars of one iteration. Of the epochs, the last in which the policy evaluated a minibatch."""
+    prepared = measured.prepared
+    distribution, explained = jax.device_get((prepared.distribution, prepared.explained_variance))
+    returns = [e.episodic_return for e in episodes]
+    last = np.flatnonzero(np.asarray(measured.policy.num_seen))[-1]  # the first minibatch always is
+    return {
+        "episode/return": float(np.mean(returns)) if episodes else None,
+        "episode/length": float(np.mean([e.length for e in episodes])) if episodes else None,
+        "episode/count": len(episodes),
+        **{name: float(values[last]) for name, values in epochs.items() if name.startswith("policy/")},
+        "policy/num_updates": int(epochs["policy/num_updates"].sum()),
+        "policy/std": float(distribution.std.mean()) if isinstance(distribution, DiagGaussian) else None,
+        **{name: float(values[-1]) for name, values in epochs.items() if name.startswith("value/")},
+        "value/explained_variance": float(explained),
+    }
