@@ -347,6 +347,32 @@ def test_nothing_is_compiled_again_after_the_first_iteration_nor_for_another_see
     assert compiled() == before
 
 
+NUMBERS = {
+    "ppo__clip": 0.1,
+    "ppo__gamma": 0.9,
+    "ppo__lam": 0.8,
+    "ppo__policy_learning_rate": 1e-4,
+    "ppo__value_learning_rate": 1e-4,
+    "ppo__entropy_coef": 0.01,
+    "ppo__max_grad_norm": 1.0,
+    "policy__std_rate": 2.0,
+    "normalize__obs_clip": 1.0,
+    "normalize__reward_clip": 0.5,
+    "normalize__reward_gamma": 0.5,
+}
+
+
+def test_other_numbers_compile_nothing_and_change_what_is_learned():
+    usual, _ = step(config())
+    before = compiled()
+    for name, value in NUMBERS.items():
+        changed, _ = step(config(**{name: value}))
+        pairs = zip(leaves(changed.learner), leaves(usual.learner), strict=True)
+        assert any(not np.array_equal(a, b) for a, b in pairs), name
+    step(config(**NUMBERS))
+    assert compiled() == before
+
+
 EVERY_OTHER = {"ppo__num_epochs": 3, "ppo__recompute_every": 2}
 
 
@@ -370,7 +396,7 @@ def test_the_driver_on_two_devices_and_the_pure_update_agree(options):
 
 
 def test_the_pure_update_maps_over_seeds_and_numbers_and_scans_over_iterations():
-    seeds, clips = (1, 2), (0.2, 0.2)
+    seeds, clips = (1, 2), (0.2, 0.01)
     states = [jax.device_put(first_state(SPEC, config(seed=seed)), jax.devices()[0]) for seed in seeds]
     rollouts = [rollout_for(state, seed=seed) for state, seed in zip(states, seeds, strict=True)]
     hypers = [hyper(config(ppo__clip=clip)) for clip in clips]

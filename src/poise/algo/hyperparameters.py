@@ -11,21 +11,22 @@ Number = float | Float[Array, ""]
 class Hyperparameters(eqx.Module):
     """The settings of one iteration.
 
-    The step sizes are leaves of the tree, everything else is static.
+    Numbers are leaves of the tree: another value compiles nothing, and ``jax.vmap`` maps over them. A number
+    that is None is switched off. Switches and sizes are static: another value compiles again.
     """
 
     policy_step_size: Number  # of Adam, in this iteration
     value_step_size: Number
     std_rate: Number  # step size of log_std, in units of policy_step_size
-    gamma: Number = eqx.field(static=True)
-    lam: Number = eqx.field(static=True)
-    reward_gamma: Number = eqx.field(static=True)
-    clip: Number = eqx.field(static=True)
-    entropy_coef: Number = eqx.field(static=True)
-    max_grad_norm: Number | None = eqx.field(static=True)
-    target_kl: Number | None = eqx.field(static=True)
-    obs_bound: Number | None = eqx.field(static=True)
-    reward_bound: Number | None = eqx.field(static=True)
+    gamma: Number
+    lam: Number
+    reward_gamma: Number  # discount of the return whose deviation scales the rewards
+    clip: Number
+    entropy_coef: Number
+    max_grad_norm: Number | None
+    target_kl: Number | None
+    obs_bound: Number | None  # deviations, where observations are normalized
+    reward_bound: Number | None
 
     num_epochs: int = eqx.field(static=True)
     minibatch_size: int = eqx.field(static=True)
