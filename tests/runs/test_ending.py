@@ -30,6 +30,20 @@ def test_a_picture_that_cannot_be_drawn_hides_no_error(failing, monkeypatch, tmp
     assert json.loads(summary.read_text())["status"] == "failed"
 
 
+def test_the_summary_of_a_run_that_failed_or_was_interrupted_does_not_wait_for_its_curve(
+    failing, monkeypatch, tmp_path
+):
+    """Drawing takes seconds on a busy machine; an interrupted process is ended before."""
+    seen = []
+    monkeypatch.setattr(
+        "poise.recorder.draw_curve",
+        lambda path, *_: seen.append(json.loads((path.parent / "summary.json").read_text())["status"]),
+    )
+    with pytest.raises(MemoryError):
+        poise.train("Pendulum-v1", out=tmp_path, file=io.StringIO(), **QUICK)
+    assert seen == ["failed"]
+
+
 def test_a_folder_that_cannot_be_completed_hides_no_error(failing, monkeypatch, tmp_path):
     def finish(recorder, *_):
         recorder.close()

@@ -289,22 +289,32 @@ class Recorder:
         self.seconds["film"] += time.perf_counter() - begun
 
     def finish(self, status: str) -> dict[str, Any]:
-        """Writes the curve and, last of all, the summary, which it returns."""
+        """Writes the curve and the summary, which it returns.
+
+        The summary of a finished run is written last: where it is, everything is there. That of another run
+        is written first: an interrupted process has only seconds left, and a curve may take longer.
+        """
         self._guard.done()
         begun, evaluation = time.perf_counter(), self.evaluation
         self.phase("drawing the curve")
         self.close()
-        if status != "finished":
-            cut(self.folder, self._kept.position)  # rows of an iteration that did not end
-        title = f"{self._found.id}, seed {self._config.seed}"
-        # without a picture the summary still says how it ended
-        with contextlib.nullcontext() if status == "finished" else contextlib.suppress(Exception):
-            episodes, greedy = read_episodes(self.folder, most=None), read_greedy(self.folder)
-            draw_curve(self.folder / "curve.png", title, episodes, self.total_steps, evaluation, greedy)
         if evaluation is not None:
             write_text(self.folder / EVALUATION, _table(evaluation))
-        self.seconds["log"] += time.perf_counter() - begun
-        return self._write_summary(status, evaluation, self.best)
+        if status == "finished":
+            self._draw()
+            self.seconds["log"] += time.perf_counter() - begun
+            return self._write_summary(status, evaluation, self.best)
+        cut(self.folder, self._kept.position)  # rows of an iteration that did not end
+        summary = self._write_summary(status, evaluation, self.best)
+        with contextlib.suppress(Exception):  # without a picture the summary still says how it ended
+            self._draw()
+        return summary
+
+    def _draw(self) -> None:
+        title = f"{self._found.id}, seed {self._config.seed}"
+        episodes, greedy = read_episodes(self.folder, most=None), read_greedy(self.folder)
+        path = self.folder / "curve.png"
+        draw_curve(path, title, episodes, self.total_steps, self.evaluation, greedy)
 
     def close(self) -> None:
         self._journal.close()
