@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from poise.agents.agent import Agent, load
     from poise.agents.evaluation import Evaluation
     from poise.agents.export import export
+    from poise.api import resume, train
     from poise.config import PPO, Config, Normalize, Policy, Value
     from poise.envs import make
     from poise.envs.mujoco import Task
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from poise.errors import PoiseError
     from poise.health.diagnosis import diagnose
     from poise.runs.presets import PRESETS
-    from poise.runs.session import Run, resume, train
+    from poise.runs.session import Run
     from poise.spec import Spec
     from poise.studies.report.report import report
     from poise.training.loop import Progress, iterations
@@ -48,8 +49,8 @@ _HOME = {
     "iterations": "training.loop",
     "PRESETS": "runs.presets",
     "Run": "runs.session",
-    "train": "runs.session",
-    "resume": "runs.session",
+    "train": "api",
+    "resume": "api",
     "Spec": "spec",
 }
 

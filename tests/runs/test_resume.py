@@ -21,13 +21,15 @@ import poise
 from poise.agents.agent import load
 from poise.config import PPO, Config, ConfigError
 from poise.envs import make
+from poise.errors import StorageError
 from poise.runs import session as module
+from poise.runs.folders import RunError
 from poise.runs.journal import JournalError, cut
 from poise.runs.options import Options
-from poise.runs.session import RunError, StorageError, newest_unfinished
 from poise.store import checkpoint
 from poise.store.checkpoint import CheckpointError, checkpoints, load_training
 from poise.store.claim import ClaimError, claimed
+from poise.studies.unfinished import newest_unfinished
 from poise.training.loop import Start, iterations
 from poise.training.loop import iterations as real_iterations
 

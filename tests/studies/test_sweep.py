@@ -21,15 +21,16 @@ from poise.cli.main import main
 from poise.config import Config
 from poise.errors import TrainingError
 from poise.runs import session as run_module
+from poise.runs.folders import RunError
 from poise.runs.options import Options
 from poise.runs.records import read_record
-from poise.runs.session import RunError, newest_unfinished
 from poise.studies.pool import PoolError
 from poise.studies.sweep import study, sweep, trial
 from poise.studies.sweep.study import Ledger, StudyError, Tried, score, thresholds
 from poise.studies.sweep.sweep import SweepError, execute_sweep, proceed_sweep, read_plan, report_lines
 from poise.studies.sweep.trial import Result, Trial, read_result
 from poise.studies.tables import read_table
+from poise.studies.unfinished import newest_unfinished
 from poise.system.interrupts import Guard
 from poise.system.streams import TextOut
 from poise.training.loop import iterations as real_iterations

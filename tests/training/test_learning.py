@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from poise.runs.session import train
+from poise.api import train
 
 FLOOR = {"InvertedPendulum-v4": 1000, "Reacher-v4": -6.0, "Pendulum-v1": -180, "CartPole-v1": 475}
 

@@ -249,7 +249,8 @@ def _resume_command(guard: Guard) -> Callable[..., None]:
         """
         file = sys.stderr if json_ else sys.stdout
         begun = time.perf_counter()
-        from poise.runs.session import EXPERIMENT, SWEEP, newest_unfinished, proceed
+        from poise.runs.session import proceed
+        from poise.studies.unfinished import EXPERIMENT, SWEEP, newest_unfinished
 
         loaded = time.perf_counter() - begun
         _find_modules_here(env)
@@ -586,9 +587,9 @@ def report(
 
     Example: poise report runs/Reacher-v4/20261124-120000-0
     """
-    from poise.runs.session import SWEEP
     from poise.studies.report.report import report as write
     from poise.studies.sweep.page import write_page
+    from poise.studies.unfinished import SWEEP
 
     alone = len(runs) == 1 and (runs[0] / SWEEP).exists()
     path = write_page(runs[0], out) if alone else write(runs, out)

@@ -2,15 +2,9 @@
 
 import contextlib
 import dataclasses
-import itertools
-import json
-import os
-import re
-import sys
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,51 +12,37 @@ from typing import Any
 import jax
 
 from poise import envs
-from poise.agents.best import PLACES, Candidate
 from poise.agents.evaluation import Evaluation
-from poise.config import Config, ConfigError, flat
+from poise.config import Config, ConfigError
 from poise.envs.checking import EnvFault
-from poise.errors import PoiseError, StorageError
-from poise.health.telling import run_lines
 from poise.placement import two_devices
 from poise.runs.budget import Budget
 from poise.runs.crash import write_crash
-from poise.runs.journal import LOGS, METRICS, JournalError, cut, read_episodes
+from poise.runs.folders import RunError, disk_errors, new_folder, same_directory, set_aside, status
+from poise.runs.journal import LOGS, METRICS
 from poise.runs.live import Live, live
 from poise.runs.options import Options
-from poise.runs.presets import configure
-from poise.runs.recorder import EVALUATION_EPISODES, PARTS, Past, Recorder
-from poise.runs.records import read_summary
+from poise.runs.recorder import EVALUATION_EPISODES, Past, Recorder
+from poise.runs.resuming import Usable, compare_machines, difference, finished, newest_usable, take_up
 from poise.spec import Spec
 from poise.store.checkpoint import (
-    REPLACED,
-    CheckpointError,
     Manifest,
     Training,
     checkpoints,
     clear_leftovers,
-    load_training,
-    read_manifest,
-    runs_under,
-    step_folder,
 )
-from poise.store.claim import LOCK, ClaimError, claimed
-from poise.store.files import FileError, check_room, is_full, read_json
+from poise.store.claim import claimed
 from poise.system import cluster
 from poise.system.compile_cache import keep_compiled
-from poise.system.interrupts import Guard, refuse_imported_script
-from poise.system.machine import made_with, start_platform
+from poise.system.interrupts import Guard
+from poise.system.machine import start_platform
 from poise.system.pulse import announced
-from poise.system.streams import Lasting, TextOut
+from poise.system.streams import TextOut
 from poise.system.terminal import print, typed
 from poise.training.collector import Collector
 from poise.training.groups import make_collector, shards
 from poise.training.loop import Progress, Start, iterations
 from poise.training.workers import Workers, check_workers
-
-
-class RunError(PoiseError):
-    """A run folder that cannot be made, or cannot be gone on with."""
 
 
 @dataclass(frozen=True)
@@ -85,149 +65,6 @@ def _discount(config: Config, spec: Spec) -> str:
     limit = spec.time_limit
     horizon = "episodes have no time limit" if limit is None else f"episodes end after {limit:,} steps"
     return f"discount {config.ppo.gamma:.4g}; {horizon}"
-
-
-def new_folder(out: Path, env: str, seeds: str) -> Path:
-    """Makes ``out/<env>/<date>-<seeds>``, with a number behind it where that exists already."""
-    parent = out / re.sub(r"[^\w.-]+", "-", env)
-    name = f"{datetime.now():%Y%m%d-%H%M%S}-{seeds}"
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        for suffix in ["", *(f"-{i}" for i in range(2, 1000))]:
-            try:
-                (parent / (name + suffix)).mkdir()
-            except FileExistsError:
-                continue
-            return parent / (name + suffix)
-    except OSError as error:
-        check_room(out, error)
-        raise RunError(f"out = {str(out)!r}: no folder can be made there: {error.strerror}") from error
-    raise RunError(f"out = {str(out)!r}: it holds a thousand runs of this second")
-
-
-def train(
-    env: str,
-    *,
-    backend: envs.Backend = "auto",
-    out: str | Path = "runs",
-    file: TextOut | None = None,
-    evaluate: bool = Options.evaluate,
-    video: bool = Options.video,
-    log_every: int = Options.log_every,
-    checkpoint_every: int | None = Options.checkpoint_every,
-    eval_every: int | None = Options.eval_every,
-    eval_episodes: int = Options.eval_episodes,
-    eval_max_steps: int | None = Options.eval_max_steps,
-    eval_max_seconds: float | None = Options.eval_max_seconds,
-    on_crash: str = Options.on_crash,
-    env_timeout: float = Options.env_timeout,
-    workers: int = Options.workers,
-    ray: str | None = None,
-    compile_cache: bool = Options.compile_cache,
-    **config: Any,
-) -> Run:
-    """Trains an agent and leaves a folder with all that there is to know of it.
-
-        run = poise.train("Reacher-v4", total_steps=100_000, ppo={"clip": 0.1})
-        agent = poise.load(run.folder)
-
-    In a script, with backend "gymnasium-async", the call stands under ``if __name__ == "__main__":``: Python
-    runs the script again in each process that it starts.
-
-    Args:
-        env: a Gymnasium id, one of poise's own, or the name of a preset.
-        backend: what steps the environments; "auto" takes the fastest that has ``env``.
-        out: the root in which the run's folder is made.
-        file: where progress is shown; standard output by default.
-        evaluate: whether the greedy agent plays 100 episodes at the end, and the best agent is chosen.
-        video: whether it is filmed at the end.
-        log_every: environment steps between two that TensorBoard shows one by one.
-        checkpoint_every: environment steps between two checkpoints; None: one when 10 seconds have passed.
-        eval_every: environment steps between two greedy scores while training; None: none.
-        eval_episodes: episodes of each of these scores.
-        eval_max_steps: environment steps of the score at the end (``Options.eval_max_steps``).
-        eval_max_seconds: seconds after which no further episode of it begins (``Options.eval_max_seconds``).
-        on_crash: "stop" or "restart" (``Options.on_crash``).
-        env_timeout: seconds (``Options.env_timeout``).
-        workers: processes of a cluster that step the environments (``Options.workers``).
-        ray: the cluster: "HOST:PORT", or "auto" for the one of this machine; None: a local one is started for
-            the workers, and stopped at the end (``poise.system.cluster``).
-        compile_cache: whether what JAX compiles is kept in the user's cache folder for the next start
-            (``poise.system.compile_cache``).
-        config: fields of ``Config``: ``total_steps``, ``seed``, ``num_envs``, and the groups ``ppo``,
-            ``policy``, ``value``, ``normalize``, each as its record or as a mapping of what changes.
-
-    Raises:
-        EnvError: the environment cannot be made.
-        ConfigError: an option is unknown, wrong, or has no meaning for this environment.
-        EnvFault: the environment failed; the folder holds all up to then.
-        TrainingError: training became infinite or NaN; the folder holds all up to then.
-        StorageError: the disk is full; the checkpoints before are whole.
-        KeyboardInterrupt: interrupted; the folder holds all up to then, and ``resume`` goes on from it.
-    """
-    refuse_imported_script()
-    options = Options(
-        backend=backend,
-        out=Path(out),
-        evaluate=evaluate,
-        video=video,
-        log_every=log_every,
-        checkpoint_every=checkpoint_every,
-        eval_every=eval_every,
-        eval_episodes=eval_episodes,
-        eval_max_steps=eval_max_steps,
-        eval_max_seconds=eval_max_seconds,
-        on_crash=on_crash,  # pyright: ignore[reportArgumentType] (checked there)
-        env_timeout=env_timeout,
-        workers=workers,
-        compile_cache=compile_cache,
-    )
-    id, configured = configure(envs.checked_name(env), **config)
-    shown = Lasting(file or sys.stdout, whole=False)
-    return _told(execute(id, configured, options, ray=ray, file=shown), shown)
-
-
-def resume(
-    run: str | Path,
-    *,
-    total_steps: int | None = None,
-    env: str | None = None,
-    workers: int | None = None,
-    ray: str | None = None,
-    file: TextOut | None = None,
-) -> Run:
-    """Goes on with a training that was interrupted or killed, from its last checkpoint to its end.
-
-    What comes out is bit for bit what the training would have become without the interruption.
-
-    Args:
-        run: its folder.
-        total_steps: another budget, also for a training that is finished. Learning rates then go to 0 over
-            the new budget: the result is not that of a training that had it from the start.
-        env: the environment's name, where that is of a module (``module:Task``): a folder alone never makes
-            Python import one.
-        workers: another number of processes that step the environments. It changes no bit.
-        ray: the cluster of these, as of ``train``.
-        file: where progress is shown; standard output by default.
-
-    Raises:
-        RunError: there is nothing to go on with, or the environment has changed.
-        CheckpointError: no checkpoint is usable.
-        ClaimError: another process is training it.
-        ConfigError: ``total_steps`` is less than what was done.
-        EnvFault, TrainingError, StorageError, KeyboardInterrupt: as of ``train``.
-    """
-    refuse_imported_script()
-    shown = Lasting(file or sys.stdout, whole=False)
-    options = {"total_steps": total_steps, "env": env, "workers": workers, "ray": ray}
-    return _told(proceed(Path(run), **options, file=shown), shown)
-
-
-def _told(run: Run, file: TextOut) -> Run:
-    """The run, after its score, its health and its folder were shown."""
-    lines, _ = run_lines(run.folder, run.summary, run.evaluation)
-    print(*lines, run.folder, sep="\n", file=file)
-    return run
 
 
 @dataclass(frozen=True)
@@ -289,7 +126,7 @@ def session(
         if (summary := finished(folder, found, config, options)) is not None:
             return Run(folder, summary, None)
         if kept := checkpoints(folder):
-            usable = _newest_usable(folder, file)
+            usable = newest_usable(folder, file)
             if not (differs := difference(usable.manifest, found, config, options)):
                 return (yield from _going_on(folder, usable, env=found.id, guard=guard, file=file))
             aside = set_aside(folder)
@@ -299,57 +136,6 @@ def session(
         job = _Job(found, config, options, Past(), Training(), 0.0)
         return (yield from _session(job, folder, guard, file))
     raise AssertionError
-
-
-def difference(manifest: Manifest, found: envs.Resolved, config: Config, options: Options) -> str | None:
-    """In what the training of a checkpoint differs from this one; None where it is the same.
-
-    Raises:
-        CheckpointError: the options in it cannot be read.
-    """
-    theirs: dict[str, Any] = {"env": manifest.env, "backend": manifest.backend}
-    mine: dict[str, Any] = {"env": found.id, "backend": found.backend}
-    try:
-        theirs |= Options.from_dict(manifest.notes["options"]).to_dict()
-    except (ConfigError, KeyError, TypeError) as error:
-        raise CheckpointError(f"the options of step {manifest.steps:,}: {error!r:.200}") from error
-    theirs, mine = theirs | flat(manifest.config.to_dict()), mine | options.to_dict()
-    with contextlib.suppress(ConfigError):  # of another environment: it has no such numbers
-        mine |= flat(config.settled(manifest.spec).to_dict())
-    differing = [name for name in theirs | mine if theirs.get(name) != mine.get(name)]
-    return f"{differing[0]} = {theirs.get(differing[0])!r:.60}" if differing else None
-
-
-def finished(folder: Path, found: envs.Resolved, config: Config, options: Options) -> dict[str, Any] | None:
-    """The summary of a training that ended there; None where none did, or another one.
-
-    What it was is read in its newest checkpoint or, where none can be read, in ``config.json``.
-    """
-    if status(folder) != "finished":
-        return None
-    summary = read_summary(folder)
-    for kept in checkpoints(folder):
-        with contextlib.suppress(CheckpointError):
-            return None if difference(read_manifest(kept), found, config, options) else summary
-    try:
-        data = dict(read_json(folder / "config.json"))
-        theirs = {"env": data.pop("env"), "backend": data.pop("backend"), **flat(data)}
-    except (FileError, KeyError, TypeError, ValueError):
-        return None
-    mine = {"env": found.id, "backend": found.backend, **flat(json.loads(json.dumps(config.to_dict())))}
-    same = all(theirs.get(name) == value for name, value in mine.items() if value is not None)
-    return summary if same else None
-
-
-def set_aside(folder: Path) -> Path:
-    """Moves a training and its tables into a folder in ``folder``, which is then a run folder by itself."""
-    numbers = (folder / f"{REPLACED}{i}" for i in itertools.count(1))
-    aside = next(path for path in numbers if not os.path.lexists(path))
-    moved = [p for p in folder.iterdir() if p.name not in (LOCK, LOG) and not p.name.startswith(REPLACED)]
-    aside.mkdir()
-    for path in moved:
-        path.rename(aside / path.name)
-    return aside
 
 
 def _to_its_end(session: Session) -> Run:
@@ -397,7 +183,7 @@ def _proceeding(
         raise RunError(f"{run}: there is no run to go on with (no checkpoints in it)")
     start_platform()
     with claimed(run):
-        usable = _newest_usable(run, file)
+        usable = newest_usable(run, file)
         again = {"total_steps": total_steps, "env": env, "workers": workers, "ray": ray}
         return (
             yield from _going_on(run, usable, **again, import_seconds=import_seconds, guard=guard, file=file)
@@ -407,7 +193,7 @@ def _proceeding(
 
 def _going_on(
     run: Path,
-    usable: "_Usable",
+    usable: Usable,
     *,
     total_steps: int | None = None,
     env: str | None = None,
@@ -438,176 +224,12 @@ def _going_on(
     if config != manifest.config and config.ppo.anneal != "none":
         print("the learning rates go to 0 over the new budget: not the training that", file=file)
         print("this budget would have given from the start", file=file)
-    _compare_machines(past, file)
+    compare_machines(past, file)
     found = resolved(known, manifest.backend)
     if workers is not None:
         options = dataclasses.replace(options, workers=workers)
     job = _Job(found, config, options, past, usable.training, import_seconds, ray)
     return (yield from _session(job, run, guard, file, resumed=manifest))
-
-
-def _compare_machines(past: Past, file: TextOut) -> None:
-    """Says it where versions or processor are not those of the checkpoint: the bits may be others then."""
-    mine = made_with()
-    if not past.made_with or past.made_with[-1]["fingerprint"] == mine["fingerprint"]:
-        return
-    before, now = ({"processor": one["processor"], **one["versions"]} for one in (past.made_with[-1], mine))
-    changed = [f"{n} {now[n]} (was {before.get(n)})" for n in now if before.get(n) != now[n]]
-    past.exact = False
-    what = ", ".join(changed) or "another system, or number of threads"
-    print(
-        f"not exact: the checkpoint was made with other versions or on another processor: {what}; from here "
-        "on the bits may differ",
-        file=file,
-        flush=True,
-    )
-
-
-LARGEST_SUMMARY = 2**25  # bytes; that of a sweep of 10,000 trials takes some 10 MB
-
-
-def status(run: Path) -> str | None:
-    """What the summary of a run says of it; None where there is none."""
-    try:
-        return str(read_json(run / "summary.json", LARGEST_SUMMARY)["status"])
-    except (FileError, KeyError, TypeError):
-        return None
-
-
-def newest_unfinished(out: Path) -> Path:
-    """The run under ``out`` that was saved last of those that are not finished and not being trained.
-
-    Of one that belongs to an experiment or a sweep, the whole.
-
-    Raises:
-        RunError: there is none.
-    """
-    found = [(c[0].stat().st_mtime, run) for run in runs_under(out) if (c := checkpoints(run))]
-    # between two batches a sweep has no unfinished run
-    found += [(p.stat().st_mtime, p.parent) for p in out.glob(f"**/{SWEEP}")]
-    for _, run in sorted(found, reverse=True):
-        whole = _whole(run)
-        if "finished" in (status(run), status(whole)):  # whole: a trial of a sweep that is done was stopped
-            continue
-        with contextlib.suppress(ClaimError), contextlib.ExitStack() as stack:
-            for folder in dict.fromkeys((run, whole)):
-                stack.enter_context(claimed(folder))
-            return whole
-    raise RunError(f"{out}: there is no unfinished run under it")
-
-
-def _whole(run: Path) -> Path:
-    """The experiment or the sweep that a run belongs to; itself where it belongs to none."""
-    above = (run.parent, run.parent.parent, run.parent.parent.parent)
-    return next((p for p in above if (p / EXPERIMENT).exists() or (p / SWEEP).exists()), run)
-
-
-@dataclass(frozen=True)
-class _Usable:
-    """A checkpoint from which a training goes on."""
-
-    training: Training
-    manifest: Manifest
-    past: Past
-    options: Options
-
-
-def _newest_usable(run: Path, file: TextOut) -> _Usable:
-    """The newest checkpoint that is whole and that the tables reach. Names those that are not."""
-    problem = CheckpointError(f"{run}: no checkpoint is kept there")
-    for folder in checkpoints(run):
-        try:
-            return _usable(run, folder)
-        except (CheckpointError, JournalError) as error:
-            problem = error
-            print(f"{folder.name} cannot be used: {error}", file=file, flush=True)
-    raise CheckpointError(f"{run}: no checkpoint can be used: {problem}")
-
-
-def _usable(run: Path, folder: Path) -> _Usable:
-    """
-    Raises:
-        CheckpointError, JournalError: it is not usable.
-    """
-    training, manifest = load_training(folder)
-    if folder != step_folder(run, manifest.steps):
-        raise CheckpointError(f"{folder}: is of step {manifest.steps:,}")
-    past, options = _past(training, manifest, folder)
-    cut(run, past.position, check=True)
-    return _Usable(training, manifest, past, options)
-
-
-def unusable(place: Path) -> Iterator[str]:
-    """A line for each checkpoint below a folder that is newer than the newest usable one of its run."""
-    for run in runs_under(place):
-        if status(run) == "finished":
-            continue
-        for folder in checkpoints(run):
-            try:
-                _usable(run, folder)
-                break
-            except (CheckpointError, JournalError) as error:
-                yield f"{run}: {folder.name} cannot be used: {error}"
-
-
-def _take_up(run: Path, past: Past) -> None:
-    """Puts the folder back to where the checkpoint was made."""
-    clear_leftovers(run)
-    for newer in checkpoints(run):
-        if int(newer.name) > past.steps:  # which cannot be used, and is not deleted either
-            names = (f"unusable-{newer.name}{suffix}" for suffix in ["", *(f"-{i}" for i in range(2, 1000))])
-            newer.rename(next(path for n in names if not os.path.lexists(path := newer.with_name(n))))
-    cut(run, past.position)
-    (run / "summary.json").unlink(missing_ok=True)
-    past.episodes = read_episodes(run, most=None)
-
-
-def _past(training: Training, manifest: Manifest, folder: Path) -> tuple[Past, Options]:
-    """What the notes of a checkpoint say.
-
-    Raises:
-        CheckpointError: they say what cannot be.
-    """
-    notes = manifest.notes
-    try:
-        given = {"film": 0.0, **notes["seconds"]}  # which was a part of "log"
-        seconds = {part: float(given[part]) for part in (*PARTS, "total")}
-        (paced, pace), chosen = notes["pace"], notes["candidates"]
-        physics = None if notes["physics"] is None else float(notes["physics"])
-        if len(chosen) != len(training.candidates) or len(chosen) > PLACES:
-            raise ValueError(f"{len(chosen)} candidates")
-        candidates = tuple(
-            Candidate(int(steps), float(mean), agent)
-            for (steps, mean), agent in zip(chosen, training.candidates, strict=True)
-        )
-        options = Options.from_dict(notes["options"])
-        past = Past(
-            steps=manifest.steps,
-            seconds=seconds,
-            physics=physics,
-            pace=(int(paced), float(pace)),
-            exact=bool(notes["exact"]),
-            resumed=int(notes["resumed"]) + 1,
-            crashes=int(notes["crashes"]),
-            candidates=candidates,
-            position=dict(notes["logs"]),
-            made_with=tuple(_machine(one) for one in notes.get("made_with", ())),
-        )
-        return past, options
-    except ConfigError as error:
-        raise CheckpointError(f"{folder / 'manifest.json'}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise CheckpointError(f"{folder / 'manifest.json'}: is damaged: {error!r:.200}") from error
-
-
-def _machine(told: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``machine.made_with`` said, as a checkpoint tells it."""
-    versions = {str(name): str(version) for name, version in told["versions"].items()}
-    return {
-        "fingerprint": str(told["fingerprint"]),
-        "processor": str(told["processor"]),
-        "versions": versions,
-    }
 
 
 def _session(
@@ -638,9 +260,9 @@ def _session(
             place = new_folder(out, found.id, str(config.seed))
             folder = options.out / place.relative_to(out)
             stack.enter_context(claimed(place))
-        stack.enter_context(_disk_errors(place, folder))
+        stack.enter_context(disk_errors(place, folder))
         if resumed is not None:
-            _take_up(place, job.past)
+            take_up(place, job.past)
         else:
             _clear(place)
         recorder = Recorder(place, options, found, config, world.spec, job.past, begun, guard)
@@ -663,15 +285,6 @@ def resolved(env: str, backend: envs.Backend) -> envs.Resolved:
     with same_directory():
         return envs.resolve(env, backend)
     raise AssertionError
-
-
-@contextlib.contextmanager
-def same_directory() -> Iterator[None]:
-    """Comes back to the working directory: an environment may change it to find its files."""
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # which was removed
-            stack.enter_context(contextlib.chdir(os.getcwd()))
-        yield
 
 
 def _world(job: _Job, stack: contextlib.ExitStack, file: TextOut) -> Collector:
@@ -836,26 +449,4 @@ def _ending(error: BaseException) -> str:
     return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
 
 
-LOG = "log.txt"  # of a training that is one of several: what it printed
-EXPERIMENT = "experiment.json"  # in a folder that holds the runs of several seeds, of one task or more
-SWEEP = "sweep.json"  # in a folder that holds the trials of a sweep, and the runs of its judgement
 INEXACT = "not exact: from here on the training may be another than it would have been"
-
-
-@contextlib.contextmanager
-def _disk_errors(place: Path, folder: Path) -> Iterator[None]:
-    """Says that the disk is full, and that nothing is lost that was saved; or what else the disk refuses.
-
-    ``folder``: ``place``, as it is shown.
-    """
-    try:
-        yield
-    except OSError as error:
-        if not is_full(error):
-            raise RunError(f"{folder}: {type(error).__name__}: {error}") from error
-        kept = checkpoints(place)
-        saved = f"the checkpoint of step {int(kept[0].name):,} is whole; " if kept else ""
-        again = typed("poise", "resume", folder)
-        raise StorageError(
-            f"{folder}: the disk is full ({error.strerror}); {saved}make room, then: {again}"
-        ) from error

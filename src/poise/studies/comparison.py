@@ -15,7 +15,6 @@ from poise.config import flat
 from poise.errors import PoiseError
 from poise.runs.journal import read_evaluation
 from poise.runs.records import Record, read_record
-from poise.runs.session import EXPERIMENT, SWEEP
 from poise.store.checkpoint import REPLACED
 from poise.store.files import check_room, inside
 from poise.studies import tables
@@ -30,6 +29,7 @@ from poise.studies.statistics import (
     p_value,
     runs_needed,
 )
+from poise.studies.unfinished import EXPERIMENT, SWEEP
 from poise.system.terminal import typed
 from poise.wording import aligned, between, figure, interval, share
 

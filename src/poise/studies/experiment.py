@@ -24,10 +24,12 @@ from poise import envs
 from poise.config import LAST_SEED, Config, ConfigError
 from poise.errors import PoiseError, StorageError
 from poise.health.diagnosis import diagnose
+from poise.runs.folders import new_folder, status
 from poise.runs.journal import read_greedy
 from poise.runs.options import Options
 from poise.runs.presets import PRESETS
-from poise.runs.session import EXPERIMENT, finished, new_folder, resolved, status
+from poise.runs.resuming import finished
+from poise.runs.session import resolved
 from poise.store.claim import claimed
 from poise.store.files import FileError, own_folder, read_json, write_text
 from poise.studies import tables
@@ -41,6 +43,7 @@ from poise.studies.statistics import (
     interquartile_estimate,
     mean_estimate,
 )
+from poise.studies.unfinished import EXPERIMENT
 from poise.studies.watching import watching
 from poise.system import cluster
 from poise.system.machine import versions

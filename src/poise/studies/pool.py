@@ -17,8 +17,10 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from poise.config import Config, ConfigError
 from poise.errors import PoiseError, StorageError, message_of
+from poise.runs.folders import LOG
 from poise.runs.options import Options
-from poise.runs.session import LOG, execute_or_proceed, unusable
+from poise.runs.resuming import unusable
+from poise.runs.session import execute_or_proceed
 from poise.store.checkpoint import checkpoints, runs_under
 from poise.store.claim import ClaimError
 from poise.store.files import FileError, append_to, is_full, own_folder

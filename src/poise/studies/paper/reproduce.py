@@ -24,10 +24,12 @@ from typing import Any
 from poise.agents.agent import load
 from poise.agents.film import VideoError, film
 from poise.errors import PoiseError, StorageError
+from poise.runs.folders import RunError
 from poise.runs.journal import read_evaluation
 from poise.runs.options import Options
 from poise.runs.presets import PRESETS, configure, starting_point
-from poise.runs.session import RunError, finished, resolved
+from poise.runs.resuming import finished
+from poise.runs.session import resolved
 from poise.store.checkpoint import LARGEST_FILE, CheckpointError
 from poise.store.claim import claimed
 from poise.store.files import (

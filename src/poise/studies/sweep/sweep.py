@@ -29,10 +29,12 @@ from poise import envs
 from poise.config import LAST_SEED, Config, ConfigError
 from poise.envs.checking import EnvFault
 from poise.errors import PoiseError, TrainingError
+from poise.runs.folders import new_folder, same_directory, status
 from poise.runs.options import Options
 from poise.runs.presets import PRESETS
 from poise.runs.records import Record, read_record
-from poise.runs.session import SWEEP, finished, new_folder, resolved, same_directory, status
+from poise.runs.resuming import finished
+from poise.runs.session import resolved
 from poise.store.claim import LOCK, claimed
 from poise.store.files import FileError, own_folder, read_json, write_text
 from poise.studies import tables
@@ -52,6 +54,7 @@ from poise.studies.sweep.study import (
     require_optuna,
 )
 from poise.studies.sweep.trial import Result, Trial, read_result
+from poise.studies.unfinished import SWEEP
 from poise.studies.watching import watching
 from poise.system import cluster
 from poise.system.machine import versions

@@ -14,10 +14,11 @@ import numpy as np
 
 from poise.config import Config
 from poise.errors import PoiseError
+from poise.runs.folders import set_aside, status
 from poise.runs.journal import JournalError, cut, read_episodes
 from poise.runs.options import Options
 from poise.runs.records import read_summary
-from poise.runs.session import Session, session, set_aside, status
+from poise.runs.session import Session, session
 from poise.store.checkpoint import checkpoints, read_manifest
 from poise.store.files import FileError, own_folder, read_json, write_text
 from poise.system.interrupts import Guard, Member

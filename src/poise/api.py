@@ -1,0 +1,139 @@
+"""What Python code calls: train and resume, with what the command shows."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from poise import envs
+from poise.health.telling import run_lines
+from poise.runs.options import Options
+from poise.runs.presets import configure
+from poise.runs.session import Run, execute, proceed
+from poise.system.interrupts import refuse_imported_script
+from poise.system.streams import Lasting, TextOut
+from poise.system.terminal import print
+
+
+def train(
+    env: str,
+    *,
+    backend: envs.Backend = "auto",
+    out: str | Path = "runs",
+    file: TextOut | None = None,
+    evaluate: bool = Options.evaluate,
+    video: bool = Options.video,
+    log_every: int = Options.log_every,
+    checkpoint_every: int | None = Options.checkpoint_every,
+    eval_every: int | None = Options.eval_every,
+    eval_episodes: int = Options.eval_episodes,
+    eval_max_steps: int | None = Options.eval_max_steps,
+    eval_max_seconds: float | None = Options.eval_max_seconds,
+    on_crash: str = Options.on_crash,
+    env_timeout: float = Options.env_timeout,
+    workers: int = Options.workers,
+    ray: str | None = None,
+    compile_cache: bool = Options.compile_cache,
+    **config: Any,
+) -> Run:
+    """Trains an agent and leaves a folder with all that there is to know of it.
+
+        run = poise.train("Reacher-v4", total_steps=100_000, ppo={"clip": 0.1})
+        agent = poise.load(run.folder)
+
+    In a script, with backend "gymnasium-async", the call stands under ``if __name__ == "__main__":``: Python
+    runs the script again in each process that it starts.
+
+    Args:
+        env: a Gymnasium id, one of poise's own, or the name of a preset.
+        backend: what steps the environments; "auto" takes the fastest that has ``env``.
+        out: the root in which the run's folder is made.
+        file: where progress is shown; standard output by default.
+        evaluate: whether the greedy agent plays 100 episodes at the end, and the best agent is chosen.
+        video: whether it is filmed at the end.
+        log_every: environment steps between two that TensorBoard shows one by one.
+        checkpoint_every: environment steps between two checkpoints; None: one when 10 seconds have passed.
+        eval_every: environment steps between two greedy scores while training; None: none.
+        eval_episodes: episodes of each of these scores.
+        eval_max_steps: environment steps of the score at the end (``Options.eval_max_steps``).
+        eval_max_seconds: seconds after which no further episode of it begins (``Options.eval_max_seconds``).
+        on_crash: "stop" or "restart" (``Options.on_crash``).
+        env_timeout: seconds (``Options.env_timeout``).
+        workers: processes of a cluster that step the environments (``Options.workers``).
+        ray: the cluster: "HOST:PORT", or "auto" for the one of this machine; None: a local one is started for
+            the workers, and stopped at the end (``poise.system.cluster``).
+        compile_cache: whether what JAX compiles is kept in the user's cache folder for the next start
+            (``poise.system.compile_cache``).
+        config: fields of ``Config``: ``total_steps``, ``seed``, ``num_envs``, and the groups ``ppo``,
+            ``policy``, ``value``, ``normalize``, each as its record or as a mapping of what changes.
+
+    Raises:
+        EnvError: the environment cannot be made.
+        ConfigError: an option is unknown, wrong, or has no meaning for this environment.
+        EnvFault: the environment failed; the folder holds all up to then.
+        TrainingError: training became infinite or NaN; the folder holds all up to then.
+        StorageError: the disk is full; the checkpoints before are whole.
+        KeyboardInterrupt: interrupted; the folder holds all up to then, and ``resume`` goes on from it.
+    """
+    refuse_imported_script()
+    options = Options(
+        backend=backend,
+        out=Path(out),
+        evaluate=evaluate,
+        video=video,
+        log_every=log_every,
+        checkpoint_every=checkpoint_every,
+        eval_every=eval_every,
+        eval_episodes=eval_episodes,
+        eval_max_steps=eval_max_steps,
+        eval_max_seconds=eval_max_seconds,
+        on_crash=on_crash,  # pyright: ignore[reportArgumentType] (checked there)
+        env_timeout=env_timeout,
+        workers=workers,
+        compile_cache=compile_cache,
+    )
+    id, configured = configure(envs.checked_name(env), **config)
+    shown = Lasting(file or sys.stdout, whole=False)
+    return _told(execute(id, configured, options, ray=ray, file=shown), shown)
+
+
+def resume(
+    run: str | Path,
+    *,
+    total_steps: int | None = None,
+    env: str | None = None,
+    workers: int | None = None,
+    ray: str | None = None,
+    file: TextOut | None = None,
+) -> Run:
+    """Goes on with a training that was interrupted or killed, from its last checkpoint to its end.
+
+    What comes out is bit for bit what the training would have become without the interruption.
+
+    Args:
+        run: its folder.
+        total_steps: another budget, also for a training that is finished. Learning rates then go to 0 over
+            the new budget: the result is not that of a training that had it from the start.
+        env: the environment's name, where that is of a module (``module:Task``): a folder alone never makes
+            Python import one.
+        workers: another number of processes that step the environments. It changes no bit.
+        ray: the cluster of these, as of ``train``.
+        file: where progress is shown; standard output by default.
+
+    Raises:
+        RunError: there is nothing to go on with, or the environment has changed.
+        CheckpointError: no checkpoint is usable.
+        ClaimError: another process is training it.
+        ConfigError: ``total_steps`` is less than what was done.
+        EnvFault, TrainingError, StorageError, KeyboardInterrupt: as of ``train``.
+    """
+    refuse_imported_script()
+    shown = Lasting(file or sys.stdout, whole=False)
+    options = {"total_steps": total_steps, "env": env, "workers": workers, "ray": ray}
+    return _told(proceed(Path(run), **options, file=shown), shown)
+
+
+def _told(run: Run, file: TextOut) -> Run:
+    """The run, after its score, its health and its folder were shown."""
+    lines, _ = run_lines(run.folder, run.summary, run.evaluation)
+    print(*lines, run.folder, sep="\n", file=file)
+    return run

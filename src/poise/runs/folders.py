@@ -1,0 +1,92 @@
+"""The folder of a run: its name, its status, and what the disk refuses."""
+
+import contextlib
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from poise.errors import PoiseError, StorageError
+from poise.store.checkpoint import (
+    REPLACED,
+    checkpoints,
+)
+from poise.store.claim import LOCK
+from poise.store.files import FileError, check_room, is_full, read_json
+from poise.system.terminal import typed
+
+LOG = "log.txt"  # of a training that is one of several: what it printed
+
+
+class RunError(PoiseError):
+    """A run folder that cannot be made, or cannot be gone on with."""
+
+
+def new_folder(out: Path, env: str, seeds: str) -> Path:
+    """Makes ``out/<env>/<date>-<seeds>``, with a number behind it where that exists already."""
+    parent = out / re.sub(r"[^\w.-]+", "-", env)
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{seeds}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for suffix in ["", *(f"-{i}" for i in range(2, 1000))]:
+            try:
+                (parent / (name + suffix)).mkdir()
+            except FileExistsError:
+                continue
+            return parent / (name + suffix)
+    except OSError as error:
+        check_room(out, error)
+        raise RunError(f"out = {str(out)!r}: no folder can be made there: {error.strerror}") from error
+    raise RunError(f"out = {str(out)!r}: it holds a thousand runs of this second")
+
+
+LARGEST_SUMMARY = 2**25  # bytes; that of a sweep of 10,000 trials takes some 10 MB
+
+
+def status(run: Path) -> str | None:
+    """What the summary of a run says of it; None where there is none."""
+    try:
+        return str(read_json(run / "summary.json", LARGEST_SUMMARY)["status"])
+    except (FileError, KeyError, TypeError):
+        return None
+
+
+def set_aside(folder: Path) -> Path:
+    """Moves a training and its tables into a folder in ``folder``, which is then a run folder by itself."""
+    numbers = (folder / f"{REPLACED}{i}" for i in itertools.count(1))
+    aside = next(path for path in numbers if not os.path.lexists(path))
+    moved = [p for p in folder.iterdir() if p.name not in (LOCK, LOG) and not p.name.startswith(REPLACED)]
+    aside.mkdir()
+    for path in moved:
+        path.rename(aside / path.name)
+    return aside
+
+
+@contextlib.contextmanager
+def same_directory() -> Iterator[None]:
+    """Comes back to the working directory: an environment may change it to find its files."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # which was removed
+            stack.enter_context(contextlib.chdir(os.getcwd()))
+        yield
+
+
+@contextlib.contextmanager
+def disk_errors(place: Path, folder: Path) -> Iterator[None]:
+    """Says that the disk is full, and that nothing is lost that was saved; or what else the disk refuses.
+
+    ``folder``: ``place``, as it is shown.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise RunError(f"{folder}: {type(error).__name__}: {error}") from error
+        kept = checkpoints(place)
+        saved = f"the checkpoint of step {int(kept[0].name):,} is whole; " if kept else ""
+        again = typed("poise", "resume", folder)
+        raise StorageError(
+            f"{folder}: the disk is full ({error.strerror}); {saved}make room, then: {again}"
+        ) from error

@@ -1,0 +1,198 @@
+"""From which checkpoint a run resumes, and whether it is the same training."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from poise import envs
+from poise.agents.best import PLACES, Candidate
+from poise.config import Config, ConfigError, flat
+from poise.runs.folders import status
+from poise.runs.journal import JournalError, cut, read_episodes
+from poise.runs.options import Options
+from poise.runs.recorder import PARTS, Past
+from poise.runs.records import read_summary
+from poise.store.checkpoint import (
+    CheckpointError,
+    Manifest,
+    Training,
+    checkpoints,
+    clear_leftovers,
+    load_training,
+    read_manifest,
+    runs_under,
+    step_folder,
+)
+from poise.store.files import FileError, read_json
+from poise.system.machine import made_with
+from poise.system.streams import TextOut
+from poise.system.terminal import print
+
+
+@dataclass(frozen=True)
+class Usable:
+    """A checkpoint from which a training goes on."""
+
+    training: Training
+    manifest: Manifest
+    past: Past
+    options: Options
+
+
+def newest_usable(run: Path, file: TextOut) -> Usable:
+    """The newest checkpoint that is whole and that the tables reach. Names those that are not."""
+    problem = CheckpointError(f"{run}: no checkpoint is kept there")
+    for folder in checkpoints(run):
+        try:
+            return _usable(run, folder)
+        except (CheckpointError, JournalError) as error:
+            problem = error
+            print(f"{folder.name} cannot be used: {error}", file=file, flush=True)
+    raise CheckpointError(f"{run}: no checkpoint can be used: {problem}")
+
+
+def _usable(run: Path, folder: Path) -> Usable:
+    """
+    Raises:
+        CheckpointError, JournalError: it is not usable.
+    """
+    training, manifest = load_training(folder)
+    if folder != step_folder(run, manifest.steps):
+        raise CheckpointError(f"{folder}: is of step {manifest.steps:,}")
+    past, options = _past(training, manifest, folder)
+    cut(run, past.position, check=True)
+    return Usable(training, manifest, past, options)
+
+
+def unusable(place: Path) -> Iterator[str]:
+    """A line for each checkpoint below a folder that is newer than the newest usable one of its run."""
+    for run in runs_under(place):
+        if status(run) == "finished":
+            continue
+        for folder in checkpoints(run):
+            try:
+                _usable(run, folder)
+                break
+            except (CheckpointError, JournalError) as error:
+                yield f"{run}: {folder.name} cannot be used: {error}"
+
+
+def take_up(run: Path, past: Past) -> None:
+    """Puts the folder back to where the checkpoint was made."""
+    clear_leftovers(run)
+    for newer in checkpoints(run):
+        if int(newer.name) > past.steps:  # which cannot be used, and is not deleted either
+            names = (f"unusable-{newer.name}{suffix}" for suffix in ["", *(f"-{i}" for i in range(2, 1000))])
+            newer.rename(next(path for n in names if not os.path.lexists(path := newer.with_name(n))))
+    cut(run, past.position)
+    (run / "summary.json").unlink(missing_ok=True)
+    past.episodes = read_episodes(run, most=None)
+
+
+def _past(training: Training, manifest: Manifest, folder: Path) -> tuple[Past, Options]:
+    """What the notes of a checkpoint say.
+
+    Raises:
+        CheckpointError: they say what cannot be.
+    """
+    notes = manifest.notes
+    try:
+        given = {"film": 0.0, **notes["seconds"]}  # which was a part of "log"
+        seconds = {part: float(given[part]) for part in (*PARTS, "total")}
+        (paced, pace), chosen = notes["pace"], notes["candidates"]
+        physics = None if notes["physics"] is None else float(notes["physics"])
+        if len(chosen) != len(training.candidates) or len(chosen) > PLACES:
+            raise ValueError(f"{len(chosen)} candidates")
+        candidates = tuple(
+            Candidate(int(steps), float(mean), agent)
+            for (steps, mean), agent in zip(chosen, training.candidates, strict=True)
+        )
+        options = Options.from_dict(notes["options"])
+        past = Past(
+            steps=manifest.steps,
+            seconds=seconds,
+            physics=physics,
+            pace=(int(paced), float(pace)),
+            exact=bool(notes["exact"]),
+            resumed=int(notes["resumed"]) + 1,
+            crashes=int(notes["crashes"]),
+            candidates=candidates,
+            position=dict(notes["logs"]),
+            made_with=tuple(_machine(one) for one in notes.get("made_with", ())),
+        )
+        return past, options
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / 'manifest.json'}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise CheckpointError(f"{folder / 'manifest.json'}: is damaged: {error!r:.200}") from error
+
+
+def _machine(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``machine.made_with`` said, as a checkpoint tells it."""
+    versions = {str(name): str(version) for name, version in told["versions"].items()}
+    return {
+        "fingerprint": str(told["fingerprint"]),
+        "processor": str(told["processor"]),
+        "versions": versions,
+    }
+
+
+def compare_machines(past: Past, file: TextOut) -> None:
+    """Says it where versions or processor are not those of the checkpoint: the bits may be others then."""
+    mine = made_with()
+    if not past.made_with or past.made_with[-1]["fingerprint"] == mine["fingerprint"]:
+        return
+    before, now = ({"processor": one["processor"], **one["versions"]} for one in (past.made_with[-1], mine))
+    changed = [f"{n} {now[n]} (was {before.get(n)})" for n in now if before.get(n) != now[n]]
+    past.exact = False
+    what = ", ".join(changed) or "another system, or number of threads"
+    print(
+        f"not exact: the checkpoint was made with other versions or on another processor: {what}; from here "
+        "on the bits may differ",
+        file=file,
+        flush=True,
+    )
+
+
+def difference(manifest: Manifest, found: envs.Resolved, config: Config, options: Options) -> str | None:
+    """In what the training of a checkpoint differs from this one; None where it is the same.
+
+    Raises:
+        CheckpointError: the options in it cannot be read.
+    """
+    theirs: dict[str, Any] = {"env": manifest.env, "backend": manifest.backend}
+    mine: dict[str, Any] = {"env": found.id, "backend": found.backend}
+    try:
+        theirs |= Options.from_dict(manifest.notes["options"]).to_dict()
+    except (ConfigError, KeyError, TypeError) as error:
+        raise CheckpointError(f"the options of step {manifest.steps:,}: {error!r:.200}") from error
+    theirs, mine = theirs | flat(manifest.config.to_dict()), mine | options.to_dict()
+    with contextlib.suppress(ConfigError):  # of another environment: it has no such numbers
+        mine |= flat(config.settled(manifest.spec).to_dict())
+    differing = [name for name in theirs | mine if theirs.get(name) != mine.get(name)]
+    return f"{differing[0]} = {theirs.get(differing[0])!r:.60}" if differing else None
+
+
+def finished(folder: Path, found: envs.Resolved, config: Config, options: Options) -> dict[str, Any] | None:
+    """The summary of a training that ended there; None where none did, or another one.
+
+    What it was is read in its newest checkpoint or, where none can be read, in ``config.json``.
+    """
+    if status(folder) != "finished":
+        return None
+    summary = read_summary(folder)
+    for kept in checkpoints(folder):
+        with contextlib.suppress(CheckpointError):
+            return None if difference(read_manifest(kept), found, config, options) else summary
+    try:
+        data = dict(read_json(folder / "config.json"))
+        theirs = {"env": data.pop("env"), "backend": data.pop("backend"), **flat(data)}
+    except (FileError, KeyError, TypeError, ValueError):
+        return None
+    mine = {"env": found.id, "backend": found.backend, **flat(json.loads(json.dumps(config.to_dict())))}
+    same = all(theirs.get(name) == value for name, value in mine.items() if value is not None)
+    return summary if same else None
