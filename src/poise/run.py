@@ -743,12 +743,12 @@ def _react(
                     guard.restore()  # from an environment that handles signals itself
                     yield progress
                 _after(job.options, recorder, guard, view)
+                summary = recorder.finish("finished")
         except BaseException as error:
             guard.done()
             view.close()
             _keep(error, job, recorder, view)
             raise
-        summary = recorder.finish("finished")
         view.close()
     return Run(recorder.shown, summary, recorder.evaluation)
 
