@@ -644,6 +644,7 @@ def _session(
         else:
             _clear(place)
         recorder = Recorder(place, options, found, config, world.spec, job.past, begun, guard)
+        guard.began = True
         recorder.shown = folder
         recorder.seconds["import"] += job.import_seconds
         start = _start(job, recorder)
