@@ -1,11 +1,14 @@
 """The command as a person types it."""
 
+import contextlib
+import io
 import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from poise.cli import main as cli
 from poise.cli.main import main
 from poise.studies import experiment
 from poise.studies.paper import reproduce
+from poise.system.streams import Lasting
 
 ROOT = Path(__file__).parents[2]
 TINY = "--total-steps 256 --num-envs 2 --ppo.num-steps 64 --no-evaluate --no-video"
@@ -288,16 +292,42 @@ def test_help_shows_every_option_of_the_algorithm(capsys):
         assert f"--{name}" in out
 
 
-def test_an_interrupt_exits_130(capsys, monkeypatch):
+@pytest.mark.parametrize("began", [False, True])
+def test_an_interrupt_exits_130_and_says_where_there_is_nothing_to_resume(capsys, monkeypatch, began):
     from poise.runs import session as run
 
-    def interrupted(*_, **__):
+    def interrupted(*_, guard, **__):
+        guard.began = began
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "execute", interrupted)
     code, _, err = poise("train Reacher-v4", capsys)
     assert code == 130
-    assert "interrupted" in err
+    assert ("interrupted before the training began: there is nothing to resume" in err) != began
+    assert "poise: interrupted" in err
+
+
+def test_a_verb_that_loads_for_long_says_so_on_a_terminal_until_it_says_something_itself(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    written = []
+    monkeypatch.setattr("poise.system.pulse.SILENCE", 0.02)
+    monkeypatch.setattr("poise.system.pulse.LOOKING", 0.01)
+    monkeypatch.setattr(cli.os, "write", lambda number, text: written.append((number, text)))
+    out, err = Lasting(Terminal()), Lasting(Terminal())
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), cli._until_first_words():
+        until = time.monotonic() + 10
+        while not written and time.monotonic() < until:
+            time.sleep(0.01)
+        out.write("a result")
+        time.sleep(0.1)
+        count = len(written)
+        time.sleep(0.2)
+    assert written[0][0] == 2
+    assert written[0][1].startswith(b"loading")
+    assert len(written) <= count + 1
 
 
 def test_help_does_not_load_jax():

@@ -6,7 +6,11 @@ import json
 import pytest
 
 import poise
+from poise.config import Config
+from poise.runs.options import Options
 from poise.runs.recorder import Recorder
+from poise.runs.session import execute
+from poise.system.interrupts import Guard
 
 QUICK = {"total_steps": 256, "video": False, "evaluate": False}
 
@@ -36,12 +40,46 @@ def test_the_summary_of_a_run_that_failed_or_was_interrupted_does_not_wait_for_i
     """Drawing takes seconds on a busy machine; an interrupted process is ended before."""
     seen = []
     monkeypatch.setattr(
-        "poise.recorder.draw_curve",
+        "poise.runs.recorder.draw_curve",
         lambda path, *_: seen.append(json.loads((path.parent / "summary.json").read_text())["status"]),
     )
     with pytest.raises(MemoryError):
         poise.train("Pendulum-v1", out=tmp_path, file=io.StringIO(), **QUICK)
     assert seen == ["failed"]
+
+
+def test_an_interrupt_while_the_last_picture_is_drawn_leaves_a_summary(monkeypatch, tmp_path):
+    """All is trained; the process is ended where drawing takes too long."""
+    saves, seen = [], []
+
+    class Watched(Guard):
+        def saving(self, save):
+            saves.append(save)
+            return super().saving(save)
+
+    def slow(path, *_):
+        saves[-1]()  # as the other thread does, 2.5 seconds after the signal
+        seen.append(json.loads((path.parent / "summary.json").read_text())["status"])
+
+    monkeypatch.setattr("poise.runs.recorder.draw_curve", slow)
+    config, options = Config(total_steps=256), Options(out=tmp_path, video=False, evaluate=False)
+    execute("Pendulum-v1", config, options, guard=Watched(), file=io.StringIO())
+    assert seen == ["interrupted"]
+    (summary,) = tmp_path.glob("*/*/summary.json")
+    assert json.loads(summary.read_text())["status"] == "finished"
+    saves[-1]()  # too late: all is done
+    assert json.loads(summary.read_text())["status"] == "finished"
+
+
+def test_a_picture_that_cannot_be_drawn_at_the_end_is_told_and_the_summary_says_failed(monkeypatch, tmp_path):
+    def draw(*_):
+        raise ImportError("ft2font.so: failed to map segment from shared object")
+
+    monkeypatch.setattr("poise.runs.recorder.draw_curve", draw)
+    with pytest.raises(ImportError, match="ft2font"):
+        poise.train("Pendulum-v1", out=tmp_path, file=io.StringIO(), eval_every=128, **QUICK)
+    (summary,) = tmp_path.glob("*/*/summary.json")
+    assert json.loads(summary.read_text())["status"] == "failed"
 
 
 def test_a_folder_that_cannot_be_completed_hides_no_error(failing, monkeypatch, tmp_path):

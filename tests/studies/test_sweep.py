@@ -210,6 +210,28 @@ def test_what_no_setting_is_to_blame_for_stops_the_sweep_and_is_no_result(fake, 
     assert len(rows(folder)) == 18
 
 
+def test_a_trial_that_ended_before_a_resume_counts_for_the_best_so_far(fake, tmp_path, monkeypatch):
+    def stopping(jobs, **_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "run_jobs", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        swept(tmp_path)
+    monkeypatch.setattr(sweep, "run_jobs", fake_jobs)
+    (folder,) = (tmp_path / "Pendulum-v1").iterdir()
+
+    def ended(place, config):
+        return Result(None, (1e6,) * 3, {}, 1.0) if place.name == "0" else None
+
+    monkeypatch.setattr(sweep, "read_result", ended)
+    shown = io.StringIO()
+    proceed_sweep(folder, file=shown)
+    lines = [line for line in shown.getvalue().splitlines() if "best so far" in line]
+    assert len(lines) > 3
+    assert lines[0].startswith("trial 0 of 18: 1000000.0 ")
+    assert all(line.endswith("best so far 1000000.0 (trial 0)") for line in lines)
+
+
 def test_a_threshold_is_the_median_of_the_trials_that_came_to_their_end():
     def tried(number, state, *values):
         return Tried(number, state, {}, (), None, values=dict(zip((10, 20), values, strict=False)))

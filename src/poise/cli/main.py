@@ -1,5 +1,6 @@
 """The command ``poise``."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -7,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -741,6 +742,25 @@ def _to_standard_error(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+@contextlib.contextmanager
+def _until_first_words() -> Iterator[None]:
+    """Says "loading" on a terminal every few seconds, until the verb says something itself.
+
+    JAX alone takes seconds to load on a busy machine.
+    """
+    streams = sys.stdout, sys.stderr
+    if not sys.stderr.isatty():
+        yield
+        return
+
+    def say(line: str) -> None:
+        if not any(getattr(stream, "was_written", False) for stream in streams):
+            os.write(2, f"{line}\n".encode())
+
+    with announced("loading", say):
+        yield
+
+
 def _json(result: Any) -> str:
     """ASCII alone. JSON lets the character 127 stand as it is, a terminal should not see it."""
     return json.dumps(result, indent=2).replace("\x7f", "\\u007f")
@@ -840,16 +860,19 @@ def main(arguments: list[str] | None = None) -> int:
     again; 130 interrupted by Ctrl-C and 143 by SIGTERM.
     """
     heard: Guard | None = None
+    given = sys.argv[1:] if arguments is None else arguments
     with lasting_output():
         try:
-            with guarded() as guard, registry:
+            with guarded() as guard, registry, _until_first_words():
                 heard = guard
-                _run_verb(sys.argv[1:] if arguments is None else arguments, guard)
+                _run_verb(given, guard)
         except PoiseError as error:
             print(f"poise: {shortened(str(error), LONGEST_ERROR)}", file=sys.stderr)
             return error.exit_code
         except KeyboardInterrupt:  # Ray raises one of its own, whatever the signal was
-            print("poise: interrupted", file=sys.stderr)
+            early = given[:1] == ["train"] and heard is not None and not heard.began
+            more = " before the training began: there is nothing to resume" if early else ""
+            print(f"poise: interrupted{more}", file=sys.stderr)
             return 128 + ((heard and heard.number) or signal.SIGINT)
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):  # of JAX

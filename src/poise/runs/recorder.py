@@ -99,6 +99,7 @@ class Recorder:
         self._podium = Podium(self.total_steps, past.candidates, past.episodes)
         self._lock = threading.RLock()
         self._saved: int | None = past.steps if past.steps else None
+        self._finished = False  # whether the summary says so
         self._saved_at, self._is_due = time.monotonic(), False
         self._first: tuple[float, int] | None = None  # time and step at the end of the first iteration
         self._last = (0.0, past.steps)  # and of the last, greedy scores left out
@@ -213,6 +214,8 @@ class Recorder:
     def save_at_once(self) -> None:
         """What can be saved while the main thread is elsewhere, before the process ends."""
         with self._lock:
+            if self._finished:
+                return
             self._save()
             cut(self.folder, self._kept.position)
             self._write_summary("interrupted", self.evaluation, self.best)
@@ -303,7 +306,9 @@ class Recorder:
         if status == "finished":
             self._draw()
             self.seconds["log"] += time.perf_counter() - begun
-            return self._write_summary(status, evaluation, self.best)
+            with self._lock:
+                self._finished = True
+                return self._write_summary(status, evaluation, self.best)
         cut(self.folder, self._kept.position)  # rows of an iteration that did not end
         summary = self._write_summary(status, evaluation, self.best)
         with contextlib.suppress(Exception):  # without a picture the summary still says how it ended

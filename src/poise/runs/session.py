@@ -266,6 +266,7 @@ def _session(
         else:
             _clear(place)
         recorder = Recorder(place, options, found, config, world.spec, job.past, begun, guard)
+        guard.began = True
         recorder.shown = folder
         recorder.seconds["import"] += job.import_seconds
         start = _start(job, recorder)
@@ -356,12 +357,12 @@ def _react(
                     guard.restore()  # from an environment that handles signals itself
                     yield progress
                 _after(job.options, recorder, guard, view)
+                summary = recorder.finish("finished")
         except BaseException as error:
             guard.done()
             view.close()
             _keep(error, job, recorder, view)
             raise
-        summary = recorder.finish("finished")
         view.close()
     return Run(recorder.shown, summary, recorder.evaluation)
 

@@ -22,6 +22,7 @@ from poise.envs.vector import EnvStep
 from poise.errors import PoiseError
 from poise.store.checkpoint import Trained, agent_folder, load_agent
 from poise.system.cores import num_cores
+from poise.system.pulse import announced
 from poise.system.streams import TextOut
 from poise.system.terminal import print
 from poise.training.collector import HostCollector
@@ -187,15 +188,18 @@ def measure(env: str, config: Config, backend: envs.Backend, *, rounds: int, fil
         )
     measured = []
     with tempfile.TemporaryDirectory() as folder:
-        whole, run = train_once(found, config, Path(folder))
-        trained, _ = load_agent(agent_folder(run))
-        recorded = record(found, config, trained)[:LONGEST]
+        say = partial(print, file=file, flush=True)
+        with announced("a first training, to fill the caches", say):
+            whole, run = train_once(found, config, Path(folder))
+            trained, _ = load_agent(agent_folder(run))
+            recorded = record(found, config, trained)[:LONGEST]
         print(f"{found.id}: the caches are filled, {whole:.1f} s", file=file, flush=True)
         for number in range(rounds):
-            whole, run = train_once(found, config, Path(folder))
-            summary = json.loads((run / "summary.json").read_text())
+            with announced(f"round {number + 1} of {rounds}", say):
+                whole, run = train_once(found, config, Path(folder))
+                summary = json.loads((run / "summary.json").read_text())
+                physics, flops = physics_alone(found, recorded), peak()
             pace = summary["steps_per_second"]
-            physics, flops = physics_alone(found, recorded), peak()
             seconds, memory = summary["seconds"], summary["peak_memory_bytes"]
             measured.append(Round(whole, memory, seconds, summary["steps"], pace, physics, flops))
             print(

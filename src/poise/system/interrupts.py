@@ -42,6 +42,7 @@ class Guard:
     def __init__(self) -> None:
         self._saves: list[Callable[[], None]] = []
         self.number: int | None = None  # of the first signal
+        self.began = False  # whether there is a run folder, and so something to resume
         self._raised = False  # whether the main thread was told
         self.asked = 0  # signals that this process sent to itself, and has not heard of yet
         self._depth, self._pending = 0, False

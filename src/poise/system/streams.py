@@ -32,8 +32,10 @@ class Lasting:
 
     def __init__(self, stream: TextOut, *, whole: bool = True):
         self._stream, self._whole = stream, whole
+        self.was_written = False
 
     def write(self, text: str, /) -> int:
+        self.was_written = True
         with self._unwritten():
             try:
                 self._stream.write(text)

@@ -177,7 +177,7 @@ class Workers:
             raise
         self.spec, self.num_envs = begun[0].spec, config.shape[1]
         count = f"{len(self._shards)} shards on {options.workers} worker{'s' * (options.workers > 1)}"
-        self.backend = f"{begun[0].backend}, {count}"
+        self.backend = f"{begun[0].backend.partition(' (')[0]}, {count}"
 
     def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
         exact = True

@@ -431,6 +431,7 @@ def _train(plan: Plan, ledger: Ledger, batch: Sequence[Tried], train: Train, fil
     jobs: dict[Path, int] = {}
     waiting: list[Trial] = []
     best = _best(ledger.tried())
+    known_best = None if best is None else (best.score or 0.0, best.number)
     for trial in batch:
         try:
             job = plan.job(trial)
@@ -440,13 +441,14 @@ def _train(plan: Plan, ledger: Ledger, batch: Sequence[Tried], train: Train, fil
             continue
         if (known := read_result(job.folder, job.config)) is not None:
             results[trial.number] = known
+            line, known_best = _line(plan, trial.number, known, known_best)
+            print(line, file=file, flush=True)
         else:
             jobs[job.folder] = trial.number
             waiting.append(job)
     for job in waiting:
         own_folder(plan.folder, job.folder)
     trouble: PoiseError | None = None
-    known_best = None if best is None else (best.score or 0.0, best.number)
     for job, result in train(waiting):
         number = jobs[job.folder]
         if isinstance(result, PoiseError):
