@@ -11,7 +11,6 @@ import contextlib
 import csv
 import errno
 import hashlib
-import itertools
 import json
 import os
 import re
@@ -145,17 +144,19 @@ def read_lines(path: Path, most: int | None, longest: int = LONGEST_LINE) -> Ite
             size = os.fstat(file.fileno()).st_size
             if most is not None and size > most:
                 raise FileError(f"{path}: is too large: {size:,} bytes, at most {most:,}")
-            for number in itertools.count(1):
-                line = file.readline(longest + 1)
-                if not line:
-                    return
-                if len(line) > longest:
-                    raise FileError(f"{path}: is damaged: line {number:,} is longer than {longest:,} bytes")
+            lines = iter(lambda: file.readline(longest + 1), b"")
+            for number, line in enumerate(lines, 1):
+                _check_length(path, number, line, longest)
                 yield line.decode().rstrip("\r\n")
     except OSError as error:
         raise FileError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise FileError(f"{path}: is damaged: line {number:,} is not UTF-8") from error
+
+
+def _check_length(path: Path, number: int, line: bytes, longest: int) -> None:
+    if len(line) > longest:
+        raise FileError(f"{path}: is damaged: line {number:,} is longer than {longest:,} bytes")
 
 
 def read_cells(path: Path, most: int | None = LARGEST_TABLE) -> Iterator[list[str]]:

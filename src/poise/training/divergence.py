@@ -1,7 +1,7 @@
 """Where an iteration of learning went wrong: found by repeating it, one minibatch at a time."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -78,6 +78,18 @@ def first_bad(state: TrainState, ready: Ready, hyper: Hyperparameters) -> str | 
 
     None where the repetition, which rounds differently, meets none.
     """
+    for kind, epoch, number, parts in _repeated(state, ready, hyper):
+        for name, tree in parts.items():
+            if (odd := _odd(tree)) is not None:
+                return f"first the {kind}'s {name} ({odd}) in epoch {epoch}, minibatch {number}"
+    return None
+
+
+Step = tuple[Kind, int, int, dict[str, Any]]  # network, epoch, minibatch, and the arrays by name
+
+
+def _repeated(state: TrainState, ready: Ready, hyper: Hyperparameters) -> Iterator[Step]:
+    """An iteration of learning, minibatch by minibatch."""
     learner = state.learner
     batch, transitions = jax.device_get((ready.prepared.batch, ready.prepared.transitions))
     networks: dict[Kind, Any] = {
@@ -89,18 +101,15 @@ def first_bad(state: TrainState, ready: Ready, hyper: Hyperparameters) -> str | 
         if block.start:
             batch = jax.device_get(jax.jit(recompute)(networks["value"][0], batch, transitions, hyper))
         for kind, network in networks.items():
-            for (epoch, i), rows in _each(ready.rows[block], block.start):
+            for (epoch, number), rows in _each(ready.rows[block], block.start):
                 if kind == "policy" and stopped:
                     break
                 part = jax.tree.map(lambda x: x[0], take(batch, jax.numpy.asarray(rows[None])))
                 *network, gradient, loss, kl = _one(*network, part, hyper, kind=kind)
                 parts = {"loss": loss, "gradient": gradient, "parameters after it": network[0]}
-                for name, tree in parts.items():
-                    if (odd := _odd(tree)) is not None:
-                        return f"first the {kind}'s {name} ({odd}) in epoch {epoch}, minibatch {i}"
+                yield kind, epoch, number, parts
                 stopped |= kind == "policy" and hyper.target_kl is not None and bool(kl > hyper.target_kl)
             networks[kind] = network
-    return None
 
 
 def _each(rows: np.ndarray, before: int) -> list[tuple[tuple[int, int], np.ndarray]]:

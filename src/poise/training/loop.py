@@ -19,7 +19,7 @@ from poise.placement import two_devices
 from poise.spec import Episode
 from poise.system.threads import start_jax
 from poise.training.acting import ActionScale
-from poise.training.clock import Clock
+from poise.training.clock import Clock, Instant
 from poise.training.collector import Collector
 from poise.training.divergence import refuse_infinite
 from poise.training.groups import check_worlds, make_collector
@@ -92,66 +92,76 @@ def iterations(
     if config.num_envs is None and not isinstance(env, Sequence):
         config = dataclasses.replace(config, num_envs=env.num_envs)
     collector = env if isinstance(env, Collector) else make_collector(env, config)
-    spec = collector.spec
     if start is None:
-        config.check_against(spec)
+        config.check_against(collector.spec)
         config.refuse_idle()
-    config = config.settled(spec)
     clock = Clock()
     try:
-        compiled = clock.now().compiling
-        state = two_devices.init(spec, config) if start is None else start.state
-        scale = ActionScale(spec, normalize=config.normalize.action)
-        exact = start is None or _restored(collector, start, spec.id)
-        for iteration in range(int(state.iteration), config.num_iterations):
-            began = clock.now()
-            hyper = Hyperparameters.of(config, iteration)
-
-            # 1. Collect: the policy acts in the environments.
-            collected = collector.collect(state.learner.policy, state.normalizer, iteration)
-            state, rollout = relative_to_origin(state, collected.rollout, config.normalize)
-            collecting_done = clock.now()
-
-            # 2. Prepare: normalize, and compute advantages and targets once.
-            ready = two_devices.make_ready(state, rollout, hyper)
-            preparing_done = clock.now()
-
-            # 3. Learn: all epochs of policy and value function.
-            before = state
-            state, measured = jax.block_until_ready(two_devices.learn(before, ready, hyper))
-            learning_done = clock.now()
-
-            # 4. Measure, and stop where something became infinite.
-            epochs = epoch_metrics(measured, hyper)
-            metrics = iteration_metrics(measured, epochs, collected.episodes)
-            metrics |= measure_rollout(rollout, before.normalizer, scale)
-            place = f"iteration {iteration + 1} of {spec.id}"
-            refuse_infinite(metrics, measured, before, ready, hyper, place)
-
-            # 5. Yield: whoever iterates records, shows, stops.
-            exact = exact and collected.exact
-            yield Progress(
-                iteration=iteration + 1,
-                steps=(iteration + 1) * config.rollout_size,
-                state=state,
-                rollout=collected.rollout,
-                prepared=measured.prepared,
-                episodes=collected.episodes,
-                epochs=epochs,
-                metrics=metrics,
-                rollout_seconds=collecting_done.since(began),
-                physics_seconds=collected.physics_seconds,
-                learn_seconds=learning_done.since(collecting_done),
-                prepare_seconds=preparing_done.since(collecting_done),
-                compile_seconds=learning_done.compiling - compiled,
-                world=collector.snapshot(),
-                exact=exact,
-                crashes=collected.crashes,
-                notes=collected.notes,
-            )
-            compiled = learning_done.compiling
+        yield from _train(config.settled(collector.spec), collector, start, clock)
     finally:
         clock.close()
+
+
+def _train(config: Config, collector: Collector, start: Start | None, clock: Clock) -> Iterator[Progress]:
+    """``iterations`` with a configuration that is settled."""
+    spec, compiled = collector.spec, clock.now().compiling
+    scale = ActionScale(spec, normalize=config.normalize.action)
+    state = two_devices.init(spec, config) if start is None else start.state
+    exact = start is None or _restored(collector, start, spec.id)
+    for iteration in range(int(state.iteration), config.num_iterations):
+        hyper = Hyperparameters.of(config, iteration)
+        instants = [clock.now()]
+
+        # 1. Collect: the policy acts in the environments.
+        collected = collector.collect(state.learner.policy, state.normalizer, iteration)
+        before, rollout = relative_to_origin(state, collected.rollout, config.normalize)
+        instants.append(clock.now())
+
+        # 2. Prepare: normalize, and compute advantages and targets once.
+        ready = two_devices.make_ready(before, rollout, hyper)
+        instants.append(clock.now())
+
+        # 3. Learn: all epochs of policy and value function.
+        state, measured = jax.block_until_ready(two_devices.learn(before, ready, hyper))
+        instants.append(clock.now())
+
+        # 4. Measure, and stop where something became infinite.
+        epochs = epoch_metrics(measured, hyper)
+        metrics = iteration_metrics(measured, epochs, collected.episodes)
+        metrics |= measure_rollout(rollout, before.normalizer, scale)
+        place = f"iteration {iteration + 1} of {spec.id}"
+        refuse_infinite(metrics, measured, before, ready, hyper, place)
+
+        # 5. Yield: whoever iterates records, shows, stops.
+        exact = exact and collected.exact
+        yield Progress(
+            iteration=iteration + 1,
+            steps=(iteration + 1) * config.rollout_size,
+            state=state,
+            rollout=collected.rollout,
+            prepared=measured.prepared,
+            episodes=collected.episodes,
+            epochs=epochs,
+            metrics=metrics,
+            physics_seconds=collected.physics_seconds,
+            **_seconds(instants, compiled),
+            world=collector.snapshot(),
+            exact=exact,
+            crashes=collected.crashes,
+            notes=collected.notes,
+        )
+        compiled = instants[-1].compiling
+
+
+def _seconds(instants: Sequence[Instant], compiled: float) -> dict[str, float]:
+    """How long the phases of an iteration took; ``compiled``: seconds of compilation before it."""
+    began, collected, prepared, learned = instants
+    return {
+        "rollout_seconds": collected.since(began),
+        "learn_seconds": learned.since(collected),
+        "prepare_seconds": prepared.since(collected),
+        "compile_seconds": learned.compiling - compiled,
+    }
 
 
 def _restored(collector: Collector, start: Start, id: str) -> bool:
