@@ -46,7 +46,6 @@ def measure(out: Path) -> None:
     """Iterations of trainings with more and more shards, on two workers."""
     from poise.config import PPO, Config
     from poise.envs import resolve
-    from poise.runs.options import Options
     from poise.system import cluster
     from poise.training import workers
     from poise.training.loop import iterations
@@ -71,7 +70,9 @@ def measure(out: Path) -> None:
             ppo = PPO(num_steps=STEPS, minibatch_size=64, recompute_every=None)
             config = Config(total_steps=ITERATIONS * size, num_envs=shards * ENVS, num_shards=shards, ppo=ppo)
             count = min(2, shards)
-            world = workers.Workers(found, config, Options(workers=count), sys.stderr)
+            world = workers.Workers(
+                found, config, workers.WorkerSettings(count, 60.0, restart=False), sys.stderr
+            )
             for progress in iterations(config, world):
                 seconds = [answer["seconds"] for answer in answers]
                 busiest = max(sum(seconds[i::count]) for i in range(count))

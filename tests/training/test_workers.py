@@ -12,12 +12,11 @@ from poise.arrays import ArraysError
 from poise.config import Config, ConfigError
 from poise.envs import make, resolve
 from poise.envs.checking import EnvFault
-from poise.runs.options import Options
 from poise.system import cluster
 from poise.training import workers
 from poise.training.groups import shards
 from poise.training.loop import Start, iterations
-from poise.training.workers import WorkerError, Workers, check_workers
+from poise.training.workers import WorkerError, Workers, WorkerSettings, check_workers
 
 CONFIG = Config(total_steps=1536, num_envs=6, num_shards=3)  # 6 iterations
 
@@ -33,8 +32,8 @@ def spread():
     """Makes workers, and ends them."""
     made = []
 
-    def start(count, config=CONFIG, env="InvertedPendulum-v4", **options):
-        world = Workers(resolve(env), config, Options(workers=count, **options), io.StringIO())
+    def start(count, config=CONFIG, env="InvertedPendulum-v4", restart=False):
+        world = Workers(resolve(env), config, WorkerSettings(count, 60.0, restart), io.StringIO())
         made.append(world)
         return world
 
@@ -108,7 +107,10 @@ def test_workers_that_are_killed_together_and_before_they_begin_are_replaced(spr
 def test_without_a_core_for_another_worker_the_shards_go_to_those_that_live(spread, here, monkeypatch):
     monkeypatch.setattr(workers, "PATIENCE", 1.0)
     world, seen = spread(2), []
-    kind, arguments = workers._Worker, ([], resolve("InvertedPendulum-v4"), CONFIG, Options())
+    kind, arguments = (
+        workers._Worker,
+        ([], resolve("InvertedPendulum-v4"), CONFIG, WorkerSettings(1, 60.0, restart=False)),
+    )
     others = [cluster.Process(kind, *arguments) for _ in range(2)]  # for one core: one waits for another
     for progress in iterations(CONFIG, world):
         seen.append(progress)
@@ -188,12 +190,12 @@ def test_what_cannot_be_spread_is_refused():
     with pytest.raises(
         ConfigError, match=r"workers = 3: must be <= 2, the shards .*--num-shards 3 makes as many"
     ):
-        check_workers(Options(workers=3), Config(num_shards=2), "mujoco", None)
+        check_workers(3, Config(num_shards=2), "mujoco", None)
     with pytest.raises(ConfigError, match="workers = 1: must be 0 on backend native"):
-        check_workers(Options(workers=1), Config(), "native", None)
+        check_workers(1, Config(), "native", None)
     with pytest.raises(ConfigError, match="ray = 'local': has no effect on one training without --workers"):
-        check_workers(Options(), Config(), "mujoco", "local")
-    check_workers(Options(workers=2), Config(num_shards=2), "mujoco", "auto")
+        check_workers(0, Config(), "mujoco", "local")
+    check_workers(2, Config(num_shards=2), "mujoco", "auto")
 
 
 def test_many_workers_that_die_together_are_no_reason_to_give_up(spread, monkeypatch):

@@ -42,7 +42,7 @@ from poise.system.terminal import print, typed
 from poise.training.collector import Collector
 from poise.training.groups import make_collector, shards
 from poise.training.loop import Progress, Start, iterations
-from poise.training.workers import Workers, check_workers
+from poise.training.workers import Workers, WorkerSettings, check_workers
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ def _session(
     out, place = options.out.absolute(), folder and folder.absolute()
     keep_compiled(options.compile_cache)
     options.check_against(found.backend)
-    check_workers(options, config, found.backend, job.ray)
+    check_workers(options.workers, config, found.backend, job.ray)
     with contextlib.ExitStack() as stack:
         stack.enter_context(same_directory())
         with announced(f"making the environments: {found.id}", partial(print, file=file, flush=True)):
@@ -293,7 +293,8 @@ def _world(job: _Job, stack: contextlib.ExitStack, file: TextOut) -> Collector:
     found, config, options = job.found, job.config, job.options
     if options.workers:
         stack.enter_context(cluster.joined(job.ray or cluster.LOCAL, processes=options.workers))
-        world = Workers(found, config, options, file)
+        settings = WorkerSettings(options.workers, options.env_timeout, options.on_crash == "restart")
+        world = Workers(found, config, settings, file)
         stack.callback(world.close)
         return world
     made = []

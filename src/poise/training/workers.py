@@ -9,6 +9,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,6 @@ from poise.algo.state import TrainState, shapes_with_origin, state_shapes
 from poise.arrays import filled, named
 from poise.config import Config, ConfigError
 from poise.errors import PoiseError
-from poise.runs.options import Options
 from poise.spec import Episode, Spec
 from poise.system import cluster
 from poise.system.machine import fingerprint
@@ -51,7 +51,16 @@ class _Begun(NamedTuple):
     fingerprint: str
 
 
-def check_workers(options: Options, config: Config, backend: str, ray: str | None) -> None:
+@dataclass(frozen=True)
+class WorkerSettings:
+    """How many processes step the environments, and what they do with one that hangs or fails."""
+
+    count: int
+    env_timeout: float  # seconds for a step or a reset of an environment in a process of its own
+    restart: bool  # whether an environment that fails is made again
+
+
+def check_workers(count: int, config: Config, backend: str, ray: str | None) -> None:
     """Refuses what cannot be spread.
 
     Raises:
@@ -59,32 +68,32 @@ def check_workers(options: Options, config: Config, backend: str, ray: str | Non
             there is a cluster without workers.
         ClusterError: Ray is not installed, or ``ray`` is no address.
     """
-    if ray is not None and not options.workers:
+    if ray is not None and not count:
         raise ConfigError(
             f"ray = {ray!r}: has no effect on one training without --workers; with --seeds, and in poise "
             "experiment, sweep and reproduce, it spreads the trainings"
         )
-    if options.workers and backend == "native":
+    if count and backend == "native":
         raise ConfigError(
-            f"workers = {options.workers}: must be 0 on backend native, where the environments are compiled "
+            f"workers = {count}: must be 0 on backend native, where the environments are compiled "
             "with the networks; --backend gymnasium has some to spread"
         )
-    if options.workers > config.num_shards:
+    if count > config.num_shards:
         raise ConfigError(
-            f"workers = {options.workers}: must be <= {config.num_shards}, the shards of the environments; "
-            f"--num-shards {options.workers} makes as many (the result depends on that number)"
+            f"workers = {count}: must be <= {config.num_shards}, the shards of the environments; "
+            f"--num-shards {count} makes as many (the result depends on that number)"
         )
-    if options.workers:
+    if count:
         cluster.check(ray or cluster.LOCAL)
 
 
 class _Worker:
     """In a process of its own: the environments of some shards."""
 
-    def __init__(self, path: Sequence[str], found: envs.Resolved, config: Config, options: Options):
+    def __init__(self, path: Sequence[str], found: envs.Resolved, config: Config, settings: WorkerSettings):
         jax.config.update("jax_platforms", "cpu")  # an accelerator is the learner's
         cluster.settle_in(path)
-        self._found, self._config, self._options = found, config, options
+        self._found, self._config, self._settings = found, config, settings
         self._parts: dict[int, HostCollector] = {}
         self._shapes: Any = None
 
@@ -95,15 +104,15 @@ class _Worker:
     def begin(self, shard: Shard, world: Mapping[str, Any] | None) -> _Begun | PoiseError:
         """Makes the environments of a shard; ``world``: where they are to be, None before they begin."""
         try:
-            options = self._options
+            settings = self._settings
             if (left := self._parts.pop(shard.index, None)) is not None:
                 left.close()
             env = envs.make(
                 self._found.id,
                 shard.num_envs,
                 self._found.backend,
-                timeout=options.env_timeout,
-                restart=options.on_crash == "restart",
+                timeout=settings.env_timeout,
+                restart=settings.restart,
                 first=shard.first,
             )
             self._parts[shard.index] = part = HostCollector(env, self._config, shard)
@@ -159,8 +168,8 @@ class Workers:
         WorkerError: the processes die at once.
     """
 
-    def __init__(self, found: envs.Resolved, config: Config, options: Options, file: TextOut):
-        self._arguments = cluster.search_path(), found, config, options
+    def __init__(self, found: envs.Resolved, config: Config, settings: WorkerSettings, file: TextOut):
+        self._arguments = cluster.search_path(), found, config, settings
         self._config, self._file = config, file
         self._shards = shards(config)
         self._worlds: list[dict[str, Any] | None] = [None] * len(self._shards)
@@ -168,15 +177,15 @@ class Workers:
         self._deaths = dict.fromkeys(range(len(self._shards)), 0)
         self._no_core = -PATIENCE  # when a replacement last found none
         self._foreign = False  # whether a worker has another processor or other versions
-        self._workers = [cluster.Process(_Worker, *self._arguments) for _ in range(options.workers)]
-        self._home = {shard.index: self._workers[shard.index % options.workers] for shard in self._shards}
+        self._workers = [cluster.Process(_Worker, *self._arguments) for _ in range(settings.count)]
+        self._home = {shard.index: self._workers[shard.index % settings.count] for shard in self._shards}
         try:
             begun = self._begin(self._shards)
         except BaseException:  # raised again
             self.close()
             raise
         self.spec, self.num_envs = begun[0].spec, config.shape[1]
-        count = f"{len(self._shards)} shards on {options.workers} worker{'s' * (options.workers > 1)}"
+        count = f"{len(self._shards)} shards on {settings.count} worker{'s' * (settings.count > 1)}"
         self.backend = f"{begun[0].backend.partition(' (')[0]}, {count}"
 
     def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
