@@ -50,7 +50,7 @@ def train(
         file: where progress is shown; standard output by default.
         evaluate: whether the greedy agent plays 100 episodes at the end, and the best agent is chosen.
         video: whether it is filmed at the end.
-        log_every: environment steps between two that TensorBoard shows one by one.
+        log_every: log every n-th environment step to TensorBoard.
         checkpoint_every: environment steps between two checkpoints; None: one when 10 seconds have passed.
         eval_every: environment steps between two greedy scores while training; None: none.
         eval_episodes: episodes of each of these scores.

@@ -133,8 +133,8 @@ class PPO(Checked):
     prefix = "ppo."
 
     num_steps: Count | None = None
-    """Steps of each environment in a rollout, T; None: so many that the budget is about 36 rollouts, of
-    256 to 2048 rows each (docs/defaults.md)."""
+    """Steps of each environment in a rollout, T; None: chosen so that the budget gives about 36 rollouts
+    of 256 to 2,048 rows (docs/defaults.md)."""
     num_epochs: Count = 10
     """Passes over each rollout."""
     recompute_every: Count | None = 5
@@ -286,8 +286,8 @@ class Config(Checked):
     """Environments stepped together, N; None: 16, fewer where rollouts are shorter than 1024 rows
     (docs/defaults.md)."""
     num_shards: Count = 1
-    """Parts of the environments that are collected by themselves, each with noise of its own: what --workers
-    spreads. The result depends on it, and not on the workers (docs/scale.md)."""
+    """Number of groups the environments are split into. Each is collected independently, with its own noise,
+    and --workers distributes them. The result depends on this number, not on the workers (docs/scale.md)."""
     ppo: PPO = field(default_factory=PPO)
     policy: Policy = field(default_factory=Policy)
     value: Value = field(default_factory=Value)

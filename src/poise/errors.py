@@ -11,12 +11,12 @@ class PoiseError(Exception):
 
 
 DIVERGED = (
-    "Mostly that comes of a learning rate that is too high (--ppo.policy-learning-rate, "
+    "The usual cause is a learning rate that is too high (--ppo.policy-learning-rate, "
     "--ppo.value-learning-rate), or of rewards that are very large and not normalized."
 )
 
 
-TOO_LARGE = "Mostly that comes of observations or rewards so large that their squares leave 32 bits."
+TOO_LARGE = "The usual cause is observations or rewards whose squares overflow 32-bit floats."
 
 
 class TrainingError(PoiseError):

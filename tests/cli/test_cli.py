@@ -107,7 +107,7 @@ def test_evaluate_repeats_the_score_and_video_films_it(capsys, tmp_path):
     _, out, _ = poise(f"train Pendulum-v1 {tiny} --seed 4 --out {tmp_path}", capsys)
     *_, score, _, health, folder = out.splitlines()
     assert score.startswith("greedy return")
-    assert health == "health: too short to judge (2 iterations, 4 are the least)"
+    assert health == "health: too short to judge (2 iterations, at least 4 needed)"
     code, out, _ = poise(f"evaluate {folder}", capsys)
     assert (code, out.strip()) == (0, score)
     code, out, _ = poise(f"evaluate {folder} --episodes 5 --seed 1 --json", capsys)

@@ -119,7 +119,7 @@ def damaged(work: Path, damage: str, place: str) -> str:
         require(kept(run), "the checkpoints are gone")
         return f"{place}: failed, and nothing is lost"
     require((run / "checkpoints" / "unusable-000000000144").is_dir(), "it was not set aside")
-    require("going on from step 72" in log, f"was not resumed from the one before: {log[-300:]}")
+    require("resuming from step 72" in log, f"was not resumed from the one before: {log[-300:]}")
     require(summary(run)["parameters_sha256"] == wanted, "another hash")
     return f"{place}: resumed from the checkpoint before"
 

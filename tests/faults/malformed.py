@@ -333,7 +333,7 @@ def call(arguments: list[str]) -> tuple[int, str]:
 
 def judge(code: int, text: str) -> None:
     require("Traceback" not in text, f"a traceback: {text[-300:]}")
-    fell_back = code == 0 and "going on from step" in text
+    fell_back = code == 0 and "resuming from step" in text
     require(code == 2 or fell_back, f"exit code {code}: {text[-300:]}")
 
 

@@ -168,7 +168,7 @@ def test_the_bound_of_the_kl_grows_with_the_dimensions_of_the_action(
 def test_a_few_iterations_say_nothing(record):
     short = dataclasses.replace(record, rows=record.rows[:3])
     assert examine(short) == []
-    assert verdict(short, []) == "health: too short to judge (3 iterations, 4 are the least)"
+    assert verdict(short, []) == "health: too short to judge (3 iterations, at least 4 needed)"
 
 
 def with_returns(record, value):

@@ -144,7 +144,7 @@ def test_what_hangs_is_ended():
     inspection = inspect("sick:Hangs", timeout=8)
     (hangs,) = inspection.findings
     assert hangs.rule == "hangs"
-    assert hangs.seen.startswith("nothing came back for 8 s while")
+    assert hangs.seen.startswith("no response for 8 s while")
 
 
 def test_an_environment_that_leaves_python_does_not_pass():

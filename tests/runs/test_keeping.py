@@ -60,7 +60,7 @@ def test_a_damaged_checkpoint_costs_one_of_several_what_came_after_the_one_befor
     result, log = logged(job)
     assert result["parameters_sha256"] == base[1]
     assert "000000000144 cannot be used" in log
-    assert "going on from step 72 of 144" in log
+    assert "resuming from step 72 of 144" in log
     assert (job.folder / "checkpoints" / "unusable-000000000144").is_dir()
 
 

@@ -112,7 +112,7 @@ def test_stopped_after_any_iteration_it_comes_to_the_same_end(env, backend, opti
         folder = train(env, tmp_path / str(stop), stop=stop, backend=backend, **options)
         assert newest_unfinished(tmp_path / str(stop)) == folder
         again, shown = resume(folder)
-        assert f"going on from step {stop * 72} of {STEPS}: {folder}" in shown
+        assert f"resuming from step {stop * 72} of {STEPS}: {folder}" in shown
         for key in ("parameters_sha256", "exact", "steps", "status"):
             assert again.summary[key] == whole.summary[key]
         assert (again.summary["exact"], again.summary["resumed"]) == (True, 1)
@@ -190,7 +190,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(tmp_path):
     (newest / "training.safetensors").write_bytes(b"x" * 100)
     again, shown = resume(folder)
     assert f"{newest.name} cannot be used: {newest / 'training.safetensors'}: is not what was saved" in shown
-    assert f"going on from step {int(before.name)}" in shown
+    assert f"resuming from step {int(before.name)}" in shown
     assert facts(again.folder) == facts(whole.folder)
     assert (folder / "checkpoints" / f"unusable-{newest.name}").is_dir()
 
@@ -262,7 +262,7 @@ def test_only_one_process_trains_a_run(tmp_path):
 
 
 def test_a_folder_that_is_no_run_says_so(tmp_path):
-    with pytest.raises(RunError, match="there is no run to go on with"):
+    with pytest.raises(RunError, match="no run to resume"):
         resume(tmp_path)
 
 

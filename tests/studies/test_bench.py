@@ -133,7 +133,7 @@ def test_the_command_measures_and_prints(capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--rounds 0", "rounds = 0: one is the least"),
+        ("--rounds 0", "rounds = 0: must be >= 1"),
         ("--total-steps 128 --num-envs 2 --ppo.num-steps 64", "total_steps = 128: one iteration"),
     ],
 )

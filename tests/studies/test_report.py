@@ -136,7 +136,7 @@ def test_a_training_that_was_cut_off_leaves_the_curve_of_the_others_whole(run):
 def test_what_is_too_short_is_not_called_healthy(run):
     record = read_record(run)
     text = parsed(page([dataclasses.replace(record, rows=record.rows[:3])], None))
-    assert "health not judged too few iterations to judge, 4 are the least" in text
+    assert "health not judged too few iterations to judge: at least 4 needed" in text
     assert "nothing found too few" not in text
 
 

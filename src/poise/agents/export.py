@@ -133,7 +133,7 @@ def export(
     Raises:
         CheckpointError: there is no agent, or it was changed or damaged.
         ExportError: the extra ``onnx`` is not installed, or the file cannot be written.
-        ParityError: what was written acts otherwise than the agent. It is not left there.
+        ParityError: the exported policy's actions differ from the agent's. The file is removed.
     """
     trained, manifest = load_agent(agent_folder(run, which))
     plan, agent = make_plan(trained, manifest), Agent(trained, manifest)
@@ -186,7 +186,8 @@ def _compare(action: np.ndarray, agent: Agent, network: Actor, plan: Plan) -> fl
     largest = float(np.max(difference, initial=0.0))
     if not largest <= TOLERANCE:  # nor is NaN
         raise ParityError(
-            f"the exported policy acts otherwise: by {largest:.2g} of half the range of an action, "
+            f"the exported policy's actions differ from the agent's by up to {largest:.2g} "
+            "(half the action range = 1), "
             f"{TOLERANCE:g} is allowed"
         )
     return float(np.max(np.abs(ours - rows), initial=0.0))

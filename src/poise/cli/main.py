@@ -265,7 +265,7 @@ def _resume_command(guard: Guard) -> Callable[..., None]:
             raise ConfigError("against: is of an experiment")
         if is_sweep or is_experiment:
             if total_steps is not None:
-                raise ConfigError("total_steps: one run at a time can have another budget; name one of them")
+                raise ConfigError("--total-steps changes the budget of a single run; pass that run's folder")
             if workers is not None:
                 raise ConfigError("workers: are for one training; several trainings are spread with --ray")
             if is_sweep:
@@ -372,7 +372,7 @@ def sweep(
         search: What to search in place of the usual options: ppo.clip (its usual values), ppo.clip=0.1,0.2,
             ppo.gamma=0.9:0.999:horizon, ppo.policy-learning-rate=1e-4:1e-2:log, ppo.lam=0.9:0.98.
         trials: How many settings, the defaults among them; over all processes that share a storage.
-        seeds: How many trainings of each, with the seeds from --seed on; 3 are the least.
+        seeds: How many trainings of each, with the seeds from --seed on; at least 3.
         final_seeds: How many trainings of the best and of the defaults, with the seeds after those.
         at_once: Trials drawn together, before any of them is known; part of what decides the result.
         prune: Whether a trial is stopped that falls behind the median of those before.
@@ -543,7 +543,7 @@ def bench(
         rounds: How many trainings, each a process of its own; the figures are their medians.
     """
     if rounds < 1:
-        raise ConfigError(f"rounds = {rounds}: one is the least")
+        raise ConfigError(f"rounds = {rounds}: must be >= 1")
     _find_modules_here(env)
     from poise.studies.bench import measure
 
@@ -599,7 +599,7 @@ def report(
 
 def diff(
     run: RunFolder,
-    other: Annotated[Path, Positional, arg(metavar="RUN", help="Another.")],
+    other: Annotated[Path, Positional, arg(metavar="RUN", help="The run to compare it with.")],
     json_: Json = False,
 ) -> None:
     """Name the first iteration in which two runs differ, and in what (exit code 1); or that none does.
@@ -628,7 +628,7 @@ def check(
     env_timeout: float = 60.0,
     json_: Json = False,
 ) -> None:
-    """Play an environment and say what in it would break a training; or play a failed episode again.
+    """Play an environment and report problems that would break training; or repeat a failed episode.
 
     Exit code 1 where a training would be wrong, or where the episode fails again.
 
@@ -642,7 +642,7 @@ def check(
         _check_crash(given, env, env_timeout, json_)
         return
     if env is not None:
-        raise ConfigError("env: names the environment of a crash; of an environment, give its name alone")
+        raise ConfigError("--env is only for a crash.json; to check an environment, pass its name alone")
     from poise.health.inspection import inspect
 
     _find_modules_here(env_or_crash)
@@ -724,7 +724,7 @@ def envs(json_: Json = False) -> None:
 
 
 def completion(shell: Annotated[Literal["bash", "zsh", "tcsh"], Positional, arg(metavar="SHELL")]) -> None:
-    """Print what makes a shell complete verbs and options.
+    """Print the shell completion script.
 
     Example: poise completion bash > ~/.local/share/bash-completion/completions/poise
 

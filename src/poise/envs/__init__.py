@@ -118,8 +118,8 @@ def make(
 
     ``auto`` takes the fastest backend that has it: native (JAX), then mujoco (batch engine), then
     gymnasium. Where each has a process of its own (gymnasium-async), ``timeout`` is the seconds it has for
-    a step or a reset, and ``restart`` says whether one that fails is made anew; else the fault is raised.
-    ``first``: the number of the first, as faults of Gymnasium's environments name them.
+    a step or a reset, and ``restart`` says whether one that fails is made again; otherwise the fault is
+    raised. ``first``: the number of the first, as faults of Gymnasium's environments name them.
 
     Raises:
         EnvError: there is no such environment, or not for this backend, or its spaces are not

@@ -196,8 +196,8 @@ class GymnasiumEnv:
     """N Gymnasium environments, in this process or each in a process of its own (spawned).
 
     ``timeout``: seconds that those in processes of their own have for a step or a reset. ``restart``:
-    whether one that fails is made anew, and with it all (``rebuild``). ``first``: the number of the first,
-    as faults name them.
+    whether one that fails is made again, and all others with it (``rebuild``). ``first``: the number of the
+    first, as faults name them.
     """
 
     def __init__(
@@ -319,7 +319,7 @@ class GymnasiumEnv:
         if rows.dtype != self._env.action_space.dtype:
             raise ArraysError(f"array action is {rows.dtype}, should be {self._env.action_space.dtype}")
         if not ((seed >= 0) & (seed <= LAST_SEED) & (length >= 0) & (length <= len(rows))).all():
-            raise ArraysError("array seed or length holds what is none")
+            raise ArraysError("array 'seed' or 'length': a value is out of range")
         self._seed[:] = seed
         self._tape.put(rows, length)
         back = self._replayed(np.ones(self.num_envs, bool), arrays.get("returned"))

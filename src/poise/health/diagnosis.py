@@ -48,7 +48,7 @@ def examine(record: Record) -> list[Finding]:
 def verdict(record: Record, findings: list[Finding]) -> str:
     """The diagnosis in a line."""
     if len(record.rows) < FEWEST:
-        return f"health: too short to judge ({len(record.rows)} iterations, {FEWEST} are the least)"
+        return f"health: too short to judge ({len(record.rows)} iterations, at least {FEWEST} needed)"
     if not findings:
         return f"health: good ({len(RULES)} checks, {len(record.rows)} iterations)"
     names = ", ".join(finding.rule for finding in findings)

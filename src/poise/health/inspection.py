@@ -117,7 +117,7 @@ def _hangs(doing: str, timeout: float) -> Finding:
     return Finding(
         "hangs",
         "error",
-        f"nothing came back for {timeout:g} s while {doing}",
+        f"no response for {timeout:g} s while {doing}",
         "A training would wait there for ever, or with --backend gymnasium-async until --env-timeout.",
         "if it is only slow, give it more time: --env-timeout SECONDS",
     )

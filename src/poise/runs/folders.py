@@ -21,7 +21,7 @@ LOG = "log.txt"  # of a training that is one of several: what it printed
 
 
 class RunError(PoiseError):
-    """A run folder that cannot be made, or cannot be gone on with."""
+    """A run folder that cannot be made, or cannot be resumed."""
 
 
 def new_folder(out: Path, env: str, seeds: str) -> Path:
@@ -39,7 +39,7 @@ def new_folder(out: Path, env: str, seeds: str) -> Path:
     except OSError as error:
         check_room(out, error)
         raise RunError(f"out = {str(out)!r}: no folder can be made there: {error.strerror}") from error
-    raise RunError(f"out = {str(out)!r}: it holds a thousand runs of this second")
+    raise RunError(f"out = {str(out)!r}: no free folder name: 1,000 runs started in this second")
 
 
 LARGEST_SUMMARY = 2**25  # bytes; that of a sweep of 10,000 trials takes some 10 MB

@@ -26,7 +26,7 @@ class Options(Checked):
     video: bool = True
     """Whether the greedy agent is filmed at the end."""
     log_every: Count = 200
-    """Environment steps between two that TensorBoard shows one by one."""
+    """Log every n-th environment step to TensorBoard."""
     checkpoint_every: Count | None = None
     """Environment steps between two checkpoints; None: one when 10 seconds have passed since the last."""
     eval_every: Count | None = None
@@ -42,7 +42,7 @@ class Options(Checked):
     training's, at least 60; no such limit where --eval-max-steps is given."""
     on_crash: Literal["stop", "restart"] = "stop"
     """What happens when an environment in a process of its own (gymnasium-async) fails, dies or hangs: the
-    training stops, or the environment is made anew, begins its next episode, and the training goes on."""
+    training stops, or the environment is made again, starts its next episode, and the training continues."""
     env_timeout: Positive = 60.0
     """Seconds that an environment in a process of its own has for one step or reset."""
     workers: Annotated[int, Bound(ge=0, le=10**6)] = 0

@@ -139,7 +139,7 @@ def session(
 
 
 def _to_its_end(session: Session) -> Run:
-    """What it comes to. An interrupt that is heard outside of it is told to it as well."""
+    """Run the session to its end. An interrupt between iterations is forwarded to it."""
     try:
         while True:
             next(session)
@@ -161,7 +161,7 @@ def proceed(
     guard: Guard | None = None,
     file: TextOut,
 ) -> Run:
-    """``resume`` for those who know more."""
+    """`resume` with the arguments that only the command line has."""
     asked = {"total_steps": total_steps, "env": env, "workers": workers, "ray": ray}
     return _to_its_end(
         _proceeding(run, **asked, import_seconds=import_seconds, guard=guard or Guard(), file=file)
@@ -180,7 +180,7 @@ def _proceeding(
     file: TextOut,
 ) -> Session:
     if not (run / "checkpoints").is_dir():
-        raise RunError(f"{run}: there is no run to go on with (no checkpoints in it)")
+        raise RunError(f"{run}: no run to resume (no checkpoints in it)")
     start_platform()
     with claimed(run):
         usable = newest_usable(run, file)
@@ -220,7 +220,7 @@ def _going_on(
         )
     if env is not None and env != known:
         raise RunError(f"{run}: its environment is {known}, not {env}")
-    print(f"going on from step {steps:,} of {config.total_steps:,}: {run}", file=file, flush=True)
+    print(f"resuming from step {steps:,} of {config.total_steps:,}: {run}", file=file, flush=True)
     if config != manifest.config and config.ppo.anneal != "none":
         print("the learning rates go to 0 over the new budget: not the training that", file=file)
         print("this budget would have given from the start", file=file)
@@ -372,7 +372,7 @@ def _tell(progress: Progress, job: _Job, recorder: Recorder, view: Live) -> None
     """Of an iteration, to the person."""
     for crash in progress.crashes:
         path = recorder.shown / write_crash(recorder.folder, crash).name
-        view.say(f"{crash.what}; it was made anew ({path})")
+        view.say(f"{crash.what}; it was made again ({path})")
     for note in progress.notes:
         view.say(note)
     if not progress.exact and job.past.exact:

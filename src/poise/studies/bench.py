@@ -183,9 +183,7 @@ def measure(env: str, config: Config, backend: envs.Backend, *, rounds: int, fil
     """
     found = envs.resolve(env, backend)
     if config.num_iterations < 2:
-        raise ConfigError(
-            f"total_steps = {config.total_steps}: one iteration, and two are the least to measure"
-        )
+        raise ConfigError(f"total_steps = {config.total_steps}: must give at least two iterations")
     measured = []
     with tempfile.TemporaryDirectory() as folder:
         say = partial(print, file=file, flush=True)

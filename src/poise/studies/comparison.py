@@ -130,7 +130,7 @@ class Pair:
         bounds = f"the 95% interval of the difference, {between(self.low, self.high)},"
         if self.low <= 0 <= self.high:
             return f"{bounds} holds 0"
-        return f"{bounds} leaves out 0, which among several comparisons may be chance"
+        return f"{bounds} excludes 0, but with several comparisons this can happen by chance"
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,7 @@ def compare_records(records: Sequence[Record]) -> Comparison:
     if len(scored) < 2:
         reasons = "".join(f"\n  {folder}: {why}" for folder, why in left_out.items())
         raise CompareError(
-            f"of {len(records)} runs {len(scored)} can be compared, two are the least{reasons}"
+            f"of {len(records)} runs {len(scored)} can be compared, at least two are needed{reasons}"
         )
     settings = grouped(scored)
     envs = dict.fromkeys(setting.env for setting in settings)

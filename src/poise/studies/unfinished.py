@@ -35,7 +35,7 @@ def newest_unfinished(out: Path) -> Path:
             for folder in dict.fromkeys((run, whole)):
                 stack.enter_context(claimed(folder))
             return whole
-    raise RunError(f"{out}: there is no unfinished run under it")
+    raise RunError(f"{out}: no unfinished run in this folder")
 
 
 def _whole(run: Path) -> Path:

@@ -44,7 +44,7 @@ def keep_compiled(keep: bool) -> None:
 
 
 def forget_compiled() -> None:
-    """Has JAX drop what it compiled in this process, where that takes a third of what Linux lets it map.
+    """Clear JAX's caches once they use a third of the memory mappings that Linux allows.
 
     Each setting that is trained leaves 1,000 to 1,700 mappings, and a process may have 65,530: one that went
     on to its 65th setting ended with a segmentation fault in jaxlib 0.10.2.

@@ -47,7 +47,7 @@ class Collected(NamedTuple):
     rollout: Rollout
     episodes: list[Episode]  # those that ended in it, in the order of their ends
     physics_seconds: float | None  # stepping and resetting; None where that is one with acting
-    crashes: tuple[Crash, ...] = ()  # of environments that were made anew
+    crashes: tuple[Crash, ...] = ()  # of environments that were made again
     notes: tuple[str, ...] = ()  # what is to be said, a line each
     exact: bool = True  # whether it is what it would have been had nothing failed
 
@@ -83,7 +83,7 @@ class Collector(Protocol):
     def restore(self, arrays: Mapping[str, Any]) -> bool:
         """Goes on from a ``snapshot``. Whether all is exactly as it was.
 
-        An environment that is not begins its next episode.
+        An environment that cannot be restored exactly starts its next episode.
 
         Raises:
             ArraysError: these arrays are no snapshot of this world.
@@ -131,7 +131,7 @@ class _Ledger:
     def restore(self, arrays: Mapping[str, Any]) -> None:
         fitted(self.snapshot(), arrays)
         if not (arrays["index"] >= -1).all():
-            raise ArraysError("array index holds what is none")
+            raise ArraysError("array 'index': every value must be >= -1")
         self.index[:], self._return[:] = arrays["index"], arrays["return"]
         self.length[:], self._step = arrays["length"], int(arrays["step"])
 
@@ -209,7 +209,7 @@ def _check(
 
 @runtime_checkable
 class Rebuildable(Protocol):
-    """An environment that can be made anew after a fault, each of the N where it was."""
+    """An environment that can be made again after a fault, each of the N where it was."""
 
     def rebuild(self, fault: EnvFault) -> Restored: ...
 
@@ -320,7 +320,7 @@ class HostCollector:
         a row is forgotten.
 
         Raises:
-            EnvFault: ``fault`` itself, where nothing can be made anew or too much failed.
+            EnvFault: ``fault`` itself, where nothing can be made again or too much failed.
         """
         if not isinstance(self._env, Rebuildable) or len(self._crashes) == MOST_CRASHES:
             raise fault
@@ -405,7 +405,7 @@ class NativeCollector:
         fresh = _Native(empty_world(env.task, env.num_envs), jnp.full(env.num_envs, -1, jnp.int32))
         self._now = jax.device_put(fresh, jax.devices()[0])
         self._first = first_lengths(config, env.spec, env.num_envs)
-        # what the clock of each first episode shows when it begins: the time limit then cuts it short
+        # start each first episode with its clock ahead, so that the time limit truncates it early
         ahead = 0 if self._first is None else env.spec.time_limit - self._first
         self._ahead = np.broadcast_to(ahead, env.num_envs).astype(np.int32)
 

@@ -47,8 +47,8 @@ class Progress:
     compile_seconds: float  # of this iteration; in the first also what came before it
     world: dict[str, Any] | None  # as ``Start`` takes it; None where the environment cannot tell
     exact: bool  # whether the training is what it would have been without interruption and lost processes
-    crashes: tuple[Crash, ...]  # of environments that were made anew
-    notes: tuple[str, ...]  # of processes that were made anew, a line each
+    crashes: tuple[Crash, ...]  # of environments that were made again
+    notes: tuple[str, ...]  # of processes that were made again, a line each
 
     @property
     def times(self) -> dict[str, float | None]:

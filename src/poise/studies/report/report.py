@@ -246,7 +246,7 @@ def _card(name: str, value: str, more: str, kind: str = "") -> dict[str, str]:
 def _healthy(records: Sequence[Record]) -> str:
     judged = [len(record.rows) for record in records if len(record.rows) >= FEWEST]
     if not judged:
-        return f"too few iterations to judge, {FEWEST} are the least"
+        return f"too few iterations to judge: at least {FEWEST} needed"
     said = f"none of {len(RULES)} rules applies in {sum(judged):,} iterations"
     if short := len(records) - len(judged):
         said += f"; {short} training{'s' * (short > 1)} too short to judge"

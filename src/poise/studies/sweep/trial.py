@@ -198,7 +198,7 @@ class _Seed:
 
 
 def _saved(folder: Path) -> int:
-    """The steps of a training that can be gone on with, with its tables cut back to there."""
+    """The steps of a training that can be resumed, with its tables cut back to there."""
     try:
         if status(folder) is not None:
             return int(read_summary(folder)["steps"])
