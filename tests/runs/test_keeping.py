@@ -17,6 +17,7 @@ import poise
 from poise.cli.main import main
 from poise.config import Config, ConfigError
 from poise.errors import StorageError
+from poise.runs import resuming
 from poise.runs import session as run
 from poise.runs.options import Options
 from poise.store.checkpoint import CheckpointError, checkpoints, manifest_sum, read_manifest
@@ -56,7 +57,7 @@ def logged(job):
 @pytest.mark.parametrize("damage", ["a byte", "cut", "unreadable"])
 def test_a_damaged_checkpoint_costs_one_of_several_what_came_after_the_one_before(damage, job, base):
     keeping.DAMAGES[damage](job.folder)
-    assert [line.split(":")[0] for line in run.unusable(job.folder.parent)] == [str(job.folder)]
+    assert [line.split(":")[0] for line in resuming.unusable(job.folder.parent)] == [str(job.folder)]
     result, log = logged(job)
     assert result["parameters_sha256"] == base[1]
     assert "000000000144 cannot be used" in log
@@ -170,7 +171,7 @@ def test_other_versions_are_said_and_no_more_called_exact(job, monkeypatch):
     mine = machine.made_with()
     other = {**mine, "fingerprint": "another", "versions": mine["versions"] | {"jax": "0.99.0"}}
     monkeypatch.setattr("poise.runs.recorder.made_with", lambda: other)
-    monkeypatch.setattr("poise.runs.session.made_with", lambda: other)
+    monkeypatch.setattr("poise.runs.resuming.made_with", lambda: other)
     result, log = logged(job)
     assert f"jax 0.99.0 (was {mine['versions']['jax']})" in log
     assert result["exact"] is False

@@ -256,7 +256,7 @@ def test_only_one_process_trains_a_run(tmp_path):
     with claimed(folder):
         with pytest.raises(ClaimError, match="another process is training it"):
             resume(folder)
-        with pytest.raises(RunError, match="there is no unfinished run"):
+        with pytest.raises(RunError, match="no unfinished run"):
             newest_unfinished(tmp_path)
     resume(folder)
 

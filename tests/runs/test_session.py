@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from poise import api
 from poise.agents import agent
 from poise.config import PPO, Config
 from poise.envs import EnvError, make
@@ -142,8 +143,8 @@ def test_the_curve_is_a_picture_with_ink(finished):
 
 def test_the_same_seed_gives_the_same_parameters_and_another_does_not(finished, tmp_path):
     quick = SMALL.to_dict() | {"evaluate": False, "video": False, "out": tmp_path, "file": io.StringIO()}
-    again = run.train("Reacher-v4", **quick)
-    other = run.train("Reacher-v4", **quick | {"seed": 1})
+    again = api.train("Reacher-v4", **quick)
+    other = api.train("Reacher-v4", **quick | {"seed": 1})
     assert again.summary["parameters_sha256"] == finished[0].summary["parameters_sha256"]
     assert other.summary["parameters_sha256"] != again.summary["parameters_sha256"]
     assert again.summary["evaluation"] is None
@@ -158,7 +159,7 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path, monkeypatch):
 
     monkeypatch.setattr(run, "iterations", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run.train("Reacher-v4", **SMALL.to_dict(), out=tmp_path, file=io.StringIO())
+        api.train("Reacher-v4", **SMALL.to_dict(), out=tmp_path, file=io.StringIO())
     (folder,) = (tmp_path / "Reacher-v4").iterdir()
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["status"], summary["steps"], summary["evaluation"]) == ("interrupted", 256, None)
@@ -174,7 +175,7 @@ def test_runs_of_the_same_second_get_folders_of_their_own(tmp_path):
 
 def test_nothing_is_written_for_an_environment_that_cannot_be_made(tmp_path):
     with pytest.raises(EnvError):
-        run.train("Reachr-v4", out=tmp_path / "runs")
+        api.train("Reachr-v4", out=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 
@@ -245,7 +246,7 @@ def test_a_score_that_is_interrupted_is_kept_as_far_as_it_has_come(tmp_path, mon
 
 def test_python_shows_score_health_and_folder_at_the_end(tmp_path, finished):
     shown = io.StringIO()
-    found = run._told(finished[0], shown)
+    found = api._told(finished[0], shown)
     score, threshold, *_, health, folder = shown.getvalue().splitlines()
     assert score.startswith("greedy return -")
     assert threshold == "Gymnasium calls a mean return of -3.75 solved: not reached"

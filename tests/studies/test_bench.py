@@ -134,7 +134,10 @@ def test_the_command_measures_and_prints(capsys):
     ("options", "message"),
     [
         ("--rounds 0", "rounds = 0: must be >= 1"),
-        ("--total-steps 128 --num-envs 2 --ppo.num-steps 64", "total_steps = 128: one iteration"),
+        (
+            "--total-steps 128 --num-envs 2 --ppo.num-steps 64",
+            "total_steps = 128: must give at least two",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_said(options, message, capsys):

@@ -138,7 +138,9 @@ def test_runs_without_a_score_are_named_and_left_out(runs):
     (given[2] / "summary.json").unlink()
     going_on = f"is not finished (poise resume {given[2]})"
     assert compare_runs(given).left_out == {str(given[2]): going_on}
-    with pytest.raises(CompareError, match=r"of 2 runs 1 can be compared, two are .*\n  .*poise resume"):
+    with pytest.raises(
+        CompareError, match=r"of 2 runs 1 can be compared, at least two are needed.*\n  .*poise resume"
+    ):
         compare_runs(given[1:])
     changed(given[1], status="interrupted", evaluation=None)
     changed(given[2], copy=given[0], evaluation=None)

@@ -13,6 +13,7 @@ from PIL import Image
 from processes import alive_in_session
 
 from poise.agents.intervals import mean_interval
+from poise.api import train
 from poise.config import Config, ConfigError
 from poise.runs import session as run
 from poise.runs.journal import read_greedy
@@ -181,7 +182,7 @@ def test_a_job_that_fails_is_told_from_those_that_finish(tmp_path):
     assert "there is no environment 'Pendulom-v1'" in str(results["Pendulom-v1"])
     assert "there is no environment 'Pendulom-v1'" in (tmp_path / "Pendulom-v1" / "log.txt").read_text()
     # one core, one thread, one device: the same bits
-    alone = run.train("Pendulum-v1", out=tmp_path, evaluate=False, video=False, file=io.StringIO(), **TINY)
+    alone = train("Pendulum-v1", out=tmp_path, evaluate=False, video=False, file=io.StringIO(), **TINY)
     assert results["Pendulum-v1"]["parameters_sha256"] == alone.summary["parameters_sha256"]
 
 

@@ -211,7 +211,7 @@ def test_a_ray_that_does_not_start_is_said_in_a_line(monkeypatch):
 
 def test_each_process_of_a_cluster_takes_another_core():
     code = (
-        f"import os, sys; from poise import cluster; cluster._CLAIM += '-of-test-{os.getpid()}';"
+        f"import os, sys; from poise.system import cluster; cluster._CLAIM += '-of-test-{os.getpid()}';"
         "cluster.settle_in([sys.argv[1]]);"
         "print(sys.argv[1] in sys.path, sorted(os.sched_getaffinity(0)), flush=True); sys.stdin.read()"
     )

@@ -123,7 +123,7 @@ def test_what_became_infinite_first_is_named_with_its_epoch_and_minibatch():
     config = Config(total_steps=128, num_envs=4, ppo=ppo)
     what = r"value/loss is (nan|inf) in iteration 1 of Counter"
     where = r"first the value's loss \((nan|inf)\) in epoch 1, minibatch 2"
-    with pytest.raises(TrainingError, match=rf"{what}, {where}\. Mostly that comes of a learning rate"):
+    with pytest.raises(TrainingError, match=rf"{what}, {where}\. The usual cause is a learning rate"):
         list(iterations(config, Counter([3, -5, 0, 0])))
 
 
