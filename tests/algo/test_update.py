@@ -165,8 +165,8 @@ CHANGES = {
     "normalize__reward_gamma": 0.0,
     "total_steps": 200,
 }
-# what decides which rows are collected, not what is made of them; tests/test_rollout.py and
-# tests/test_sharding.py change these
+# what decides which rows are collected, not what is made of them; tests/training/test_collector.py and
+# tests/training/test_groups.py change these
 COLLECTING = {
     "num_envs",
     "num_shards",

@@ -45,7 +45,7 @@ def test_a_full_disk_costs_nothing_that_was_saved(references, tmp_path):
         subprocess.run(mount, check=True, capture_output=True)
         subprocess.run(["umount", str(tmp_path)], check=True)
     except (OSError, subprocess.CalledProcessError):
-        pytest.skip("a small disk can be mounted by root alone")  # tests/test_resume.py has one without
+        pytest.skip("a small disk can be mounted by root alone")  # tests/runs/test_resume.py has one without
     suite.full_disk(tmp_path, random.Random(1), references)
 
 
