@@ -3,7 +3,7 @@
 JAX is imported where it is needed: a process that only steps an environment never loads it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -80,3 +80,14 @@ def part(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
 def prefixed(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
     """The same with ``prefix`` and a dot before each name."""
     return {f"{prefix}.{name}": array for name, array in arrays.items()}
+
+
+def shapes_with_origin(shapes: Any, arrays: Collection[str]) -> Any:
+    """Shapes of a record that holds a ``normalizer``, which has an origin if ``arrays`` names one."""
+    if "normalizer.origin" not in arrays:
+        return shapes
+    import equinox as eqx
+    import jax
+
+    origin = jax.ShapeDtypeStruct(shapes.normalizer.obs.mean.shape, jax.numpy.float32)
+    return eqx.tree_at(lambda s: s.normalizer.origin, shapes, origin, is_leaf=lambda x: x is None)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 # An array of either library. They share operators but no type, so a static checker is told nothing;
 # at run time, in the tests, it is checked.
@@ -41,3 +41,35 @@ class Batch(eqx.Module):
     log_prob: Float[Tensor, " B"]
     advantage: Float[Tensor, " B"]
     target: Float[Tensor, " B"]
+
+
+class Transitions(eqx.Module):
+    """What advantages are computed from, besides the observations of a ``Batch``."""
+
+    reward: Float[Tensor, "T N"]  # normalized
+    next_obs: Float[Tensor, "B O"]  # normalized
+    terminated: Bool[Tensor, "T N"]
+    truncated: Bool[Tensor, "T N"]
+
+
+class PolicyMetrics(eqx.Module):
+    """Of one minibatch, before its update. Nats, except the share ``clip_fraction``."""
+
+    loss: Float[Tensor, ""]
+    kl: Float[Tensor, ""]
+    clip_fraction: Float[Tensor, ""]
+    entropy: Float[Tensor, ""]
+
+
+class PolicyEpochs(eqx.Module):
+    """Means over the evaluated minibatches of each epoch; NaN where target_kl skipped the whole epoch.
+
+    The minibatch that exceeds target_kl is evaluated but not applied.
+    """
+
+    loss: Float[Tensor, "*E"]
+    kl: Float[Tensor, "*E"]
+    clip_fraction: Float[Tensor, "*E"]
+    entropy: Float[Tensor, "*E"]
+    num_seen: Int[Tensor, "*E"]  # minibatches that were evaluated
+    num_updates: Int[Tensor, "*E"]  # minibatches that were applied

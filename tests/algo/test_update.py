@@ -324,6 +324,24 @@ def test_observation_statistics_are_frozen_and_return_statistics_are_not():
     assert prepared.normalizer.ret.count == 100
 
 
+@pytest.mark.parametrize("origin", [None, np.array([1e3, -2e3, 0.0], np.float32)])
+def test_pi_old_of_the_first_rollout_is_the_policy_as_it_acted(origin):
+    """It acted on raw observations, and learns from scaled ones: the first ratio is not 1."""
+    settings = config(normalize__obs_clip=None)
+    state = first_state(SPEC, settings)
+    rollout = rollout_for(state)
+    seen_by_policy = np.array(rollout.obs).reshape(100, 3)
+    if origin is not None:
+        state = eqx.tree_at(lambda s: s.normalizer.origin, state, origin, is_leaf=lambda x: x is None)
+        seen_by_policy += origin
+    batch = prepare(state, rollout, settings).batch
+    policy = state.learner.policy
+    acted = jax.vmap(lambda o, a: policy(o).log_prob(a))(jnp.asarray(seen_by_policy), batch.action)
+    np.testing.assert_allclose(batch.log_prob, acted, atol=1e-5)
+    now = jax.vmap(lambda o, a: policy(o).log_prob(a))(batch.obs, batch.action)
+    assert np.abs(now - batch.log_prob).max() > 1e-3
+
+
 def test_rollouts_that_begin_anew_forget_the_running_return():
     assert not step(config(ppo__reset_every_rollout=True))[0].running_return.any()
     assert step(config())[0].running_return.any()

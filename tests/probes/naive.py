@@ -87,6 +87,7 @@ class Learner:
         ppo, policy, value, log_std = self.config.ppo, self.policy, self.value, self.log_std
         raw = np.asarray(rollout.obs, float)
         mine = raw.reshape(-1, raw.shape[2])
+        acted = self._normalized(mine)  # what the policy saw when it acted
         if not self.seen_obs and self.config.normalize.first_rollout:
             self.seen_obs.append(mine)
             obs, next_obs = self._normalized(raw), self._normalized(np.asarray(rollout.next_obs, float))
@@ -124,7 +125,7 @@ class Learner:
         rows = obs.reshape(-1, obs.shape[2])
         action = np.asarray(rollout.action, float).reshape(len(rows), -1)
         advantage, target = estimates()
-        old = log_prob(policy.forward(rows), log_std, action)
+        old = log_prob(policy.forward(acted), log_std, action)
         size = ppo.minibatch_size
         for epoch, order in enumerate(orders):
             if epoch and ppo.recompute_every is not None and epoch % ppo.recompute_every == 0:

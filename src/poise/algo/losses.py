@@ -1,22 +1,12 @@
 """The two losses of PPO and what is measured beside them."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from poise.algo.hyperparameters import Hyperparameters, Number
 from poise.algo.networks import Policy, ValueFunction, distributions
-from poise.types import Batch
-
-
-class PolicyMetrics(eqx.Module):
-    """Of one minibatch, before its update. Nats, except the share ``clip_fraction``."""
-
-    loss: Float[Array, ""]
-    kl: Float[Array, ""]
-    clip_fraction: Float[Array, ""]
-    entropy: Float[Array, ""]
+from poise.types import Batch, PolicyMetrics
 
 
 def clipped_surrogate(

@@ -12,17 +12,14 @@ from poise.algo.distributions import Distribution
 from poise.algo.hyperparameters import Hyperparameters
 from poise.algo.losses import explained_variance
 from poise.algo.networks import Policy, ValueFunction, distributions
-from poise.algo.normalize import Normalizer, discounted_return, normalize_obs, normalize_reward
-from poise.types import Batch, Rollout, Tensor
-
-
-class Transitions(eqx.Module):
-    """What advantages are computed from, besides the observations of a ``Batch``."""
-
-    reward: Float[Array, "T N"]  # normalized
-    next_obs: Float[Array, "B O"]  # normalized
-    terminated: Bool[Array, "T N"]
-    truncated: Bool[Array, "T N"]
+from poise.algo.normalize import (
+    Normalizer,
+    RunningStats,
+    discounted_return,
+    normalize_obs,
+    normalize_reward,
+)
+from poise.types import Batch, Rollout, Tensor, Transitions
 
 
 class Prepared(eqx.Module):
@@ -33,8 +30,7 @@ class Prepared(eqx.Module):
     normalizer: Normalizer  # of the next iteration
     running_return: Float[Array, " N"]
     explained_variance: Float[Array, ""]
-    distribution: Distribution  # that acted; its arrays carry a leading axis B. In the first rollout almost:
-    # there the policy acted on observations that nothing had scaled yet (normalize.first_rollout)
+    distribution: Distribution  # the one that acted in each row; its arrays carry a leading axis B
     finite: Bool[Array, ""]  # whether the new statistics are finite
 
 
@@ -48,18 +44,19 @@ def prepare(
 ) -> Prepared:
     """Values, log-probabilities, advantages and targets of a rollout; rows are in C order of [T, N].
 
-    The statistics of observations are frozen: this rollout is normalized with those of all rollouts before
-    it (``before``), and enters them for the next one. The first rollout has nothing before it, so it is
-    normalized with its own statistics. The statistics of returns are not frozen: this rollout enters them
-    before they scale its rewards, since rewards play no part in acting.
+    Observations are scaled with frozen statistics: those of all rollouts before this one (``before``). This
+    rollout then enters the statistics of the next iteration. The first rollout has no statistics before it,
+    so what is learned from it is scaled with its own. The policy acted without these, and pi_old is the
+    policy as it acted.
+
+    Rewards are scaled with statistics that include this rollout, since rewards play no part in acting.
     """
     rollout = jax.tree.map(jnp.asarray, rollout)
-    seen = before.obs.merge(rows(rollout.obs))
-    stats = before.obs
-    if hyper.normalize_first_rollout:
-        stats = jax.tree.map(partial(jnp.where, before.obs.count > 0), before.obs, seen)
-    scale = jax.vmap(lambda o: normalize_obs(stats, o, enabled=hyper.normalize_obs, bound=hyper.obs_bound))
-    obs, next_obs = scale(rows(rollout.obs)), scale(rows(rollout.next_obs))
+    raw = rows(rollout.obs)
+    seen = before.obs.merge(raw)
+    own = hyper.normalize_first_rollout
+    stats = jax.tree.map(partial(jnp.where, before.obs.count > 0), before.obs, seen) if own else before.obs
+    obs, next_obs = scale(stats, raw, hyper), scale(stats, rows(rollout.next_obs), hyper)
 
     done = rollout.terminated | rollout.truncated
     running, returns = discounted_return(running_return, rollout.reward, done, hyper.reward_gamma)
@@ -70,8 +67,8 @@ def prepare(
 
     transitions = Transitions(reward, next_obs, rollout.terminated, rollout.truncated)
     values, advantage, target = estimate(value, obs, transitions, hyper)
-    # the parameters have not changed since they acted, so this is the policy that acted: pi_old
-    distribution = distributions(policy, obs)
+    # pi_old. No parameter has changed since the rollout, so the policy gives again what it gave in acting.
+    distribution = distributions(policy, acted_obs(before, raw, hyper) if own else obs)
     action = rows(rollout.action)
     log_prob = jax.vmap(lambda d, a: d.log_prob(a))(distribution, action)
     return Prepared(
@@ -83,6 +80,22 @@ def prepare(
         distribution=distribution,
         finite=all_finite(after),
     )
+
+
+def scale(stats: RunningStats, obs: Float[Array, "B O"], hyper: Hyperparameters) -> Float[Array, "B O"]:
+    """Observations as the networks read them."""
+    bound = hyper.obs_bound
+    return jax.vmap(lambda o: normalize_obs(stats, o, enabled=hyper.normalize_obs, bound=bound))(obs)
+
+
+def acted_obs(before: Normalizer, obs: Float[Array, "B O"], hyper: Hyperparameters) -> Float[Array, "B O"]:
+    """Observations as the policy read them in acting. ``obs`` is relative to the origin of ``before``.
+
+    In the first rollout there was no origin yet: it is computed from that rollout.
+    """
+    if before.origin is not None:
+        obs = obs + jnp.where(before.obs.count > 0, 0.0, before.origin)[None]
+    return scale(before.obs, obs, hyper)
 
 
 def rows(array: Shaped[Tensor, "T N ..."]) -> Shaped[Array, "B ..."]:

@@ -1,7 +1,6 @@
 """The state of a training, and how it begins."""
 
 import dataclasses
-from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -72,14 +71,6 @@ def state_shapes(spec: Spec, config: cfg.Config) -> TrainState:
     """Shapes and dtypes of the state of a settled configuration; no array is made and nothing compiled."""
     root = jax.eval_shape(jax.random.key, jax.ShapeDtypeStruct((), jnp.uint32))
     return jax.eval_shape(partial(init, **initial(spec, config)), root)
-
-
-def shapes_with_origin(shapes: Any, arrays: Collection[str]) -> Any:
-    """Shapes of a record that holds a ``normalizer``, which has an origin if ``arrays`` names one."""
-    if "normalizer.origin" not in arrays:
-        return shapes
-    origin = jax.ShapeDtypeStruct(shapes.normalizer.obs.mean.shape, jnp.float32)
-    return eqx.tree_at(lambda s: s.normalizer.origin, shapes, origin, is_leaf=lambda x: x is None)
 
 
 def make_optimizer(max_grad_norm: float | Float[Array, ""] | None) -> optax.GradientTransformation:

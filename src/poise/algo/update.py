@@ -14,26 +14,12 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from poise.algo.hyperparameters import Hyperparameters, Number
-from poise.algo.losses import PolicyMetrics, policy_loss, value_loss
+from poise.algo.losses import policy_loss, value_loss
 from poise.algo.minibatches import epoch_keys, shuffle, take
 from poise.algo.networks import Policy, ValueFunction, distributions, scale_log_std
 from poise.algo.prepare import Prepared, all_finite, prepare, recompute
 from poise.algo.state import Learner, TrainState, make_optimizer
-from poise.types import Batch, Rollout, Tensor
-
-
-class PolicyEpochs(eqx.Module):
-    """Means over the evaluated minibatches of each epoch; NaN where target_kl skipped the whole epoch.
-
-    The minibatch that exceeds target_kl is evaluated but not applied.
-    """
-
-    loss: Float[Tensor, "*E"]
-    kl: Float[Tensor, "*E"]
-    clip_fraction: Float[Tensor, "*E"]
-    entropy: Float[Tensor, "*E"]
-    num_seen: Int[Tensor, "*E"]  # minibatches that were evaluated
-    num_updates: Int[Tensor, "*E"]  # minibatches that were applied
+from poise.types import Batch, PolicyEpochs, PolicyMetrics, Rollout, Tensor
 
 
 class Measured(eqx.Module):

@@ -28,7 +28,6 @@ from poise.algo.state import Learner, TrainState, initial
 from poise.algo.state import init as init_state
 from poise.algo.update import (
     Measured,
-    PolicyEpochs,
     policy_epoch,
     policy_is_finite,
     value_epoch,
@@ -37,7 +36,7 @@ from poise.algo.update import (
 from poise.config import Config
 from poise.spec import Spec
 from poise.system.threads import one_blas_thread
-from poise.types import Batch, Rollout, Tensor
+from poise.types import Batch, PolicyEpochs, Rollout, Tensor
 
 _init = jax.jit(init_state, static_argnames=("spec", "policy", "value", "num_envs"))
 _prepare = jax.jit(prepare)

@@ -25,8 +25,8 @@ from safetensors.numpy import save
 from poise import envs
 from poise.algo.networks import Policy, ValueFunction
 from poise.algo.normalize import Normalizer
-from poise.algo.state import TrainState, shapes_with_origin, state_shapes
-from poise.arrays import ArraysError, filled, fitted, named, part, prefixed
+from poise.algo.state import TrainState, state_shapes
+from poise.arrays import ArraysError, filled, fitted, named, part, prefixed, shapes_with_origin
 from poise.config import Config
 from poise.errors import PoiseError
 from poise.spec import Spec

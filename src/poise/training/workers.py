@@ -18,8 +18,8 @@ import numpy as np
 from poise import envs
 from poise.algo.networks import Policy
 from poise.algo.normalize import Normalizer
-from poise.algo.state import TrainState, shapes_with_origin, state_shapes
-from poise.arrays import filled, named
+from poise.algo.state import TrainState, state_shapes
+from poise.arrays import filled, named, shapes_with_origin
 from poise.config import Config, ConfigError
 from poise.errors import PoiseError
 from poise.spec import Episode, Spec
