@@ -5,7 +5,7 @@ from probes import NativeCounter, first_state
 from poise.config import PPO, Config
 from poise.envs.native import NativeEnv
 from poise.seeds import Stream, episode_seed, stream_key
-from poise.training.collector import NativeCollector
+from poise.training.compiled import NativeCollector
 
 
 def test_no_key_serves_two_purposes():

@@ -15,7 +15,7 @@ from poise.envs.gymnasium import UNRECORDED, GymnasiumEnv
 from poise.envs.mujoco import MujocoEnv
 from poise.envs.tape import Sums, Tape, first_sum, next_sum
 from poise.envs.vector import Restored
-from poise.training.collector import HostCollector
+from poise.training.host import HostCollector
 from poise.training.workers import _packed, _unpacked
 
 LENGTH = 6  # steps of an episode

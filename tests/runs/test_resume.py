@@ -511,7 +511,7 @@ def test_an_environment_that_fails_is_made_anew_and_the_others_go_on(how, at, cr
 
 def test_what_fails_again_and_again_ends_the_training(crashing, monkeypatch):
     (crashing / "crashing.py").write_text(CRASHING.replace('os.unlink("plan")', "pass"))
-    monkeypatch.setattr("poise.training.collector.episode_seed", lambda *_: 5)
+    monkeypatch.setattr("poise.training.host.episode_seed", lambda *_: 5)
     (crashing / "plan").write_text("exit 5 3")
     with pytest.raises(poise.PoiseError, match="step 3: its process ended with exit code 7"):
         poise.train(

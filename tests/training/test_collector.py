@@ -8,7 +8,9 @@ from poise.envs import make
 from poise.envs.native import NativeEnv
 from poise.seeds import Stream, episode_seed, stream_key
 from poise.training import collector as module
-from poise.training.collector import HostCollector, NativeCollector, first_lengths
+from poise.training.compiled import NativeCollector
+from poise.training.episodes import first_lengths
+from poise.training.host import HostCollector
 from poise.training.loop import iterations
 
 

@@ -13,8 +13,9 @@ from poise.envs.checking import EnvFault
 from poise.envs.gymnasium import GymnasiumEnv
 from poise.envs.native import NativeEnv
 from poise.seeds import Stream, episode_seed
-from poise.training.collector import HostCollector, Shard
+from poise.training.collector import Shard
 from poise.training.groups import joined_worlds, make_collector, merged, parted_worlds, shards
+from poise.training.host import HostCollector
 from poise.training.loop import Start, iterations
 
 

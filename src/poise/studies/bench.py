@@ -25,7 +25,7 @@ from poise.system.cores import num_cores
 from poise.system.pulse import announced
 from poise.system.streams import TextOut
 from poise.system.terminal import print
-from poise.training.collector import HostCollector
+from poise.training.host import HostCollector
 
 SIDE = 1024  # of the two square matrices whose product is the peak
 LONGEST = 256  # steps of the rollout that the environments alone go through

@@ -16,7 +16,9 @@ from poise.arrays import ArraysError, part, prefixed
 from poise.config import Config, ConfigError
 from poise.envs import VectorEnv
 from poise.envs.native import NativeEnv
-from poise.training.collector import Collected, Collector, HostCollector, NativeCollector, Shard
+from poise.training.collector import Collected, Collector, Shard
+from poise.training.compiled import NativeCollector
+from poise.training.host import HostCollector
 
 
 def shards(config: Config) -> list[Shard]:

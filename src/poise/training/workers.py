@@ -27,8 +27,9 @@ from poise.system import cluster
 from poise.system.machine import fingerprint
 from poise.system.streams import TextOut
 from poise.system.terminal import print
-from poise.training.collector import Collected, HostCollector, Shard
+from poise.training.collector import Collected, Shard
 from poise.training.groups import joined_worlds, merged, parted_worlds, shards
+from poise.training.host import HostCollector
 from poise.types import Rollout
 
 MOST_DEATHS = 5  # of the workers of one shard, without a rollout of it between them

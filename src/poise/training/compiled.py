@@ -1,0 +1,142 @@
+"""Collects rollouts from tasks written in JAX, compiled together with the policy."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from poise.algo.hyperparameters import Number
+from poise.algo.networks import GaussianPolicy, Policy
+from poise.algo.normalize import Normalizer, normalize_obs
+from poise.arrays import filled, named, part, prefixed
+from poise.config import Config
+from poise.envs.native import NativeEnv, NativeTask, World, advance, begin, empty_world, observe
+from poise.seeds import Stream, stream_key
+from poise.training.acting import ActionScale
+from poise.training.collector import Collected, Shard
+from poise.training.episodes import Ledger, check_numbers, first_lengths
+from poise.types import Rollout, Tensor
+
+
+class _Native(eqx.Module):
+    """The world of a native task, and the index of each running episode."""
+
+    world: World
+    index: Int[Array, " N"]
+
+
+class NativeCollector:
+    """Steps a native task and the networks in one compiled scan."""
+
+    def __init__(self, env: NativeEnv, config: Config):
+        self._task, self._config = env.task, config
+        self.spec, self.num_envs, self.backend = env.spec, env.num_envs, env.backend
+        self._ledger = Ledger(Shard(0, 0, env.num_envs, env.num_envs))
+        self._episode_key = stream_key(config.seed, Stream.TRAINING)
+        self._noise_key = stream_key(config.seed, Stream.NOISE)
+        fresh = _Native(empty_world(env.task, env.num_envs), jnp.full(env.num_envs, -1, jnp.int32))
+        self._now = jax.device_put(fresh, jax.devices()[0])
+        self._first = first_lengths(config, env.spec, env.num_envs)
+        # start each first episode with its clock ahead, so that the time limit truncates it early
+        ahead = 0 if self._first is None else env.spec.time_limit - self._first
+        self._ahead = np.broadcast_to(ahead, env.num_envs).astype(np.int32)
+
+    def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
+        restart = iteration == 0 or self._config.ppo.reset_every_rollout
+        if restart:
+            self._ledger.drop()
+        running = np.asarray(self._now.index) + restart
+        self._now, rollout = _collect(
+            policy,
+            normalizer,
+            self._now,
+            jnp.array(restart),
+            self._ahead,
+            self._episode_key,
+            jax.random.fold_in(self._noise_key, iteration),
+            self._config.normalize.obs_bound,
+            task=self._task,
+            num_steps=self._config.shape[0],
+            normalized=self._config.normalize.obs,
+            scaled=self._config.normalize.action,
+        )
+        facts = jax.device_get(rollout)
+        done = facts.terminated | facts.truncated
+        index = running + np.cumsum(done, axis=0) - done
+        check_numbers(facts, index, self._ledger.length, self._task.spec, self._config.seed, 0)
+        reward = facts.reward.astype(np.float64)
+        episodes = self._ledger.account(
+            index, reward, facts.terminated, facts.truncated, self._whole(index, facts.terminated, iteration)
+        )
+        return Collected(rollout, episodes, None)
+
+    def _whole(
+        self, index: Int[np.ndarray, "T N"], terminated: Bool[np.ndarray, "T N"], iteration: int
+    ) -> Bool[np.ndarray, "T N"] | None:
+        """False where the end of an episode in that step is that of one cut short."""
+        if self._first is None:
+            return None
+        step = iteration * len(index) + np.arange(len(index)) + 1
+        return terminated | (index != 0) | (step[:, None] != self._first) | (self._ahead == 0)
+
+    def snapshot(self) -> dict[str, Any]:
+        return {**prefixed("env", named(self._now)), **prefixed("episode", self._ledger.snapshot())}
+
+    def restore(self, arrays: Mapping[str, Any]) -> bool:
+        self._ledger.restore(part("episode", arrays))
+        self._now = jax.device_put(filled(self._now, part("env", arrays)), jax.devices()[0])
+        return True
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+@partial(jax.jit, static_argnames=("task", "num_steps", "normalized", "scaled"))
+def _collect(
+    policy: Policy,
+    normalizer: Normalizer,
+    now: _Native,
+    restart: Bool[Array, ""],
+    ahead: Int[Tensor, " N"],
+    episode_key: PRNGKeyArray,
+    noise_key: PRNGKeyArray,
+    obs_bound: Number | None,
+    *,
+    task: NativeTask,
+    num_steps: int,
+    normalized: bool,
+    scaled: bool,
+) -> tuple[_Native, Rollout]:
+    spec = task.spec
+    scale = ActionScale(spec, normalize=scaled)
+    num_envs = now.index.size
+    draw_noise = jax.random.normal if isinstance(policy, GaussianPolicy) else jax.random.gumbel
+    noise = draw_noise(noise_key, (num_steps, num_envs, spec.action_size))
+    places = jnp.arange(num_envs)
+
+    def restarted(now: _Native, mask: Bool[Tensor, " N"]) -> _Native:
+        index = now.index + mask.astype(jnp.int32)
+        keys = jax.vmap(lambda n, i: jax.random.fold_in(jax.random.fold_in(episode_key, n), i))(places, index)
+        return _Native(begin(task, now.world, mask, keys), index)
+
+    def act(obs: Float[Array, " O"], noise: Float[Array, " A"]):
+        obs = normalize_obs(normalizer.obs, obs, enabled=normalized, bound=obs_bound)
+        action = policy(obs).draw(noise)
+        return action, scale(action)
+
+    def step(now: _Native, noise: Float[Array, "N A"]):
+        obs = observe(task, now.world)
+        action, given = jax.vmap(act)(obs, noise)
+        world, out = advance(task, now.world, given)
+        row = obs, action, out.reward, out.next_obs, out.terminated, out.truncated
+        return restarted(_Native(world, now.index), out.terminated | out.truncated), row
+
+    now = restarted(now, jnp.full(num_envs, restart))
+    world = World(now.world.state, now.world.elapsed + jnp.where(restart, ahead, 0))
+    now, rows = jax.lax.scan(step, _Native(world, now.index), noise)
+    return now, Rollout(*rows)

@@ -1,0 +1,130 @@
+"""The bookkeeping of episodes while a rollout is collected, and the check that it holds only numbers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from poise.arrays import ArraysError, fitted
+from poise.config import Config
+from poise.envs.checking import EnvFault
+from poise.errors import DIVERGED, TrainingError
+from poise.seeds import Stream, episode_seed
+from poise.spec import Episode, Spec
+from poise.training.collector import Shard
+from poise.types import Rollout
+
+
+def first_lengths(config: Config, spec: Spec, num_envs: int) -> Int[np.ndarray, " N"] | None:
+    """The step at which the first episode of each environment is cut short; None where none is.
+
+    Evenly over the time limit, the last at the limit itself: environments that begin together would otherwise
+    reach it together for ever, and a rollout would show one part of an episode alone.
+    """
+    limit, ppo = spec.time_limit, config.ppo
+    if limit is None or not ppo.stagger_starts or ppo.reset_every_rollout:
+        return None
+    return np.maximum(1, (np.arange(num_envs) + 1) * limit // num_envs)
+
+
+class Ledger:
+    """What the unfinished episodes have gathered so far."""
+
+    def __init__(self, shard: Shard):
+        self._shard = shard
+        self.index = np.full(shard.num_envs, -1)  # of the running episode; -1 before the first
+        self._return = np.zeros(shard.num_envs)
+        self.length = np.zeros(shard.num_envs, np.int64)
+        self._step = 0
+
+    def drop(self, mask: Bool[np.ndarray, " N"] | slice = slice(None)) -> None:
+        """Forgets the unfinished episodes of those environments."""
+        self._return[mask] = 0
+        self.length[mask] = 0
+
+    def snapshot(self) -> dict[str, np.ndarray]:
+        return {
+            "index": np.asarray(self.index, np.int64).copy(),
+            "return": self._return.copy(),
+            "length": self.length.copy(),
+            "step": np.array(self._step),
+        }
+
+    def restore(self, arrays: Mapping[str, Any]) -> None:
+        fitted(self.snapshot(), arrays)
+        if not (arrays["index"] >= -1).all():
+            raise ArraysError("array 'index': every value must be >= -1")
+        self.index[:], self._return[:] = arrays["index"], arrays["return"]
+        self.length[:], self._step = arrays["length"], int(arrays["step"])
+
+    def account(
+        self,
+        index: Int[np.ndarray, "T N"],
+        reward: Float[np.ndarray, "T N"],
+        terminated: Bool[np.ndarray, "T N"],
+        truncated: Bool[np.ndarray, "T N"],
+        whole: Bool[np.ndarray, "T N"] | None = None,
+    ) -> list[Episode]:
+        """The episodes that ended in these steps; ``index``: of the episode that each step belongs to.
+
+        One that ended where ``whole`` is False was cut short by the collector and is not listed.
+        """
+        num_steps, num_envs = reward.shape
+        first, total = self._shard.first, self._shard.total
+        start, episodes = np.zeros(num_envs, np.int64), []
+        for t, n in np.argwhere(terminated | truncated).tolist():
+            if whole is None or whole[t, n]:
+                episodes.append(
+                    Episode(
+                        env=first + n,
+                        index=int(index[t, n]),
+                        step=self._step + (t + 1) * total,
+                        episodic_return=float(self._return[n] + reward[start[n] : t + 1, n].sum()),
+                        length=int(self.length[n] + t + 1 - start[n]),
+                        terminated=bool(terminated[t, n]),
+                    )
+                )
+            start[n], self._return[n], self.length[n] = t + 1, 0.0, 0
+        for n in range(num_envs):
+            self._return[n] += reward[start[n] :, n].sum()
+        self.length += num_steps - start
+        self._step += num_steps * total
+        return episodes
+
+
+def check_numbers(
+    rollout: Rollout,
+    index: Int[np.ndarray, "T N"],
+    length: Int[np.ndarray, " N"],
+    spec: Spec,
+    seed: int,
+    first: int,
+) -> None:
+    """Refuses a rollout that holds what is no number, and names what came first.
+
+    ``length``: steps that the running episodes had before it. ``seed``: the run's. ``first``: the number of
+    its first environment.
+    """
+    num_steps, num_envs = index.shape
+    odd: dict[str, np.ndarray] = {}
+    for name in ("obs", "action", "reward", "next_obs"):  # in the order in which they arise
+        array = np.asarray(getattr(rollout, name))
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            odd[name] = ~np.isfinite(array).reshape(num_steps, num_envs, -1)
+    if not odd:
+        return
+    t = min(int(np.argwhere(mask)[0, 0]) for mask in odd.values())
+    name, mask = next((name, mask) for name, mask in odd.items() if mask[t].any())
+    n, entry = np.argwhere(mask[t])[0].tolist()
+    done = np.asarray(rollout.terminated | rollout.truncated)
+    ended = np.flatnonzero(done[:t, n])
+    step = int(t - ended[-1] if len(ended) else t + 1 + length[n])
+    step -= name in ("obs", "action")  # they are there before the step
+    from_seed = episode_seed(seed, Stream.TRAINING, first + n, int(index[t, n]))
+    place = f"{spec.id}, environment {first + n}, episode seed {from_seed}, step {step}"
+    value = np.asarray(getattr(rollout, name)).reshape(num_steps, num_envs, -1)[t, n, entry]
+    if name == "action":
+        raise TrainingError(f"{place}: the policy's action is {value}. {DIVERGED}")
+    what = "reward" if name == "reward" else f"obs[{entry}]"
+    raise EnvFault(f"{place}: {what} is {value}", first + n)
