@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
+from numpy.typing import DTypeLike
 
 from poise.errors import PoiseError
 
@@ -78,6 +79,22 @@ class Spec:
     def dimensions(self) -> int:
         """Of a continuous action; 1 where one of several choices is taken."""
         return 1 if self.discrete else self.action_size
+
+    def zero_actions(self, *shape: int) -> Shaped[np.ndarray, "..."]:
+        """Room for actions in the policy's units: int32 ``shape``, or float32 ``(*shape, A)``."""
+        if self.discrete:
+            return np.zeros(shape, np.int32)
+        return np.zeros((*shape, self.action_size), np.float32)
+
+    def draw_noise(
+        self, rng: np.random.Generator, *shape: int, dtype: DTypeLike = np.float32
+    ) -> Float[np.ndarray, "... A"]:
+        """What makes a policy's output a sample, float32 ``(*shape, A)``: Gumbel noise for choices, otherwise
+        standard normal noise that is drawn as ``dtype``.
+        """
+        shape = (*shape, self.action_size)
+        noise = rng.gumbel(size=shape) if self.discrete else rng.standard_normal(shape, dtype)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        return noise.astype(np.float32, copy=False)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it: a bound that is infinite becomes None."""

@@ -7,7 +7,7 @@ from poise.config import PPO, Config, Normalize, Policy
 from poise.envs import make
 from poise.envs.native import NativeEnv
 from poise.seeds import Stream, episode_seed, stream_key
-from poise.training import collector as module
+from poise.training import compiled as module
 from poise.training.compiled import NativeCollector
 from poise.training.episodes import first_lengths
 from poise.training.host import HostCollector

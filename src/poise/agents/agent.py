@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 
 from poise import envs
 from poise.agents.evaluation import UNLIMITED, Evaluation, Limits, evaluate_agent
@@ -78,7 +78,7 @@ class Agent:
                 f"obs has shape {list(array.shape)}; {spec.id} has [{wanted}], or [N, {wanted}] for a batch"
             )
         rows = array.reshape(-1, spec.obs_size)
-        noise = self._noise(len(rows), rng or self._rng) if sample else None
+        noise = spec.draw_noise(rng or self._rng, len(rows), dtype=float) if sample else None
         with quiet():
             action = self._scale(self._actor.act(rows, noise))
         if spec.discrete:
@@ -86,11 +86,6 @@ class Agent:
             return int(action[0]) if single else action
         action = action.reshape(len(rows), *spec.action_shape)
         return action[0] if single else action
-
-    def _noise(self, rows: int, rng: np.random.Generator) -> Float[np.ndarray, "N A"]:
-        shape = (rows, self.spec.action_size)
-        noise = rng.gumbel(size=shape) if self.spec.discrete else rng.standard_normal(shape)
-        return noise.astype(np.float32)
 
     def evaluate(
         self,

@@ -1,8 +1,9 @@
 """Collects rollouts from tasks written in JAX, compiled together with the policy."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -30,11 +31,33 @@ class _Native(eqx.Module):
     index: Int[Array, " N"]
 
 
+class _Keys(NamedTuple):
+    episode: PRNGKeyArray  # of all start states
+    noise: PRNGKeyArray  # of this rollout's actions
+
+
+class _Numbers(NamedTuple):
+    """Another value of these compiles nothing."""
+
+    obs_bound: Number | None
+    ahead: Int[Tensor, " N"]  # steps that the clock of each first episode shows at its start
+
+
+@dataclass(frozen=True)
+class _Play:
+    """What ``_collect`` is compiled for."""
+
+    task: NativeTask
+    num_steps: int
+    normalize_obs: bool
+    scale_actions: bool
+
+
 class NativeCollector:
     """Steps a native task and the networks in one compiled scan."""
 
     def __init__(self, env: NativeEnv, config: Config):
-        self._task, self._config = env.task, config
+        self._config = config
         self.spec, self.num_envs, self.backend = env.spec, env.num_envs, env.backend
         self._ledger = Ledger(Shard(0, 0, env.num_envs, env.num_envs))
         self._episode_key = stream_key(config.seed, Stream.TRAINING)
@@ -45,6 +68,8 @@ class NativeCollector:
         # start each first episode with its clock ahead, so that the time limit truncates it early
         ahead = 0 if self._first is None else env.spec.time_limit - self._first
         self._ahead = np.broadcast_to(ahead, env.num_envs).astype(np.int32)
+        normalize = config.normalize
+        self._play = _Play(env.task, config.shape[0], normalize.obs, normalize.action)
 
     def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
         restart = iteration == 0 or self._config.ppo.reset_every_rollout
@@ -56,19 +81,14 @@ class NativeCollector:
             normalizer,
             self._now,
             jnp.array(restart),
-            self._ahead,
-            self._episode_key,
-            jax.random.fold_in(self._noise_key, iteration),
-            self._config.normalize.obs_bound,
-            task=self._task,
-            num_steps=self._config.shape[0],
-            normalized=self._config.normalize.obs,
-            scaled=self._config.normalize.action,
+            _Keys(self._episode_key, jax.random.fold_in(self._noise_key, iteration)),
+            _Numbers(self._config.normalize.obs_bound, self._ahead),
+            play=self._play,
         )
         facts = jax.device_get(rollout)
         done = facts.terminated | facts.truncated
         index = running + np.cumsum(done, axis=0) - done
-        check_numbers(facts, index, self._ledger.length, self._task.spec, self._config.seed, 0)
+        check_numbers(facts, index, self._ledger.length, self.spec, self._config.seed, 0)
         reward = facts.reward.astype(np.float64)
         episodes = self._ledger.account(
             index, reward, facts.terminated, facts.truncated, self._whole(index, facts.terminated, iteration)
@@ -96,47 +116,44 @@ class NativeCollector:
         """Nothing to release."""
 
 
-@partial(jax.jit, static_argnames=("task", "num_steps", "normalized", "scaled"))
+@partial(jax.jit, static_argnames="play")
 def _collect(
     policy: Policy,
     normalizer: Normalizer,
     now: _Native,
-    restart: Bool[Array, ""],
-    ahead: Int[Tensor, " N"],
-    episode_key: PRNGKeyArray,
-    noise_key: PRNGKeyArray,
-    obs_bound: Number | None,
+    begin_all: Bool[Array, ""],
+    keys: _Keys,
+    numbers: _Numbers,
     *,
-    task: NativeTask,
-    num_steps: int,
-    normalized: bool,
-    scaled: bool,
+    play: _Play,
 ) -> tuple[_Native, Rollout]:
-    spec = task.spec
-    scale = ActionScale(spec, normalize=scaled)
+    """``num_steps`` steps of all environments; ``begin_all``: each of them starts an episode first."""
+    task = play.task
+    scale = ActionScale(task.spec, normalize=play.scale_actions)
     num_envs = now.index.size
     draw_noise = jax.random.normal if isinstance(policy, GaussianPolicy) else jax.random.gumbel
-    noise = draw_noise(noise_key, (num_steps, num_envs, spec.action_size))
+    noise = draw_noise(keys.noise, (play.num_steps, num_envs, task.spec.action_size))
     places = jnp.arange(num_envs)
 
-    def restarted(now: _Native, mask: Bool[Tensor, " N"]) -> _Native:
+    def restart(now: _Native, mask: Bool[Tensor, " N"]) -> _Native:
         index = now.index + mask.astype(jnp.int32)
-        keys = jax.vmap(lambda n, i: jax.random.fold_in(jax.random.fold_in(episode_key, n), i))(places, index)
-        return _Native(begin(task, now.world, mask, keys), index)
+        # the key of an episode depends on its environment and its number alone, as on the host
+        per_episode = jax.vmap(lambda n, i: jax.random.fold_in(jax.random.fold_in(keys.episode, n), i))
+        return _Native(begin(task, now.world, mask, per_episode(places, index)), index)
 
     def act(obs: Float[Array, " O"], noise: Float[Array, " A"]):
-        obs = normalize_obs(normalizer.obs, obs, enabled=normalized, bound=obs_bound)
+        obs = normalize_obs(normalizer.obs, obs, enabled=play.normalize_obs, bound=numbers.obs_bound)
         action = policy(obs).draw(noise)
         return action, scale(action)
 
     def step(now: _Native, noise: Float[Array, "N A"]):
         obs = observe(task, now.world)
-        action, given = jax.vmap(act)(obs, noise)
-        world, out = advance(task, now.world, given)
+        action, scaled = jax.vmap(act)(obs, noise)
+        world, out = advance(task, now.world, scaled)
         row = obs, action, out.reward, out.next_obs, out.terminated, out.truncated
-        return restarted(_Native(world, now.index), out.terminated | out.truncated), row
+        return restart(_Native(world, now.index), out.terminated | out.truncated), row
 
-    now = restarted(now, jnp.full(num_envs, restart))
-    world = World(now.world.state, now.world.elapsed + jnp.where(restart, ahead, 0))
-    now, rows = jax.lax.scan(step, _Native(world, now.index), noise)
+    now = restart(now, jnp.full(num_envs, begin_all))
+    elapsed = now.world.elapsed + jnp.where(begin_all, numbers.ahead, 0)
+    now, rows = jax.lax.scan(step, _Native(World(now.world.state, elapsed), now.index), noise)
     return now, Rollout(*rows)

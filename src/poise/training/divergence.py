@@ -1,13 +1,13 @@
 """Where an iteration of learning went wrong: found by repeating it, one minibatch at a time."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from functools import partial
 from typing import Any, Literal
 
 import jax
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from poise.algo.hyperparameters import Hyperparameters
 from poise.algo.losses import policy_loss, value_loss
@@ -100,21 +100,34 @@ def _repeated(state: TrainState, ready: Ready, hyper: Hyperparameters) -> Iterat
     for block in epoch_blocks(hyper):
         if block.start:
             batch = jax.device_get(jax.jit(recompute)(networks["value"][0], batch, transitions, hyper))
-        for kind, network in networks.items():
-            for (epoch, number), rows in _each(ready.rows[block], block.start):
-                if kind == "policy" and stopped:
-                    break
-                part = jax.tree.map(lambda x: x[0], take(batch, jax.numpy.asarray(rows[None])))
-                *network, gradient, loss, kl = _one(*network, part, hyper, kind=kind)
-                parts = {"loss": loss, "gradient": gradient, "parameters after it": network[0]}
-                yield kind, epoch, number, parts
-                stopped |= kind == "policy" and hyper.target_kl is not None and bool(kl > hyper.target_kl)
-            networks[kind] = network
+        minibatches = partial(_minibatches, batch, ready.rows[block], block.start)
+        if not stopped:
+            policy = networks["policy"]
+            networks["policy"], stopped = yield from _learn("policy", policy, minibatches(), hyper)
+        networks["value"], _ = yield from _learn("value", networks["value"], minibatches(), hyper)
 
 
-def _each(rows: np.ndarray, before: int) -> list[tuple[tuple[int, int], np.ndarray]]:
-    """The rows of each minibatch with its epoch (``before`` came earlier) and number, counted from 1."""
-    return [((before + e + 1, i + 1), row) for e, epoch in enumerate(rows) for i, row in enumerate(epoch)]
+Minibatch = tuple[int, int, Batch]  # epoch and number, both counted from 1, and the rows
+
+
+def _learn(
+    kind: Kind, network: Any, minibatches: Iterator[Minibatch], hyper: Hyperparameters
+) -> Generator[Step, None, tuple[Any, bool]]:
+    """One network through some epochs. Returns it, and whether ``target_kl`` stopped it."""
+    for epoch, number, minibatch in minibatches:
+        *network, gradient, loss, kl = _one(*network, minibatch, hyper, kind=kind)
+        yield kind, epoch, number, {"loss": loss, "gradient": gradient, "parameters after it": network[0]}
+        if kind == "policy" and hyper.target_kl is not None and bool(kl > hyper.target_kl):
+            return network, True
+    return network, False
+
+
+def _minibatches(batch: Batch, rows: Int[np.ndarray, "E minibatches M"], before: int) -> Iterator[Minibatch]:
+    """The minibatches of some epochs; ``before``: epochs that came earlier."""
+    for epoch, order in enumerate(rows):
+        for number, row in enumerate(order):
+            minibatch = jax.tree.map(lambda x: x[0], take(batch, jax.numpy.asarray(row[None])))
+            yield before + epoch + 1, number + 1, minibatch
 
 
 def _odd(tree: Any) -> str | None:

@@ -3,11 +3,12 @@
 import dataclasses
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from poise.algo.networks import Policy
 from poise.algo.normalize import Normalizer
@@ -36,6 +37,15 @@ def _copied(obs: np.ndarray) -> Float[np.ndarray, "N O"]:
     return obs.astype(usual_dtype(obs.dtype))
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """A rollout while it is collected."""
+
+    rollout: Rollout
+    index: Int[np.ndarray, "T N"]  # of the episode that each row belongs to
+    whole: Bool[np.ndarray, "T N"]  # see Ledger.account
+
+
 MOST_CRASHES = 3  # in one rollout
 
 
@@ -44,6 +54,8 @@ class HostCollector:
 
     ``shard``: which of all environments these are; None: they are all.
     """
+
+    _rows: _Rows  # of the rollout that is being collected
 
     def __init__(self, env: VectorEnv, config: Config, shard: Shard | None = None):
         shard = shard or Shard(0, 0, env.num_envs, env.num_envs)
@@ -59,85 +71,99 @@ class HostCollector:
         self._crashes: list[Crash] = []
         self._notes: list[str] = []
         self._exact = True  # whether nothing failed since the last rollout
-        self._whole = np.ones((0, env.num_envs), bool)  # of the rollout under way: see Ledger.account
 
     @one_blas_thread()
     def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
-        env, spec, num_steps = self._env, self._env.spec, self._config.shape[0]
         actor = Actor(policy, normalizer, self._config.normalize)
-        shape = (num_steps, env.num_envs)
-        noise = self._noise((*shape, spec.action_size), iteration)
         self._crashes = []
         if iteration == 0 or self._config.ppo.reset_every_rollout:
             self._ledger.drop()
-            self._begin(np.ones(env.num_envs, bool), None, 0)
-        obs = np.empty((*shape, spec.obs_size), self._obs.dtype)
-        action = np.empty(shape, np.int32) if spec.discrete else np.empty_like(noise)
-        reward, index = np.empty(shape, np.float64), np.empty(shape, np.int64)
-        rollout = Rollout(
-            obs, action, reward, np.empty_like(obs), np.empty(shape, bool), np.empty(shape, bool)
-        )
-        next_obs, terminated, truncated = rollout.next_obs, rollout.terminated, rollout.truncated
-        self._whole = whole = np.ones(shape, bool)
-
+            self._begin(np.ones(self.num_envs, bool), 0)
+        self._rows = self._empty_rows()  # the first reset has told the dtype of observations
+        noise = self._noise(iteration)
         physics, t = 0.0, 0
-        while t < num_steps:
-            index[t] = self._ledger.index
-            obs[t] = self._obs
-            with quiet():
-                chosen = actor.act(self._obs, noise[t])
-                given = self._scale(chosen)
-            action[t] = chosen
-            if np.count_nonzero(np.isfinite(chosen)) < chosen.size:
-                reward[t], next_obs[t] = 0, 0
-                so_far = jax.tree.map(lambda x, end=t + 1: x[:end], rollout)
-                self._check(so_far, index[: t + 1])
-            begun = time.perf_counter()
+        while t < len(noise):
+            scaled = self._act(actor, noise[t], t)
+            began = time.perf_counter()
             try:
-                next_obs[t], reward[t], terminated[t], truncated[t] = env.step(given)
+                done = self._step(scaled, t, iteration * len(noise) + t + 1)
             except EnvFault as fault:
-                self._recover(fault, rollout, t, self._obs)
-                continue
-            if self._first is not None:
-                first = (self._ledger.index == 0) & (iteration * num_steps + t + 1 == self._first)
-                whole[t] = ~first | terminated[t] | truncated[t]
-                truncated[t] |= ~whole[t]
-            self._obs = next_obs[t]
-            done = terminated[t] | truncated[t]
+                self._recover(fault, t, self._obs)
+                continue  # the same row again: the environments stand where they stood before the step
             t += 1
             if np.count_nonzero(done):
-                self._begin(done, rollout, t)
-            physics += time.perf_counter() - begun
-        self._check(rollout, index)
-        episodes = self._ledger.account(index, reward, terminated, truncated, whole)
+                self._begin(done, t)
+            physics += time.perf_counter() - began
+        return self._collected(physics)
+
+    def _act(self, actor: Actor, noise: Float[np.ndarray, "N A"], t: int) -> Shaped[np.ndarray, "N ..."]:
+        """Row ``t``: what the policy sees and does. Returns the actions in the environment's units."""
+        rollout, index = self._rows.rollout, self._rows.index
+        index[t], rollout.obs[t] = self._ledger.index, self._obs
+        with quiet():
+            action = actor.act(self._obs, noise)
+            scaled = self._scale(action)
+        rollout.action[t] = action
+        if np.count_nonzero(np.isfinite(action)) < action.size:
+            rollout.reward[t], rollout.next_obs[t] = 0, 0  # not known yet, and not at fault
+            self._check(t + 1)
+        return scaled
+
+    def _step(self, scaled: Shaped[np.ndarray, "N ..."], t: int, step: int) -> Bool[np.ndarray, " N"]:
+        """Row ``t``: where the actions led. Returns which episodes ended.
+
+        ``step``: of each environment since the training began, counted from 1.
+        """
+        rows = self._rows
+        rollout, terminated, truncated = rows.rollout, rows.rollout.terminated, rows.rollout.truncated
+        rollout.next_obs[t], rollout.reward[t], terminated[t], truncated[t] = self._env.step(scaled)
+        if self._first is not None:
+            cut = (self._ledger.index == 0) & (step == self._first)
+            rows.whole[t] = ~cut | terminated[t] | truncated[t]
+            truncated[t] |= ~rows.whole[t]
+        self._obs = rollout.next_obs[t]
+        return terminated[t] | truncated[t]
+
+    def _collected(self, physics: float) -> Collected:
+        rollout, index, whole = self._rows.rollout, self._rows.index, self._rows.whole
+        self._check(len(index))
+        reward = rollout.reward
+        episodes = self._ledger.account(index, reward, rollout.terminated, rollout.truncated, whole)
         rollout = dataclasses.replace(rollout, reward=reward.astype(np.float32))
         notes, self._notes = tuple(self._notes), []
         exact, self._exact = self._exact, True
         return Collected(rollout, episodes, physics, tuple(self._crashes), notes, exact)
 
-    def _begin(self, mask: np.ndarray, rollout: Rollout | None, num_rows: int) -> None:
-        """New episodes, after so many rows of the rollout."""
+    def _empty_rows(self) -> _Rows:
+        """Room for a rollout. Rewards are kept in float64 until the returns of its episodes are summed."""
+        spec, shape = self.spec, (self._config.shape[0], self.num_envs)
+        obs = np.empty((*shape, spec.obs_size), self._obs.dtype)
+        action = spec.zero_actions(*shape)
+        terminated, truncated = np.empty(shape, bool), np.empty(shape, bool)
+        rollout = Rollout(obs, action, np.empty(shape), np.empty_like(obs), terminated, truncated)
+        return _Rows(rollout, np.empty(shape, np.int64), np.ones(shape, bool))
+
+    def _begin(self, mask: Bool[np.ndarray, " N"], num_rows: int) -> None:
+        """New episodes of the environments in ``mask``, after so many rows of the rollout."""
         index = self._ledger.index
         index[mask] += 1
         seed, first = self._config.seed, self._shard.first
-        chosen = np.flatnonzero(mask).tolist()
-        seeds = [episode_seed(seed, Stream.TRAINING, first + n, int(index[n])) for n in chosen]
+        numbers = np.flatnonzero(mask).tolist()
+        seeds = [episode_seed(seed, Stream.TRAINING, first + n, int(index[n])) for n in numbers]
         try:
             self._obs = _copied(self._env.reset(mask, seeds))
         except EnvFault as fault:
-            self._recover(fault, rollout, num_rows, None)
+            self._recover(fault, num_rows, None)
 
-    def _recover(
-        self, fault: EnvFault, rollout: Rollout | None, num_rows: int, obs: np.ndarray | None
-    ) -> None:
-        """Has the environment that failed begin its next episode, the others go on from where they were.
+    def _recover(self, fault: EnvFault, num_rows: int, obs: Float[np.ndarray, "N O"] | None) -> None:
+        """Starts the next episode of the environment that failed; the others continue where they were.
 
-        ``obs``: where that was, None where it is not known. The last row of an episode that cannot go on
-        is marked truncated, and the episode is not listed: its return is not that of a whole one. One without
-        a row is forgotten.
+        ``num_rows``: rows of the rollout so far. ``obs``: where the environments were, None if that is not
+        known. The last row of an episode that cannot continue is marked truncated, and the episode is not
+        listed: its return is not that of a whole one. An episode without a row is forgotten.
 
         Raises:
-            EnvFault: ``fault`` itself, where nothing can be made again or too much failed.
+            EnvFault: ``fault`` itself, if the environment cannot be made again or has failed too often.
         """
         if not isinstance(self._env, Rebuildable) or len(self._crashes) == MOST_CRASHES:
             raise fault
@@ -149,14 +175,14 @@ class HostCollector:
         lost = ~restored.exact
         if obs is not None:
             lost |= (self._obs != obs).any(axis=1)
-        if rollout is not None and num_rows:
-            last = num_rows - 1
+        if num_rows:
+            rollout, last = self._rows.rollout, num_rows - 1
             cut = lost & ~rollout.terminated[last] & ~rollout.truncated[last]
             rollout.truncated[last] |= cut
-            self._whole[last] &= ~cut
+            self._rows.whole[last] &= ~cut
         else:
             self._ledger.drop(lost)
-        self._begin(lost, rollout, num_rows)
+        self._begin(lost, num_rows)
 
     def snapshot(self) -> dict[str, Any] | None:
         if not isinstance(self._env, Restorable):
@@ -187,17 +213,18 @@ class HostCollector:
                 "ends of its unfinished episode; the next one begins"
             )
             self._ledger.drop(lost)
-            self._begin(lost, None, 0)
+            self._begin(lost, 0)
         return not lost.any() and not unlike
 
     def close(self) -> None:
         self._env.close()
 
-    def _check(self, rollout: Rollout, index: Int[np.ndarray, "T N"]) -> None:
-        check_numbers(rollout, index, self._ledger.length, self.spec, self._config.seed, self._shard.first)
+    def _check(self, num_rows: int) -> None:
+        """Refuses the first rows of the rollout if they hold infinity or NaN."""
+        rollout = jax.tree.map(lambda array: array[:num_rows], self._rows.rollout)
+        index, length = self._rows.index[:num_rows], self._ledger.length
+        check_numbers(rollout, index, length, self.spec, self._config.seed, self._shard.first)
 
-    def _noise(self, shape: tuple[int, ...], iteration: int) -> np.ndarray:
+    def _noise(self, iteration: int) -> Float[np.ndarray, "T N A"]:
         rng = np.random.default_rng((self._config.seed, Stream.NOISE, iteration, self._shard.index))
-        if self._env.spec.discrete:
-            return rng.gumbel(size=shape).astype(np.float32)
-        return rng.standard_normal(shape, np.float32)
+        return self.spec.draw_noise(rng, self._config.shape[0], self.num_envs)
