@@ -28,8 +28,8 @@ def gae(
     Source: Schulman et al. 2015, arXiv:1506.02438, eq. 16; time limits: Pardo et al. 2018,
     arXiv:1712.00378.
     """
-    alive = 1.0 - terminated.astype(reward.dtype)
-    goes_on = 1.0 - (terminated | truncated).astype(reward.dtype)
+    alive = 1.0 - terminated.astype(reward.dtype)  # 0 where the task ended: no value is left
+    goes_on = 1.0 - (terminated | truncated).astype(reward.dtype)  # 1 if the next row is of this episode
     delta = reward + gamma * alive * next_value - value
 
     def step(later, now):
@@ -37,5 +37,6 @@ def gae(
         advantage = delta + gamma * lam * goes_on * later
         return advantage, advantage
 
+    # unrolled, since on a CPU each turn of a loop costs more than the sums within it
     _, advantage = jax.lax.scan(step, jnp.zeros_like(delta[0]), (delta, goes_on), reverse=True, unroll=8)
     return advantage

@@ -24,8 +24,8 @@ class DiagGaussian(eqx.Module):
         return jnp.sum(jnp.log(self.std) + 0.5 * (1 + math.log(2 * math.pi)))
 
     def draw(self, noise: Float[Array, " A"]) -> Float[Array, " A"]:
-        """The sample that standard normal ``noise`` leads to: mean + std * noise."""
-        return self.mean + self.std * noise
+        """The sample for standard normal ``noise``: mean + std * noise."""
+        return self.mean + self.std * noise  # the noise comes from outside: NumPy acts with the same formula
 
 
 class Categorical(eqx.Module):
@@ -37,11 +37,11 @@ class Categorical(eqx.Module):
         return jax.nn.log_softmax(self.logits)[action]
 
     def entropy(self) -> Float[Array, ""]:
-        log_p = jax.nn.log_softmax(self.logits)
+        log_p = jax.nn.log_softmax(self.logits)  # finite also where a probability underflows to 0
         return -jnp.sum(jnp.exp(log_p) * log_p)
 
     def draw(self, noise: Float[Array, " A"]) -> Int[Array, ""]:
-        """The sample that standard Gumbel ``noise`` leads to: argmax(logits + noise).
+        """The sample for standard Gumbel ``noise``: argmax(logits + noise).
 
         Gumbel (1954); the maximum of perturbed logits is distributed as softmax(logits).
         """

@@ -1,4 +1,4 @@
-"""The settings of an iteration: numbers, which are traced, and switches and sizes, which are static."""
+"""The settings of one iteration: numbers are traced; switches and sizes are static."""
 
 import equinox as eqx
 from jaxtyping import Array, Float
@@ -11,13 +11,13 @@ Number = float | Float[Array, ""]
 class Hyperparameters(eqx.Module):
     """The settings of one iteration.
 
-    Numbers are leaves of the tree: another value compiles nothing, and ``jax.vmap`` maps over them. A number
-    that is None is switched off. Switches and sizes are static: another value compiles again.
+    Numbers are leaves of the tree: another value compiles nothing, and ``jax.vmap`` maps over them. None
+    switches off what the number limits. Switches and sizes are static: another value compiles again.
     """
 
     policy_step_size: Number  # of Adam, in this iteration
     value_step_size: Number
-    std_rate: Number  # step size of log_std, in units of policy_step_size
+    std_rate: Number  # step size of an independent log_std, as a multiple of policy_step_size
     gamma: Number
     lam: Number
     reward_gamma: Number  # discount of the return whose deviation scales the rewards
@@ -66,7 +66,7 @@ class Hyperparameters(eqx.Module):
 
 
 def learning_rate(start: float | None, iteration: int, config: Config) -> float:
-    """The step size of one iteration: ``start``, less the share of the budget that is done where annealed."""
+    """The step size of an iteration; annealed, it falls linearly from ``start`` and reaches 0 at the end."""
     start = known(start)
     match config.ppo.anneal:
         case "linear":

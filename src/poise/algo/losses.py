@@ -1,4 +1,4 @@
-"""The two losses of PPO and what is measured beside them."""
+"""The two losses of PPO, and what is measured together with them."""
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +21,12 @@ def approximate_kl(log_ratio: Float[Array, " M"]) -> Float[Array, ""]:
 
     Schulman 2020, "Approximating KL Divergence", estimator k3.
     """
-    return jnp.mean(jnp.expm1(log_ratio) - log_ratio)
+    return jnp.mean(jnp.expm1(log_ratio) - log_ratio)  # expm1 keeps the digits of ratios near 1
 
 
 def standardize(advantage: Float[Array, " M"]) -> Float[Array, " M"]:
     """Mean 0 and (population) deviation 1 within the minibatch."""
-    return (advantage - jnp.mean(advantage)) / (jnp.std(advantage) + 1e-8)
+    return (advantage - jnp.mean(advantage)) / (jnp.std(advantage) + 1e-8)  # equal advantages become 0
 
 
 def policy_loss(
@@ -37,7 +37,7 @@ def policy_loss(
     log_prob = jax.vmap(lambda d, a: d.log_prob(a))(distribution, batch.action)
     entropy = jnp.mean(jax.vmap(lambda d: d.entropy())(distribution))
     log_ratio = log_prob - batch.log_prob
-    ratio = jnp.exp(log_ratio)
+    ratio = jnp.exp(log_ratio)  # pi(a|s) / pi_old(a|s)
     advantage = jnp.asarray(batch.advantage)
     if hyper.normalize_advantage:
         advantage = standardize(advantage)
@@ -47,10 +47,10 @@ def policy_loss(
 
 
 def value_loss(value: ValueFunction, batch: Batch) -> Float[Array, ""]:
-    """mean((v(S_k) - (V_k + A_k))^2) over one minibatch."""
+    """mean((v(S_k) - target_k)^2) over one minibatch; target_k = V(S_k) + A_k, from before the update."""
     return jnp.mean((jax.vmap(value)(batch.obs) - batch.target) ** 2)
 
 
 def explained_variance(prediction: Float[Array, " B"], target: Float[Array, " B"]) -> Float[Array, ""]:
-    """1 - var(target - prediction) / var(target): 1 is perfect, 0 no better than a constant."""
-    return 1 - jnp.var(target - prediction) / (jnp.var(target) + 1e-8)
+    """1 - var(target - prediction) / var(target): 1 is perfect, 0 is as good as a constant."""
+    return 1 - jnp.var(target - prediction) / (jnp.var(target) + 1e-8)  # 1e-8: all targets may be equal

@@ -1,4 +1,4 @@
-"""Which rows are learned from together."""
+"""The order in which rows are learned from."""
 
 import jax
 from jaxtyping import Array, Int, Key, PRNGKeyArray
@@ -7,17 +7,18 @@ from poise.types import Batch, Tensor
 
 
 def epoch_keys(key: PRNGKeyArray, iteration: Int[Tensor, ""], num_epochs: int) -> Key[Array, " E"]:
-    """A key for the shuffle of each epoch of an iteration, [E]."""
+    """A key for the shuffle of each epoch of an iteration."""
     return jax.random.split(jax.random.fold_in(key, iteration), num_epochs)
 
 
 def shuffle(keys: Key[Array, " E"], size: int, minibatch_size: int) -> Int[Array, "E minibatches M"]:
-    """The rows of each minibatch of each epoch, in random order; the remainder is dropped."""
-    count = size // minibatch_size
+    """The rows of each minibatch of each epoch, in random order."""
+    count = size // minibatch_size  # the remainder is dropped: another one in each epoch
     order = jax.vmap(lambda key: jax.random.permutation(key, size))(keys)
     return order[:, : count * minibatch_size].reshape(len(keys), count, minibatch_size)
 
 
 def take(batch: Batch, rows: Int[Array, "minibatches M"]) -> Batch:
-    """Those rows of the batch, ``[minibatches, M, ...]``: one gather for a whole epoch."""
+    """Those rows of the batch, ``[minibatches, M, ...]``."""
+    # one gather for a whole epoch; a gather in each step of a scan would be many small ones
     return jax.tree.map(lambda x: x[rows.reshape(-1)].reshape(*rows.shape, *x.shape[1:]), batch)

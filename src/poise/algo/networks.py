@@ -36,7 +36,7 @@ class MLP(eqx.Module):
         last_gain: float,
         key: PRNGKeyArray,
     ):
-        gains = [math.sqrt(2)] * (len(widths) - 2) + [last_gain]
+        gains = [math.sqrt(2)] * (len(widths) - 2) + [last_gain]  # sqrt 2 keeps the variance of a ReLU layer
         keys = jax.random.split(key, len(gains))
         layers = [
             _layer(inputs, outputs, init, gain, key=key)
@@ -89,6 +89,7 @@ class GaussianPolicy(eqx.Module):
     def __init__(self, spec: Spec, config: cfg.Policy, *, key: PRNGKeyArray):
         outputs = spec.action_size * (2 if config.std == "predicted" else 1)
         widths = (spec.obs_size, *config.hidden, outputs)
+        # a small gain: at first, the mean is close to 0 for every observation
         self.mlp = MLP(widths, config.activation, config.init, last_gain=0.01, key=key)
         independent = config.std == "independent"
         std_init = cfg.known(config.std_init)
@@ -102,10 +103,10 @@ class GaussianPolicy(eqx.Module):
             out = jnp.tanh(out)
         if self.std == "predicted":
             mean, pre = jnp.split(out, 2)
-            std = jax.nn.softplus(pre) * (self.std_init / math.log(2)) + self.std_min
-        elif self.log_std is not None:
+            std = jax.nn.softplus(pre) * (self.std_init / math.log(2)) + self.std_min  # softplus(0) = log 2
+        elif self.log_std is not None:  # independent
             mean, std = out, jnp.exp(self.log_std) + self.std_min
-        else:
+        else:  # fixed
             mean, std = out, jnp.full_like(out, self.std_init)
         return DiagGaussian(jnp.tanh(mean) if self.head_tanh == "mean" else mean, std)
 
@@ -116,7 +117,7 @@ class CategoricalPolicy(eqx.Module):
     mlp: MLP
 
     def __init__(self, spec: Spec, config: cfg.Policy, *, key: PRNGKeyArray):
-        widths = (spec.obs_size, *config.hidden, spec.action_size)
+        widths = (spec.obs_size, *config.hidden, spec.action_size)  # one logit for each choice
         self.mlp = MLP(widths, config.activation, config.init, last_gain=0.01, key=key)
 
     def __call__(self, obs: Float[Array, " O"]) -> Categorical:
@@ -127,7 +128,7 @@ Policy = GaussianPolicy | CategoricalPolicy
 
 
 def make_policy(spec: Spec, config: cfg.Policy, *, key: PRNGKeyArray) -> Policy:
-    """A fresh policy for the environment's action space."""
+    """A new policy for the environment's action space."""
     kind = CategoricalPolicy if spec.discrete else GaussianPolicy
     return kind(spec, config, key=key)
 
@@ -146,7 +147,7 @@ class ValueFunction(eqx.Module):
 
 
 def scale_log_std(step: Any, factor: float | Float[Array, ""]) -> Any:
-    """A step of a network's parameters, with that of an independent log_std ``factor`` times as large."""
+    """A step of a network's parameters; the part of an independent log_std is multiplied by ``factor``."""
     if isinstance(step, GaussianPolicy) and step.log_std is not None:
         return eqx.tree_at(lambda s: s.log_std, step, factor * step.log_std)
     return step

@@ -1,4 +1,4 @@
-"""Running statistics, which are part of what the learner has learned, and what they are used for."""
+"""Running statistics and the scaling with them. They are learned, and saved, like parameters."""
 
 import equinox as eqx
 import jax
@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 from poise.algo.hyperparameters import Number
 from poise.types import Tensor
 
-EPSILON = 1e-8  # added to a variance before its root
+EPSILON = 1e-8  # added to a variance before its root: an entry that never changes is divided by 1e-4
 
 
 class RunningStats(eqx.Module):
@@ -29,19 +29,20 @@ class RunningStats(eqx.Module):
     @property
     def var(self) -> Float[Array, "*S"]:
         """Population variance."""
-        return jnp.where(self.count > 0, self.m2 / jnp.maximum(self.count, 1), 1.0)
+        return jnp.where(self.count > 0, self.m2 / jnp.maximum(self.count, 1), 1.0)  # never 0 / 0
 
     @property
     def std(self) -> Float[Array, "*S"]:
         return jnp.sqrt(self.var + EPSILON)
 
     def merge(self, sample: Float[Array, "B *S"]) -> "RunningStats":
-        """The statistics of everything seen so far and of these B samples."""
+        """The statistics of all samples so far and of these B."""
         size = jnp.asarray(sample.shape[0], self.count.dtype)
+        # two passes over the sample: sum(x^2) - n mean^2 would lose the digits of a small variance
         mean = jnp.mean(sample, axis=0)
         m2 = jnp.sum((sample - mean[None]) ** 2, axis=0)
         count = self.count + size
-        delta = mean - self.mean
+        delta = mean - self.mean  # how far the new samples have moved
         return RunningStats(
             count,
             self.mean + delta * (size / count),
@@ -52,8 +53,8 @@ class RunningStats(eqx.Module):
 class Normalizer(eqx.Module):
     """Statistics of the observations and of the discounted return. Frozen within an iteration.
 
-    ``origin`` is what the observations are relative to, here and in the networks (``poise.training.origin``);
-    None: 0.
+    ``origin`` has been subtracted from the observations, here and in the networks; None: 0
+    (``poise.training.origin`` says what for).
     """
 
     obs: RunningStats
@@ -68,7 +69,7 @@ class Normalizer(eqx.Module):
 def normalize_obs(
     stats: RunningStats, obs: Float[Array, " O"], *, enabled: bool, bound: Number | None
 ) -> Float[Array, " O"]:
-    """clip((obs - mean) / sqrt(var + 1e-8), -bound, bound); not scaled where not ``enabled``."""
+    """clip((obs - mean) / sqrt(var + 1e-8), -bound, bound); without ``enabled`` only the clip."""
     if enabled:
         obs = (obs - stats.mean) / stats.std
     return obs if bound is None else jnp.clip(obs, -bound, bound)
@@ -77,24 +78,24 @@ def normalize_obs(
 def normalize_reward(
     stats: RunningStats, reward: Float[Array, "T N"], *, enabled: bool, bound: Number | None
 ) -> Float[Array, "T N"]:
-    """clip(reward / sqrt(var of the return + 1e-8), -bound, bound); not scaled where not ``enabled``.
+    """clip(reward / sqrt(var of the return + 1e-8), -bound, bound); without ``enabled`` only the clip.
 
-    The usual bound, 1,000 standard deviations, is hardly ever met. Where the only reward of an episode
-    comes at its end, the return is 0 at nearly every step and its deviation small: a bound of 10 would make
-    rewards of 1 and of 3 the same.
+    The default bound of 1,000 is almost never reached. A bound of 10 would be: if an episode's only reward
+    comes at its end, the return is 0 at nearly every step and its deviation is small, so that rewards of 1
+    and 3 would become equal.
     """
     if enabled:
-        reward = reward / stats.std
+        reward = reward / stats.std  # no mean is subtracted: that would change which policy is best
     return reward if bound is None else jnp.clip(reward, -bound, bound)
 
 
 def discounted_return(
     before: Float[Array, " N"], reward: Float[Array, "T N"], done: Bool[Array, "T N"], gamma: Number
 ) -> tuple[Float[Array, " N"], Float[Array, "T N"]]:
-    """The running return of each environment, G_t = gamma G_{t-1} + R_t, begun anew after an end.
+    """The running return of each environment, G_t = gamma G_{t-1} + R_t; it starts at 0 in each episode.
 
-    Returns what to go on with and G at every step. It looks backward and serves only as a scale,
-    as in Engstrom et al. 2020, arXiv:2005.12729, section 2.
+    Returns G after the last step, to continue with, and G at every step. It sums past rewards, not future
+    ones, and serves only as a scale, as in Engstrom et al. 2020, arXiv:2005.12729, section 2.
     """
 
     def step(running, now):

@@ -26,12 +26,12 @@ class Prepared(eqx.Module):
     """What ``prepare`` computes from a rollout and the parameters that acted."""
 
     batch: Batch
-    transitions: Transitions  # for ``recompute``
+    transitions: Transitions  # what ``recompute`` needs besides the batch
     normalizer: Normalizer  # of the next iteration
     running_return: Float[Array, " N"]
     explained_variance: Float[Array, ""]
     distribution: Distribution  # the one that acted in each row; its arrays carry a leading axis B
-    finite: Bool[Array, ""]  # whether the new statistics are finite
+    finite: Bool[Array, ""]  # whether the new statistics are free of infinity and NaN
 
 
 def prepare(
@@ -51,13 +51,14 @@ def prepare(
 
     Rewards are scaled with statistics that include this rollout, since rewards play no part in acting.
     """
-    rollout = jax.tree.map(jnp.asarray, rollout)
+    rollout = jax.tree.map(jnp.asarray, rollout)  # from NumPy, where the environments are on the host
     raw = rows(rollout.obs)
     seen = before.obs.merge(raw)
     own = hyper.normalize_first_rollout
     stats = jax.tree.map(partial(jnp.where, before.obs.count > 0), before.obs, seen) if own else before.obs
     obs, next_obs = scale(stats, raw, hyper), scale(stats, rows(rollout.next_obs), hyper)
 
+    # rewards: by the deviation of the discounted return, which is what the value function learns
     done = rollout.terminated | rollout.truncated
     running, returns = discounted_return(running_return, rollout.reward, done, hyper.reward_gamma)
     after = Normalizer(seen, before.ret.merge(rows(returns)), before.origin)
@@ -106,10 +107,10 @@ def rows(array: Shaped[Tensor, "T N ..."]) -> Shaped[Array, "B ..."]:
 def estimate(
     value: ValueFunction, obs: Float[Array, "B O"], transitions: Transitions, hyper: Hyperparameters
 ) -> tuple[Float[Array, " B"], Float[Array, " B"], Float[Array, " B"]]:
-    """The value and the advantage of each row, and the target that the value function learns."""
+    """Value, advantage and target of each row; the target is what the value function learns."""
     shape = transitions.reward.shape
     values = jax.vmap(value)(obs)
-    next_values = jax.vmap(value)(transitions.next_obs)
+    next_values = jax.vmap(value)(transitions.next_obs)  # not values shifted by a row: episodes end between
     advantage = gae(
         transitions.reward,
         values.reshape(shape),
@@ -123,11 +124,11 @@ def estimate(
 
 
 def recompute(value: ValueFunction, batch: Batch, transitions: Transitions, hyper: Hyperparameters) -> Batch:
-    """The batch with the advantages and targets of ``value`` as it is now; all else stays."""
+    """The batch with advantages and targets by the current ``value``; all else stays, pi_old too."""
     _, advantage, target = estimate(value, jnp.asarray(batch.obs), transitions, hyper)
     return Batch(batch.obs, batch.action, batch.log_prob, advantage, target)
 
 
 def all_finite(tree: PyTree[Array]) -> Bool[Array, ""]:
-    """Whether no entry of any array is infinite or NaN."""
+    """Whether every entry of every array is a finite number."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))

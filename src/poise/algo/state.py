@@ -1,4 +1,4 @@
-"""The state of a training, and how it begins."""
+"""The state of a training, and the one it begins with."""
 
 import dataclasses
 from functools import partial
@@ -38,7 +38,7 @@ class TrainState(eqx.Module):
     normalizer: Normalizer
     running_return: Float[Array, " N"]  # the discounted return of each environment's running episode
     key: PRNGKeyArray
-    iteration: Int[Tensor, ""]  # iterations that are done
+    iteration: Int[Tensor, ""]  # finished iterations
 
 
 def init(
@@ -57,18 +57,20 @@ def init(
         key=branch(root, Stream.SHUFFLE),
         iteration=jnp.zeros((), jnp.int32),
     )
-    # JAX types some of these arrays weakly, and an update returns none that are: it would compile twice
+    # JAX types some of these arrays weakly, but those that an update returns never: it would compile twice
     return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
 
 
 def initial(spec: Spec, config: cfg.Config) -> dict[str, Any]:
-    """The arguments of ``init``, besides the key, from a settled configuration: what decides shapes alone."""
-    policy = dataclasses.replace(config.policy, std_rate=None)
+    """The arguments of ``init`` besides the key. ``config`` is settled."""
+    policy = dataclasses.replace(
+        config.policy, std_rate=None
+    )  # no part of the state: nothing recompiles for it
     return {"spec": spec, "policy": policy, "value": config.value, "num_envs": config.shape[1]}
 
 
 def state_shapes(spec: Spec, config: cfg.Config) -> TrainState:
-    """Shapes and dtypes of the state of a settled configuration; no array is made and nothing compiled."""
+    """Shapes and dtypes of the state; makes no array and compiles nothing. ``config`` is settled."""
     root = jax.eval_shape(jax.random.key, jax.ShapeDtypeStruct((), jnp.uint32))
     return jax.eval_shape(partial(init, **initial(spec, config)), root)
 

@@ -1,7 +1,7 @@
 """One iteration of PPO: from a rollout to better parameters. This file is read first, from the top down.
 
-What it calls is in ``prepare.py`` (advantages and targets), ``minibatches.py`` and ``losses.py``.
-How it is driven, on which device and compiled in how many pieces, is in ``poise.placement``.
+It calls ``prepare.py`` (advantages and targets), ``minibatches.py`` and ``losses.py``. On which device it
+runs, and compiled in how many pieces, is decided in ``poise.placement``.
 """
 
 from functools import partial
@@ -37,14 +37,17 @@ def update(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> tuple
 
     The rollout is prepared once. Then each epoch shuffles its rows, and policy and value function take one
     gradient step on each minibatch. Advantages and targets are computed again every ``recompute_every``
-    epochs, with the value function as it is by then: the old policy's log-probabilities stay.
+    epochs, with the current value function. The log-probabilities of the old policy stay.
     """
     learner = state.learner
+    # 1. once per rollout
     prepared = prepare(learner.policy, learner.value, state.normalizer, state.running_return, rollout, hyper)
     size = prepared.batch.advantage.size
+    # 2. which rows are learned from together, in each epoch
     keys = epoch_keys(state.key, jnp.asarray(state.iteration), hyper.num_epochs)
     rows = shuffle(keys, size, hyper.minibatch_size)
 
+    # 3. epochs of minibatches
     def epoch(carry, now):
         policy, value, batch = carry
         number, rows = now
@@ -56,7 +59,7 @@ def update(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> tuple
         value, loss = value_epoch(value, batch, rows, hyper)
         return (policy, value, batch), (policy_metrics, loss)
 
-    policy = learner.policy, learner.policy_opt, jnp.array(False)
+    policy = learner.policy, learner.policy_opt, jnp.array(False)  # not stopped by target_kl
     value = learner.value, learner.value_opt
     numbers = jnp.arange(hyper.num_epochs)
     carry, measured = jax.lax.scan(epoch, (policy, value, prepared.batch), (numbers, rows))
@@ -65,7 +68,7 @@ def update(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> tuple
         learner=Learner(policy, value, policy_opt, value_opt),
         normalizer=prepared.normalizer,
         running_return=prepared.running_return,
-        key=state.key,
+        key=state.key,  # never split: see TrainState
         iteration=jnp.asarray(state.iteration) + 1,
     )
     finite = policy_is_finite(policy, batch.obs), value_is_finite(value, batch.obs)
@@ -91,7 +94,7 @@ def policy_epoch(
         after = descend(policy, opt_state, gradient, hyper.policy_step_size, hyper)
         if hyper.target_kl is None:
             return (*after, jnp.array(False)), (metrics, jnp.array(1), jnp.array(1))
-        stop = metrics.kl > hyper.target_kl
+        stop = metrics.kl > hyper.target_kl  # of the policy before this step: too far already
         after = jax.tree.map(lambda old, new: jnp.where(stop, old, new), (policy, opt_state), after)
         return (*after, stop), (metrics, jnp.array(1), 1 - stop.astype(jnp.int32))
 
@@ -102,10 +105,10 @@ def policy_epoch(
     def step(carry, minibatch: Batch):
         if hyper.target_kl is None:
             return learn(carry, minibatch)
-        return jax.lax.cond(carry[2], skip, learn, carry, minibatch)
+        return jax.lax.cond(carry[2], skip, learn, carry, minibatch)  # once stopped, nothing is computed
 
     after, (metrics, seen, learned) = jax.lax.scan(step, start, take(batch, rows))
-    num_seen = jnp.sum(seen)
+    num_seen = jnp.sum(seen)  # 0 in an epoch that was skipped: its means are 0 / 0 = NaN
     mean = jax.tree.map(lambda m: jnp.sum(m) / num_seen.astype(m.dtype), metrics)
     return after, PolicyEpochs(
         mean.loss, mean.kl, mean.clip_fraction, mean.entropy, num_seen, jnp.sum(learned)
@@ -138,7 +141,7 @@ def descend(
     """
     with jax.numpy_dtype_promotion("standard"):  # Optax mixes its integer step count with floats
         step, opt_state = make_optimizer(hyper.max_grad_norm).update(gradient, opt_state)
-    step = scale_log_std(step, hyper.std_rate)
+    step = scale_log_std(step, hyper.std_rate)  # the gradient points uphill, so the step is subtracted
     return jax.tree.map(lambda p, s: p - step_size * s, params, step), opt_state
 
 

@@ -129,7 +129,7 @@ def value_explains_nothing(record: Record) -> Finding | None:
         return None
     name = "value/explained_variance"
     explained, loss = (_median(_late(record.column(n))) for n in (name, "value/loss"))
-    if not (explained < EXPLAINED_NOTHING and BY_NAME[name].speaks({"value/loss": loss})):
+    if not (explained < EXPLAINED_NOTHING and BY_NAME[name].counts({"value/loss": loss})):
         return None
     return Finding(
         "value-explains-nothing",

@@ -1,8 +1,8 @@
 """Drives an update on a CPU: policy and value function learn at the same time, on two devices of JAX.
 
-Small networks leave a core idle while the other multiplies, and the two networks do not need each other
-between two computations of the advantages. With one device they learn one after the other. The bits are the
-same: both run the same compiled functions on the same rows.
+Small networks keep only one core busy, and the two networks do not need each other between two computations
+of the advantages. With one device they learn one after the other. The bits are the same: the same compiled
+functions run on the same rows.
 
 The value function and its optimizer stay on the last device, everything else of a ``TrainState`` on the
 first. Arrays go from one to the other through NumPy, which on a CPU copies nothing.
@@ -68,12 +68,12 @@ class Ready(NamedTuple):
 
 
 def update(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> tuple[TrainState, Measured]:
-    """``poise.algo.update.update``: the same functions in the same order, compiled in pieces."""
+    """``poise.algo.update.update`` with the same functions in the same order, compiled in pieces."""
     return learn(state, make_ready(state, rollout, hyper), hyper)
 
 
 def make_ready(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> Ready:
-    """The rollout prepared and its rows shuffled; returns when that is done."""
+    """Prepares the rollout and shuffles its rows; returns when both are done."""
     num_epochs, size = hyper.num_epochs, rollout.reward.size
     drawn = draw_shuffles(state.key, state.iteration, num_epochs=num_epochs, size=size)
     learner = state.learner
@@ -85,7 +85,7 @@ def make_ready(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> R
 
 
 def learn(state: TrainState, ready: Ready, hyper: Hyperparameters) -> tuple[TrainState, Measured]:
-    """All epochs of both networks, through the same shuffles."""
+    """All epochs of both networks, with the same shuffles."""
     prepared, rows = ready
     batch = prepared.batch
     policy = state.learner.policy, state.learner.policy_opt, np.array(False)
@@ -113,7 +113,7 @@ def learn(state: TrainState, ready: Ready, hyper: Hyperparameters) -> tuple[Trai
 
 
 def epoch_blocks(hyper: Hyperparameters) -> list[slice]:
-    """The epochs between one computation of the advantages and the next."""
+    """Groups of epochs that share one computation of the advantages."""
     every = hyper.num_epochs if hyper.recompute_every is None else hyper.recompute_every
     return [slice(first, first + every) for first in range(0, hyper.num_epochs, every)]
 
@@ -126,7 +126,7 @@ ValueStart = tuple[ValueFunction, optax.OptState]
 def learn_policy(
     start: PolicyStart, batch: Batch, rows: Int[Tensor, "E minibatches M"], hyper: Hyperparameters
 ) -> tuple[PolicyStart, PolicyEpochs, Bool[Array, ""]]:
-    """Epochs of the policy, and whether all is finite after them."""
+    """Some epochs of the policy, and whether everything stayed finite."""
     start = (*start[:2], jnp.asarray(start[2]))
     after, epochs = jax.lax.scan(lambda now, rows: policy_epoch(now, batch, rows, hyper), start, rows)
     return after, epochs, policy_is_finite(after[0], batch.obs)
@@ -136,7 +136,7 @@ def learn_policy(
 def learn_value(
     start: ValueStart, batch: Batch, rows: Int[Tensor, "E minibatches M"], hyper: Hyperparameters
 ) -> tuple[ValueStart, Float[Array, " E"], Bool[Array, ""]]:
-    """Epochs of the value function, its mean loss in each, and whether all is finite after them."""
+    """Some epochs of the value function, its mean loss in each, and whether everything stayed finite."""
     after, loss = jax.lax.scan(lambda now, rows: value_epoch(now, batch, rows, hyper), start, rows)
     return after, loss, value_is_finite(after[0], batch.obs)
 
@@ -145,7 +145,7 @@ def learn_value(
 def draw_shuffles(
     key: PRNGKeyArray, iteration: Int[Tensor, ""], *, num_epochs: int, size: int
 ) -> UInt32[Array, "E rounds B"]:
-    """The random numbers that sort the rows of each epoch: twice where equal ones are too likely."""
+    """The random numbers that sort the rows of each epoch; in two rounds if equal numbers are too likely."""
     rounds = math.ceil(3 * math.log(max(1, size)) / math.log(2**32 - 1))  # as JAX chooses them
 
     def epoch(key):
@@ -178,10 +178,10 @@ def sort_shuffles(
 
 
 def to_numpy(tree: Any) -> Any:
-    """The same with NumPy's arrays, which may go to any device. On a CPU nothing is copied."""
+    """The same tree with arrays of NumPy, which JAX accepts on any device. On a CPU nothing is copied."""
     return jax.tree.map(np.asarray, tree)
 
 
 def _joined(blocks: Sequence[PyTree[Array]]) -> Any:
-    """One after the other, as NumPy's arrays: they may be on any device."""
+    """The blocks, one after another, in arrays of NumPy: they may come from different devices."""
     return jax.tree.map(lambda *parts: np.concatenate([np.asarray(p) for p in parts]), *blocks)

@@ -21,7 +21,7 @@ class ActionScale:
 
     With normalization the policy's [-1, 1] is the environment's [low, high], dimension by
     dimension; a dimension that ``Spec.scaled`` leaves out keeps its units. Takes NumPy and JAX arrays.
-    What overflows is at the bound; NumPy's warning of it is the caller's to silence (``quiet``).
+    A product that overflows ends at the bound; the caller silences NumPy's warning of it (``quiet``).
     """
 
     def __init__(self, spec: Spec, *, normalize: bool):
@@ -40,22 +40,22 @@ class ActionScale:
         return (self.center + self.scale * action).clip(self.low, self.high)
 
     def reached(self, action: Shaped[np.ndarray, "... A"]) -> Bool[np.ndarray, "... bounded"] | None:
-        """Which entries are at a bound once scaled, or beyond; of the dimensions that have bounds alone.
+        """Which entries are at a bound or beyond it after scaling, of the dimensions that have bounds.
 
         None where actions are discrete.
         """
         if self._discrete:
             return None
         with quiet():
-            meant = (self.center + self.scale * action)[..., self._bounded]
-        return (meant <= self.low[self._bounded]) | (meant >= self.high[self._bounded])
+            scaled = (self.center + self.scale * action)[..., self._bounded]
+        return (scaled <= self.low[self._bounded]) | (scaled >= self.high[self._bounded])
 
 
-FEW_ROWS = 1024  # up to which an Actor repeats its biases for every row
+FEW_ROWS = 1024  # up to so many rows, an Actor keeps its biases repeated for every row
 
 
 def quiet() -> np.errstate:
-    """While acting: what overflows is either cut at a bound or found by a check that says it better."""
+    """Silences NumPy in acting: an overflow is clipped at a bound, or reported by a check with its place."""
     return np.errstate(over="ignore", invalid="ignore")
 
 
@@ -83,7 +83,7 @@ class Actor:
     def act(
         self, obs: Float[np.ndarray, "N O"], noise: Float[np.ndarray, "N A"] | None = None
     ) -> Shaped[np.ndarray, "N ..."]:
-        """Actions in the policy's units: what ``noise`` leads to, or greedy ones without it.
+        """Actions in the policy's units: the samples for ``noise``, or greedy ones without it.
 
         ``noise`` is standard normal for a Gaussian policy and standard Gumbel for a categorical one.
         """
@@ -99,12 +99,12 @@ class Actor:
         mean, std = out, self._constant_std
         if self._predicted:
             mean, pre = np.split(out, 2, axis=1)
-            std = np.logaddexp(pre, np.float32(0)) * self._std_scale + self._std_min
+            std = np.logaddexp(pre, np.float32(0)) * self._std_scale + self._std_min  # softplus
         return (np.tanh(mean) if self._head_tanh == "mean" else mean), std
 
     def forward(self, obs: Float[np.ndarray, "N O"]) -> Float[np.ndarray, "N outputs"]:
-        """What the network's last layer gives for raw observations: means, or logits."""
-        x = from_origin(obs, self._origin)
+        """The output of the network's last layer for raw observations: means, or logits."""
+        x = from_origin(obs, self._origin)  # the only subtraction in float64; all below is float32
         (mean, std), (*biases, last) = self._for_rows(len(obs))
         if self._scaled:
             x = (x - mean) / std
@@ -118,7 +118,7 @@ class Actor:
         return x.dot(self._weights[-1]) + last
 
     def _for_rows(self, rows: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Statistics and biases, repeated for so many rows: arrays of one shape take half the time."""
+        """Statistics and biases, repeated for so many rows: arrays of equal shapes add in half the time."""
         if rows > FEW_ROWS:
             return self._statistics, self._biases
         spread = self._spread  # one assignment and one read: several threads may act with one agent

@@ -1,4 +1,4 @@
-"""Wall time, and how much of it JAX spent compiling."""
+"""Wall time, and the part of it that JAX spent compiling."""
 
 import time
 from typing import NamedTuple
@@ -19,12 +19,12 @@ class Instant(NamedTuple):
     compiling: float
 
     def since(self, before: "Instant") -> float:
-        """Seconds that passed, compilation left out."""
+        """Seconds since then without those of compilation."""
         return self.wall - before.wall - (self.compiling - before.compiling)
 
 
 class Clock:
-    """Listens to JAX's own report of what each compilation took."""
+    """Sums the durations that JAX reports after each compilation."""
 
     def __init__(self) -> None:
         self._compiling = 0.0

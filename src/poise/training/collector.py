@@ -13,9 +13,9 @@ from poise.types import Rollout
 
 @dataclass(frozen=True)
 class Shard:
-    """Environments ``first`` to ``first + num_envs - 1`` of all ``total``, which are collected by themselves.
+    """Environments ``first`` to ``first + num_envs - 1`` of ``total``, which are collected independently.
 
-    With seeds, noise and array shapes of its own: where it is collected, and beside what, changes no bit.
+    They have their own seeds, noise and array shapes: it changes no bit in which process they are collected.
     """
 
     index: int
@@ -26,16 +26,16 @@ class Shard:
 
 class Collected(NamedTuple):
     rollout: Rollout
-    episodes: list[Episode]  # those that ended in it, in the order of their ends
+    episodes: list[Episode]  # that ended in this rollout, in the order of their ends
     physics_seconds: float | None  # stepping and resetting; None where that is one with acting
     crashes: tuple[Crash, ...] = ()  # of environments that were made again
-    notes: tuple[str, ...] = ()  # what is to be said, a line each
-    exact: bool = True  # whether it is what it would have been had nothing failed
+    notes: tuple[str, ...] = ()  # lines for the user
+    exact: bool = True  # whether the rollout is the one that would have been without any failure
 
 
 @runtime_checkable
 class Collector(Protocol):
-    """Holds the world between rollouts."""
+    """Has the environments, and keeps them between rollouts."""
 
     @property
     def spec(self) -> Spec: ...
@@ -45,29 +45,29 @@ class Collector(Protocol):
 
     @property
     def backend(self) -> str:
-        """What to show on the terminal."""
+        """For the terminal."""
         ...
 
     def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
         """``T`` steps of ``N`` environments with the sampling policy.
 
         Raises:
-            TrainingError: the policy has diverged so far that its actions are no numbers.
-            EnvFault: an environment failed, or returned what is no number.
+            TrainingError: the policy has diverged: an action is infinite or NaN.
+            EnvFault: an environment failed, or returned infinity or NaN.
         """
         ...
 
     def snapshot(self) -> dict[str, Any] | None:
-        """The world as it is now, what its unfinished episodes have gathered; None where it cannot tell."""
+        """The state of the environments and of their unfinished episodes; None if they cannot report it."""
         ...
 
     def restore(self, arrays: Mapping[str, Any]) -> bool:
-        """Goes on from a ``snapshot``. Whether all is exactly as it was.
+        """Continues from a ``snapshot``. Returns whether everything is exactly as it was.
 
         An environment that cannot be restored exactly starts its next episode.
 
         Raises:
-            ArraysError: these arrays are no snapshot of this world.
+            ArraysError: the arrays are not a snapshot of these environments.
         """
         ...
 

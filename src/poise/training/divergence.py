@@ -1,4 +1,4 @@
-"""Where an iteration of learning went wrong: found by repeating it, one minibatch at a time."""
+"""Where an iteration of learning diverged: repeats it, one minibatch at a time."""
 
 import math
 from collections.abc import Generator, Iterator, Mapping
@@ -26,7 +26,7 @@ Kind = Literal["policy", "value"]
 def _one(
     params: Any, opt_state: Any, batch: Batch, hyper: Hyperparameters, *, kind: Kind
 ) -> tuple[Any, Any, Any, Array, Array]:
-    """Parameters and optimizer after one minibatch, and what led there: gradient, loss, approximate KL."""
+    """Parameters and optimizer after one minibatch; its gradient, loss and approximate KL."""
     if kind == "policy":
         (loss, metrics), gradient = jax.value_and_grad(policy_loss, has_aux=True)(params, batch, hyper)
         kl, step_size = metrics.kl, hyper.policy_step_size
@@ -46,10 +46,11 @@ def refuse_infinite(
 ) -> None:
     """Stops a training in which something became infinite or NaN.
 
-    ``before``: the state that the iteration began with, from which it is repeated to find the first culprit.
+    ``before``: the state that the iteration began with. Learning is repeated from it, to name the first array
+    that was not finite.
 
     Raises:
-        TrainingError: says what, where, and the usual cause.
+        TrainingError: names the array, the place and the usual cause.
     """
     problem = _problem(metrics, measured)
     if problem is None:
@@ -76,7 +77,7 @@ def _problem(metrics: Mapping[str, float | int | None], measured: Measured) -> t
 def first_bad(state: TrainState, ready: Ready, hyper: Hyperparameters) -> str | None:
     """The first loss, gradient or parameter that is infinite or NaN, with its epoch and minibatch.
 
-    None where the repetition, which rounds differently, meets none.
+    None if the repetition, which rounds differently, has none.
     """
     for kind, epoch, number, parts in _repeated(state, ready, hyper):
         for name, tree in parts.items():

@@ -17,10 +17,10 @@ from poise.types import Rollout
 
 
 def first_lengths(config: Config, spec: Spec, num_envs: int) -> Int[np.ndarray, " N"] | None:
-    """The step at which the first episode of each environment is cut short; None where none is.
+    """The step at which the first episode of each environment is cut short; None if none is.
 
-    Evenly over the time limit, the last at the limit itself: environments that begin together would otherwise
-    reach it together for ever, and a rollout would show one part of an episode alone.
+    Spread evenly over the time limit, the last at the limit itself. Environments that begin together would
+    otherwise always reach the limit together, and a rollout would show only one part of an episode.
     """
     limit, ppo = spec.time_limit, config.ppo
     if limit is None or not ppo.stagger_starts or ppo.reset_every_rollout:
@@ -29,7 +29,7 @@ def first_lengths(config: Config, spec: Spec, num_envs: int) -> Int[np.ndarray, 
 
 
 class Ledger:
-    """What the unfinished episodes have gathered so far."""
+    """Returns and lengths of the unfinished episodes so far."""
 
     def __init__(self, shard: Shard):
         self._shard = shard
@@ -39,7 +39,7 @@ class Ledger:
         self._step = 0
 
     def drop(self, mask: Bool[np.ndarray, " N"] | slice = slice(None)) -> None:
-        """Forgets the unfinished episodes of those environments."""
+        """Discards the unfinished episodes of those environments."""
         self._return[mask] = 0
         self.length[mask] = 0
 
@@ -66,9 +66,9 @@ class Ledger:
         truncated: Bool[np.ndarray, "T N"],
         whole: Bool[np.ndarray, "T N"] | None = None,
     ) -> list[Episode]:
-        """The episodes that ended in these steps; ``index``: of the episode that each step belongs to.
+        """The episodes that ended in these steps. ``index``: number of the episode that a step belongs to.
 
-        One that ended where ``whole`` is False was cut short by the collector and is not listed.
+        Where ``whole`` is False, the collector itself cut the episode short: it is not listed.
         """
         num_steps, num_envs = reward.shape
         first, total = self._shard.first, self._shard.total
@@ -101,7 +101,7 @@ def check_numbers(
     seed: int,
     first: int,
 ) -> None:
-    """Refuses a rollout that holds what is no number, and names what came first.
+    """Refuses a rollout that holds infinity or NaN, and names the first such entry.
 
     ``length``: steps that the running episodes had before it. ``seed``: the run's. ``first``: the number of
     its first environment.
@@ -120,7 +120,7 @@ def check_numbers(
     done = np.asarray(rollout.terminated | rollout.truncated)
     ended = np.flatnonzero(done[:t, n])
     step = int(t - ended[-1] if len(ended) else t + 1 + length[n])
-    step -= name in ("obs", "action")  # they are there before the step
+    step -= name in ("obs", "action")  # these exist before the step
     from_seed = episode_seed(seed, Stream.TRAINING, first + n, int(index[t, n]))
     place = f"{spec.id}, environment {first + n}, episode seed {from_seed}, step {step}"
     value = np.asarray(getattr(rollout, name)).reshape(num_steps, num_envs, -1)[t, n, entry]

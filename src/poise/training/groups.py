@@ -1,7 +1,7 @@
-"""Environments in parts that are collected by themselves, in this process or in others, to the same bits.
+"""Groups of environments that are collected independently, in this process or in others, with the same bits.
 
-A matrix product's last bit depends on its shape. So what is computed apart has a fixed share of the
-environments, with seeds and noise of its own, wherever it is computed.
+The last bit of a matrix product depends on its shape. So each group has a fixed share of the environments,
+and its own seeds and noise, wherever it is collected.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,17 +22,17 @@ from poise.training.host import HostCollector
 
 
 def shards(config: Config) -> list[Shard]:
-    """``config.num_shards`` of them, as large as each other but for one environment."""
+    """``config.num_shards`` groups; their sizes differ by at most one environment."""
     total, count = config.shape[1], config.num_shards
     firsts = [i * total // count for i in range(count + 1)]
     return [Shard(i, firsts[i], firsts[i + 1] - firsts[i], total) for i in range(count)]
 
 
 def refuse_native_shards(config: Config) -> None:
-    """An environment that is compiled together with the networks is not spread.
+    """Environments that are compiled together with the networks have no groups.
 
     Raises:
-        ConfigError: it is to be.
+        ConfigError: the configuration asks for several.
     """
     if config.num_shards != 1:
         raise ConfigError(
@@ -42,7 +42,7 @@ def refuse_native_shards(config: Config) -> None:
 
 
 def check_worlds(env: object) -> None:
-    """Refuses what is not an environment as ``poise.make`` makes it, or a list of such.
+    """Checks that ``env`` is what ``poise.make`` returns, or a list of such.
 
     Raises:
         ConfigError: it is something else.
@@ -56,29 +56,29 @@ def check_worlds(env: object) -> None:
 
 
 def make_collector(env: VectorEnv | Sequence[VectorEnv], config: Config) -> Collector:
-    """The collector that suits the environment, or the environments of all shards.
+    """The collector for the environment, or for one environment per group.
 
     Raises:
-        ConfigError: they are not as many, or not as large, as ``config`` says.
+        ConfigError: their number or sizes differ from ``config``.
     """
     check_worlds(env)
-    given = [env] if isinstance(env, VectorEnv) else list(env)
-    if given and isinstance(given[0], NativeEnv):
+    worlds = [env] if isinstance(env, VectorEnv) else list(env)
+    if worlds and isinstance(worlds[0], NativeEnv):
         refuse_native_shards(config)
     places = shards(config)
-    sizes, wanted = [each.num_envs for each in given], [place.num_envs for place in places]
+    sizes, wanted = [each.num_envs for each in worlds], [place.num_envs for place in places]
     if sizes != wanted:
         has, should = (" + ".join(map(str, numbers)) for numbers in (sizes, wanted))
         of = f" in {len(wanted)} shards of {should}" if len(wanted) > 1 else ""
         raise ConfigError(f"num_envs = {config.shape[1]}{of}: the environment given has {has}")
-    if isinstance(given[0], NativeEnv):
-        return NativeCollector(given[0], config)
-    each = [HostCollector(one, config, place) for one, place in zip(given, places, strict=True)]
-    return each[0] if len(each) == 1 else ShardedCollector(each)
+    if isinstance(worlds[0], NativeEnv):
+        return NativeCollector(worlds[0], config)
+    collectors = [HostCollector(world, config, place) for world, place in zip(worlds, places, strict=True)]
+    return collectors[0] if len(collectors) == 1 else ShardedCollector(collectors)
 
 
 class ShardedCollector:
-    """Several shards, one after another in this process."""
+    """Several groups, one after another in this process."""
 
     def __init__(self, parts: Sequence[Collector]):
         self._parts = parts
@@ -102,7 +102,7 @@ class ShardedCollector:
 
 
 def merged(parts: Sequence[Collected]) -> Collected:
-    """The rollouts of all shards side by side, and their episodes in the order of their ends."""
+    """The rollouts of all groups side by side, and their episodes in the order of their ends."""
     if len(parts) == 1:
         return parts[0]
     rollout = jax.tree.map(lambda *arrays: np.concatenate(arrays, axis=1), *(c.rollout for c in parts))
@@ -115,20 +115,20 @@ def merged(parts: Sequence[Collected]) -> Collected:
 
 
 def joined_worlds(worlds: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """The snapshots of all shards as one; None where one cannot tell."""
+    """The snapshots of all groups as one; None if a group has none."""
     if len(worlds) == 1 or None in worlds:
         return worlds[0] if len(worlds) == 1 else None
-    found: dict[str, Any] = {}
+    joined: dict[str, Any] = {}
     for i, world in enumerate(worlds):
-        found |= prefixed(f"shard.{i}", world or {})
-    return found
+        joined |= prefixed(f"shard.{i}", world or {})
+    return joined
 
 
 def parted_worlds(arrays: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
-    """What ``joined_worlds`` joined.
+    """The snapshots that ``joined_worlds`` joined.
 
     Raises:
-        ArraysError: they are of another number of shards.
+        ArraysError: they are of another number of groups.
     """
     if count == 1:
         return [dict(arrays)]

@@ -1,4 +1,4 @@
-"""The training loop, as a generator: it yields after every iteration and reacts to nothing."""
+"""The training loop, a generator: it yields after every iteration, and the caller decides what happens."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,25 +30,25 @@ from poise.types import Rollout
 
 @dataclass(frozen=True)
 class Progress:
-    """One finished iteration. ``state`` is the one after learning; nothing here is used up later."""
+    """One finished iteration. Every array in it stays valid."""
 
     iteration: int  # counted from 1
     steps: int  # environment steps since the start
-    state: TrainState
+    state: TrainState  # after learning
     rollout: Rollout
     prepared: Prepared
     episodes: list[Episode]
-    epochs: dict[str, np.ndarray]  # metrics of each epoch, [E]; NaN where target_kl left an epoch out
-    metrics: dict[str, float | int | None]  # of the iteration, None where there is nothing to measure
-    rollout_seconds: float  # without compilation, as those below
-    physics_seconds: float | None  # of these: stepping and resetting; None where that is one with acting
+    epochs: dict[str, np.ndarray]  # metrics of each epoch, [E]; NaN where target_kl skipped an epoch
+    metrics: dict[str, float | int | None]  # of the iteration; None if there is nothing to measure
+    rollout_seconds: float  # without compilation, as all durations below
+    physics_seconds: float | None  # of these: stepping and resetting; None if compiled together with acting
     learn_seconds: float
-    prepare_seconds: float  # of these: preparing the rollout, shuffling its rows
-    compile_seconds: float  # of this iteration; in the first also what came before it
-    world: dict[str, Any] | None  # as ``Start`` takes it; None where the environment cannot tell
-    exact: bool  # whether the training is what it would have been without interruption and lost processes
+    prepare_seconds: float  # of these: preparing the rollout and shuffling its rows
+    compile_seconds: float  # of this iteration; the first includes what was compiled before it
+    world: dict[str, Any] | None  # for ``Start``; None if the environment cannot report its state
+    exact: bool  # whether the training is the one without interruptions and lost processes
     crashes: tuple[Crash, ...]  # of environments that were made again
-    notes: tuple[str, ...]  # of processes that were made again, a line each
+    notes: tuple[str, ...]  # lines for the user, of processes that were started again
 
     @property
     def times(self) -> dict[str, float | None]:
@@ -62,7 +62,7 @@ class Progress:
 
 
 class Start(NamedTuple):
-    """Where a training goes on: ``state`` and ``world`` of a ``Progress``, of this process or another."""
+    """Where a training continues: ``state`` and ``world`` of a ``Progress``, of any process."""
 
     state: TrainState
     world: Mapping[str, Any]
@@ -73,18 +73,19 @@ def iterations(
 ) -> Iterator[Progress]:
     """Trains on ``env`` and yields after each of ``config.num_iterations`` iterations.
 
-    ``env``: where ``config.num_shards`` is more than 1, an environment for each shard; or what collects
-    from them in its own way.
-
-    From ``start`` on, where one is given: what follows is bit for bit what followed there, if the
-    environment repeats itself.
+    Args:
+        config: the options; what is left open is chosen by environment and budget.
+        env: ``config.num_envs`` environments; one such object for each group where ``config.num_shards``
+            is more than 1; or a ``Collector``, which has them.
+        start: where to continue. The iterations are then bit for bit those that followed there, if the
+            environment repeats itself.
 
     Raises:
         ArraysError: ``start`` is of another environment or configuration.
-        EnvFault: the environment failed, or returned what is no number.
+        EnvFault: the environment failed, or returned infinity or NaN.
         ConfigError: an option has no meaning for this environment, or ``num_envs`` is not its number.
-        TrainingError: a loss, a parameter, or what a network makes of one became infinite or NaN. That
-            iteration is not yielded.
+        TrainingError: a loss, a parameter or a network's output became infinite or NaN. That iteration is
+            not yielded.
     """
     start_jax()
     if not isinstance(env, Collector):
@@ -125,14 +126,14 @@ def _train(config: Config, collector: Collector, start: Start | None, clock: Clo
         state, measured = jax.block_until_ready(two_devices.learn(before, ready, hyper))
         instants.append(clock.now())
 
-        # 4. Measure, and stop where something became infinite.
+        # 4. Measure, and stop if something became infinite or NaN.
         epochs = epoch_metrics(measured, hyper)
         metrics = iteration_metrics(measured, epochs, collected.episodes)
         metrics |= measure_rollout(rollout, before.normalizer, scale)
         place = f"iteration {iteration + 1} of {spec.id}"
         refuse_infinite(metrics, measured, before, ready, hyper, place)
 
-        # 5. Yield: whoever iterates records, shows, stops.
+        # 5. Yield: the caller records, shows, stops.
         exact = exact and collected.exact
         yield Progress(
             iteration=iteration + 1,
@@ -154,7 +155,7 @@ def _train(config: Config, collector: Collector, start: Start | None, clock: Clo
 
 
 def _seconds(instants: Sequence[Instant], compiled: float) -> dict[str, float]:
-    """How long the phases of an iteration took; ``compiled``: seconds of compilation before it."""
+    """The durations of an iteration; ``compiled``: seconds of compilation before it."""
     began, collected, prepared, learned = instants
     return {
         "rollout_seconds": collected.since(began),
@@ -165,8 +166,8 @@ def _seconds(instants: Sequence[Instant], compiled: float) -> dict[str, float]:
 
 
 def _restored(collector: Collector, start: Start, id: str) -> bool:
-    """Whether all is exactly as it was."""
+    """Puts the environments back where they were. Returns whether everything is exactly as it was."""
     try:
         return collector.restore(start.world)
     except EnvFault as fault:
-        raise ArraysError(f"{id} cannot be brought back to where it was: {fault}") from fault
+        raise ArraysError(f"{id} cannot be restored: {fault}") from fault

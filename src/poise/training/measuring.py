@@ -1,6 +1,7 @@
-"""What is measured of an iteration, by the names of the metrics (``poise.training.metrics``).
+"""The measurements of an iteration, by the names of the metrics (``poise.training.metrics``).
 
-Nothing here takes part in learning. Most is computed in NumPy, so that it cannot move the last bits of it.
+Nothing here takes part in learning. Most is computed in NumPy and not in the compiled functions of learning:
+XLA would fuse it with them and change their last bits.
 """
 
 import jax
@@ -17,7 +18,7 @@ from poise.types import Rollout
 
 
 def measure_rollout(rollout: Rollout, before: Normalizer, scale: ActionScale) -> dict[str, float | None]:
-    """The metrics of a rollout; ``before`` are the statistics with which its policy acted."""
+    """The metrics of a rollout; ``before``: the statistics with which its policy acted."""
     reward, obs = np.asarray(rollout.reward), np.asarray(rollout.obs)
     return {
         "reward/mean": float(reward.mean(dtype=float)),
@@ -28,15 +29,15 @@ def measure_rollout(rollout: Rollout, before: Normalizer, scale: ActionScale) ->
 
 
 def saturation(action: np.ndarray, scale: ActionScale) -> float | None:
-    """The share of entries, in the policy's units, that lead to a bound or beyond; None without bounds."""
+    """The share of entries that scaling moves to a bound or beyond; None without bounds."""
     reached = scale.reached(action)
     return None if reached is None or not reached.size else float(reached.mean())
 
 
 def observation_shift(obs: Float[np.ndarray, "B O"], before: Normalizer) -> float | None:
-    """How far the mean of ``obs`` is from the mean of all observations before, in their deviations.
+    """Distance of the mean of ``obs`` from the mean of all earlier observations, in their deviations.
 
-    Of the dimension where it is farthest; None before the first.
+    The largest over all dimensions; None in the first rollout.
     """
     if not before.obs.count or not obs.shape[1]:
         return None
@@ -61,7 +62,7 @@ def epoch_metrics(measured: Measured, hyper: Hyperparameters) -> dict[str, np.nd
 def iteration_metrics(
     measured: Measured, epochs: dict[str, np.ndarray], episodes: list[Episode]
 ) -> dict[str, float | int | None]:
-    """The scalars of one iteration. Of the epochs, the last in which the policy evaluated a minibatch."""
+    """The scalars of one iteration. Those of epochs are of the last one that evaluated a minibatch."""
     prepared = measured.prepared
     distribution, explained = jax.device_get((prepared.distribution, prepared.explained_variance))
     returns = [e.episodic_return for e in episodes]

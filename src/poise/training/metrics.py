@@ -1,6 +1,6 @@
-"""The one table of what is measured: name, unit, meaning, and the range of a healthy run.
+"""The one table of metrics: name, unit, meaning, and the range of a healthy run.
 
-Read by the logger and by ``docs/metrics.md``, which is generated from it:
+The logger reads it, and ``docs/metrics.md`` is generated from it:
 ``python -m poise.training.metrics > docs/metrics.md``.
 """
 
@@ -12,11 +12,12 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Metric:
-    """``every`` tells how often: a step that is logged, an episode's end, an iteration, or an epoch.
+    """One row of the table.
 
-    ``low`` and ``high`` bound the healthy range; None where any value can be healthy. ``while_above``: another
-    metric and a bound; while that is not above it, this one may leave its range. ``each_dimension``: ``high``
-    is for one dimension of the action, and grows with their number.
+    ``every``: measured at each logged step, each end of an episode, each iteration, or each epoch. ``low`` and
+    ``high`` bound the healthy range; None if any value can be healthy. ``while_above``: another metric and a
+    bound; only while that metric is above the bound, the range counts. ``each_dimension``: ``high`` is for one
+    dimension of the action, and is multiplied by their number.
     """
 
     name: str
@@ -29,25 +30,25 @@ class Metric:
     each_dimension: bool = False
 
     def highest(self, dimensions: int = 1) -> float:
-        """The end of the healthy range, where actions have so many dimensions."""
+        """The upper end of the healthy range for actions of so many dimensions."""
         high = math.inf if self.high is None else self.high
         return high * dimensions if self.each_dimension else high
 
     def state(
         self, metrics: Mapping[str, float | int | None], dimensions: int = 1
     ) -> Literal["ok", "low", "high"] | None:
-        """Whether the value among ``metrics`` is healthy, or on which side it is not; None: it says nothing."""
+        """Whether the value among ``metrics`` is healthy, too low or too high; None: cannot be judged."""
         value = metrics.get(self.name)
         if value is None or self.low is None or self.high is None:
             return None
         if self.low <= value <= self.highest(dimensions):
             return "ok"
-        if not self.speaks(metrics):
+        if not self.counts(metrics):
             return None
         return "low" if value < self.low else "high"
 
-    def speaks(self, metrics: Mapping[str, float | int | None]) -> bool:
-        """Whether the others among ``metrics`` let it say something of health."""
+    def counts(self, metrics: Mapping[str, float | int | None]) -> bool:
+        """Whether the range counts, given the other ``metrics``."""
         if self.while_above is None:
             return True
         name, bound = self.while_above
@@ -57,134 +58,34 @@ class Metric:
 
 # fmt: off
 METRICS = (
-    Metric("step/reward", "step", "reward", "Raw reward of the step, first environment that reached it."),
-    Metric(
-        "step/action",
-        "step",
-        "policy's",
-        "Action as sampled, before scaling and clipping; one tag a dimension.",
-    ),
-    Metric("step/mean", "step", "policy's", "Mean of the action distribution; one tag a dimension."),
-    Metric(
-        "step/std",
-        "step",
-        "policy's",
-        "Standard deviation of the action distribution; one tag a dimension.",
-        1e-3,
-        5.0,
-    ),
-    Metric(
-        "step/probability",
-        "step",
-        "share",
-        "Probability of each choice, where actions are discrete; one tag a choice.",
-    ),
-    Metric(
-        "episode/episodic_return",
-        "episode",
-        "reward",
-        "Raw return of an episode, at the step at which it ended.",
-    ),
-    Metric(
-        "evaluation/return",
-        "iteration",
-        "reward",
-        "Mean greedy return over episodes of their own, where --eval-every asks for it.",
-    ),
-    Metric(
-        "episode/return",
-        "iteration",
-        "reward",
-        "Mean raw return of the episodes that ended in the iteration.",
-    ),
-    Metric(
-        "episode/length", "iteration", "steps", "Mean length of the episodes that ended in the iteration."
-    ),
+    Metric("step/reward", "step", "reward", "Raw reward of the step, from the first environment that reached it."),
+    Metric("step/action", "step", "policy's", "Action as sampled, before scaling and clipping; one tag per dimension."),
+    Metric("step/mean", "step", "policy's", "Mean of the action distribution; one tag per dimension."),
+    Metric("step/std", "step", "policy's", "Standard deviation of the action distribution; one tag per dimension.", 1e-3, 5.0),
+    Metric("step/probability", "step", "share", "Probability of each choice, for discrete actions; one tag per choice."),
+    Metric("episode/episodic_return", "episode", "reward", "Raw return of an episode, at the step at which it ended."),
+    Metric("evaluation/return", "iteration", "reward", "Mean greedy return over separate episodes, with --eval-every."),
+    Metric("episode/return", "iteration", "reward", "Mean raw return of the episodes that ended in the iteration."),
+    Metric("episode/length", "iteration", "steps", "Mean length of the episodes that ended in the iteration."),
     Metric("episode/count", "iteration", "episodes", "Episodes that ended in the iteration."),
     Metric("reward/mean", "iteration", "reward", "Mean raw reward of a step."),
     Metric("reward/std", "iteration", "reward", "Standard deviation of the raw reward of a step."),
-    Metric(
-        "policy/loss", "epoch", "1", "Minus the mean clipped surrogate, less the entropy bonus.", -1.0, 1.0
-    ),
-    Metric(
-        "policy/kl",
-        "epoch",
-        "nats",
-        "Approximate KL(old || new), mean((r - 1) - log r). A sum over the dimensions of the action.",
-        0.0,
-        0.05,
-        each_dimension=True,
-    ),
-    Metric(
-        "policy/clip_fraction",
-        "epoch",
-        "share",
-        "Rows whose ratio lies outside 1 - clip to 1 + clip.",
-        0.0,
-        0.4,
-    ),
+    Metric("policy/loss", "epoch", "1", "Minus the mean clipped surrogate, less the entropy bonus.", -1.0, 1.0),
+    Metric("policy/kl", "epoch", "nats", "Approximate KL(old || new), mean((r - 1) - log r). A sum over the dimensions of the action.", 0.0, 0.05, each_dimension=True),
+    Metric("policy/clip_fraction", "epoch", "share", "Rows whose ratio lies outside 1 - clip to 1 + clip.", 0.0, 0.4),
     Metric("policy/entropy", "epoch", "nats", "Entropy of the action distribution."),
     Metric("policy/learning_rate", "epoch", "1", "Step size of the policy's Adam."),
-    Metric(
-        "policy/num_updates",
-        "epoch",
-        "updates",
-        "Minibatches the policy learned from; fewer where target_kl stopped it.",
-    ),
-    Metric(
-        "policy/std",
-        "iteration",
-        "policy's",
-        "Mean standard deviation of the action distribution.",
-        1e-3,
-        5.0,
-    ),
-    Metric(
-        "policy/saturation",
-        "iteration",
-        "share",
-        "Entries of the sampled actions that lead to a bound of the environment or beyond.",
-        0.0,
-        0.9,
-    ),
-    Metric(
-        "value/loss",
-        "epoch",
-        "1",
-        "Mean squared error of the value function, in normalized rewards.",
-        0.0,
-        10.0,
-    ),
-    Metric(
-        "value/explained_variance",
-        "iteration",
-        "share",
-        "1 - var(target - V) / var(target) before learning; below 0 is worse than a constant.",
-        0.0,
-        1.0,
-        ("value/loss", 0.05),
-    ),
+    Metric("policy/num_updates", "epoch", "updates", "Minibatches that the policy learned from; fewer if target_kl stopped it."),
+    Metric("policy/std", "iteration", "policy's", "Mean standard deviation of the action distribution.", 1e-3, 5.0),
+    Metric("policy/saturation", "iteration", "share", "Share of the entries of sampled actions that reach a bound of the environment.", 0.0, 0.9),
+    Metric("value/loss", "epoch", "1", "Mean squared error of the value function, in normalized rewards.", 0.0, 10.0),
+    Metric("value/explained_variance", "iteration", "share", "1 - var(target - V) / var(target) before learning; below 0 is worse than a constant.", 0.0, 1.0, ("value/loss", 0.05)),
     Metric("value/learning_rate", "epoch", "1", "Step size of the value function's Adam."),
-    Metric(
-        "normalize/shift",
-        "iteration",
-        "deviations",
-        "From the mean of all observations before to that of the rollout, in the dimension where it is farthest.",
-    ),
-    Metric("time/rollout", "iteration", "s", "Collecting the rollout, compilation left out."),
-    Metric(
-        "time/physics",
-        "iteration",
-        "s",
-        "Of time/rollout: stepping and resetting environments; null where that is compiled with the networks.",
-    ),
-    Metric("time/learn", "iteration", "s", "Preparing and learning, compilation left out."),
-    Metric(
-        "time/prepare",
-        "iteration",
-        "s",
-        "Of time/learn: values, advantages and targets of the rollout, and the order of its rows.",
-    ),
+    Metric("normalize/shift", "iteration", "deviations", "Distance from the mean of all earlier observations to the rollout's mean; the largest over all dimensions."),
+    Metric("time/rollout", "iteration", "s", "Collecting the rollout, without compilation."),
+    Metric("time/physics", "iteration", "s", "Of time/rollout: stepping and resetting environments; null if these are compiled with the networks."),
+    Metric("time/learn", "iteration", "s", "Preparing and learning, without compilation."),
+    Metric("time/prepare", "iteration", "s", "Of time/learn: values, advantages and targets of the rollout, and the shuffling of its rows."),
 )
 # fmt: on
 
@@ -202,8 +103,8 @@ def markdown() -> str:
     lines = [
         "# Metrics",
         "",
-        "TensorBoard shows all of them, over environment steps. `metrics.jsonl` holds one line an iteration: those of",
-        "each iteration, and of those of each epoch the last (of `policy/num_updates` the sum). `null` stands where there was nothing to measure.",
+        "TensorBoard shows all of these over environment steps. `metrics.jsonl` has one line per iteration, with the metrics",
+        "of the iteration and those of its last epoch (`policy/num_updates`: the sum). `null`: there was nothing to measure.",
         "",
         "| name | every | unit | meaning | healthy |",
         "|---|---|---|---|---|",
@@ -213,7 +114,7 @@ def markdown() -> str:
         if m.each_dimension:
             healthy += " for each dimension of the action"
         if m.while_above is not None:
-            healthy += f", where `{m.while_above[0]}` is above {m.while_above[1]:g}"
+            healthy += f", while `{m.while_above[0]}` is above {m.while_above[1]:g}"
         meaning = m.meaning.replace("|", "\\|")
         lines.append(f"| `{m.name}` | {m.every} | {m.unit} | {meaning} | {healthy} |")
     return "\n".join(lines) + "\n"

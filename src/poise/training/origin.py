@@ -1,9 +1,9 @@
 """Keeps the digits of observations that are far from 0: Unix time, map coordinates, prices in the millions.
 
-A float32 has 24 bits. Of 1.7e9 +- 10 it keeps nothing: its neighbors there are 128 apart. Most environments
-compute in float64, so what matters is still there when an observation arrives. An origin, one float32 for
-each entry, is subtracted in float64 before the observation becomes float32. It is part of the learner's
-state, saved and exported with the policy. Most tasks need none: nothing is subtracted, and no bit changes.
+A float32 has 24 bits. At 1.7e9 its neighbors are 128 apart, so it cannot tell 1.7e9 from 1.7e9 + 10. Most
+environments compute in float64, which can. Therefore an origin, one float32 for each entry, is subtracted in
+float64 before the observation becomes float32. It is part of the learner's state, saved and exported with
+the policy. Most tasks need no origin: then nothing is subtracted, and no bit changes.
 """
 
 import dataclasses
@@ -22,15 +22,13 @@ LEAST_SPREAD = 1e-4  # smaller deviations do not count: normalization adds 1e-8 
 
 
 def with_origin(before: Normalizer, rollout: Rollout, config: Normalize) -> Normalizer:
-    """The normalizer with an origin that suits ``rollout``; ``before`` itself where that one does.
+    """The normalizer with an origin that suits ``rollout``: ``before`` itself if its origin does.
 
     An entry gets a new origin, the rollout's mean, where that mean is more than ``FAR`` deviations away from
     the old one. The statistics, which are relative to the origin, move with it.
     """
-    if not config.obs or not isinstance(
-        rollout.obs, np.ndarray
-    ):  # compiled tasks compute in float32 themselves
-        return before
+    if not config.obs or not isinstance(rollout.obs, np.ndarray):
+        return before  # tasks in JAX compute in float32 themselves: there are no digits to keep
     rows = rollout.obs.reshape(-1, rollout.obs.shape[-1])
     old = np.zeros(rows.shape[1]) if before.origin is None else np.asarray(before.origin, np.float64)
     mean, spread = rows.mean(axis=0, dtype=np.float64), rows.std(axis=0, dtype=np.float64)
@@ -39,14 +37,14 @@ def with_origin(before: Normalizer, rollout: Rollout, config: Normalize) -> Norm
         return before
     new = np.where(far, mean, old).astype(np.float32)
     stats = before.obs
-    if stats.count > 0:
+    if stats.count > 0:  # the same observations, written relative to another point
         moved = np.asarray(stats.mean, np.float64) + old - new
         stats = RunningStats(stats.count, jnp.asarray(moved, jnp.float32), stats.m2)
     return dataclasses.replace(before, obs=stats, origin=new)
 
 
 def relative_to_origin(state: TrainState, rollout: Rollout, config: Normalize) -> tuple[TrainState, Rollout]:
-    """The state with an origin that suits ``rollout``, and the rollout as it is learned from."""
+    """The state with an origin that suits ``rollout``, and the rollout relative to it."""
     normalizer = with_origin(state.normalizer, rollout, config)
     return dataclasses.replace(state, normalizer=normalizer), relative(rollout, normalizer)
 
@@ -61,7 +59,7 @@ def from_origin(
 
 
 def relative(rollout: Rollout, normalizer: Normalizer) -> Rollout:
-    """The rollout as it is learned from: observations as float32, relative to the origin."""
+    """The rollout with observations as float32, relative to the origin."""
     if not isinstance(rollout.obs, np.ndarray):
         return rollout
     obs, next_obs = (from_origin(x, normalizer.origin) for x in (rollout.obs, rollout.next_obs))
