@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poise.config import PPO, Config, ConfigError, Normalize, Policy
-from poise.counts import parse_count
+from poise.checked import ConfigError
+from poise.config import PPO, Config, Normalize, Policy
 from poise.spec import Spec
+from poise.wording import parse_count
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poise import defaults
-from poise.config import PPO, Config, ConfigError, Policy, known
+from poise.checked import ConfigError
+from poise.config import PPO, Config, Policy, known
 from poise.spec import Spec
 
 SPEC = Spec("probe", (3,), (2,), (-1.0, -1.0), (1.0, 1.0), time_limit=900)

@@ -1,12 +1,67 @@
-"""Numbers and tables as people read them."""
+"""Numbers, layers and tables as people write and read them."""
 
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
-from poise.counts import figure as figure
-
 WIDTH = 44  # characters of a command that fit a telephone
+_SUFFIX = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+# digits as in Python (1_000_000), or with commas in groups of three (1,000,000): 64,64 is not one number
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d+(?:_\d+)*)"
+_NUMBER = re.compile(rf"([+-]?(?:{_DIGITS}(?:\.\d+)?|\.\d+)(?:e\+?\d{{1,2}})?)([kmg]?)")
+_SEPARATOR = re.compile(r"\s*[,x]\s*|\s+")
+
+
+def parse_count(text: str) -> int:
+    """``100000``, ``100_000``, ``100,000``, ``100k``, ``1.5M`` and ``1e6`` as a whole number.
+
+    Raises:
+        ValueError: not a number, or not a whole one.
+    """
+    match = _NUMBER.fullmatch(text.strip().lower())
+    if match is None:
+        raise ValueError(f"{text!r} is not a whole number such as 100000, 100_000, 100k or 1e6")
+    value = Decimal(re.sub("[_,]", "", match[1])) * _SUFFIX[match[2]]
+    if value != value.to_integral_value():
+        raise ValueError(f"{text!r} is not a whole number")
+    return int(value)
+
+
+def figure(value: float) -> str:
+    """With one decimal from 100 on, with two below."""
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """``64 64``, ``64,64``, ``64x64`` and ``[64, 64]`` as two layers of 64 units.
+
+    A comma separates layers here, also in ``512,256``, which would be one number elsewhere.
+
+    Raises:
+        ValueError: not whole numbers with one kind of separator between them.
+    """
+    plain = text.strip().lower()
+    if (plain[:1], plain[-1:]) in (("[", "]"), ("(", ")")):
+        plain = plain[1:-1].strip().removesuffix(",")  # (64,) is how Python writes one layer
+    separators = {separator.strip() for separator in _SEPARATOR.findall(plain)}
+    try:
+        if len(separators) > 1:
+            raise ValueError("two kinds of separators")
+        return tuple(_parse_width(part) for part in _SEPARATOR.split(plain))
+    except ValueError as error:
+        raise ValueError(
+            f"{text!r} is not a list of layers: write the units of each as 64x64, 64,64 or 64 64, "
+            "and large numbers without commas"
+        ) from error
+
+
+def _parse_width(text: str) -> int:
+    """One of the numbers; 024 is the end of a 1,024, and 64_64 was not meant as 6464."""
+    width = parse_count(text)
+    if re.match(r"[+-]?0\d", text) or ("_" in text and text != f"{width:_}"):
+        raise ValueError(f"{text!r} is not a width")
+    return width
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -8,16 +8,17 @@ import shlex
 import pytest
 import tyro
 
+from poise.checked import Bound, ConfigError
 from poise.cli import main as cli
 from poise.cli import mistyped
 from poise.cli.arguments import registry
-from poise.config import PPO, Bound, Config, ConfigError, Policy, Value
-from poise.counts import parse_count, parse_layers
+from poise.config import PPO, Config, Policy, Value
 from poise.envs import make
 from poise.runs.options import Options
 from poise.runs.presets import configure
 from poise.studies.sweep.space import make_space
 from poise.system.interrupts import Guard
+from poise.wording import parse_count, parse_layers
 
 
 def parsed(text):

@@ -14,7 +14,8 @@ from processes import alive_in_session
 
 from poise.agents.intervals import mean_interval
 from poise.api import train
-from poise.config import Config, ConfigError
+from poise.checked import ConfigError
+from poise.config import Config
 from poise.runs import session as run
 from poise.runs.journal import read_greedy
 from poise.runs.options import Options

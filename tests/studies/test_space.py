@@ -6,7 +6,8 @@ import json
 import pytest
 
 from poise import make
-from poise.config import PPO, Config, ConfigError, Policy
+from poise.checked import ConfigError
+from poise.config import PPO, Config, Policy
 from poise.studies.sweep.space import Dimension, applied, make_space
 
 

@@ -17,8 +17,8 @@ from tyro.constructors import (
     UnsupportedTypeAnnotationError,
 )
 
-from poise.config import Checked
-from poise.counts import parse_count, parse_layers
+from poise.checked import Checked
+from poise.wording import parse_count, parse_layers
 
 registry = ConstructorRegistry()
 unset = arg(help_behavior_hint=lambda label: "" if label == "None" else f"(default: {label})")

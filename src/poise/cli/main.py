@@ -17,9 +17,10 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
+from poise.checked import ConfigError, flat
 from poise.cli.arguments import registry, unset
 from poise.cli.mistyped import refuse_unknown
-from poise.config import Config, ConfigError, flat
+from poise.config import Config
 from poise.errors import PoiseError, StorageError, shortened
 from poise.runs.options import Options
 from poise.runs.presets import PRESETS, starting_point

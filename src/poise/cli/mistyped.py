@@ -9,7 +9,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from poise.config import ConfigError
+from poise.checked import ConfigError
 
 # names of Stable-Baselines3, RL Zoo, CleanRL and of the paper, without their groups
 SYNONYMS = {

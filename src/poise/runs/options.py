@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from poise.config import Bound, Checked, ConfigError, Count, Positive, from_dict
+from poise.checked import Bound, Checked, ConfigError, Count, Positive, from_dict
 from poise.spec import Backend
 
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from poise.config import PPO, Config, ConfigError, Normalize, Policy
+from poise.checked import ConfigError
+from poise.config import PPO, Config, Normalize, Policy
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ import numpy as np
 from jaxtyping import Float
 
 from poise import envs
-from poise.config import LAST_SEED, Config, ConfigError
+from poise.checked import ConfigError
+from poise.config import LAST_SEED, Config
 from poise.errors import PoiseError, StorageError
 from poise.health.diagnosis import diagnose
 from poise.runs.folders import new_folder, status

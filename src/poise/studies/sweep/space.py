@@ -8,9 +8,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from poise.config import Config, ConfigError, flat
-from poise.counts import parse_count, parse_layers
+from poise.checked import ConfigError, flat
+from poise.config import Config
 from poise.spec import Spec
+from poise.wording import parse_count, parse_layers
 
 Scale = Literal["choice", "linear", "log", "horizon"]
 FACTOR = 4  # learning rates, horizon and rollout: from a 4th of the default to 4 times

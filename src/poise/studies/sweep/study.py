@@ -382,7 +382,7 @@ def without_secrets(text: str, url: str) -> str:
 def _first_difference(theirs: Any, mine: Mapping[str, Any]) -> str:
     if not isinstance(theirs, Mapping):
         return ""
-    from poise.config import flat
+    from poise.checked import flat
 
     one, other = flat(dict(theirs)), flat(dict(mine))
     name = next((name for name in {**one, **other} if one.get(name) != other.get(name)), None)

@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from poise import envs
-from poise.config import LAST_SEED, Config, ConfigError
+from poise.checked import ConfigError
+from poise.config import LAST_SEED, Config
 from poise.envs.checking import EnvFault
 from poise.errors import PoiseError, TrainingError
 from poise.runs.folders import new_folder, same_directory, status
