@@ -12,6 +12,8 @@ from poise.checked import Bound, ConfigError
 from poise.cli import main as cli
 from poise.cli import mistyped
 from poise.cli.arguments import registry
+from poise.cli.studies import sweep
+from poise.cli.train import resume_command, train_command
 from poise.config import PPO, Config, Policy, Value
 from poise.envs import make
 from poise.runs.options import Options
@@ -233,8 +235,8 @@ def test_all_mistyped_options_are_named_at_once_and_values_are_not_taken_for_opt
 
 
 def test_every_synonym_leads_to_an_option_and_is_not_one():
-    options, _ = mistyped.names_of(cli._train_command(""))
-    options |= mistyped.names_of(cli.sweep)[0] | {field.name for field in dataclasses.fields(Options)}
+    options, _ = mistyped.names_of(train_command(""))
+    options |= mistyped.names_of(sweep)[0] | {field.name for field in dataclasses.fields(Options)}
     last = {option.rpartition(".")[2] for option in options}
     for name, meant in mistyped.SYNONYMS.items():
         assert name not in last
@@ -269,7 +271,7 @@ def test_the_options_that_are_known_are_those_of_the_help(verb, capsys):
     listed = {
         name.replace("-", "_") for head in heads for name in re.findall(r"--([a-z.-]+)", head.split("  ")[0])
     }
-    commands = {"train": cli._train_command(""), "resume": cli._resume_command(Guard())}
+    commands = {"train": train_command(""), "resume": resume_command(Guard())}
     known, _ = mistyped.names_of(commands.get(verb) or getattr(cli, verb))
     assert known == listed - {"help"}
 

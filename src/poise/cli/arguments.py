@@ -1,13 +1,16 @@
-"""How the command line reads values, and how its help describes options: rules for tyro."""
+"""Arguments that several verbs have, and the rules for tyro: how values are read and options described."""
 
 import dataclasses
+import os
 import re
+import sys
 import types
 import typing
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import docstring_parser
-from tyro.conf import arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.constructors import (
     ConstructorRegistry,
     PrimitiveConstructorSpec,
@@ -23,6 +26,71 @@ from poise.wording import parse_count, parse_layers
 registry = ConstructorRegistry()
 unset = arg(help_behavior_hint=lambda label: "" if label == "None" else f"(default: {label})")
 """For an option whose help says what happens without it."""
+
+Json = Annotated[
+    bool,
+    arg(name="json", help="Print the result as JSON on standard output, all else on standard error."),
+    FlagCreatePairsOff,
+]
+WhichAgent = Annotated[
+    Literal["last", "best"],
+    arg(help="The agent at the end of the training, or the one that scored best then."),
+]
+RunFolder = Annotated[
+    Path,
+    Positional,
+    arg(metavar="RUN", help="The folder that poise train printed, or one of its checkpoints."),
+]
+RunFolders = Annotated[
+    tuple[Path, ...],
+    Positional,
+    arg(metavar="RUN...", help="Folders of runs, seeds or experiments.", help_behavior_hint=""),
+]
+Env = Annotated[
+    str | None,
+    arg(
+        metavar="ENV",
+        help="Another environment with the same spaces. Where the run's own is of a module (module:Task), "
+        "its name has to be repeated here.",
+        help_behavior_hint="",
+    ),
+]
+RunEnv = Annotated[
+    str | None,
+    arg(
+        metavar="ENV",
+        help="The run's own environment. Where that is of a module (module:Task), it has to be repeated: a "
+        "folder alone never makes poise import one.",
+        help_behavior_hint="",
+    ),
+]
+Ray = Annotated[
+    str | None,
+    PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[ADDRESS]",
+        instance_from_str=lambda given: _address(given),
+        is_instance=lambda value: value is None or isinstance(value, str),
+        str_from_instance=lambda value: [] if value is None else [value],
+    ),
+    arg(
+        help="Work on a Ray cluster (extra cluster): the one at HOST:PORT, auto for that of this machine; "
+        "without ADDRESS a local one is started and stopped again.",
+        help_behavior_hint="",
+    ),
+]
+
+
+def _address(given: list[str]) -> str:
+    from poise.system.cluster import LOCAL, checked_address
+
+    return checked_address(" ".join(given) or LOCAL) or LOCAL
+
+
+def find_modules_here(env: str | None) -> None:
+    """Has ``module:Task`` find a module beside the user, as ``python -m`` would."""
+    if env and ":" in env:
+        sys.path.insert(0, os.getcwd())
 
 
 @registry.primitive_rule
