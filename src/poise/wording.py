@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-WIDTH = 44  # characters of a command that fit a telephone
+WIDTH = 44  # characters of a command that fit on a telephone
 _SUFFIX = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 # digits as in Python (1_000_000), or with commas in groups of three (1,000,000): 64,64 is not one number
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d+(?:_\d+)*)"
@@ -29,8 +29,13 @@ def parse_count(text: str) -> int:
 
 
 def figure(value: float) -> str:
-    """With one decimal from 100 on, with two below."""
+    """A return as text: one decimal from 100 on, two below."""
     return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 trial``, ``2 trials``, ``10,000 trials``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
@@ -57,7 +62,7 @@ def parse_layers(text: str) -> tuple[int, ...]:
 
 
 def _parse_width(text: str) -> int:
-    """One of the numbers; 024 is the end of a 1,024, and 64_64 was not meant as 6464."""
+    """The units of one layer. Refuses 024, the end of 1,024, and 64_64, which does not mean 6464."""
     width = parse_count(text)
     if re.match(r"[+-]?0\d", text) or ("_" in text and text != f"{width:_}"):
         raise ValueError(f"{text!r} is not a width")
@@ -65,7 +70,7 @@ def _parse_width(text: str) -> int:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The first column to the left, the others to the right."""
+    """Rows of a table as lines: the first column aligned to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(
@@ -77,28 +82,28 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def between(low: float | None, high: float | None, reason: str | None = None) -> str:
-    """An interval. A bound that is None: ``reason`` says why there is none; by default there is one seed."""
+    """An interval as text. Without bounds, the ``reason`` why there is none; by default a single seed."""
     if low is None or high is None:
         return "one seed" if reason is None else reason
-    if low == high:  # of values that never differ, which say nothing about others
+    if low == high:  # equal values say nothing about other seeds
         return "none, all equal"
     return f"{figure(low)} to {figure(high)}"
 
 
 def interval(estimate: Mapping[str, Any]) -> str:
-    """That of an estimate as ``summary.json`` has it; older ones do not say why there is none."""
+    """The interval of an estimate in ``summary.json``; files without ``no_interval`` give no reason."""
     return between(estimate["low"], estimate["high"], estimate.get("no_interval"))
 
 
 def share(estimate: Mapping[str, Any]) -> tuple[str, str]:
-    """A probability and its interval."""
+    """A probability and its interval as text."""
     low, high = estimate["low"], estimate["high"]
-    known = low is not None and high is not None
-    return f"{estimate['value']:.2f}", f"{low:.2f} to {high:.2f}" if known else interval(estimate)
+    has_interval = low is not None and high is not None
+    return f"{estimate['value']:.2f}", f"{low:.2f} to {high:.2f}" if has_interval else interval(estimate)
 
 
 def continued(command: str) -> str:
-    """A command for a shell, with each of its options on a line of its own where it is long."""
+    """A command for a shell; a long one with each of its options on its own line."""
     if len(command) <= WIDTH or not command.startswith("poise ") or "'" in command:
-        return command  # within quotes a break would change it
+        return command  # a line break inside quotes would change the command
     return re.sub(r" (--[a-z])", r" \\\n  \1", command)

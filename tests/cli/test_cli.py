@@ -150,7 +150,7 @@ def test_several_seeds_end_with_the_folder_that_holds_them(capsys, tmp_path, mon
     summary = {"seeds": [2, 3], "tasks": tasks, "against": None, "steps": 256, "seconds": {"total": 3.0}}
     monkeypatch.setattr(
         experiment,
-        "execute_experiment",
+        "execute_seeds",
         lambda *given, **named: asked.append((given, named)) or experiment.Experiment(tmp_path, summary),
     )
     code, out, _ = poise(f"train paper/reacher --seed 2 --seeds 2 --out {tmp_path}", capsys)
@@ -161,8 +161,8 @@ def test_several_seeds_end_with_the_folder_that_holds_them(capsys, tmp_path, mon
         "2 x 256 steps in 3.0 s",
         str(tmp_path),
     ]
-    (ids, config, options), named = asked[0]
-    assert (*ids, config.seed, config.ppo.num_steps, options.out) == ("Reacher-v2", 2, 2000, tmp_path)
+    (id, config, options), named = asked[0]
+    assert (id, config.seed, config.ppo.num_steps, options.out) == ("Reacher-v2", 2, 2000, tmp_path)
     assert named["num_seeds"] == 2
     _, out, _ = poise("train Reacher-v4 --seeds 2 --json", capsys)
     assert json.loads(out) == summary | {"folder": str(tmp_path)}

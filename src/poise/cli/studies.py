@@ -8,10 +8,11 @@ from tyro.conf import Positional, arg
 
 from poise.checked import ConfigError
 from poise.cli.arguments import Json, Ray, RunFolders, find_modules_here, unset
-from poise.cli.telling import as_json, tell_experiment, tell_sweep
+from poise.cli.telling import as_json, tell_experiment, tell_sweep, text_output
 from poise.config import Config
 from poise.runs.options import Options
 from poise.spec import Backend
+from poise.studies.sweep.search import Search
 from poise.system.streams import quiet_output
 from poise.system.terminal import print
 
@@ -25,93 +26,62 @@ def experiment(
     ray: Ray = None,
     json_: Json = False,
 ) -> None:
-    """Train on several tasks with several seeds, on all cores, and say what the runs say together.
+    """Train on several tasks with several seeds, on all cores, and report statistics over the seeds.
 
     Example: poise experiment Reacher-v4 Pendulum-v1 --seeds 10
 
     Args:
         envs: Environments, for example Reacher-v4 Pendulum-v1.
-        config: Everything that decides what is learned.
-        options: Everything else.
-        seeds: How many trainings on each, with the seeds from --seed on.
-        against: The folder of another experiment, to compare the final scores with.
+        config: The settings of the trainings.
+        options: The options that do not change what is learned.
+        seeds: Number of trainings on each task, with consecutive seeds starting at --seed.
+        against: The folder of another experiment to compare the final scores with.
     """
     from poise.studies.experiment import execute_experiment
 
-    file = sys.stderr if json_ else sys.stdout
+    file = text_output(json_)
     for env in envs:
         find_modules_here(env)
     with quiet_output():
-        done = execute_experiment(envs, config, options, num_seeds=seeds, against=against, ray=ray, file=file)
-    tell_experiment(done, json_, file)
+        finished = execute_experiment(
+            envs, config, options, num_seeds=seeds, against=against, ray=ray, file=file
+        )
+    tell_experiment(finished, json_)
 
 
 def sweep(
     env: Annotated[str, Positional, arg(metavar="ENV")],
+    search: Annotated[Search, arg(name="")] = Search(),  # noqa: B008 (frozen)
     config: Annotated[Config, arg(name="")] = Config(),  # noqa: B008 (frozen)
     options: Annotated[Options, arg(name="")] = Options(video=False),  # noqa: B008 (frozen)
-    search: Annotated[tuple[str, ...], arg(metavar="OPTION[=VALUES]...", help_behavior_hint="")] = (),
-    trials: int = 50,
-    seeds: int = 3,
-    final_seeds: int = 10,
-    at_once: int = 4,
-    prune: bool = True,
-    storage: Annotated[str | None, arg(metavar="URL", help_behavior_hint="")] = None,
-    study: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None,
     ray: Ray = None,
     json_: Json = False,
 ) -> None:
-    """Search settings for a task, and say whether the best of them beats the defaults on fresh seeds.
+    """Search settings for a task, and test on fresh seeds whether the best are better than the defaults.
 
-    What is given with a value is held at it, and not searched. Needs the extra sweep (Optuna).
+    An option with a value keeps that value and is not searched. Needs the extra sweep (Optuna).
 
     Example: poise sweep Reacher-v4 --trials 50
 
     Args:
         env: An environment, for example Reacher-v4.
-        config: Everything that decides what is learned.
-        options: Everything else.
-        search: What to search in place of the usual options: ppo.clip (its usual values), ppo.clip=0.1,0.2,
-            ppo.gamma=0.9:0.999:horizon, ppo.policy-learning-rate=1e-4:1e-2:log, ppo.lam=0.9:0.98.
-        trials: How many settings, the defaults among them; over all processes that share a storage.
-        seeds: How many trainings of each, with the seeds from --seed on; at least 3.
-        final_seeds: How many trainings of the best and of the defaults, with the seeds after those.
-        at_once: Trials drawn together, before any of them is known; part of what decides the result.
-        prune: Whether a trial is stopped that falls behind the median of those before.
-        storage: A storage that several machines share, sqlite:///FILE or postgresql://...; each that runs
-            the same command takes trials from it, and the result then depends on their timing.
-        study: The name of the sweep in that storage; by default the environment's.
+        search: What is searched.
+        config: The settings that all trainings have in common.
+        options: The options that do not change what is learned.
     """
     from poise.studies.sweep.sweep import execute_sweep
 
-    file = sys.stderr if json_ else sys.stdout
     find_modules_here(env)
     with quiet_output():
-        done = execute_sweep(
-            env,
-            config,
-            options,
-            search=search,
-            num_trials=trials,
-            num_seeds=seeds,
-            final_seeds=final_seeds,
-            at_once=at_once,
-            prune=prune,
-            storage=storage,
-            study=study,
-            ray=ray,
-            file=file,
-        )
-    tell_sweep(done, json_, file)
+        finished = execute_sweep(env, config, options, search, ray=ray, file=text_output(json_))
+    tell_sweep(finished, json_)
 
 
 def reproduce(
     figure: Annotated[
         Literal["all", "1", "2", "3", "4", "5"],
         Positional,
-        arg(
-            metavar="FIGURE", help="1 to 4 as the paper counts them, 5 for the defaults beside its settings."
-        ),
+        arg(metavar="FIGURE", help="1 to 4: the figures of the paper; 5: the defaults beside its settings."),
     ] = "all",
     quick: bool = False,
     seeds: Annotated[int | None, unset] = None,
@@ -119,14 +89,14 @@ def reproduce(
     ray: Ray = None,
     json_: Json = False,
 ) -> None:
-    """Repeat the paper's experiments: every figure, table and best agent, on all cores.
+    """Reproduce the experiments of the paper: every figure, table and best agent, on all cores.
 
     Example: poise reproduce --quick
 
     Args:
-        quick: One seed and a tenth of the steps, to see that everything runs.
-        seeds: How many of each setting: 5 by default, 1 with --quick.
-        out: The folder for everything. Runs that are finished there are not run again.
+        quick: Train one seed with a tenth of the steps, to test that everything runs.
+        seeds: Trainings of each setting; by default 5, or 1 with --quick.
+        out: The folder of the results. Runs that are finished there are not repeated.
     """
     from poise.studies.paper.figures import FIGURES
     from poise.studies.paper.reproduce import USUAL_SEEDS, USUAL_SEEDS_QUICK, Plan, run_plan
@@ -134,9 +104,8 @@ def reproduce(
     chosen = FIGURES if figure == "all" else tuple(f for f in FIGURES if f.name == f"figure{figure}")
     usual = USUAL_SEEDS_QUICK if quick else USUAL_SEEDS
     plan = Plan(chosen, out / "quick" if quick else out, usual if seeds is None else seeds, quick)
-    file = sys.stderr if json_ else sys.stdout
     with quiet_output():
-        page = run_plan(plan, ray=ray, file=file)
+        page = run_plan(plan, ray=ray, file=text_output(json_))
     print(as_json({"page": str(page)}) if json_ else page)
 
 
@@ -144,11 +113,11 @@ def compare(
     runs: RunFolders,
     plot: Annotated[
         Path | None,
-        arg(metavar="FILE.png", help="Where to draw the learning curves.", help_behavior_hint=""),
+        arg(metavar="FILE.png", help="Draw the learning curves into this file.", help_behavior_hint=""),
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Compare trainings: by setting where there are several seeds, else agent by agent, with intervals.
+    """Compare trainings with confidence intervals: settings if they have several seeds, otherwise agents.
 
     Example: poise compare runs/Reacher-v4/20261124-120000-0-4 runs/Reacher-v4/20261124-130000-0-4
     """
@@ -166,13 +135,13 @@ def report(
         Path | None,
         arg(
             metavar="FILE.html",
-            help="By default report.html in the folder that is named.",
+            help="The file to write; by default report.html in the folder RUN.",
             help_behavior_hint="",
         ),
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Write one HTML file of a training, of several, or of a sweep: curves, health, configuration, video.
+    """Write an HTML report on one or several trainings or a sweep: curves, health, configuration, video.
 
     Example: poise report runs/Reacher-v4/20261124-120000-0
     """
@@ -180,8 +149,8 @@ def report(
     from poise.studies.sweep.page import write_page
     from poise.studies.unfinished import SWEEP
 
-    alone = len(runs) == 1 and (runs[0] / SWEEP).exists()
-    path = write_page(runs[0], out) if alone else write(runs, out)
+    is_sweep = len(runs) == 1 and (runs[0] / SWEEP).exists()
+    path = write_page(runs[0], out) if is_sweep else write(runs, out)
     print(as_json({"page": str(path)}) if json_ else path)
 
 
@@ -192,15 +161,15 @@ def bench(
     rounds: Annotated[int, arg(metavar="N")] = 3,
     json_: Json = False,
 ) -> None:
-    """Measure a training on this machine: its speed, where its time goes, and how far the limit is.
+    """Measure the speed of a training on this machine, where its time goes, and how far it is from the limit.
 
     Example: poise bench Reacher-v5 --num-envs 64
 
     Args:
         env: An environment.
-        config: As of poise train.
-        backend: What steps the environments; auto takes the fastest that has ENV.
-        rounds: How many trainings, each a process of its own; the figures are their medians.
+        config: The settings of the training, as for poise train.
+        backend: Library that steps the environments; auto: the fastest that supports ENV.
+        rounds: Number of trainings, each in a new process; the medians are printed.
     """
     if rounds < 1:
         raise ConfigError(f"rounds = {rounds}: must be >= 1")

@@ -1,8 +1,8 @@
 """The verbs train and resume."""
 
-import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from poise.checked import ConfigError
 from poise.cli.arguments import Json, Ray, RunEnv, find_modules_here, unset
-from poise.cli.telling import tell_experiment, tell_run, tell_sweep
+from poise.cli.telling import tell_experiment, tell_run, tell_sweep, text_output
 from poise.config import Config
 from poise.runs.options import Options
 from poise.runs.presets import starting_point
@@ -23,42 +23,42 @@ from poise.system.streams import quiet_output
 from poise.system.terminal import print
 
 
-class _Named(Exception):
-    """The value of ENV, thrown from inside the parser before it makes anything of the other options."""
+class _EnvName(Exception):
+    """Carries the value of ENV out of the parser, before it parses the other options."""
 
 
 def env_name(arguments: list[str]) -> str:
-    """What the arguments of ``poise train`` give as ENV; "" where they are not complete.
+    """The value of ENV in the arguments of ``poise train``; "" where they are not complete.
 
-    A preset's name there decides the defaults of all other options, so it has to be known first.
+    ENV may be the name of a preset, which decides the defaults of all other options, so it is read first.
     """
 
-    def found(given: list[str]) -> str:
-        raise _Named(given[0])
+    def read(words: list[str]) -> str:
+        raise _EnvName(words[0])
 
     try:
         tyro.cli(
-            train_command("", found),
+            train_command("", read),
             args=arguments,
             add_help=False,
             console_outputs=False,
             return_unknown_args=True,
         )
-    except _Named as named:
-        return str(named)
-    except SystemExit:  # the parse that follows says what is wrong
+    except _EnvName as name:
+        return str(name)
+    except SystemExit:  # the parse that follows reports the error
         pass
     return ""
 
 
 def train_command(
-    named: str, read: Callable[[list[str]], str] = "".join, guard: Guard | None = None
+    target: str, read: Callable[[list[str]], str] = "".join, guard: Guard | None = None
 ) -> Callable[..., None]:
-    """``poise train`` with the defaults of the preset ``named``, or the usual ones for any other name.
+    """``poise train`` with the defaults of the preset ``target``, or the usual ones for any other name.
 
-    ``read`` gets what was typed for ENV. ``guard`` hears of interrupts.
+    ``read`` makes ENV from its words. ``guard`` is told of interrupts.
     """
-    _, default = starting_point(named)
+    _, default = starting_point(target)
     name = PrimitiveConstructorSpec(1, "ENV|PRESET", read, lambda value: True, lambda value: [value])
 
     def train(
@@ -74,106 +74,122 @@ def train_command(
         Example: poise train Reacher-v4 --total-steps 200k --seed 1
 
         Args:
-            env: An environment, for example InvertedPendulum-v4, or a preset (see poise envs, poise presets).
-            config: Everything that decides what is learned.
-            options: Everything else.
-            seeds: How many trainings, with the seeds from --seed on, side by side on all cores.
+            env: An environment such as InvertedPendulum-v4, or a preset (see poise envs, poise presets).
+            config: The settings of the training.
+            options: The options that do not change what is learned.
+            seeds: Number of trainings, with consecutive seeds starting at --seed, side by side on all cores.
         """
-        file = sys.stderr if json_ else sys.stdout
+        file = text_output(json_)
         find_modules_here(env)
         id, _ = starting_point(env)
         if seeds != 1:
-            from poise.studies.experiment import execute_experiment
+            from poise.studies.experiment import execute_seeds
 
             with quiet_output():
-                several = execute_experiment(
-                    [id], config, options, num_seeds=seeds, name=id, ray=ray, file=file
-                )
-            tell_experiment(several, json_, file)
+                experiment = execute_seeds(id, config, options, num_seeds=seeds, ray=ray, file=file)
+            tell_experiment(experiment, json_)
             return
-        begun = time.perf_counter()
+        start = time.perf_counter()
         with announced("loading", partial(print, file=file, flush=True)):
-            from poise.runs import session as run
+            from poise.runs import session
 
-        loaded = time.perf_counter() - begun
+        loaded = time.perf_counter() - start
         with quiet_output():
-            result = run.execute(id, config, options, import_seconds=loaded, ray=ray, guard=guard, file=file)
-        tell_run(result, json_, file)
+            run = session.execute(id, config, options, import_seconds=loaded, ray=ray, guard=guard, file=file)
+        tell_run(run, json_)
 
     return train
 
 
+@dataclass(frozen=True, kw_only=True)
+class Repeated:
+    """What a run folder names and the user has to repeat: a folder alone makes poise neither import a module,
+    nor connect to a storage, nor read another folder."""
+
+    env: RunEnv = None
+    storage: Annotated[str | None, arg(metavar="URL", help_behavior_hint="")] = None
+    """The storage of the sweep, repeated where its trials are in one: a folder alone never makes poise
+    connect to a storage."""
+    against: Annotated[Path | None, arg(metavar="EXPERIMENT", help_behavior_hint="")] = None
+    """The folder of the other experiment, repeated where the experiment is compared with one."""
+
+
 def resume_command(guard: Guard) -> Callable[..., None]:
-    """``poise resume``; ``guard`` hears of interrupts."""
+    """``poise resume``; ``guard`` is told of interrupts."""
 
     def resume(
         run: Annotated[Path | None, Positional, arg(metavar="RUN", help_behavior_hint="")] = None,
         total_steps: Annotated[int | None, unset] = None,
-        out: Path = Path("runs"),
-        env: RunEnv = None,
         workers: Annotated[int | None, unset] = None,
+        out: Path = Path("runs"),
+        repeated: Annotated[Repeated, arg(name="")] = Repeated(),
         ray: Ray = None,
-        storage: Annotated[str | None, arg(metavar="URL", help_behavior_hint="")] = None,
-        against: Annotated[Path | None, arg(metavar="EXPERIMENT", help_behavior_hint="")] = None,
         json_: Json = False,
     ) -> None:
-        """Go on with a training that was interrupted or killed, to the same result.
+        """Resume an interrupted training, experiment or sweep. The result is the same as without the
+        interruption.
 
         Example: poise resume runs/Reacher-v4/20261124-120000-0 --total-steps 400k
 
         Args:
-            run: Its folder; by default the unfinished run under --out that was saved last.
+            run: The folder to resume; by default the unfinished one under --out that was saved last.
             total_steps: Another budget, also for a finished training. The learning rates go to 0 over it.
-            out: Where to look for an unfinished run.
-            workers: Another number of processes that step the environments of one training.
-            storage: Of a sweep whose trials are in a storage, its URL once more: a folder alone never has
-                poise connect to anything.
-            against: Of an experiment that is compared with another, the other's folder once more.
+            workers: Another number of processes that step the environments of a single training.
+            out: The folder in which to look for an unfinished run.
         """
-        file = sys.stderr if json_ else sys.stdout
-        begun = time.perf_counter()
+        file = text_output(json_)
+        start = time.perf_counter()
         from poise.runs.session import proceed
         from poise.studies.unfinished import EXPERIMENT, SWEEP, newest_unfinished
 
-        loaded = time.perf_counter() - begun
-        find_modules_here(env)
-        chosen = newest_unfinished(out) if run is None else run
+        loaded = time.perf_counter() - start
+        find_modules_here(repeated.env)
+        folder = newest_unfinished(out) if run is None else run
         if run is None:
-            print(f"the newest unfinished run: {chosen}", file=file, flush=True)
-        is_sweep, is_experiment = (chosen / SWEEP).exists(), (chosen / EXPERIMENT).exists()
-        if storage is not None and not is_sweep:
-            raise ConfigError("storage: is of a sweep")
-        if against is not None and (is_sweep or not is_experiment):
-            raise ConfigError("against: is of an experiment")
-        if is_sweep or is_experiment:
-            if total_steps is not None:
-                raise ConfigError("--total-steps changes the budget of a single run; pass that run's folder")
-            if workers is not None:
-                raise ConfigError("workers: are for one training; several trainings are spread with --ray")
-            if is_sweep:
-                from poise.studies.sweep.sweep import proceed_sweep
-
-                with quiet_output():
-                    swept = proceed_sweep(chosen, env=env, storage=storage, ray=ray, file=file)
-                tell_sweep(swept, json_, file)
-                return
-            from poise.studies.experiment import proceed_experiment
-
-            with quiet_output():
-                several = proceed_experiment(chosen, env=env, against=against, ray=ray, file=file)
-            tell_experiment(several, json_, file)
+            print(f"the newest unfinished run: {folder}", file=file, flush=True)
+        kind = next((kind for kind in (SWEEP, EXPERIMENT) if (folder / kind).exists()), None)
+        _check_kind(repeated, is_sweep=kind == SWEEP, is_experiment=kind == EXPERIMENT)
+        if kind is not None:
+            _refuse_changes(total_steps, workers)
+            resume_study = _resume_sweep if kind == SWEEP else _resume_experiment
+            resume_study(folder, repeated, ray, json_)
             return
+        changes = {"total_steps": total_steps, "env": repeated.env, "workers": workers, "ray": ray}
         with quiet_output():
-            result = proceed(
-                chosen,
-                total_steps=total_steps,
-                env=env,
-                workers=workers,
-                ray=ray,
-                import_seconds=loaded,
-                guard=guard,
-                file=file,
-            )
-        tell_run(result, json_, file)
+            resumed = proceed(folder, **changes, import_seconds=loaded, guard=guard, file=file)
+        tell_run(resumed, json_)
 
     return resume
+
+
+def _check_kind(repeated: Repeated, *, is_sweep: bool, is_experiment: bool) -> None:
+    if repeated.storage is not None and not is_sweep:
+        raise ConfigError("--storage is only for a sweep")
+    if repeated.against is not None and not is_experiment:
+        raise ConfigError("--against is only for an experiment")
+
+
+def _refuse_changes(total_steps: int | None, workers: int | None) -> None:
+    """Refuses the options that change a single training."""
+    if total_steps is not None:
+        raise ConfigError("--total-steps changes the budget of a single run; pass that run's folder")
+    if workers is not None:
+        raise ConfigError("--workers is for a single training; use --ray to spread several trainings")
+
+
+def _resume_sweep(folder: Path, repeated: Repeated, ray: str | None, json_: bool) -> None:
+    from poise.studies.sweep.sweep import proceed_sweep
+
+    env, storage, file = repeated.env, repeated.storage, text_output(json_)
+    with quiet_output():
+        sweep = proceed_sweep(folder, env=env, storage=storage, ray=ray, file=file)
+    tell_sweep(sweep, json_)
+
+
+def _resume_experiment(folder: Path, repeated: Repeated, ray: str | None, json_: bool) -> None:
+    from poise.studies.experiment import proceed_experiment
+
+    env, against, file = repeated.env, repeated.against, text_output(json_)
+    with quiet_output():
+        experiment = proceed_experiment(folder, env=env, against=against, ray=ray, file=file)
+    tell_experiment(experiment, json_)
