@@ -16,12 +16,12 @@ DEEPEST = 64  # hidden layers: more take minutes to compile
 
 
 class ConfigError(PoiseError):
-    """An option with a value it cannot have. The message names field, value and bound."""
+    """An option with an invalid value. The message names field, value and bound."""
 
 
 @dataclass(frozen=True)
 class Bound:
-    """What a number must satisfy, ``gt < value <= le`` and so on. Infinity and NaN never do."""
+    """The range of a number: ``value > gt``, ``value >= ge``, ``value <= le``. Excludes infinity and NaN."""
 
     gt: float | None = None
     ge: float | None = None
@@ -35,10 +35,11 @@ class Bound:
         """What is wrong with ``value``, or None."""
         if self.holds(value):
             return None
-        endless = self.le is None and not abs(value) < LARGEST
-        return f"must be {self} and < {LARGEST:g}" if endless else f"must be {self}"
+        too_large = self.le is None and not abs(value) < LARGEST
+        return f"must be {self} and < {LARGEST:g}" if too_large else f"must be {self}"
 
     def holds(self, value: float) -> bool:
+        """Whether ``value`` is in the range."""
         return (
             abs(value) < LARGEST
             and (self.gt is None or value > self.gt)
@@ -73,12 +74,12 @@ def _problem(hint: Any, value: Any) -> str | None:
         return None if value is None else "must be None"
     names = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path"}
     allowed = (int, float) if hint is float else (hint,)
-    right = isinstance(value, allowed) and (hint is bool or not isinstance(value, bool))
-    return None if right else f"must be {names[hint]}"
+    is_valid = isinstance(value, allowed) and (hint is bool or not isinstance(value, bool))
+    return None if is_valid else f"must be {names[hint]}"
 
 
 def _layers(value: Any) -> Any:
-    """Layers as people and JSON write them, as the tuple that a configuration holds."""
+    """Layers from text, a JSON list or a single number, as the tuple of a configuration."""
     if isinstance(value, str):
         return parse_layers(value)
     if isinstance(value, list):
@@ -110,7 +111,7 @@ Count = Annotated[int, Bound(ge=1, le=10**15)]
 
 
 def from_dict(cls: type, data: Any, prefix: str) -> Any:
-    """The record ``cls`` with the values of ``data``, which JSON may have held.
+    """The record ``cls`` with the values of ``data``, which may come from JSON.
 
     Raises:
         ConfigError: names the first field, behind ``prefix``, that is unknown or has a wrong value.
@@ -118,10 +119,10 @@ def from_dict(cls: type, data: Any, prefix: str) -> Any:
     if not isinstance(data, Mapping):
         raise ConfigError(f"{prefix.rstrip('.') or 'configuration'} = {data!r}: must be an object")
     hints = typing.get_type_hints(cls, include_extras=True)
-    known = {f.name for f in dataclasses.fields(cls)}
+    names = {field.name for field in dataclasses.fields(cls)}
     values: dict[str, Any] = {}
     for name, value in data.items():
-        if name not in known:
+        if name not in names:
             raise ConfigError(f"{prefix}{name}: no such option")
         if dataclasses.is_dataclass(hints[name]):
             value = from_dict(typing.cast(type, hints[name]), value, f"{prefix}{name}.")
@@ -132,8 +133,8 @@ def from_dict(cls: type, data: Any, prefix: str) -> Any:
 
 
 def flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A configuration as JSON holds it, each option by its dotted name."""
-    found: dict[str, Any] = {}
+    """Nested options, as in JSON, with each option by its dotted name."""
+    options: dict[str, Any] = {}
     for name, value in data.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return found
+        options |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return options

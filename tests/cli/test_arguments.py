@@ -207,11 +207,11 @@ def test_the_config_json_of_a_run_is_a_configuration():
 @pytest.mark.parametrize(
     ("typed", "answer"),
     [
-        ("--n-timesteps 5", "--n-timesteps: no such option; here it is --total-steps"),
-        ("--ppo.clip-range 0.2", "--ppo.clip-range: no such option; here it is --ppo.clip "),
-        ("--learning-rate=1e-3", "here it is --ppo.policy-learning-rate and --ppo.value-learning-rate"),
-        ("--n-envs 4", "here it is --num-envs"),
-        ("--net_arch 64", "here it is --policy.hidden and --value.hidden"),
+        ("--n-timesteps 5", "--n-timesteps: no such option; in poise it is --total-steps"),
+        ("--ppo.clip-range 0.2", "--ppo.clip-range: no such option; in poise it is --ppo.clip "),
+        ("--learning-rate=1e-3", "in poise it is --ppo.policy-learning-rate and --ppo.value-learning-rate"),
+        ("--n-envs 4", "in poise it is --num-envs"),
+        ("--net_arch 64", "in poise it is --policy.hidden and --value.hidden"),
         ("--device cpu", "--device: no such option; JAX chooses the device; the variable JAX_PLATFORMS=cpu"),
         ("--name x", "--out FOLDER puts it into a folder of your own"),
         ("--vf-coef 1", "see --ppo.value-learning-rate"),
@@ -219,7 +219,7 @@ def test_the_config_json_of_a_run_is_a_configuration():
         ("--gamma 0.9", "did you mean --ppo.gamma?"),
         ("--hidden 64", "did you mean --policy.hidden or --value.hidden?"),
         ("--total_step 3", "did you mean --total-steps?"),
-        ("--env X", "--env: is given without a name: poise train ENV"),
+        ("--env X", "--env: is not an option; write the value alone: poise train ENV"),
         ("--qqq", "poise: --qqq: no such option all options: poise train --help"),
     ],
 )

@@ -196,7 +196,7 @@ def test_another_seed_asks_others_and_the_number_of_trials_at_once_is_part_of_it
     assert two != undisturbed
 
 
-def test_what_no_setting_is_to_blame_for_stops_the_sweep_and_is_no_result(fake, tmp_path, monkeypatch):
+def test_an_error_that_no_setting_causes_stops_the_sweep_and_is_not_a_result(fake, tmp_path, monkeypatch):
     def full(jobs, **_):
         for i, job in enumerate(jobs):
             yield job, (PoolError("not begun") if i == 1 else trained(job).to_dict())
@@ -381,7 +381,7 @@ def test_a_journal_that_is_a_link_is_refused_and_stays_as_it_is(fake, tmp_path):
     assert (tmp_path / "precious").read_text() == "precious\nwithout an end"
 
 
-def test_of_a_last_trial_that_was_taken_twice_one_is_left_out(fake, tmp_path):
+def test_a_last_trial_that_was_taken_twice_is_discarded_once(fake, tmp_path):
     storage = {"storage": f"sqlite:///{tmp_path}/study.db", "trials": 3}
     done = swept(tmp_path, **storage)
     plan = read_plan(done.folder)
@@ -401,7 +401,7 @@ def test_a_storage_that_cannot_be_used_is_one_line_without_its_password(url, fak
     command = f"sweep Pendulum-v1 --trials 1 --storage {url} --out {tmp_path}"
     assert main(shlex.split(command)) == 2
     error = capsys.readouterr().err
-    assert error.startswith("poise: storage = ")
+    assert error.startswith("poise: --storage = ")
     assert error.count("\n") == 1
     assert "secret" not in error
 
@@ -631,16 +631,16 @@ def test_a_sweep_that_is_killed_three_times_is_the_one_that_was_not(tmp_path_fac
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--seeds 2", "seeds = 2: must be >= 3"),
-        ("--trials 0", "trials = 0: must be >= 1"),
-        ("--final-seeds 1", "final_seeds = 1: must be >= 2"),
-        ("--at-once 0", "at_once = 0: must be >= 1"),
-        ("--no-evaluate", "evaluate = False: a trial needs its final score"),
+        ("--seeds 2", "--seeds = 2: must be >= 3"),
+        ("--trials 0", "--trials = 0: must be >= 1"),
+        ("--final-seeds 1", "--final-seeds = 1: must be >= 2"),
+        ("--at-once 0", "--at-once = 0: must be >= 1"),
+        ("--no-evaluate", "--no-evaluate: a trial needs its final score"),
         ("--seed 4294967290", "the last of 13 seeds must be <= 4294967295"),
-        ("--study mine", "study = 'mine': names a study in a shared storage"),
+        ("--study mine", "--study = 'mine': names a study in a shared storage"),
         ("--search ppo.gama=0.9:0.99", "search = 'ppo.gama': no such option"),
         ("--ppo.clip 0.1 --search ppo.clip", "search = 'ppo.clip': this option has a value as well"),
-        ("--on-crash restart", "on_crash = 'restart': has no effect on backend native"),
+        ("--on-crash restart", "--on-crash = 'restart': has no effect on backend native"),
     ],
 )
 def test_a_wrong_command_exits_2_with_one_line(options, message, tmp_path, capsys):

@@ -102,7 +102,7 @@ def test_a_lack_of_memory_is_a_sentence(monkeypatch, capsys):
 
     monkeypatch.setattr("poise.cli.main._run", fail)
     assert main(["presets"]) == 1
-    assert capsys.readouterr().err == "poise: there is not enough memory\n"
+    assert capsys.readouterr().err == "poise: not enough memory\n"
     monkeypatch.setattr("poise.cli.main._run", lambda *_: [][0])
     with pytest.raises(IndexError):
         main(["presets"])

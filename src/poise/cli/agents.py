@@ -10,6 +10,7 @@ from poise.cli.telling import as_json, to_standard_error
 from poise.system.pulse import announced
 from poise.system.streams import quiet_output
 from poise.system.terminal import print
+from poise.wording import counted
 
 
 def evaluate(
@@ -20,13 +21,13 @@ def evaluate(
     env: Env = None,
     json_: Json = False,
 ) -> None:
-    """Score a trained agent: greedy episodes, each played to its end.
+    """Score a trained agent with greedy episodes.
 
     Example: poise evaluate runs/Reacher-v4/20261124-120000-0 --episodes 500
 
     Args:
-        episodes: How many episodes.
-        seed: What the episodes derive from; by default the run's own seed, which repeats its score.
+        episodes: Number of episodes.
+        seed: Seed of the episodes; by default the seed of the run, which repeats the score of its training.
     """
     from poise.agents.agent import load
     from poise.agents.evaluation import Limits
@@ -35,17 +36,17 @@ def evaluate(
     find_modules_here(env)
     with announced("loading the agent", to_standard_error) as pulse, quiet_output():
 
-        def watch(ended: int, of: int, steps: int) -> None:
-            pulse.doing(f"{ended} / {of} episodes, {steps:,} steps")
+        def watch(ended: int, total: int, steps: int) -> None:
+            pulse.doing(f"{ended} / {counted(total, 'episode')}, {counted(steps, 'step')}")
 
         evaluation = load(run, which).evaluate(episodes, seed=seed, env=env, limits=Limits(watch=watch))
     print(as_json(evaluation.summary()) if json_ else "\n".join(score_lines(evaluation)))
 
 
 def video(run: RunFolder, which: WhichAgent = "last", env: Env = None, json_: Json = False) -> None:
-    """Film the greedy agent of a run: video.mp4 (of the best agent video_best.mp4) in its folder.
+    """Film the greedy agent of a run: writes video.mp4 (for the best agent video_best.mp4) into its folder.
 
-    Without an encoder it is a GIF.
+    Without a video encoder, the file is a GIF.
 
     Example: poise video runs/Reacher-v4/20261124-120000-0 --which best
     """
@@ -63,20 +64,20 @@ def export(
     run: RunFolder,
     format: Annotated[
         Literal["numpy", "onnx"],
-        arg(help="A Python file that needs NumPy alone, or an ONNX graph (extra onnx)."),
+        arg(help="numpy: a Python file that only needs NumPy; onnx: an ONNX graph (extra onnx)."),
     ] = "numpy",
     which: WhichAgent = "last",
     out: Annotated[
         Path | None,
         arg(
             metavar="FILE",
-            help="By default policy.py or policy.onnx in the run's folder.",
+            help="The file to write; by default policy.py or policy.onnx in the run folder.",
             help_behavior_hint="",
         ),
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Write the greedy policy as a file of its own: raw observation in, the environment's action out.
+    """Export the greedy policy as a file that maps a raw observation to an action of the environment.
 
     Example: poise export runs/Reacher-v4/20261124-120000-0 --format onnx
     """

@@ -12,29 +12,27 @@ from poise.config import Config
 from poise.runs.presets import PRESETS
 from poise.system.streams import quiet_output
 from poise.system.terminal import print
+from poise.wording import counted
 
 
 def presets(json_: Json = False) -> None:
-    """List the presets that poise train understands, and what they change.
+    """List the presets of poise train, and the options they change.
 
     Example: poise presets
     """
-    usual = flat(Config().to_dict())
+    defaults = flat(Config().to_dict())
     rows = []
     for name, preset in PRESETS.items():
-        mine = flat(preset.config.to_dict())
-        changes = {path: value for path, value in mine.items() if value != usual[path]}
+        options = flat(preset.config.to_dict())
+        changes = {path: value for path, value in options.items() if value != defaults[path]}
         rows.append({"name": name, "env": preset.env, "about": preset.about, "changes": changes})
     if json_:
         print(as_json(rows))
         return
     for row in rows:
         print(f"{row['name']}  ({row['env']})\n  {row['about']}")
-        print(
-            "  "
-            + ", ".join(f"{path.replace('_', '-')} {value}" for path, value in row["changes"].items())
-            + "\n"
-        )
+        changes = (f"{path.replace('_', '-')} {value}" for path, value in row["changes"].items())
+        print(f"  {', '.join(changes)}\n")
 
 
 def envs(json_: Json = False) -> None:
@@ -60,10 +58,11 @@ def envs(json_: Json = False) -> None:
         table.add_row(row.id, row.backend, row.obs, row.action, str(row.time_limit or ""), bar)
     Console().print(table)
     print(
-        "\nobs, action: their numbers; limit: steps of an episode; solved: a mean return that counts as that"
+        "\nobs, action: size or number of choices; limit: steps of an episode; solved: the mean return from "
+        "which the task counts as solved"
     )
-    print(f"{len(refused)} more ids are known to Gymnasium and need another package, or have other spaces.")
-    print("Any id that Gymnasium can make will do, also module:Task of a module of yours.")
+    print(f"Gymnasium has {counted(len(refused), 'more id')} that need another package or have other spaces.")
+    print("Any id that Gymnasium can make works, and module:Task for a task in your own module.")
 
 
 def completion(shell: Annotated[Literal["bash", "zsh", "tcsh"], Positional, arg(metavar="SHELL")]) -> None:
@@ -72,10 +71,10 @@ def completion(shell: Annotated[Literal["bash", "zsh", "tcsh"], Positional, arg(
     Example: poise completion bash > ~/.local/share/bash-completion/completions/poise
 
     Args:
-        shell: Which shell.
+        shell: The shell.
     """
     raise Completion(shell)
 
 
 class Completion(Exception):
-    """The shell whose completion is wanted, thrown from inside the parser, which has to make it."""
+    """Carries the name of the shell out of the parser, which then has to write the script."""

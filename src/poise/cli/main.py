@@ -1,8 +1,9 @@
-"""The command ``poise``."""
+"""The command ``poise``: finds the verb, runs it, and turns errors and interrupts into exit codes."""
 
 import contextlib
 import dataclasses
 import functools
+import importlib.metadata
 import os
 import signal
 import sys
@@ -16,7 +17,7 @@ from poise.cli.agents import evaluate, export, video
 from poise.cli.arguments import registry
 from poise.cli.health import check, diff, doctor
 from poise.cli.lists import Completion, completion, envs, presets
-from poise.cli.mistyped import refuse_unknown
+from poise.cli.mistyped import as_typed, refuse_unknown, refuse_unknown_verb
 from poise.cli.studies import bench, compare, experiment, report, reproduce, sweep
 from poise.cli.train import env_name, resume_command, train_command
 from poise.config import Config
@@ -30,11 +31,14 @@ from poise.system.streams import lasting_output
 from poise.system.terminal import print
 
 LONGEST_ERROR = 4000  # characters on the terminal
+DESCRIPTION = """Proximal Policy Optimization: train an agent with one command.
+
+poise VERB --help explains a verb and its options; poise --version prints the version."""
 
 
 @contextlib.contextmanager
 def _until_first_words() -> Iterator[None]:
-    """Says "loading" on a terminal every few seconds, until the verb says something itself.
+    """Prints "loading" on a terminal every few seconds, until the verb prints something itself.
 
     JAX alone takes seconds to load on a busy machine.
     """
@@ -52,7 +56,7 @@ def _until_first_words() -> Iterator[None]:
 
 
 def _refuse_values_of_flags(arguments: list[str]) -> None:
-    """``--normalize.obs=no`` would be said to be unrecognized, without its name.
+    """Refuses ``--normalize.obs=no``, for which tyro's message does not name the option.
 
     Raises:
         ConfigError: a flag has a value.
@@ -65,13 +69,16 @@ def _refuse_values_of_flags(arguments: list[str]) -> None:
         if equals and argument.startswith("--") and name.replace("-", "_") in flags:
             group, dot, last = name.rpartition(".")
             raise ConfigError(
-                f"{name} = {value!r}: it takes no value; write --{name} or --{group}{dot}no-{last}"
+                f"--{name} = {value!r}: takes no value; write --{name} or --{group}{dot}no-{last}"
             )
 
 
 def _run(arguments: list[str], guard: Guard) -> None:
     """Runs the verb."""
     verb, *options = arguments or [""]
+    if arguments == ["--version"]:
+        print(f"poise {importlib.metadata.version('poise')}")
+        return
     _refuse_values_of_flags(options)
     may_be_preset = verb == "train" and not PRESETS.keys().isdisjoint(options)
     commands: dict[str, Callable[..., Any]] = {
@@ -93,28 +100,31 @@ def _run(arguments: list[str], guard: Guard) -> None:
         "envs": envs,
         "completion": completion,
     }
+    if verb and not verb.startswith("-"):
+        refuse_unknown_verb(verb, commands)
     if verb in commands and verb != "completion":
         refuse_unknown(verb, commands[verb], options)
         tyro.cli(commands[verb], prog=f"poise {verb}", args=options)
         return
-    brief = commands if verb == "completion" else {n: _in_a_line(command) for n, command in commands.items()}
+    listed = verb != "completion"
+    shown = {name: _in_a_line(command) if listed else command for name, command in commands.items()}
 
     def parse(arguments: list[str]) -> None:
         tyro.extras.subcommand_cli_from_dict(
-            brief,
+            shown,
             prog="poise",
-            description="Proximal Policy Optimization: train an agent with one command.",
+            description=DESCRIPTION,
             args=arguments,
         )
 
     try:
         parse(arguments or ["--help"])
-    except Completion as wanted:
-        parse(["--tyro-print-completion", str(wanted)])
+    except Completion as shell:
+        parse(["--tyro-print-completion", str(shell)])
 
 
 def _run_verb(arguments: list[str], guard: Guard) -> None:
-    """``_run``; where JAX finds no platform, what it raises gets words."""
+    """``_run``; an error of JAX that it finds no platform is explained."""
     try:
         _run(arguments, guard)
     except PoiseError:
@@ -128,7 +138,7 @@ def _run_verb(arguments: list[str], guard: Guard) -> None:
 
 
 def _in_a_line(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The same for a list of all: of its help only what it does."""
+    """The command for the list of verbs: its help is the first paragraph alone."""
 
     @functools.wraps(command)
     def brief(*args: Any, **kwargs: Any) -> Any:
@@ -141,28 +151,29 @@ def _in_a_line(command: Callable[..., Any]) -> Callable[..., Any]:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command and returns its exit code.
 
-    0 done; 1 the run or its environment failed; 2 wrong arguments or files; 75 the disk is full, worth trying
-    again; 130 interrupted by Ctrl-C and 143 by SIGTERM.
+    0 success; 1 the run or its environment failed; 2 wrong arguments or files; 75 the disk is full, try again
+    later; 130 interrupted by Ctrl-C and 143 by SIGTERM.
     """
-    heard: Guard | None = None
-    given = sys.argv[1:] if arguments is None else arguments
+    active: Guard | None = None
+    words = sys.argv[1:] if arguments is None else arguments
     with lasting_output():
         try:
             with guarded() as guard, registry, _until_first_words():
-                heard = guard
-                _run_verb(given, guard)
+                active = guard
+                _run_verb(words, guard)
         except PoiseError as error:
-            print(f"poise: {shortened(str(error), LONGEST_ERROR)}", file=sys.stderr)
+            message = as_typed(str(error), everywhere=isinstance(error, ConfigError))
+            print(f"poise: {shortened(message, LONGEST_ERROR)}", file=sys.stderr)
             return error.exit_code
-        except KeyboardInterrupt:  # Ray raises one of its own, whatever the signal was
-            early = given[:1] == ["train"] and heard is not None and not heard.began
+        except KeyboardInterrupt:  # also raised by Ray, whatever the signal was
+            early = words[:1] == ["train"] and active is not None and not active.began
             more = " before the training began: there is nothing to resume" if early else ""
             print(f"poise: interrupted{more}", file=sys.stderr)
-            return 128 + ((heard and heard.number) or signal.SIGINT)
+            return 128 + ((active and active.number) or signal.SIGINT)
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):  # of JAX
                 raise
-            print("poise: there is not enough memory", file=sys.stderr)
+            print("poise: not enough memory", file=sys.stderr)
             return 1
         except OSError as error:
             if not is_full(error):
