@@ -94,7 +94,7 @@ def test_layers_without_quotes_may_be_several_words():
         "64 layers",
     ],
 )
-def test_what_is_not_a_list_of_layers_is_refused_everywhere(typed, capsys):
+def test_an_invalid_list_of_layers_is_refused_everywhere(typed, capsys):
     with pytest.raises(ValueError, match="is not a list of layers"):
         parse_layers(typed)
     with pytest.raises(ConfigError, match=r"^policy\.hidden = .* is not a list of layers: write the units"):

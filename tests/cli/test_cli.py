@@ -76,11 +76,11 @@ def test_options_reach_the_configuration(capsys, tmp_path):
         ),
         ("train Ant-v2", "retired"),
         ("train Reacher-v4 --ppo.clip -1", "ppo.clip = -1.0: must be > 0"),
-        ("train Reacher-v4 --log-every 0", "log_every = 0: must be >= 1"),
+        ("train Reacher-v4 --log-every 0", "--log-every = 0: must be >= 1"),
         ("train Reacher-v4 --ppo.gamma 2", "ppo.gamma = 2.0: must be >= 0 and <= 1"),
         (
             "train Reacher-v4 --total-steps 1k --num-envs 16 --ppo.num-steps 128",
-            "total_steps = 1000: must be >= 2048, one rollout",
+            "--total-steps = 1000: must be >= 2048, one rollout",
         ),
         ("train Reacher-v4 --total-steps ten", "'ten' is not a whole number"),
         ("train Reacher-v4 --seed 1.5", "'1.5' is not a whole number"),

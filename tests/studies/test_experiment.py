@@ -144,7 +144,7 @@ def test_a_plan_leaves_page_pictures_and_tables(reproduced):
     assert (image < 128).mean() > 0.003
 
 
-def test_what_is_finished_is_not_run_again_and_what_has_another_configuration_is(reproduced):
+def test_only_runs_with_the_same_configuration_are_not_repeated(reproduced):
     plan, _, _ = reproduced
     assert all(is_finished(job) for job in plan.jobs())
     shown = io.StringIO()
@@ -288,7 +288,7 @@ def test_an_experiment_is_compared_with_another(two_tasks, tmp_path):
         ("env,seed,kind,steps,return,seconds\nReacher-v4,0,final,1,2,3\n", "has none of the tasks"),
     ],
 )
-def test_what_is_no_experiment_is_not_compared_with(content, match, two_tasks, tmp_path):
+def test_a_folder_without_results_is_not_compared_with(content, match, two_tasks, tmp_path):
     if content is not None:
         (tmp_path / "results.csv").write_text(content)
     with pytest.raises(ExperimentError, match=match):

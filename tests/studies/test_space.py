@@ -75,7 +75,7 @@ def test_the_defaults_lie_in_the_usual_space_and_come_back_from_it_to_the_last_b
             assert applied(base, values).settled(spec) == config.settled(spec)
 
 
-def test_what_is_given_is_not_searched_and_discrete_actions_have_no_deviation(reacher, cartpole):
+def test_set_options_are_not_searched_and_discrete_actions_have_no_deviation(reacher, cartpole):
     config = Config(ppo=PPO(gamma=0.97, clip=0.1))
     base, space = make_space([], config, reacher)
     assert not {"ppo.gamma", "ppo.clip"} & set(by_name(space))
@@ -127,7 +127,7 @@ def test_a_dimension_reads_what_it_wrote_and_can_be_typed_again(reacher):
             Dimension.from_dict({**space[1].to_dict(), **broken})
 
 
-def test_what_is_drawn_has_few_digits_and_stays_within_its_bounds():
+def test_drawn_values_have_few_digits_and_stay_within_their_bounds():
     horizon = Dimension("ppo.gamma", "horizon", 0.95, low=0.9, high=0.999)
     assert horizon.drawn(0.9) == pytest.approx(10)
     assert horizon.option(123.456789) == 0.9919
@@ -174,7 +174,7 @@ def test_what_is_drawn_has_few_digits_and_stays_within_its_bounds():
         ("ppo.lam", "search = 'ppo.lam': this option has a value as well"),
     ],
 )
-def test_what_cannot_be_searched_is_said_in_one_line(words, message, reacher):
+def test_an_invalid_search_is_refused_in_one_line(words, message, reacher):
     with pytest.raises(ConfigError) as raised:
         make_space(words.split(), Config(ppo=PPO(lam=0.9)), reacher)
     assert message in str(raised.value)
