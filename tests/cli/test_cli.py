@@ -72,7 +72,7 @@ def test_options_reach_the_configuration(capsys, tmp_path):
         ("train Reachr-v4", "the nearest names are Reacher-v4"),
         (
             "train paper/cheetah",
-            "no preset 'paper/cheetah'; there are paper/inverted-pendulum, paper/reacher",
+            "paper/cheetah: no such preset; the presets are paper/inverted-pendulum, paper/reacher",
         ),
         ("train Ant-v2", "retired"),
         ("train Reacher-v4 --ppo.clip -1", "ppo.clip = -1.0: must be > 0"),
