@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poise.config import PPO, Config, ConfigError, Normalize, Policy
-from poise.counts import parse_count
+from poise.checked import ConfigError
+from poise.config import PPO, Config, Normalize, Policy
 from poise.spec import Spec
+from poise.wording import parse_count
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_whole_numbers_as_people_write_them(text, count):
 
 
 @pytest.mark.parametrize("text", ["", "k", "1.5", "1e-3", "ten", "1e6e", "0x10", "1 000", "nan", "inf"])
-def test_what_is_no_whole_number_is_refused(text):
+def test_an_invalid_whole_number_is_refused(text):
     with pytest.raises(ValueError, match="is not a whole number"):
         parse_count(text)
 
@@ -124,7 +125,7 @@ def test_an_option_that_changes_nothing_is_refused_of_a_new_training(options, me
         config.refuse_idle()
 
 
-def test_what_has_an_effect_is_not_refused():
+def test_options_with_an_effect_are_accepted():
     Config().refuse_idle()
     Config.from_dict({"ppo": {"num_epochs": 4}}).refuse_idle()  # 5 is the default, not a choice
     Config.from_dict({"ppo": {"recompute_every": 9}}).refuse_idle()

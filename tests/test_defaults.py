@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poise import defaults
-from poise.config import PPO, Config, ConfigError, Policy, known
+from poise.checked import ConfigError
+from poise.config import PPO, Config, Policy, known
 from poise.spec import Spec
 
 SPEC = Spec("probe", (3,), (2,), (-1.0, -1.0), (1.0, 1.0), time_limit=900)
@@ -100,7 +101,7 @@ def test_the_learning_rate_by_hand():
 
 
 @given(st.integers(1, 10**9), st.none() | st.integers(1, 5000), st.none() | st.integers(1, 10**6))
-def test_what_is_derived_is_always_allowed(budget, num_envs, limit):
+def test_derived_values_are_always_valid(budget, num_envs, limit):
     steps, envs = defaults.shape(budget, None, num_envs)
     assert 1 <= steps <= budget
     assert envs >= 1
@@ -109,7 +110,7 @@ def test_what_is_derived_is_always_allowed(budget, num_envs, limit):
     assert 0 < defaults.gamma(limit) < 1
 
 
-def test_what_is_given_stays_and_the_rest_is_derived():
+def test_set_options_stay_and_the_others_are_derived():
     config = Config(total_steps=400_000, ppo=PPO(gamma=0.5, value_learning_rate=0.1))
     settled = config.settled(SPEC)
     assert settled.ppo == PPO(

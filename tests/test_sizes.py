@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from poise.config import PPO, Config, ConfigError, Policy, Value, num_parameters
+from poise.checked import ConfigError
+from poise.config import PPO, Config, Policy, Value, num_parameters
 from poise.spec import Spec
 from poise.store.checkpoint import (
     CheckpointError,

@@ -1,6 +1,6 @@
-"""Records as named arrays, and back: the form in which they are kept on disk.
+"""Records as named arrays, the form in which they are stored, and back.
 
-JAX is imported where it is needed: a process that only steps an environment never loads it.
+JAX is imported inside the functions: a process that only steps an environment never loads it.
 """
 
 from collections.abc import Collection, Mapping
@@ -12,11 +12,11 @@ from poise.errors import PoiseError
 
 
 class ArraysError(PoiseError):
-    """Arrays that are not those of the record they are to fill. Names the first that is odd."""
+    """Arrays that do not fit a record. The message names the first that does not."""
 
 
 def named(tree: Any) -> dict[str, Any]:
-    """The leaves of a record by their path, such as ``policy.mlp.weight.0``; of keys their numbers."""
+    """The leaves of a record by path, such as ``policy.mlp.weight.0``; random keys as their numbers."""
     import jax
 
     leaves = jax.tree_util.tree_leaves_with_path(tree)
@@ -44,9 +44,9 @@ def fitted(expected: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
     Raises:
         ArraysError: they differ.
     """
-    if odd := sorted(arrays.keys() ^ expected.keys()):
-        kind = "is missing" if odd[0] in expected else "belongs to nothing"
-        raise ArraysError(f"array {odd[0]} {kind}")
+    if differing := sorted(arrays.keys() ^ expected.keys()):
+        problem = "is missing" if differing[0] in expected else "is not part of the record"
+        raise ArraysError(f"array {differing[0]} {problem}")
     for name, leaf in expected.items():
         array = arrays[name]
         if array.shape != leaf.shape or array.dtype != leaf.dtype:
@@ -56,7 +56,7 @@ def fitted(expected: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
 
 
 def filled(template: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """The record ``template`` (arrays, or shapes and dtypes alone) with its leaves from ``arrays``.
+    """The record ``template`` (arrays, or only shapes and dtypes) with its leaves from ``arrays``.
 
     Raises:
         ArraysError: names, shapes or dtypes differ.
@@ -73,12 +73,12 @@ def filled(template: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def part(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Those whose name begins with ``prefix`` and a dot, without it."""
+    """The arrays whose name begins with ``prefix`` and a dot, named without it."""
     return {n.removeprefix(f"{prefix}."): a for n, a in arrays.items() if n.startswith(f"{prefix}.")}
 
 
 def prefixed(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with ``prefix`` and a dot before each name."""
+    """The arrays with ``prefix`` and a dot before each name."""
     return {f"{prefix}.{name}": array for name, array in arrays.items()}
 
 

@@ -1,128 +1,29 @@
-"""Everything that decides what is learned, as frozen, checked dataclasses.
+"""The configuration of a training: everything that affects what is learned, as frozen, checked records.
 
 The docstring under a field is the text that ``poise train --help`` shows for it.
 """
 
 import dataclasses
 import itertools
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from poise import defaults
-from poise.counts import parse_layers
-from poise.errors import PoiseError
+from poise.checked import Bound, Checked, ConfigError, Count, Positive, Share, flat, from_dict
 from poise.spec import Spec
+from poise.wording import counted
 
 LAST_SEED = 2**32 - 1
-LARGEST = 1e300  # of what Python calls a number; beyond it a square is infinite
-
-
-class ConfigError(PoiseError):
-    """An option with a value it cannot have. The message names field, value and bound."""
-
-
-@dataclass(frozen=True)
-class Bound:
-    """What a number must satisfy, ``gt < value <= le`` and so on. Infinity and NaN never do."""
-
-    gt: float | None = None
-    ge: float | None = None
-    le: float | None = None
-
-    def __str__(self) -> str:
-        parts = {">": self.gt, ">=": self.ge, "<=": self.le}
-        return " and ".join(f"{sign} {limit:,}" for sign, limit in parts.items() if limit is not None)
-
-    def problem(self, value: float) -> str | None:
-        """What is wrong with ``value``, or None."""
-        if self.holds(value):
-            return None
-        endless = self.le is None and not abs(value) < LARGEST
-        return f"must be {self} and < {LARGEST:g}" if endless else f"must be {self}"
-
-    def holds(self, value: float) -> bool:
-        return (
-            abs(value) < LARGEST
-            and (self.gt is None or value > self.gt)
-            and (self.ge is None or value >= self.ge)
-            and (self.le is None or value <= self.le)
-        )
-
-
-def _problem(hint: Any, value: Any) -> str | None:
-    """What is wrong with ``value`` for the annotation ``hint``, or None."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        inner, bound = arguments
-        problem = _problem(inner, value)
-        if problem or value is None:
-            return problem
-        return bound.problem(value)
-    if origin is Literal:
-        choices = ", ".join(str(a) for a in arguments)
-        return None if value in arguments else f"must be one of: {choices}"
-    if origin in (types.UnionType, typing.Union):
-        problems = [_problem(a, value) for a in arguments]
-        return None if None in problems else problems[0]
-    if origin is tuple:
-        if not isinstance(value, tuple) or not 0 < len(value) <= DEEPEST:
-            return f"must be 1 to {DEEPEST} layers, as 64x64"
-        return next((p for v in value if (p := _problem(arguments[0], v))), None)
-    if dataclasses.is_dataclass(hint):
-        record = typing.cast(type, hint)
-        return None if isinstance(value, record) else f"must be {record.__name__}(...)"
-    if hint is types.NoneType:
-        return None if value is None else "must be None"
-    names = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path"}
-    allowed = (int, float) if hint is float else (hint,)
-    right = isinstance(value, allowed) and (hint is bool or not isinstance(value, bool))
-    return None if right else f"must be {names[hint]}"
-
-
-def _layers(value: Any) -> Any:
-    """Layers as people and JSON write them, as the tuple that a configuration holds."""
-    if isinstance(value, str):
-        return parse_layers(value)
-    if isinstance(value, list):
-        return tuple(value)
-    return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-class Checked:
-    """Checks every field against its annotation when the record is made."""
-
-    prefix: typing.ClassVar[str] = ""
-
-    def __post_init__(self) -> None:
-        for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
-            if name == "prefix":
-                continue
-            if typing.get_origin(hint) is tuple:
-                try:
-                    object.__setattr__(self, name, _layers(getattr(self, name)))
-                except ValueError as error:
-                    raise ConfigError(f"{self.prefix}{name} = {error}") from error
-            if problem := _problem(hint, getattr(self, name)):
-                raise ConfigError(f"{self.prefix}{name} = {getattr(self, name)!r}: {problem}")
-
-
-Positive = Annotated[float, Bound(gt=0)]
-Share = Annotated[float, Bound(ge=0, le=1)]
-Count = Annotated[int, Bound(ge=1, le=10**15)]
 Widths = tuple[Annotated[int, Bound(ge=1, le=2**16)], ...]
 USUAL_OBS_BOUND = 10.0  # standard deviations
-USUAL_REWARD_BOUND = 1000.0  # of the return: beyond what one reward in a million steps comes to
-FEW_STEPS = 16  # of a rollout: advantages then rest on the value function almost alone
-DEEPEST = 64  # hidden layers: more take minutes to compile
+USUAL_REWARD_BOUND = 1000.0  # deviations of the return: more than a reward in a million steps reaches
+FEW_STEPS = 16  # of a rollout: with fewer, advantages depend almost only on the value function
 Envs = Annotated[int, Bound(ge=1, le=2**20)]
 
-# what a configuration may ask for, so that arithmetic refuses it and not the system while it trains
-MOST_PARAMETERS = 2**26  # of one network: 256 MiB; a training holds some ten times as much
-MOST_SHUFFLED = 2**26  # rows of all epochs over one rollout, each with some 50 bytes while they are shuffled
+# the largest sizes: larger ones are refused here, rather than by the system during training
+MOST_PARAMETERS = 2**26  # of one network: 256 MiB; a training needs about ten times as much
+MOST_SHUFFLED = 2**26  # rows of all epochs over one rollout; shuffling takes about 50 bytes for each
 MOST_ROLLOUT = 2**33  # bytes of one rollout
 
 
@@ -138,37 +39,37 @@ class PPO(Checked):
     num_epochs: Count = 10
     """Passes over each rollout."""
     recompute_every: Count | None = 5
-    """Epochs after which values, advantages and targets are computed anew, with the value function as it has
-    learned so far; None: once per rollout."""
+    """Epochs after which values, advantages and targets are recomputed with the current value function; None:
+    computed once per rollout."""
     minibatch_size: Annotated[int | None, Bound(ge=2)] = None
-    """Rows of a minibatch; what does not fill one is dropped after each shuffle. None: 128, 64 with a budget
-    of 400,000 and more, or the whole rollout where that has fewer (docs/defaults.md)."""
+    """Rows of a minibatch; after each shuffle, the rows left over are dropped. None: about 128, or 64 with a
+    budget of 400,000 or more; the whole rollout if that is smaller (docs/defaults.md)."""
     gamma: Share | None = None
-    """Discount; None: 1 - 1 / (3 sqrt(time limit)), 0.99 where episodes have no limit (docs/defaults.md)."""
+    """Discount; None: 1 - 1 / (3 sqrt(time limit)), or 0.99 without a time limit (docs/defaults.md)."""
     lam: Share = 0.95
     """Lambda of generalized advantage estimation."""
     clip: Positive = 0.2
-    """Half width of the interval to which the probability ratio is clipped."""
+    """Clip range epsilon of the probability ratio: [1 - epsilon, 1 + epsilon]."""
     policy_learning_rate: Positive | None = None
-    """Step size of the policy's Adam at the start; None: 1e-3 sqrt(100k / budget), at least 3e-4 and at
-    most 3e-3 (docs/defaults.md)."""
+    """Initial learning rate of the policy (Adam); None: 1e-3 sqrt(100k / budget), at least 3e-4 and at most
+    3e-3 (docs/defaults.md)."""
     value_learning_rate: Positive | None = None
-    """Step size of the value function's Adam at the start; None: by the same rule."""
+    """Initial learning rate of the value function (Adam); None: by the same rule."""
     anneal: Literal["linear", "none"] = "linear"
-    """Whether both learning rates go to 0 with the share of the budget that is done."""
+    """Schedule of both learning rates: linear, to 0 at the end of the budget, or none."""
     max_grad_norm: Annotated[float | None, Bound(gt=0)] = 0.5
-    """Global norm to which the gradient of each network is clipped; None: not clipped."""
+    """Maximum global norm of the gradient of each network; None: not clipped."""
     target_kl: Annotated[float | None, Bound(gt=0)] = None
-    """Approximate KL at which the remaining policy updates of an iteration are left out; None: never."""
+    """Approximate KL above which the remaining policy updates of an iteration are skipped; None: never."""
     entropy_coef: Annotated[float, Bound(ge=0)] = 0.0
-    """Weight of the entropy bonus in the policy's loss."""
+    """Weight of the entropy bonus in the policy loss."""
     normalize_advantage: bool = True
-    """Whether the policy's loss sees advantages with mean 0 and deviation 1 in each minibatch."""
+    """Whether to normalize the advantages of each minibatch to mean 0 and deviation 1 in the policy loss."""
     stagger_starts: bool = True
-    """Whether the first episodes are cut short at different steps, so that the environments are not all in
-    the same part of their episodes from then on. No effect without a time limit, or with resets."""
+    """Whether to truncate the first episodes at different steps, so that the environments are not all at the
+    same point of their episodes. No effect without a time limit or with --ppo.reset-every-rollout."""
     reset_every_rollout: bool = False
-    """Whether each rollout begins with fresh episodes; otherwise episodes go on across rollouts."""
+    """Whether each rollout starts with new episodes; otherwise episodes continue across rollouts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,28 +85,30 @@ class Policy(Checked):
     init: Literal["orthogonal", "uniform"] = "orthogonal"
     """Initial weights: orthogonal with gain sqrt 2 (last layer 0.01), or uniform within 1/sqrt(inputs)."""
     std: Literal["fixed", "predicted", "independent"] = "independent"
-    """Deviation of a continuous action: a constant, an output of the network, or a parameter of its own."""
+    """Standard deviation of a continuous action: fixed (a constant), predicted (an output of the network), or
+    independent (a parameter)."""
     std_init: Positive | None = None
-    """Initial deviation, in the units the policy acts in ([-1, 1] where actions are normalized); None: 1 over
-    the root of the number of action dimensions (docs/defaults.md)."""
+    """Initial deviation, in the units in which the policy acts ([-1, 1] if actions are normalized); None: 1 /
+    sqrt(number of action dimensions) (docs/defaults.md)."""
     std_rate: Positive | None = None
-    """Step size of the logarithm of an independent deviation, in those of the policy's other parameters;
-    None: (100k / budget)^(1/4), at least 1 (docs/defaults.md)."""
+    """Learning rate of the logarithm of an independent deviation, as a multiple of the policy's; None:
+    (100k / budget)^(1/4), at least 1 (docs/defaults.md)."""
     std_min: Annotated[float, Bound(ge=0)] = 0.0
-    """Added to a predicted or independent deviation, so that it stays above this."""
+    """Minimum of a predicted or independent deviation; added to it."""
     head_tanh: Literal["none", "mean", "all"] = "none"
-    """A final tanh: none, on the mean, or on all outputs (mean and, where predicted, pre-sigma)."""
+    """Final tanh: none, on the mean, or on all outputs (the mean and, if predicted, the pre-sigma)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.std == "fixed" and self.std_min:
             raise ConfigError(
-                f"policy.std_min = {self.std_min!r}: must be 0 with policy.std = fixed, where std_init is all"
+                f"policy.std_min = {self.std_min!r}: must be 0 with policy.std = fixed, "
+                "whose deviation is policy.std_init"
             )
         if self.std != "independent" and self.std_rate is not None:
             raise ConfigError(
                 f"policy.std_rate = {self.std_rate!r}: must be None with policy.std = {self.std}, "
-                "which has no parameter of its own"
+                "whose deviation is not a parameter"
             )
 
 
@@ -225,28 +128,28 @@ class Value(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Normalize(Checked):
-    """What is brought to a common scale before the networks see it."""
+    """Normalization of observations, rewards and actions."""
 
     prefix = "normalize."
 
     obs: bool = True
-    """Observations: minus the running mean, over the running deviation."""
+    """Whether to normalize observations: minus the running mean, divided by the running deviation."""
     first_rollout: bool = True
-    """Whether the first rollout's observations are normalized by its own statistics when it is learned from;
-    otherwise they are left as they are. Each later rollout is normalized by those of all before it."""
+    """Whether the observations of the first rollout are normalized with its own statistics for learning;
+    otherwise they are not normalized. Later rollouts use the statistics of all rollouts before them."""
     obs_clip: Annotated[float, Bound(gt=0)] | Literal["auto"] | None = "auto"
-    """Bound on each entry of an observation, after normalization if that is on; None: no bound. auto: 10
-    where observations are normalized, otherwise no bound."""
+    """Bound on each entry of an observation, after normalization if that is on; None: no bound. auto: 10 if
+    observations are normalized, otherwise no bound."""
     reward: bool = True
-    """Rewards: over the running deviation of the discounted return."""
+    """Whether to normalize rewards: divided by the running deviation of the discounted return."""
     reward_clip: Annotated[float, Bound(gt=0)] | Literal["auto"] | None = "auto"
-    """Bound on a reward, after normalization if that is on; None: no bound. auto: 1000 where rewards are
+    """Bound on a reward, after normalization if that is on; None: no bound. auto: 1000 if rewards are
     normalized, otherwise no bound (docs/defaults.md)."""
     reward_gamma: Annotated[float | None, Bound(ge=0, le=1)] = None
-    """Discount of the return whose deviation scales the rewards; None: ppo.gamma."""
+    """Discount of the return whose deviation scales the rewards; None: the value of --ppo.gamma."""
     action: bool = True
-    """Whether the policy acts in [-1, 1], rescaled to the environment's bounds; otherwise it acts in the
-    environment's units, clipped to the bounds."""
+    """Whether the policy acts in [-1, 1], rescaled to the bounds of the environment; otherwise it acts in the
+    units of the environment, clipped to the bounds."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -261,14 +164,14 @@ class Normalize(Checked):
 
     @property
     def obs_bound(self) -> float | None:
-        """``obs_clip`` as a number, or None: what is not normalized has no usual size that could bound it."""
+        """``obs_clip`` as a number or None. Without normalization the usual size is unknown: no bound."""
         if self.obs_clip != "auto":
             return self.obs_clip
         return USUAL_OBS_BOUND if self.obs else None
 
     @property
     def reward_bound(self) -> float | None:
-        """``reward_clip`` as a number, or None."""
+        """``reward_clip`` as a number or None."""
         if self.reward_clip != "auto":
             return self.reward_clip
         return USUAL_REWARD_BOUND if self.reward else None
@@ -276,14 +179,14 @@ class Normalize(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Checked):
-    """One training, whatever its environment."""
+    """The configuration of one training."""
 
     total_steps: Count = 100_000
     """Budget in environment steps, rounded down to whole rollouts."""
     seed: Annotated[int, Bound(ge=0, le=LAST_SEED)] = 0
-    """Seed of everything that is drawn."""
+    """Seed of all random numbers."""
     num_envs: Envs | None = None
-    """Environments stepped together, N; None: 16, fewer where rollouts are shorter than 1024 rows
+    """Environments stepped together, N; None: 16, or fewer if rollouts have fewer than 1,024 rows
     (docs/defaults.md)."""
     num_shards: Count = 1
     """Number of groups the environments are split into. Each is collected independently, with its own noise,
@@ -315,29 +218,27 @@ class Config(Checked):
         self._check_sizes(num_inputs=1, action_size=1)
 
     def _check_sizes(self, *, num_inputs: int, action_size: int) -> None:
-        """Refuses what no memory holds: networks, rollouts and shuffles, for an environment of these sizes.
+        """Refuses networks, rollouts and shuffles that need too much memory with spaces of these sizes.
 
         Raises:
-            ConfigError: names the option that asks for the most.
+            ConfigError: names the option that is too large.
         """
         outputs = action_size * (2 if self.policy.std == "predicted" else 1)
         for network, last in ((self.policy, outputs), (self.value, 1)):
             if (count := num_parameters(num_inputs, network.hidden, last)) > MOST_PARAMETERS:
                 raise ConfigError(
-                    f"{network.prefix}hidden = {network.hidden!r}: the network has {count:,} parameters, at "
-                    f"most {MOST_PARAMETERS:,} are possible"
+                    f"{network.prefix}hidden = {network.hidden!r}: the network has {count:,} parameters, "
+                    f"must be <= {MOST_PARAMETERS:,}"
                 )
         if (rows := self.ppo.num_epochs * self.rollout_size) > MOST_SHUFFLED:
             raise ConfigError(
                 f"ppo.num_epochs = {self.ppo.num_epochs}: {rows:,} rows in an iteration ({self._as_text}), "
-                f"at most {MOST_SHUFFLED:,} are possible"
+                f"must be <= {MOST_SHUFFLED:,}"
             )
         # float32: the observation before and after, the action and its noise, and four numbers
         size = 4 * self.rollout_size * (2 * num_inputs + 2 * action_size + 4)
         if size > MOST_ROLLOUT:
-            raise ConfigError(
-                f"{self._as_text}: a rollout takes {size:,} bytes, at most {MOST_ROLLOUT:,} are possible"
-            )
+            raise ConfigError(f"{self._as_text}: a rollout has {size:,} bytes, must be <= {MOST_ROLLOUT:,}")
 
     @property
     def rollout_size(self) -> int:
@@ -347,14 +248,14 @@ class Config(Checked):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Steps T and environments N of a rollout: as given, or what follows from the budget."""
+        """Steps T and environments N of a rollout; an option that is None is derived from the budget."""
         return defaults.shape(self.total_steps, self.ppo.num_steps, self.num_envs)
 
     @property
     def minibatch_size(self) -> int:
-        """Rows of a minibatch: as given, or what follows from the budget."""
-        given = self.ppo.minibatch_size
-        return defaults.minibatch_size(self.total_steps, self.rollout_size) if given is None else given
+        """Rows of a minibatch: the option, or derived from the budget if it is None."""
+        size = self.ppo.minibatch_size
+        return defaults.minibatch_size(self.total_steps, self.rollout_size) if size is None else size
 
     @property
     def _as_text(self) -> str:
@@ -366,10 +267,10 @@ class Config(Checked):
         return self.total_steps // self.rollout_size
 
     def settled(self, spec: Spec) -> "Config":
-        """The same with a number for each option that is derived where it is None.
+        """The configuration with a number for each option that is None and derived.
 
-        From the budget, the environment's time limit and its number of action dimensions: nothing else
-        decides them.
+        They are derived from the budget, the time limit of the environment and its number of action
+        dimensions, and from nothing else.
         """
         ppo, policy = self.ppo, self.policy
         num_steps, num_envs = self.shape
@@ -392,13 +293,13 @@ class Config(Checked):
         return dataclasses.replace(self, num_envs=num_envs, ppo=ppo, policy=policy, normalize=normalize)
 
     def changes(self, spec: Spec) -> dict[str, Any]:
-        """What is not as it would be by default with this budget in this environment, by dotted name."""
+        """The options that differ from the defaults for this budget and environment, by dotted name."""
         usual = self.usual(spec)
-        mine = flat(self.settled(spec).to_dict())
-        return {name: value for name, value in mine.items() if value != usual[name]}
+        options = flat(self.settled(spec).to_dict())
+        return {name: value for name, value in options.items() if value != usual[name]}
 
     def usual(self, spec: Spec) -> dict[str, Any]:
-        """The defaults with this budget and seed in this environment, by dotted name."""
+        """The defaults for this budget, seed and environment, by dotted name."""
         return flat(Config(total_steps=self.total_steps, seed=self.seed).settled(spec).to_dict())
 
     def to_dict(self) -> dict[str, Any]:
@@ -418,10 +319,10 @@ class Config(Checked):
         return from_dict(cls, data, "")
 
     def refuse_idle(self) -> None:
-        """Refuses options of a new training that are accepted of an old one, and that change nothing.
+        """Refuses options that have no effect in a new training; a resumed training may have them.
 
         Raises:
-            ConfigError: names the first, and why.
+            ConfigError: names the first, and the reason.
         """
         ppo, policy, usual = self.ppo, self.policy, PPO()
         every = ppo.recompute_every
@@ -437,22 +338,25 @@ class Config(Checked):
             )
 
     def warnings(self) -> list[str]:
-        """What is likely to learn badly, a sentence each. The training runs all the same."""
+        """Sentences about settings that are likely to learn badly. The training runs in any case."""
         num_steps, num_envs = self.shape
-        wanted = FEW_STEPS * num_envs
-        if self.ppo.num_steps is not None or num_steps >= FEW_STEPS or self.total_steps < 2 * wanted:
+        fewest_rows = FEW_STEPS * num_envs
+        if self.ppo.num_steps is not None or num_steps >= FEW_STEPS or self.total_steps < 2 * fewest_rows:
             return []
-        steps = "1 step" if num_steps == 1 else f"{num_steps} steps"
+        steps = counted(num_steps, "step")
         return [
-            f"num_envs = {num_envs}: leaves {steps} of each environment to a rollout, which learns badly; "
+            f"num_envs = {num_envs}: leaves {steps} of each environment in a rollout, which learns badly; "
             f"set --ppo.num-steps {FEW_STEPS} or more, or fewer environments"
         ]
 
     def check_against(self, spec: Spec) -> None:
-        """Refuses options that have no meaning for this kind of actions.
+        """Refuses options that have no effect on this kind of actions, and sizes too large for these spaces.
 
-        A value that only comes to the same is accepted: with bounds of [-1, 1] a policy acts in the
-        environment's units with and without ``normalize.action``. And what is too large for its spaces.
+        An option that only happens to have no effect is accepted: with bounds of [-1, 1], actions are the
+        same with and without ``normalize.action``.
+
+        Raises:
+            ConfigError: names the first such option.
         """
         self._check_sizes(num_inputs=spec.obs_size, action_size=spec.action_size)
         idle: dict[str, str] = {}
@@ -484,37 +388,7 @@ def num_parameters(inputs: int, hidden: tuple[int, ...], outputs: int) -> int:
 
 
 def known(value: float | None) -> float:
-    """A number of a configuration that is ``settled``."""
+    """The value of a derived option in a ``settled`` configuration."""
     if value is None:
-        raise ConfigError("a derived option has no number yet: call Config.settled first")
+        raise ConfigError("a derived option is still None: call Config.settled first")
     return value
-
-
-def from_dict(cls: type, data: Any, prefix: str) -> Any:
-    """The record ``cls`` with the values of ``data``, which JSON may have held.
-
-    Raises:
-        ConfigError: names the first field, behind ``prefix``, that is unknown or has a wrong value.
-    """
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{prefix.rstrip('.') or 'configuration'} = {data!r}: must be an object")
-    hints = typing.get_type_hints(cls, include_extras=True)
-    known = {f.name for f in dataclasses.fields(cls)}
-    values: dict[str, Any] = {}
-    for name, value in data.items():
-        if name not in known:
-            raise ConfigError(f"{prefix}{name}: no such option")
-        if dataclasses.is_dataclass(hints[name]):
-            value = from_dict(typing.cast(type, hints[name]), value, f"{prefix}{name}.")
-        elif isinstance(value, list):
-            value = tuple(value)
-        values[name] = value
-    return cls(**values)
-
-
-def flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A configuration as JSON holds it, each option by its dotted name."""
-    found: dict[str, Any] = {}
-    for name, value in data.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return found

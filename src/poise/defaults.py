@@ -1,16 +1,16 @@
-"""What an option becomes that is not given: from the budget and the time limit, never from a name.
+"""The defaults that are derived: from the budget and the time limit, never from the name of a task.
 
-docs/defaults.md says why, and what was tried.
+docs/defaults.md explains each and lists the experiments.
 """
 
 import math
 
-ROLLOUTS = 36  # wanted in a budget
+ROLLOUTS = 36  # target number of rollouts in a budget
 FEWEST_ROWS, MOST_ROWS = 256, 2048  # of a rollout
 FEWEST_STEPS, MOST_ENVS = 64, 16
 
-MINIBATCH, LONG_MINIBATCH = 128, 64  # rows, where a rollout has as many
-LONG = 400_000  # steps from which on a budget has the second, at half of RATE and less
+MINIBATCH, LONG_MINIBATCH = 128, 64  # rows; the second for a long budget
+LONG = 400_000  # steps from which a budget is long; its learning rate is half of RATE or less
 
 GAMMA_UNLIMITED = 0.99  # where episodes have no time limit
 
@@ -19,10 +19,10 @@ LOWEST_RATE, HIGHEST_RATE = 3e-4, 3e-3
 
 
 def shape(total_steps: int, num_steps: int | None, num_envs: int | None) -> tuple[int, int]:
-    """Steps T and environments N of a rollout; what is given stays.
+    """Steps T and environments N of a rollout; a value that is not None stays.
 
-    Its rows, T N, are the power of two nearest to one 36th of the budget, within 256 to 2048, and never
-    more than the budget. N is 16, or as many as leave each 64 steps.
+    Its rows, T N, are the power of two nearest to 1/36 of the budget, between 256 and 2,048, and never more
+    than the budget. N is 16, or fewer so that each environment has 64 steps.
     """
     rows = 2 ** round(math.log2(max(1.0, total_steps / ROLLOUTS)))
     rows = min(max(rows, FEWEST_ROWS), MOST_ROWS, total_steps)
@@ -38,16 +38,16 @@ def gamma(time_limit: int | None) -> float:
 
 
 def minibatch_size(total_steps: int, rollout_size: int) -> int:
-    """About 128 rows, 64 from a budget of 400,000 steps on: the rollout in equal parts of nearly that size.
+    """About 128 rows, or 64 for a budget of 400,000 steps or more: equal parts of the rollout near that size.
 
-    So an epoch drops fewer rows than it has minibatches, and none of a rollout of 2,048.
+    So an epoch drops fewer rows than it has minibatches, and no row of a rollout of 2,048.
     """
-    wanted = MINIBATCH if total_steps < LONG else LONG_MINIBATCH
-    return rollout_size // max(1, round(rollout_size / wanted))
+    target = MINIBATCH if total_steps < LONG else LONG_MINIBATCH
+    return rollout_size // max(1, round(rollout_size / target))
 
 
 def std_rate(total_steps: int) -> float:
-    """(100,000 / budget)^(1/4), at least 1: with few updates the deviation has to fall faster."""
+    """(100,000 / budget)^(1/4), at least 1: with few updates the deviation must decrease faster."""
     return max(1.0, (RATE_BUDGET / total_steps) ** 0.25)
 
 
@@ -57,5 +57,5 @@ def std_init(action_size: int) -> float:
 
 
 def learning_rate(total_steps: int) -> float:
-    """1e-3 at 100,000 steps, inversely to the root of the budget, within 3e-4 to 3e-3."""
+    """1e-3 sqrt(100,000 / budget), between 3e-4 and 3e-3."""
     return min(max(RATE * math.sqrt(RATE_BUDGET / total_steps), LOWEST_RATE), HIGHEST_RATE)

@@ -1,10 +1,10 @@
-"""The errors that are the user's to mend."""
+"""The errors that a user can fix."""
 
 
 class PoiseError(Exception):
-    """Something the user can mend; its message is shown without a traceback.
+    """An error that the user can fix; the command shows its message without a traceback.
 
-    ``exit_code`` is what the command exits with: 2 for arguments, 1 for a run that failed.
+    ``exit_code``: that of the command. 2 for wrong arguments, 1 for a run that failed.
     """
 
     exit_code = 2
@@ -12,7 +12,7 @@ class PoiseError(Exception):
 
 DIVERGED = (
     "The usual cause is a learning rate that is too high (--ppo.policy-learning-rate, "
-    "--ppo.value-learning-rate), or of rewards that are very large and not normalized."
+    "--ppo.value-learning-rate), or very large rewards that are not normalized."
 )
 
 
@@ -20,27 +20,27 @@ TOO_LARGE = "The usual cause is observations or rewards whose squares overflow 3
 
 
 class TrainingError(PoiseError):
-    """A training that cannot go on."""
+    """A training that cannot continue."""
 
     exit_code = 1
 
 
-MOST_TEXT = 2000  # characters of what someone else's code says
+MOST_TEXT = 2000  # characters of a message from other code
 
 
 def message_of(error: BaseException) -> str:
-    """Type and message of an exception of someone else's, of a length that a person reads."""
+    """Type and message of an exception from other code, shortened to a readable length."""
     try:
         text = str(error)
     except KeyboardInterrupt:
         raise
-    except BaseException as other:  # of its own __str__
+    except BaseException as other:  # its __str__ failed
         text = f"(its message cannot be shown: {type(other).__name__})"
     return f"{type(error).__name__}: {shortened(text)}" if text else type(error).__name__
 
 
 def shortened(text: str, most: int = MOST_TEXT) -> str:
-    """The text, or its beginning and its end."""
+    """The text; of a text longer than ``most`` characters, its beginning and its end."""
     if len(text) <= most:
         return text
     half = most // 2
@@ -48,6 +48,6 @@ def shortened(text: str, most: int = MOST_TEXT) -> str:
 
 
 class StorageError(PoiseError):
-    """A disk that is full. What was saved before is whole."""
+    """The disk is full. Everything that was saved before is complete."""
 
     exit_code = 75

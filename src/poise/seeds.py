@@ -1,8 +1,8 @@
-"""Where every random number comes from: one stream for each purpose, all derived from the run's seed.
+"""The random streams: one for each purpose, all derived from the seed of the run.
 
-In JAX the i-th key of ``split(key, n)`` is ``fold_in(key, i)``, and what is drawn from a key is made
-of the same bits as the keys split from it. So a key here is either drawn from or derived from, never
-both, and each purpose has a branch of its own at the root.
+In JAX the i-th key of ``split(key, n)`` is ``fold_in(key, i)``, and numbers drawn from a key use the same
+bits as keys split from it. So a key is used either to draw numbers or to derive keys, never for both, and
+each purpose has its own branch at the root.
 """
 
 import enum
@@ -13,20 +13,20 @@ from jaxtyping import PRNGKeyArray
 
 
 class Stream(enum.IntEnum):
-    """What is drawn. Those with episodes differ in their last two bits, which end the episodes' seeds."""
+    """The purposes. Those of episodes differ in their last two bits, which end the seeds of the episodes."""
 
-    TRAINING = 0  # how training episodes begin
-    EVALUATION = 1  # how evaluation episodes begin
-    NOISE = 2  # what the sampled actions differ by from the mean
-    RESCORING = 3  # how the episodes begin that choose the best agent
+    TRAINING = 0  # starts of training episodes
+    EVALUATION = 1  # starts of evaluation episodes
+    NOISE = 2  # of the sampled actions
+    RESCORING = 3  # starts of the episodes that choose the best agent
     POLICY = 4  # initial weights
-    VALUE = 5
-    SHUFFLE = 6  # the order of the rows in each epoch
-    GREEDY = 10  # how the episodes begin that an agent plays greedily while it is trained
+    VALUE = 5  # initial weights
+    SHUFFLE = 6  # order of the rows in each epoch
+    GREEDY = 10  # starts of the greedy episodes during training
 
 
 def stream_key(seed: int, stream: Stream) -> PRNGKeyArray:
-    """The key of one purpose, from which others are derived with ``fold_in`` or ``split``."""
+    """The key of one purpose, from which keys are derived with ``fold_in`` or ``split``."""
     return branch(jax.random.key(seed), stream)
 
 
@@ -36,9 +36,9 @@ def branch(root: PRNGKeyArray, stream: Stream) -> PRNGKeyArray:
 
 
 def episode_seed(seed: int, stream: Stream, env: int, index: int) -> int:
-    """The seed of one episode, 32 bits: a function of the run's seed, the purpose, and its place.
+    """The seed of one episode, 32 bits: a function of the run's seed, the purpose, environment and index.
 
-    The last two bits are the stream's last two, so no episode of one purpose has the seed of another.
+    The last two bits are those of the stream, so episodes of different purposes have different seeds.
     """
     drawn = int(np.random.SeedSequence((seed, stream, env, index)).generate_state(1)[0])
     return drawn >> 2 << 2 | stream & 3

@@ -1,16 +1,76 @@
-"""Numbers and tables as people read them."""
+"""Numbers, layers and tables as people write and read them."""
 
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
-from poise.counts import figure as figure
+WIDTH = 44  # characters of a command that fit on a telephone
+_SUFFIX = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+# digits as in Python (1_000_000), or with commas in groups of three (1,000,000): 64,64 is not one number
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d+(?:_\d+)*)"
+_NUMBER = re.compile(rf"([+-]?(?:{_DIGITS}(?:\.\d+)?|\.\d+)(?:e\+?\d{{1,2}})?)([kmg]?)")
+_SEPARATOR = re.compile(r"\s*[,x]\s*|\s+")
 
-WIDTH = 44  # characters of a command that fit a telephone
+
+def parse_count(text: str) -> int:
+    """``100000``, ``100_000``, ``100,000``, ``100k``, ``1.5M`` and ``1e6`` as a whole number.
+
+    Raises:
+        ValueError: not a number, or not a whole one.
+    """
+    match = _NUMBER.fullmatch(text.strip().lower())
+    if match is None:
+        raise ValueError(f"{text!r} is not a whole number such as 100000, 100_000, 100k or 1e6")
+    value = Decimal(re.sub("[_,]", "", match[1])) * _SUFFIX[match[2]]
+    if value != value.to_integral_value():
+        raise ValueError(f"{text!r} is not a whole number")
+    return int(value)
+
+
+def figure(value: float) -> str:
+    """A return as text: one decimal from 100 on, two below."""
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 trial``, ``2 trials``, ``10,000 trials``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """``64 64``, ``64,64``, ``64x64`` and ``[64, 64]`` as two layers of 64 units.
+
+    A comma separates layers here, also in ``512,256``, which would be one number elsewhere.
+
+    Raises:
+        ValueError: not whole numbers with one kind of separator between them.
+    """
+    plain = text.strip().lower()
+    if (plain[:1], plain[-1:]) in (("[", "]"), ("(", ")")):
+        plain = plain[1:-1].strip().removesuffix(",")  # (64,) is how Python writes one layer
+    separators = {separator.strip() for separator in _SEPARATOR.findall(plain)}
+    try:
+        if len(separators) > 1:
+            raise ValueError("two kinds of separators")
+        return tuple(_parse_width(part) for part in _SEPARATOR.split(plain))
+    except ValueError as error:
+        raise ValueError(
+            f"{text!r} is not a list of layers: write the units of each as 64x64, 64,64 or 64 64, "
+            "and large numbers without commas"
+        ) from error
+
+
+def _parse_width(text: str) -> int:
+    """The units of one layer. Refuses 024, the end of 1,024, and 64_64, which does not mean 6464."""
+    width = parse_count(text)
+    if re.match(r"[+-]?0\d", text) or ("_" in text and text != f"{width:_}"):
+        raise ValueError(f"{text!r} is not a width")
+    return width
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The first column to the left, the others to the right."""
+    """Rows of a table as lines: the first column aligned to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(
@@ -22,28 +82,28 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def between(low: float | None, high: float | None, reason: str | None = None) -> str:
-    """An interval. A bound that is None: ``reason`` says why there is none; by default there is one seed."""
+    """An interval as text. Without bounds, the ``reason`` why there is none; by default a single seed."""
     if low is None or high is None:
         return "one seed" if reason is None else reason
-    if low == high:  # of values that never differ, which say nothing about others
+    if low == high:  # equal values say nothing about other seeds
         return "none, all equal"
     return f"{figure(low)} to {figure(high)}"
 
 
 def interval(estimate: Mapping[str, Any]) -> str:
-    """That of an estimate as ``summary.json`` has it; older ones do not say why there is none."""
+    """The interval of an estimate in ``summary.json``; files without ``no_interval`` give no reason."""
     return between(estimate["low"], estimate["high"], estimate.get("no_interval"))
 
 
 def share(estimate: Mapping[str, Any]) -> tuple[str, str]:
-    """A probability and its interval."""
+    """A probability and its interval as text."""
     low, high = estimate["low"], estimate["high"]
-    known = low is not None and high is not None
-    return f"{estimate['value']:.2f}", f"{low:.2f} to {high:.2f}" if known else interval(estimate)
+    has_interval = low is not None and high is not None
+    return f"{estimate['value']:.2f}", f"{low:.2f} to {high:.2f}" if has_interval else interval(estimate)
 
 
 def continued(command: str) -> str:
-    """A command for a shell, with each of its options on a line of its own where it is long."""
+    """A command for a shell; a long one with each of its options on its own line."""
     if len(command) <= WIDTH or not command.startswith("poise ") or "'" in command:
-        return command  # within quotes a break would change it
+        return command  # a line break inside quotes would change the command
     return re.sub(r" (--[a-z])", r" \\\n  \1", command)

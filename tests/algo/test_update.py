@@ -18,7 +18,8 @@ from poise.algo.hyperparameters import Hyperparameters, learning_rate
 from poise.algo.losses import policy_loss
 from poise.algo.minibatches import take
 from poise.algo.update import update as pure_update
-from poise.config import Config, ConfigError
+from poise.checked import ConfigError
+from poise.config import Config
 from poise.placement import two_devices
 from poise.placement.two_devices import draw_shuffles, make_ready, sort_shuffles
 from poise.spec import Spec

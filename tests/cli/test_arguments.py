@@ -8,16 +8,19 @@ import shlex
 import pytest
 import tyro
 
+from poise.checked import Bound, ConfigError
 from poise.cli import main as cli
 from poise.cli import mistyped
 from poise.cli.arguments import registry
-from poise.config import PPO, Bound, Config, ConfigError, Policy, Value
-from poise.counts import parse_count, parse_layers
+from poise.cli.studies import sweep
+from poise.cli.train import resume_command, train_command
+from poise.config import PPO, Config, Policy, Value
 from poise.envs import make
 from poise.runs.options import Options
 from poise.runs.presets import configure
 from poise.studies.sweep.space import make_space
 from poise.system.interrupts import Guard
+from poise.wording import parse_count, parse_layers
 
 
 def parsed(text):
@@ -91,7 +94,7 @@ def test_layers_without_quotes_may_be_several_words():
         "64 layers",
     ],
 )
-def test_what_is_not_a_list_of_layers_is_refused_everywhere(typed, capsys):
+def test_an_invalid_list_of_layers_is_refused_everywhere(typed, capsys):
     with pytest.raises(ValueError, match="is not a list of layers"):
         parse_layers(typed)
     with pytest.raises(ConfigError, match=r"^policy\.hidden = .* is not a list of layers: write the units"):
@@ -204,11 +207,11 @@ def test_the_config_json_of_a_run_is_a_configuration():
 @pytest.mark.parametrize(
     ("typed", "answer"),
     [
-        ("--n-timesteps 5", "--n-timesteps: no such option; here it is --total-steps"),
-        ("--ppo.clip-range 0.2", "--ppo.clip-range: no such option; here it is --ppo.clip "),
-        ("--learning-rate=1e-3", "here it is --ppo.policy-learning-rate and --ppo.value-learning-rate"),
-        ("--n-envs 4", "here it is --num-envs"),
-        ("--net_arch 64", "here it is --policy.hidden and --value.hidden"),
+        ("--n-timesteps 5", "--n-timesteps: no such option; in poise it is --total-steps"),
+        ("--ppo.clip-range 0.2", "--ppo.clip-range: no such option; in poise it is --ppo.clip "),
+        ("--learning-rate=1e-3", "in poise it is --ppo.policy-learning-rate and --ppo.value-learning-rate"),
+        ("--n-envs 4", "in poise it is --num-envs"),
+        ("--net_arch 64", "in poise it is --policy.hidden and --value.hidden"),
         ("--device cpu", "--device: no such option; JAX chooses the device; the variable JAX_PLATFORMS=cpu"),
         ("--name x", "--out FOLDER puts it into a folder of your own"),
         ("--vf-coef 1", "see --ppo.value-learning-rate"),
@@ -216,7 +219,7 @@ def test_the_config_json_of_a_run_is_a_configuration():
         ("--gamma 0.9", "did you mean --ppo.gamma?"),
         ("--hidden 64", "did you mean --policy.hidden or --value.hidden?"),
         ("--total_step 3", "did you mean --total-steps?"),
-        ("--env X", "--env: is given without a name: poise train ENV"),
+        ("--env X", "--env: is not an option; write the value alone: poise train ENV"),
         ("--qqq", "poise: --qqq: no such option all options: poise train --help"),
     ],
 )
@@ -232,8 +235,8 @@ def test_all_mistyped_options_are_named_at_once_and_values_are_not_taken_for_opt
 
 
 def test_every_synonym_leads_to_an_option_and_is_not_one():
-    options, _ = mistyped.names_of(cli._train_command(""))
-    options |= mistyped.names_of(cli.sweep)[0] | {field.name for field in dataclasses.fields(Options)}
+    options, _ = mistyped.names_of(train_command(""))
+    options |= mistyped.names_of(sweep)[0] | {field.name for field in dataclasses.fields(Options)}
     last = {option.rpartition(".")[2] for option in options}
     for name, meant in mistyped.SYNONYMS.items():
         assert name not in last
@@ -268,7 +271,7 @@ def test_the_options_that_are_known_are_those_of_the_help(verb, capsys):
     listed = {
         name.replace("-", "_") for head in heads for name in re.findall(r"--([a-z.-]+)", head.split("  ")[0])
     }
-    commands = {"train": cli._train_command(""), "resume": cli._resume_command(Guard())}
+    commands = {"train": train_command(""), "resume": resume_command(Guard())}
     known, _ = mistyped.names_of(commands.get(verb) or getattr(cli, verb))
     assert known == listed - {"help"}
 

@@ -72,15 +72,15 @@ def test_options_reach_the_configuration(capsys, tmp_path):
         ("train Reachr-v4", "the nearest names are Reacher-v4"),
         (
             "train paper/cheetah",
-            "no preset 'paper/cheetah'; there are paper/inverted-pendulum, paper/reacher",
+            "paper/cheetah: no such preset; the presets are paper/inverted-pendulum, paper/reacher",
         ),
         ("train Ant-v2", "retired"),
         ("train Reacher-v4 --ppo.clip -1", "ppo.clip = -1.0: must be > 0"),
-        ("train Reacher-v4 --log-every 0", "log_every = 0: must be >= 1"),
+        ("train Reacher-v4 --log-every 0", "--log-every = 0: must be >= 1"),
         ("train Reacher-v4 --ppo.gamma 2", "ppo.gamma = 2.0: must be >= 0 and <= 1"),
         (
             "train Reacher-v4 --total-steps 1k --num-envs 16 --ppo.num-steps 128",
-            "total_steps = 1000: must be >= 2048, one rollout",
+            "--total-steps = 1000: must be >= 2048, one rollout",
         ),
         ("train Reacher-v4 --total-steps ten", "'ten' is not a whole number"),
         ("train Reacher-v4 --seed 1.5", "'1.5' is not a whole number"),
@@ -150,7 +150,7 @@ def test_several_seeds_end_with_the_folder_that_holds_them(capsys, tmp_path, mon
     summary = {"seeds": [2, 3], "tasks": tasks, "against": None, "steps": 256, "seconds": {"total": 3.0}}
     monkeypatch.setattr(
         experiment,
-        "execute_experiment",
+        "execute_seeds",
         lambda *given, **named: asked.append((given, named)) or experiment.Experiment(tmp_path, summary),
     )
     code, out, _ = poise(f"train paper/reacher --seed 2 --seeds 2 --out {tmp_path}", capsys)
@@ -161,8 +161,8 @@ def test_several_seeds_end_with_the_folder_that_holds_them(capsys, tmp_path, mon
         "2 x 256 steps in 3.0 s",
         str(tmp_path),
     ]
-    (ids, config, options), named = asked[0]
-    assert (*ids, config.seed, config.ppo.num_steps, options.out) == ("Reacher-v2", 2, 2000, tmp_path)
+    (id, config, options), named = asked[0]
+    assert (id, config.seed, config.ppo.num_steps, options.out) == ("Reacher-v2", 2, 2000, tmp_path)
     assert named["num_seeds"] == 2
     _, out, _ = poise("train Reacher-v4 --seeds 2 --json", capsys)
     assert json.loads(out) == summary | {"folder": str(tmp_path)}

@@ -168,7 +168,7 @@ def test_a_report_without_a_part_of_the_summary_is_a_report(missing, run, tmp_pa
     assert "</html>" in page([read_record(folder)], None)
 
 
-def test_what_a_summary_lacks_is_none_or_empty():
+def test_missing_entries_of_a_summary_are_none_or_empty():
     assert known_summary({"seed": 3, "versions": None}) == {
         "seed": 3, "status": "unknown", "evaluation": None, "best": None, "seconds": {"total": 0.0},
         "steps": None, "steps_per_second": None, "versions": {}, "processor": "",
@@ -199,7 +199,7 @@ NAMES = ("metrics.jsonl", "episodes.csv", "greedy.csv", "evaluation.csv", "summa
 
 @pytest.mark.parametrize("kind", [pipe, device, link])
 @pytest.mark.parametrize("name", [*NAMES, "config.json", "video.mp4"])
-def test_what_is_not_a_plain_file_is_refused(name, kind, run, tmp_path):
+def test_a_special_file_is_refused(name, kind, run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run")
     (tmp_path / "elsewhere").write_text("what lies elsewhere")
     (folder / name).unlink(missing_ok=True)
@@ -234,7 +234,7 @@ def test_runs_of_an_experiment_that_are_links_are_refused(tmp_path, run):
 # -- crash.json --------------------------------------------------------------------------------------
 
 
-def test_what_an_environment_says_is_cut_in_a_crash(tmp_path):
+def test_a_long_message_of_an_environment_is_shortened_in_a_crash(tmp_path):
     long = Crash("E-v0", 0, 0, 2, "a" * 10**7, "b" * 10**7 + "the end", np.zeros((2, 3)))
     path = write_crash(tmp_path, long)
     assert path.stat().st_size < 30_000

@@ -128,7 +128,7 @@ def test_a_training_that_exits_is_a_failure_of_that_training_alone(error, tmp_pa
 
 
 @pytest.mark.parametrize(("error", "said"), [(SystemExit(0), "0"), (ERRORS[-2][0], "(its message cannot")])
-def test_what_exits_while_it_is_drawn_costs_the_film_alone(error, said):
+def test_an_exit_during_drawing_costs_only_the_film(error, said):
     with pytest.raises(VideoError) as film, _faults("X-v0"):
         raise error
     assert str(film.value).startswith(f"no video of X-v0: {said}")
@@ -178,7 +178,7 @@ def _runs(pid):
 
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="processes are looked for in /proc")
 @pytest.mark.parametrize("killed", [False, True])
-def test_what_an_environment_starts_in_its_own_process_ends_with_it(killed, tmp_path, monkeypatch):
+def test_processes_that_an_environment_starts_end_with_it(killed, tmp_path, monkeypatch):
     (tmp_path / "starts_task.py").write_text(STARTS)
     monkeypatch.syspath_prepend(str(tmp_path))
     env = GymnasiumEnv("starts_task:Simulator", 1, processes=True)

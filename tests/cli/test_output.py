@@ -31,7 +31,7 @@ def run(program, **options):
     return subprocess.run([sys.executable, "-c", program], check=False, **options)
 
 
-def test_what_environments_print_is_not_on_standard_output():
+def test_output_of_environments_is_not_on_standard_output():
     done = run(LOUD)
     assert done.stdout == "progress\nresult\n"
     assert all(text in done.stderr for text in ("an environment", "a C library", "a child"))

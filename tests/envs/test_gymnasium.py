@@ -142,7 +142,7 @@ def test_the_tape_keeps_each_unfinished_episode_whole():
         ({"length": np.array([9, 9])}, "array 'seed' or 'length': a value is out of range"),
         ({"action": np.zeros((2, 2), np.float32)}, "array action is float32, should be int64"),
         ({"action": np.zeros((2, 2, 1), np.int64)}, r"action is int64\[2, 2, 1\], should be int64\[2, 2\]"),
-        ({"more": np.zeros(1)}, "array more belongs to nothing"),
+        ({"more": np.zeros(1)}, "array more is not part of the record"),
     ],
 )
 def test_a_snapshot_of_something_else_is_refused(change, message):

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import FlattenObservation, TransformAction
 
 from poise import envs
-from poise.config import ConfigError
+from poise.checked import ConfigError
 from poise.envs import EnvError
 from poise.envs.gymnasium import GymnasiumEnv, spec_of
 from poise.spec import Spec

@@ -131,6 +131,7 @@ def _make_sweep(folder: Path, work: Path) -> None:
     from poise.config import Config
     from poise.runs.options import Options
     from poise.studies.sweep import sweep
+    from poise.studies.sweep.search import Search
     from poise.studies.sweep.trial import Result
 
     def jobs(given: Any, **_: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
@@ -146,7 +147,7 @@ def _make_sweep(folder: Path, work: Path) -> None:
 
     with mock.patch.object(sweep, "run_jobs", jobs), mock.patch.object(sweep, "_judge", judge):
         options = Options(out=work / "sweeps", video=False)
-        made = sweep.execute_sweep("CartPole-v1", Config(), options, num_trials=9, file=io.StringIO())
+        made = sweep.execute_sweep("CartPole-v1", Config(), options, Search(trials=9), file=io.StringIO())
     made.folder.rename(folder)
 
 

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 from suite import POISE, Failed, Process, require
 
+from poise.checked import ConfigError
 from poise.cli.main import main
-from poise.config import Config, ConfigError
+from poise.config import Config
 from poise.runs.options import Options
 from poise.store.checkpoint import manifest_sum
 

@@ -14,8 +14,9 @@ import gymnasium
 import pytest
 
 import poise
+from poise.checked import ConfigError
 from poise.cli.main import main
-from poise.config import Config, ConfigError
+from poise.config import Config
 from poise.errors import StorageError
 from poise.runs import resuming
 from poise.runs import session as run

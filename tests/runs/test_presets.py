@@ -1,6 +1,7 @@
 import pytest
 
-from poise.config import PPO, Config, ConfigError
+from poise.checked import ConfigError
+from poise.config import PPO, Config
 from poise.runs.presets import PRESETS, configure
 
 COMMON = {"num_steps": 2000, "clip": 0.2, "max_grad_norm": 0.5, "gamma": 0.99, "reset_every_rollout": True}

@@ -19,7 +19,8 @@ from tensorboardX.proto.event_pb2 import Event
 
 import poise
 from poise.agents.agent import load
-from poise.config import PPO, Config, ConfigError
+from poise.checked import ConfigError
+from poise.config import PPO, Config
 from poise.envs import make
 from poise.errors import StorageError
 from poise.runs import session as module

@@ -14,7 +14,8 @@ from processes import alive_in_session
 
 from poise.agents.intervals import mean_interval
 from poise.api import train
-from poise.config import Config, ConfigError
+from poise.checked import ConfigError
+from poise.config import Config
 from poise.runs import session as run
 from poise.runs.journal import read_greedy
 from poise.runs.options import Options
@@ -24,8 +25,9 @@ from poise.studies.experiment import (
     ExperimentError,
     compared,
     execute_experiment,
+    execute_seeds,
     proceed_experiment,
-    report,
+    report_lines,
 )
 from poise.studies.paper.figures import FIGURES, Figure, Panel, Variant
 from poise.studies.paper.page import number
@@ -142,7 +144,7 @@ def test_a_plan_leaves_page_pictures_and_tables(reproduced):
     assert (image < 128).mean() > 0.003
 
 
-def test_what_is_finished_is_not_run_again_and_what_has_another_configuration_is(reproduced):
+def test_only_runs_with_the_same_configuration_are_not_repeated(reproduced):
     plan, _, _ = reproduced
     assert all(is_finished(job) for job in plan.jobs())
     shown = io.StringIO()
@@ -190,7 +192,7 @@ def test_several_seeds_leave_their_runs_their_score_and_a_curve(tmp_path):
     shown = io.StringIO()
     options = Options(out=tmp_path, video=False)
     config = Config.from_dict(TINY | {"seed": 3})
-    done = execute_experiment(["Pendulum-v1"], config, options, num_seeds=2, name="Pendulum-v1", file=shown)
+    done = execute_seeds("Pendulum-v1", config, options, num_seeds=2, file=shown)
     assert done.folder.parent == tmp_path / "Pendulum-v1"
     assert {"3", "4", "curve.png", "results.csv", "experiment.json", "summary.json", ".lock"} == {
         f.name for f in done.folder.iterdir()
@@ -238,7 +240,7 @@ def test_an_experiment_gathers_every_run_in_one_table(two_tasks):
             assert greedy == pytest.approx([mean for _, mean in read_greedy(run)], rel=1e-5)
             assert len([r for r in mine if r["kind"] == "training"]) == 2
     assert (done.folder / "curve.png").stat().st_size > 10_000
-    lines = report(done.summary)
+    lines = report_lines(done.summary)
     assert [line.split()[0] for line in lines] == ["task", "Pendulum-v1", "InvertedPendulum-v4"]
 
 
@@ -252,7 +254,7 @@ def test_an_experiment_goes_on_with_what_is_missing(two_tasks, tmp_path):
     before = (kept / "summary.json").stat().st_mtime_ns
     shown = io.StringIO()
     again = proceed_experiment(folder, file=shown)
-    assert "3 of 4 are finished already" in shown.getvalue()
+    assert "already finished: 3 of 4 trainings" in shown.getvalue()
     assert (kept / "summary.json").stat().st_mtime_ns == before
     assert again.summary["tasks"] == done.summary["tasks"]
     finals = [
@@ -272,7 +274,7 @@ def test_an_experiment_is_compared_with_another(two_tasks, tmp_path):
     mine = done.summary["tasks"]["Pendulum-v1"]["evaluation"]["mean"]
     assert found["tasks"]["Pendulum-v1"]["difference"]["value"] == pytest.approx(mine + 1.5, rel=1e-5)
     assert found["tasks"]["Pendulum-v1"]["improvement"]["value"] == 0
-    lines = report(done.summary | {"against": found})
+    lines = report_lines(done.summary | {"against": found})
     assert lines[-1].split()[0] == "Pendulum-v1"
     assert "0.00" in lines[-1]
 
@@ -280,13 +282,13 @@ def test_an_experiment_is_compared_with_another(two_tasks, tmp_path):
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        (None, "holds no results"),
-        ("env,seed\nA,0\n", "holds no results"),
-        ("env,seed,kind,steps,return,seconds\n", "holds no final scores"),
+        (None, "has no results"),
+        ("env,seed\nA,0\n", "has no results"),
+        ("env,seed,kind,steps,return,seconds\n", "has no final scores"),
         ("env,seed,kind,steps,return,seconds\nReacher-v4,0,final,1,2,3\n", "has none of the tasks"),
     ],
 )
-def test_what_is_no_experiment_is_not_compared_with(content, match, two_tasks, tmp_path):
+def test_a_folder_without_results_is_not_compared_with(content, match, two_tasks, tmp_path):
     if content is not None:
         (tmp_path / "results.csv").write_text(content)
     with pytest.raises(ExperimentError, match=match):

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from poise import make
-from poise.config import PPO, Config, ConfigError, Policy
+from poise.checked import ConfigError
+from poise.config import PPO, Config, Policy
 from poise.studies.sweep.space import Dimension, applied, make_space
 
 
@@ -74,7 +75,7 @@ def test_the_defaults_lie_in_the_usual_space_and_come_back_from_it_to_the_last_b
             assert applied(base, values).settled(spec) == config.settled(spec)
 
 
-def test_what_is_given_is_not_searched_and_discrete_actions_have_no_deviation(reacher, cartpole):
+def test_set_options_are_not_searched_and_discrete_actions_have_no_deviation(reacher, cartpole):
     config = Config(ppo=PPO(gamma=0.97, clip=0.1))
     base, space = make_space([], config, reacher)
     assert not {"ppo.gamma", "ppo.clip"} & set(by_name(space))
@@ -126,7 +127,7 @@ def test_a_dimension_reads_what_it_wrote_and_can_be_typed_again(reacher):
             Dimension.from_dict({**space[1].to_dict(), **broken})
 
 
-def test_what_is_drawn_has_few_digits_and_stays_within_its_bounds():
+def test_drawn_values_have_few_digits_and_stay_within_their_bounds():
     horizon = Dimension("ppo.gamma", "horizon", 0.95, low=0.9, high=0.999)
     assert horizon.drawn(0.9) == pytest.approx(10)
     assert horizon.option(123.456789) == 0.9919
@@ -144,20 +145,20 @@ def test_what_is_drawn_has_few_digits_and_stays_within_its_bounds():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("ppo.gama=0.9:0.99", "search = 'ppo.gama': no such option; the nearest are ppo.gamma"),
-        ("xyzzy", "search = 'xyzzy': no such option; poise train --help lists them"),
+        ("ppo.gama=0.9:0.99", "search = 'ppo.gama': no such option; did you mean ppo.gamma"),
+        ("xyzzy", "search = 'xyzzy': no such option; poise train --help lists the options"),
         ("ppo", "search = 'ppo': no such option"),
         ("total-steps=1:2", "search = 'total-steps': cannot be searched; it is the budget"),
         ("seed=1,2", "search = 'seed': cannot be searched"),
         ("ppo.clip=0.3:0.1", "search = 'ppo.clip=0.3:0.1': LOW must be < HIGH"),
-        ("ppo.clip=0.1", "must be two values or more, or LOW:HIGH"),
-        ("ppo.clip=0.1,0.1", "must be two values or more, or LOW:HIGH"),
+        ("ppo.clip=0.1", "must be two or more values, or LOW:HIGH"),
+        ("ppo.clip=0.1,0.1", "must be two or more values, or LOW:HIGH"),
         ("ppo.clip=-1,0.2", "search: ppo.clip = -1.0: must be > 0"),
         ("ppo.gamma=0.9:1.5", "search: ppo.gamma = 1.5: must be >= 0 and <= 1"),
-        ("ppo.gamma=0.9:1:horizon", "must be >= 0 and < 1 on the scale of a horizon"),
+        ("ppo.gamma=0.9:1:horizon", "must be >= 0 and < 1 with :horizon"),
         ("ppo.clip=0.1:0.2:cubic", "must be LOW:HIGH, LOW:HIGH:log or LOW:HIGH:horizon"),
         ("ppo.clip=0.1:0.2:log:log", "must be LOW:HIGH, LOW:HIGH:log or LOW:HIGH:horizon"),
-        ("ppo.entropy-coef=0:0.1:log", "LOW must be > 0 on a logarithmic scale"),
+        ("ppo.entropy-coef=0:0.1:log", "LOW must be > 0 with :log"),
         ("ppo.clip=a:b", "search = 'ppo.clip': 'a' must be a number"),
         ("ppo.clip=nan:1", "LOW must be < HIGH"),
         ("ppo.clip=0.1:inf", "search: ppo.clip = inf: must be > 0"),
@@ -165,15 +166,15 @@ def test_what_is_drawn_has_few_digits_and_stays_within_its_bounds():
         ("ppo.num-epochs=None,3", "'None' must be a whole number"),
         ("num-envs=0,3", "search: num_envs = 0: must be >= 1"),
         ("policy.activation=tanh,gelu", "policy.activation = 'gelu': must be one of: tanh, relu"),
-        ("policy.activation=tanh:relu", "is no number; name its values"),
-        ("policy.hidden=64,a", "'a' must be whole numbers with x between them"),
+        ("policy.activation=tanh:relu", "is not a number; list the values"),
+        ("policy.hidden=64,a", "'a' must be layers such as 64x64"),
         ("normalize.obs=yes,no", "'yes' must be true or false"),
-        ("policy.hidden", "it has no range of its own; write policy.hidden=LOW:HIGH"),
-        ("ppo.clip ppo.clip", "search = 'ppo.clip': it is named twice"),
-        ("ppo.lam", "search = 'ppo.lam': it is given with a value as well"),
+        ("policy.hidden", "has no default range; write policy.hidden=LOW:HIGH"),
+        ("ppo.clip ppo.clip", "search = 'ppo.clip': is named twice"),
+        ("ppo.lam", "search = 'ppo.lam': this option has a value as well"),
     ],
 )
-def test_what_cannot_be_searched_is_said_in_one_line(words, message, reacher):
+def test_an_invalid_search_is_refused_in_one_line(words, message, reacher):
     with pytest.raises(ConfigError) as raised:
         make_space(words.split(), Config(ppo=PPO(lam=0.9)), reacher)
     assert message in str(raised.value)
@@ -197,7 +198,7 @@ def test_with_everything_given_there_is_nothing_to_search(reacher):
         clip=0.1,
     )
     config = Config(ppo=ppo, policy=Policy(std_init=0.3))
-    with pytest.raises(ConfigError, match="every option that is searched by default is given"):
+    with pytest.raises(ConfigError, match="every option that is searched by default has a value"):
         make_space([], config, reacher)
     fewer = dataclasses.replace(config, ppo=dataclasses.replace(ppo, clip=0.2))
     assert [d.name for d in make_space([], fewer, reacher)[1]] == ["ppo.clip"]

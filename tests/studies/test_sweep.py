@@ -26,7 +26,8 @@ from poise.runs.options import Options
 from poise.runs.records import read_record
 from poise.studies.pool import PoolError
 from poise.studies.sweep import study, sweep, trial
-from poise.studies.sweep.study import Ledger, StudyError, Tried, score, thresholds
+from poise.studies.sweep.search import Search
+from poise.studies.sweep.study import Ledger, StudyError, TrialRecord, score, thresholds
 from poise.studies.sweep.sweep import SweepError, execute_sweep, proceed_sweep, read_plan, report_lines
 from poise.studies.sweep.trial import Result, Trial, read_result
 from poise.studies.tables import read_table
@@ -71,7 +72,7 @@ def fake(monkeypatch):
 
 
 SEARCH = ["ppo.policy-learning-rate", "ppo.clip", "ppo.gamma", "ppo.num-steps=8,64"]
-ASKED = {"search": SEARCH, "num_trials": 18, "at_once": 3}
+ASKED = {"search": tuple(SEARCH), "trials": 18, "at_once": 3}
 
 
 def swept(out, **options):
@@ -80,8 +81,8 @@ def swept(out, **options):
         "Pendulum-v1",
         Config(**given),
         Options(out=out, video=False),
+        Search(**(ASKED | options)),
         file=io.StringIO(),
-        **(ASKED | options),
     )
 
 
@@ -132,7 +133,7 @@ def test_all_of_a_batch_are_asked_before_any_is_told(fake, tmp_path, monkeypatch
     for name in ("_ask", "tell"):
         real = getattr(Ledger, name)
         monkeypatch.setattr(Ledger, name, lambda *a, n=name, r=real: (seen.append((n, *a[1:2])), r(*a))[1])
-    swept(tmp_path, num_trials=5, at_once=3)
+    swept(tmp_path, trials=5, at_once=3)
     order = [what if what == "_ask" else number for what, *number in seen]
     assert order == ["_ask"] * 3 + [[0], [1], [2]] + ["_ask"] * 2 + [[3], [4]]
 
@@ -195,7 +196,7 @@ def test_another_seed_asks_others_and_the_number_of_trials_at_once_is_part_of_it
     assert two != undisturbed
 
 
-def test_what_no_setting_is_to_blame_for_stops_the_sweep_and_is_no_result(fake, tmp_path, monkeypatch):
+def test_an_error_that_no_setting_causes_stops_the_sweep_and_is_not_a_result(fake, tmp_path, monkeypatch):
     def full(jobs, **_):
         for i, job in enumerate(jobs):
             yield job, (PoolError("not begun") if i == 1 else trained(job).to_dict())
@@ -234,7 +235,7 @@ def test_a_trial_that_ended_before_a_resume_counts_for_the_best_so_far(fake, tmp
 
 def test_a_threshold_is_the_median_of_the_trials_that_came_to_their_end():
     def tried(number, state, *values):
-        return Tried(number, state, {}, (), None, values=dict(zip((10, 20), values, strict=False)))
+        return TrialRecord(number, state, {}, (), None, values=dict(zip((10, 20), values, strict=False)))
 
     known = [tried(i, "finished", value, 2 * value) for i, value in enumerate((1.0, 2.0, 5.0))]
     assert thresholds((10, 20), known) == (None, None)
@@ -256,7 +257,7 @@ def test_a_score_is_the_interquartile_mean_of_its_seeds():
 
 
 def test_a_finished_sweep_says_so_and_one_that_is_under_way_is_refused(fake, tmp_path):
-    done = swept(tmp_path, num_trials=2)
+    done = swept(tmp_path, trials=2)
     with pytest.raises(SweepError, match="this sweep is finished; poise report"):
         proceed_sweep(done.folder, file=io.StringIO())
     (done.folder / "summary.json").unlink()
@@ -290,7 +291,7 @@ def test_a_finished_sweep_says_so_and_one_that_is_under_way_is_refused(fake, tmp
     ],
 )
 def test_a_damaged_plan_is_refused_in_one_line(change, fake, tmp_path):
-    folder = swept(tmp_path, num_trials=1).folder
+    folder = swept(tmp_path, trials=1).folder
     plan = json.loads((folder / "sweep.json").read_text())
     (folder / "sweep.json").write_text(json.dumps(plan | change))
     (folder / "summary.json").unlink()
@@ -301,7 +302,7 @@ def test_a_damaged_plan_is_refused_in_one_line(change, fake, tmp_path):
 
 
 def test_a_damaged_journal_is_refused_in_one_line(fake, tmp_path, capsys):
-    folder = swept(tmp_path, num_trials=2).folder
+    folder = swept(tmp_path, trials=2).folder
     (folder / "summary.json").unlink()
     journal = folder / "journal.log"
     journal.write_text(journal.read_text().replace('"op_code"', '"op', 3))
@@ -313,7 +314,7 @@ def test_a_damaged_journal_is_refused_in_one_line(fake, tmp_path, capsys):
 
 
 def test_two_processes_share_a_storage_and_their_trials_are_counted_once(fake, tmp_path, monkeypatch):
-    storage = {"storage": f"sqlite:///{tmp_path}/study.db", "study": "ours", "num_trials": 10}
+    storage = {"storage": f"sqlite:///{tmp_path}/study.db", "study": "ours", "trials": 10}
 
     def stop(jobs, **_):
         raise Stop
@@ -341,19 +342,19 @@ def test_two_processes_share_a_storage_and_their_trials_are_counted_once(fake, t
     assert len(study.trials) == 10
     assert len({t.user_attrs["owner"] for t in study.trials}) == 2
     with pytest.raises(StudyError, match=r"study = 'ours': holds another sweep: trials is 10 there, 11 here"):
-        swept(tmp_path / "three", **(storage | {"num_trials": 11}))
+        swept(tmp_path / "three", **(storage | {"trials": 11}))
     assert list((tmp_path / "three" / "Pendulum-v1").iterdir()) == []
 
 
 def test_a_sweep_whose_storage_is_gone_is_refused(fake, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    done = swept(tmp_path, storage="sqlite:///study.db", num_trials=3)
-    assert read_plan(done.folder).storage == f"sqlite:///{tmp_path / 'study.db'}"  # from any folder
+    done = swept(tmp_path, storage="sqlite:///study.db", trials=3)
+    assert read_plan(done.folder).search.storage == f"sqlite:///{tmp_path / 'study.db'}"  # from any folder
     assert (done.folder / "sweep.json").stat().st_mode & 0o077 == 0
     (done.folder / "trials").mkdir(exist_ok=True)
     (done.folder / "summary.json").unlink()
     (tmp_path / "study.db").unlink()
-    with pytest.raises(StudyError, match="does not hold this sweep any more"):
+    with pytest.raises(StudyError, match="does not contain this sweep"):
         proceed_sweep(done.folder, storage="sqlite:///study.db", file=io.StringIO())
 
 
@@ -370,7 +371,7 @@ def test_a_password_in_a_url_is_not_shown(url, shown):
 
 
 def test_a_journal_that_is_a_link_is_refused_and_stays_as_it_is(fake, tmp_path):
-    done = swept(tmp_path, num_trials=2)
+    done = swept(tmp_path, trials=2)
     (done.folder / "summary.json").unlink()
     (tmp_path / "precious").write_text("precious\nwithout an end")
     (done.folder / "journal.log").unlink()
@@ -380,14 +381,14 @@ def test_a_journal_that_is_a_link_is_refused_and_stays_as_it_is(fake, tmp_path):
     assert (tmp_path / "precious").read_text() == "precious\nwithout an end"
 
 
-def test_of_a_last_trial_that_was_taken_twice_one_is_left_out(fake, tmp_path):
-    storage = {"storage": f"sqlite:///{tmp_path}/study.db", "num_trials": 3}
+def test_a_last_trial_that_was_taken_twice_is_discarded_once(fake, tmp_path):
+    storage = {"storage": f"sqlite:///{tmp_path}/study.db", "trials": 3}
     done = swept(tmp_path, **storage)
     plan = read_plan(done.folder)
-    ledger = plan.ledger(begun=True)
+    ledger = plan.ledger(exists=True)
     ledger._ask()
     assert ledger.take() == []
-    assert len(ledger.tried()) == 3
+    assert len(ledger.trials()) == 3
     (*_, extra) = ledger._frozen()
     assert (extra.number, extra.state.name) == (3, "FAIL")
 
@@ -400,7 +401,7 @@ def test_a_storage_that_cannot_be_used_is_one_line_without_its_password(url, fak
     command = f"sweep Pendulum-v1 --trials 1 --storage {url} --out {tmp_path}"
     assert main(shlex.split(command)) == 2
     error = capsys.readouterr().err
-    assert error.startswith("poise: storage = ")
+    assert error.startswith("poise: --storage = ")
     assert error.count("\n") == 1
     assert "secret" not in error
 
@@ -581,7 +582,7 @@ def test_nothing_is_left_to_resume_after_a_sweep(whole, capsys):
 
 
 def test_a_sweep_without_an_unfinished_run_is_found_to_be_unfinished(fake, tmp_path):
-    done = swept(tmp_path, num_trials=2)
+    done = swept(tmp_path, trials=2)
     with pytest.raises(RunError, match="no unfinished run"):
         newest_unfinished(tmp_path)
     summary = json.loads((done.folder / "summary.json").read_text())
@@ -594,8 +595,8 @@ def test_the_sentence_says_where_the_defaults_had_scored_higher_in_the_trials(wh
     sides = {
         side: [read_record(path) for path in (folder / side).iterdir()] for side in ("winner", "default")
     }
-    drawn = Tried(1, "finished", {}, (), -120.0)
-    first = Tried(0, "finished", {}, (), -99.5)
+    drawn = TrialRecord(1, "finished", {}, (), -120.0)
+    first = TrialRecord(0, "finished", {}, (), -99.5)
     without, said = (sweep._verdict(drawn, ahead, sides)["sentence"] for ahead in (None, first))
     assert said == f"{without}; in the trials the default had scored higher (-99.50 against -120.0)"
     assert "between the default and trial 1" in said
@@ -630,16 +631,16 @@ def test_a_sweep_that_is_killed_three_times_is_the_one_that_was_not(tmp_path_fac
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--seeds 2", "seeds = 2: must be >= 3"),
-        ("--trials 0", "trials = 0: must be >= 1"),
-        ("--final-seeds 1", "final_seeds = 1: must be >= 2"),
-        ("--at-once 0", "at_once = 0: must be >= 1"),
-        ("--no-evaluate", "evaluate = False: a trial needs its final score"),
+        ("--seeds 2", "--seeds = 2: must be >= 3"),
+        ("--trials 0", "--trials = 0: must be >= 1"),
+        ("--final-seeds 1", "--final-seeds = 1: must be >= 2"),
+        ("--at-once 0", "--at-once = 0: must be >= 1"),
+        ("--no-evaluate", "--no-evaluate: a trial needs its final score"),
         ("--seed 4294967290", "the last of 13 seeds must be <= 4294967295"),
-        ("--study mine", "study = 'mine': is a name in a storage that is shared"),
+        ("--study mine", "--study = 'mine': names a study in a shared storage"),
         ("--search ppo.gama=0.9:0.99", "search = 'ppo.gama': no such option"),
-        ("--ppo.clip 0.1 --search ppo.clip", "search = 'ppo.clip': it is given with a value as well"),
-        ("--on-crash restart", "on_crash = 'restart': has no effect on backend native"),
+        ("--ppo.clip 0.1 --search ppo.clip", "search = 'ppo.clip': this option has a value as well"),
+        ("--on-crash restart", "--on-crash = 'restart': has no effect on backend native"),
     ],
 )
 def test_a_wrong_command_exits_2_with_one_line(options, message, tmp_path, capsys):
@@ -652,7 +653,7 @@ def test_a_wrong_command_exits_2_with_one_line(options, message, tmp_path, capsy
 
 def test_a_preset_and_a_missing_environment_are_refused(tmp_path, capsys):
     assert main(shlex.split(f"sweep paper/reacher --out {tmp_path}")) == 2
-    assert "is a preset; a sweep begins from the defaults" in capsys.readouterr().err
+    assert "is a preset; a sweep starts from the defaults" in capsys.readouterr().err
     assert main(shlex.split(f"sweep Pendulom-v1 --out {tmp_path}")) == 2
 
 
@@ -667,5 +668,5 @@ def test_a_sweep_in_which_no_trial_ends_says_why(tmp_path, monkeypatch):
     monkeypatch.setattr(
         sweep, "run_jobs", lambda jobs, **_: ((job, TrainingError("it diverged")) for job in jobs)
     )
-    with pytest.raises(SweepError, match="none of 3 trials came to its end; trial 0: it diverged"):
-        swept(tmp_path, num_trials=3)
+    with pytest.raises(SweepError, match="none of 3 trials finished; trial 0: it diverged"):
+        swept(tmp_path, trials=3)

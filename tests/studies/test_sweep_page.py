@@ -17,6 +17,7 @@ from poise.studies.experiment import evaluation
 from poise.studies.statistics import difference, p_value
 from poise.studies.sweep import sweep
 from poise.studies.sweep.page import write_page
+from poise.studies.sweep.search import Search
 from poise.studies.sweep.trial import Result
 
 REASON = "<b>it diverged</b>"
@@ -65,7 +66,7 @@ def made(tmp_path_factory):
         patch.setattr(sweep, "run_jobs", jobs)
         patch.setattr(sweep, "_judge", judge)
         options = Options(out=tmp_path_factory.mktemp("sweeps"), video=False)
-        return sweep.execute_sweep("Reacher-v4", Config(), options, num_trials=30, file=io.StringIO())
+        return sweep.execute_sweep("Reacher-v4", Config(), options, Search(trials=30), file=io.StringIO())
 
 
 def test_the_page_says_what_the_summary_says(made):
@@ -73,7 +74,7 @@ def test_the_page_says_what_the_summary_says(made):
     number = made.summary["winner"]["trial"]
     assert f"Trial {number} is better than the default over seeds, by 0.93" in text
     assert f"greedy return, trial {number} -4.10 95% interval -4.35 to -3.85, 3 fresh seeds" in text
-    assert "on seeds 3 to 12, which no trial had" in text
+    assert "on seeds 3 to 12, which no trial used" in text
     assert "poise train Reacher-v4 --seed 3" in text
     states = [trial["state"] for trial in made.summary["trials"]]
     assert {"finished", "stopped", "failed"} == set(states)
@@ -110,7 +111,7 @@ def test_an_unfinished_sweep_has_a_page_that_says_how_to_go_on(made, tmp_path, c
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     text = parsed(write_page(tmp_path).read_text())
     assert f"2 of 30 trials have ended. To go on: poise resume {tmp_path}" in text
-    assert "Too few trials came to their end to say which option mattered" in text
+    assert "Too few trials finished to say which option mattered" in text
     (tmp_path / "summary.json").unlink()
     assert main(["report", str(tmp_path)]) == 2
     assert "none of its trials has ended yet" in capsys.readouterr().err

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poise.agents.agent import Agent, AgentError
-from poise.cli.main import _json, main
+from poise.cli.main import main
+from poise.cli.telling import as_json
 from poise.errors import shortened
 from poise.system.terminal import print, typed, visible
 
@@ -62,7 +63,7 @@ def test_a_long_text_is_cut_in_its_middle():
 
 
 def test_json_holds_nothing_that_a_terminal_obeys():
-    assert _json({"a": "\x7f\x1b\x9b\u202e"}) == '{\n  "a": "\\u007f\\u001b\\u009b\\u202e"\n}'
+    assert as_json({"a": "\x7f\x1b\x9b\u202e"}) == '{\n  "a": "\\u007f\\u001b\\u009b\\u202e"\n}'
 
 
 @given(st.text(st.characters(exclude_characters="\0")))
@@ -101,7 +102,7 @@ def test_a_lack_of_memory_is_a_sentence(monkeypatch, capsys):
 
     monkeypatch.setattr("poise.cli.main._run", fail)
     assert main(["presets"]) == 1
-    assert capsys.readouterr().err == "poise: there is not enough memory\n"
+    assert capsys.readouterr().err == "poise: not enough memory\n"
     monkeypatch.setattr("poise.cli.main._run", lambda *_: [][0])
     with pytest.raises(IndexError):
         main(["presets"])

@@ -7,7 +7,8 @@ from probes import Counter, NativeCounter, first_state, small
 
 import poise
 from poise.arrays import ArraysError
-from poise.config import Config, ConfigError
+from poise.checked import ConfigError
+from poise.config import Config
 from poise.envs import make
 from poise.envs.checking import EnvFault
 from poise.envs.gymnasium import GymnasiumEnv

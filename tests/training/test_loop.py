@@ -5,7 +5,8 @@ import pytest
 from probes import Bandit, Corridor, Counter, first_state
 
 from poise.algo.hyperparameters import Hyperparameters
-from poise.config import PPO, Config, ConfigError, Normalize, Policy
+from poise.checked import ConfigError
+from poise.config import PPO, Config, Normalize, Policy
 from poise.envs.checking import EnvFault
 from poise.errors import TrainingError
 from poise.placement.two_devices import make_ready

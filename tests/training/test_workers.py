@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from poise.arrays import ArraysError
-from poise.config import Config, ConfigError
+from poise.checked import ConfigError
+from poise.config import Config
 from poise.envs import make, resolve
 from poise.envs.checking import EnvFault
 from poise.system import cluster

@@ -1,13 +1,16 @@
-"""How the command line reads values, and how its help describes options: rules for tyro."""
+"""Arguments that several verbs have, and the rules for tyro: how values are read and options described."""
 
 import dataclasses
+import os
 import re
+import sys
 import types
 import typing
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import docstring_parser
-from tyro.conf import arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.constructors import (
     ConstructorRegistry,
     PrimitiveConstructorSpec,
@@ -17,23 +20,91 @@ from tyro.constructors import (
     UnsupportedTypeAnnotationError,
 )
 
-from poise.config import Checked
-from poise.counts import parse_count, parse_layers
+from poise.wording import parse_count, parse_layers
 
 registry = ConstructorRegistry()
 unset = arg(help_behavior_hint=lambda label: "" if label == "None" else f"(default: {label})")
-"""For an option whose help says what happens without it."""
+"""For an option whose help text describes its default."""
+
+Json = Annotated[
+    bool,
+    arg(name="json", help="Print the result as JSON on standard output, everything else on standard error."),
+    FlagCreatePairsOff,
+]
+WhichAgent = Annotated[
+    Literal["last", "best"],
+    arg(help="The agent at the end of the training, or the one with the best score at that time."),
+]
+RunFolder = Annotated[
+    Path,
+    Positional,
+    arg(metavar="RUN", help="The run folder that poise train printed, or one of its checkpoints."),
+]
+RunFolders = Annotated[
+    tuple[Path, ...],
+    Positional,
+    arg(
+        metavar="RUN...",
+        help="Folders of runs, or of several: of seeds, experiments or sweeps.",
+        help_behavior_hint="",
+    ),
+]
+Env = Annotated[
+    str | None,
+    arg(
+        metavar="ENV",
+        help="Another environment with the same spaces. If the run's environment comes from a module "
+        "(module:Task), its name has to be repeated here.",
+        help_behavior_hint="",
+    ),
+]
+RunEnv = Annotated[
+    str | None,
+    arg(
+        metavar="ENV",
+        help="The environment of the run, repeated if it comes from a module (module:Task): a folder alone "
+        "never makes poise import a module.",
+        help_behavior_hint="",
+    ),
+]
+Ray = Annotated[
+    str | None,
+    PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[ADDRESS]",
+        instance_from_str=lambda words: _address(words),
+        is_instance=lambda value: value is None or isinstance(value, str),
+        str_from_instance=lambda value: [] if value is None else [value],
+    ),
+    arg(
+        help="Use a Ray cluster (extra cluster): ADDRESS is HOST:PORT, or auto for the one of this machine; "
+        "without ADDRESS a local one is started, and stopped at the end.",
+        help_behavior_hint="",
+    ),
+]
+
+
+def _address(words: list[str]) -> str:
+    from poise.system.cluster import LOCAL, checked_address
+
+    return checked_address(" ".join(words) or LOCAL) or LOCAL
+
+
+def find_modules_here(env: str | None) -> None:
+    """Lets ``module:Task`` import a module from the working directory, as ``python -m`` does."""
+    if env and ":" in env:
+        sys.path.insert(0, os.getcwd())
 
 
 @registry.primitive_rule
 def _count(info: Any) -> PrimitiveConstructorSpec[int] | None:
-    """Every whole number on the command line may be written as 100k or 1e6."""
+    """Whole numbers may be written as 100k or 1e6."""
     if info.type is not int:
         return None
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar="INT",
-        instance_from_str=lambda given: parse_count(given[0]),
+        instance_from_str=lambda words: parse_count(words[0]),
         is_instance=lambda value: isinstance(value, int),
         str_from_instance=lambda value: [str(value)],
     )
@@ -41,14 +112,14 @@ def _count(info: Any) -> PrimitiveConstructorSpec[int] | None:
 
 @registry.primitive_rule
 def _layers(info: Any) -> PrimitiveConstructorSpec[tuple[int, ...]] | None:
-    """Layers are written in one word or in several: 64x64, 64,64 or 64 64."""
+    """Layers are written as one word or several: 64x64, 64,64 or 64 64."""
     (inner, *_) = (*typing.get_args(info.type), None)
     if info.type_origin is not tuple or getattr(inner, "__origin__", inner) is not int:  # Annotated[int, ...]
         return None
     return PrimitiveConstructorSpec(
         nargs="*",
         metavar="LAYERS",
-        instance_from_str=lambda given: parse_layers(" ".join(given)),
+        instance_from_str=lambda words: parse_layers(" ".join(words)),
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda value: ["x".join(map(str, value))],
     )
@@ -56,7 +127,7 @@ def _layers(info: Any) -> PrimitiveConstructorSpec[tuple[int, ...]] | None:
 
 @registry.primitive_rule
 def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """``INT`` in the help for a number that may be left out, where tyro would write ``{None}|INT``."""
+    """An option that may be None has the metavar ``INT`` in the help, where tyro writes ``{None}|INT``."""
     parts = typing.get_args(info.type)
     if info.type_origin not in (types.UnionType, typing.Union) or types.NoneType not in parts:
         return None
@@ -67,7 +138,7 @@ def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar=inner.metavar,
-        instance_from_str=lambda given: None if given == ["None"] else inner.instance_from_str(given),
+        instance_from_str=lambda words: None if words == ["None"] else inner.instance_from_str(words),
         is_instance=lambda value: value is None or inner.is_instance(value),
         str_from_instance=lambda value: ["None"] if value is None else inner.str_from_instance(value),
     )
@@ -75,32 +146,36 @@ def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 
 @registry.struct_rule
 def _record(info: Any) -> StructConstructorSpec | None:
-    """Configuration and options: the docstring under a field is its help, in one paragraph."""
-    if not (isinstance(info.type, type) and issubclass(info.type, Checked)):
+    """A record of options: the docstring under a field is its help, in one paragraph."""
+    if not (isinstance(info.type, type) and dataclasses.is_dataclass(info.type)):
         return None
     hints = typing.get_type_hints(info.type, include_extras=True)
     documented = docstring_parser.parse_from_object(info.type).params
     texts = {entry.arg_name: " ".join((entry.description or "").split()) for entry in documented}
     default = info.default if isinstance(info.default, info.type) else info.type()
     fields = [
-        _field(field.name, hints[field.name], getattr(default, field.name), texts.get(field.name, ""))
+        _field(field, hints[field.name], getattr(default, field.name), texts.get(field.name, ""))
         for field in dataclasses.fields(typing.cast(Any, info.type))
     ]
     return StructConstructorSpec(instantiate=info.type, fields=tuple(fields))
 
 
-def _field(name: str, hint: Any, default: Any, text: str) -> StructFieldSpec:
-    """One option. What its text says of None is the default where that is None."""
+def _field(field: dataclasses.Field[Any], hint: Any, default: Any, text: str) -> StructFieldSpec:
+    """One option. Where its default is None, the words after "None:" in its text describe the default.
+
+    The field may name a ``metavar`` in its metadata; its text then describes the default, too.
+    """
     if dataclasses.is_dataclass(hint):
-        return StructFieldSpec(name, typing.cast(type, hint), default)
+        return StructFieldSpec(field.name, typing.cast(type, hint), default)
     about, none = _split(text)
-    if default is None and none:
-        described = arg(help_behavior_hint=f"(default: {none})")
-        return StructFieldSpec(name, typing.cast(type, Annotated[hint, described]), default, about)
-    return StructFieldSpec(name, typing.cast(type, hint), default, text)
+    if metavar := field.metadata.get("metavar"):
+        hint = Annotated[hint, arg(metavar=metavar, help_behavior_hint="")]
+    elif default is None and none:
+        hint, text = Annotated[hint, arg(help_behavior_hint=f"(default: {none})")], about
+    return StructFieldSpec(field.name, typing.cast(type, hint), default, text)
 
 
 def _split(text: str) -> tuple[str, str]:
-    """What an option is, and what None stands for ("" where it is not an option that may be None)."""
+    """The text about an option without its end "None: ...", and what that says ("" without it)."""
     match = re.fullmatch(r"(.+?)[;.] None: (.+?)\.?", text)
     return (f"{match[1]}.", match[2]) if match else (text, "")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from poise.config import flat
+from poise.checked import flat
 from poise.errors import PoiseError
 from poise.runs.journal import read_episodes, read_metrics
 from poise.spec import Episode

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from poise.agents.evaluation import Evaluation
-from poise.counts import figure
 from poise.health.diagnosis import examine, verdict
 from poise.health.findings import Finding
 from poise.runs.records import read_record
+from poise.wording import figure
 
 WHY = {
     "steps": "its steps were used up (--eval-max-steps)",

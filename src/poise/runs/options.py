@@ -1,4 +1,4 @@
-"""What is done with a training beside the learning: where it runs, what is kept, what is shown.
+"""The options of a training that do not change what is learned: where it runs, what is saved and shown.
 
 The docstring under a field is the text that ``poise train --help`` shows for it.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from poise.config import Bound, Checked, ConfigError, Count, Positive, from_dict
+from poise.checked import Bound, Checked, ConfigError, Count, Positive, from_dict
 from poise.spec import Backend
 
 
@@ -18,49 +18,49 @@ class Options(Checked):
     """Everything about a training that does not change what is learned."""
 
     backend: Backend = "auto"
-    """What steps the environments; auto takes the fastest that has ENV."""
+    """Library that steps the environments; auto: the fastest that supports ENV."""
     out: Path = Path("runs")
-    """The folder in which run folders are made."""
+    """Folder in which the run folders are created."""
     evaluate: bool = True
-    """Whether the greedy agent plays 100 episodes at the end, and the best agent is chosen."""
+    """Whether to play 100 greedy episodes at the end, and to choose the best agent."""
     video: bool = True
-    """Whether the greedy agent is filmed at the end."""
+    """Whether to film the greedy agent at the end."""
     log_every: Count = 200
     """Log every n-th environment step to TensorBoard."""
     checkpoint_every: Count | None = None
-    """Environment steps between two checkpoints; None: one when 10 seconds have passed since the last."""
+    """Environment steps between two checkpoints; None: a checkpoint every 10 seconds."""
     eval_every: Count | None = None
-    """Environment steps between two greedy scores while training, in greedy.csv; None: none."""
+    """Environment steps between two greedy scores during training, written to greedy.csv; None: no scores."""
     eval_episodes: Count = 20
     """Episodes of each of these scores."""
     eval_max_steps: Count | None = None
-    """Environment steps of the score at the end, with the choice of the best agent. What does not fit leaves
-    fewer episodes, or cuts those without end. None: a quarter of the training's, more where 100 usual
-    episodes need more (docs/reading.md)."""
+    """Environment steps for the score at the end and the choice of the best agent. If they do not suffice,
+    there are fewer episodes, or endless ones are cut. None: a quarter of the steps of the training, more if
+    100 usual episodes need more (docs/reading.md)."""
     eval_max_seconds: Positive | None = None
-    """Seconds after which no further episode of it begins, and the score is of fewer. None: a quarter of the
-    training's, at least 60; no such limit where --eval-max-steps is given."""
+    """Seconds after which no further episode of that score starts. None: a quarter of the duration of the
+    training, at least 60; no limit if --eval-max-steps is set."""
     on_crash: Literal["stop", "restart"] = "stop"
-    """What happens when an environment in a process of its own (gymnasium-async) fails, dies or hangs: the
-    training stops, or the environment is made again, starts its next episode, and the training continues."""
+    """What to do when an environment in its own process (gymnasium-async) fails, dies or hangs: stop the
+    training, or restart the environment, which then starts its next episode."""
     env_timeout: Positive = 60.0
-    """Seconds that an environment in a process of its own has for one step or reset."""
+    """Seconds after which one step or reset of an environment in its own process counts as hanging."""
     workers: Annotated[int, Bound(ge=0, le=10**6)] = 0
-    """Processes of a cluster (--ray) that step the environments, each some of the --num-shards; 0: this one
-    does. A process that dies is replaced. The result is the same with any number."""
+    """Processes of a cluster (--ray) that step the environments, each some of the --num-shards; 0: the
+    process of the training steps them. A process that dies is replaced. Does not affect the result."""
     compile_cache: bool = True
-    """Whether what was compiled is kept in the user's cache folder, for a faster next start."""
+    """Whether to keep compiled programs in the user's cache folder, for a faster next start."""
 
     def check_against(self, backend: str) -> None:
         """Refuses options that have no effect on this backend.
 
         Raises:
-            ConfigError: names the first.
+            ConfigError: names the first of them.
         """
-        usual = Options()
+        defaults = Options()
         if backend != "gymnasium-async":
             for name in ("on_crash", "env_timeout"):
-                if getattr(self, name) != getattr(usual, name):
+                if getattr(self, name) != getattr(defaults, name):
                     raise ConfigError(
                         f"{name} = {getattr(self, name)!r}: has no effect on backend {backend}, whose "
                         "environments share one process; --backend gymnasium-async gives each its own"
@@ -70,18 +70,18 @@ class Options(Checked):
                 raise ConfigError(
                     f"{name} = {getattr(self, name)!r}: has no effect without a score at the end"
                 )
-        if self.eval_every is None and self.eval_episodes != usual.eval_episodes:
+        if self.eval_every is None and self.eval_episodes != defaults.eval_episodes:
             raise ConfigError(f"eval_episodes = {self.eval_episodes!r}: has no effect without eval_every")
 
     def to_dict(self) -> dict[str, Any]:
-        """What a resumed run needs of them: all but the folder."""
+        """The options as JSON, as a resumed run needs them: all except the folder."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name != "out"}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Options":
-        """The options that ``to_dict`` (or JSON made of it) describes.
+        """The options that ``to_dict``, or JSON made from it, describes.
 
         Raises:
-            ConfigError: names the first that is unknown or has a wrong value.
+            ConfigError: names the first option that is unknown or has a wrong value.
         """
         return from_dict(cls, {**data, "out": Path("runs")}, "options.")

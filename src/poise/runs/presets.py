@@ -1,16 +1,17 @@
-"""Settings with a name: an environment and a configuration, to be trained as they are or changed."""
+"""Presets: named combinations of an environment and a configuration."""
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from poise.config import PPO, Config, ConfigError, Normalize, Policy
+from poise.checked import ConfigError
+from poise.config import PPO, Config, Normalize, Policy
 
 
 @dataclass(frozen=True)
 class Preset:
-    """What ``poise train NAME`` trains."""
+    """What ``poise train NAME`` trains; ``about`` is a sentence for ``poise presets``."""
 
     env: str
     config: Config
@@ -18,7 +19,7 @@ class Preset:
 
 
 def _paper(policy: Policy, *, normalize_action: bool, **ppo: Any) -> Config:
-    """What the three experiments of the paper have in common: 50 iterations of 2000 steps."""
+    """The settings that the three experiments of the paper share: 50 iterations of 2,000 steps."""
     settings: dict[str, Any] = {"gamma": 0.99, "lam": 0.95, "num_epochs": 10, "minibatch_size": 32}
     plain: dict[str, Any] = {"reset_every_rollout": True, "stagger_starts": False, "recompute_every": None}
     return Config(
@@ -78,23 +79,23 @@ PRESETS = {
 
 
 def starting_point(target: str) -> tuple[str, Config]:
-    """The environment and configuration that a preset's name, or an environment's, stands for.
+    """The environment and configuration of a preset, or of an environment with the defaults.
 
     Raises:
-        ConfigError: the name is of the presets' kind (``paper/...``), and there is none.
+        ConfigError: the name looks like that of a preset (``paper/...``), but there is no such preset.
     """
     preset = PRESETS.get(target)
     kind, slash, _ = target.partition("/")
     if preset is None and slash and kind in {name.partition("/")[0] for name in PRESETS}:
-        raise ConfigError(f"there is no preset {target!r}; there are {', '.join(PRESETS)}")
+        raise ConfigError(f"{target}: no such preset; the presets are {', '.join(PRESETS)}")
     return (preset.env, preset.config) if preset else (target, Config())
 
 
 def configure(target: str, **options: Any) -> tuple[str, Config]:
-    """``starting_point`` with options changed.
+    """``starting_point`` with changed options.
 
-    A group (``ppo``, ``policy``, ``value``, ``normalize``) is given as its record, which replaces it, or
-    as a mapping, which changes the fields it names.
+    A group (``ppo``, ``policy``, ``value``, ``normalize``) may be a record, which replaces it, or a mapping,
+    which changes the fields that it names.
 
     Raises:
         ConfigError: an option is unknown or has a wrong value.

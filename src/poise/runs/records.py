@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from poise import defaults
-from poise.config import Config, ConfigError, flat
+from poise.checked import ConfigError, flat
+from poise.config import Config
 from poise.errors import PoiseError
 from poise.runs.journal import read_episodes, read_metrics
 from poise.runs.options import Options

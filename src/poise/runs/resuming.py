@@ -10,7 +10,8 @@ from typing import Any
 
 from poise import envs
 from poise.agents.best import PLACES, Candidate
-from poise.config import Config, ConfigError, flat
+from poise.checked import ConfigError, flat
+from poise.config import Config
 from poise.runs.folders import status
 from poise.runs.journal import JournalError, cut, read_episodes
 from poise.runs.options import Options

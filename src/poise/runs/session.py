@@ -13,7 +13,8 @@ import jax
 
 from poise import envs
 from poise.agents.evaluation import Evaluation
-from poise.config import Config, ConfigError
+from poise.checked import ConfigError
+from poise.config import Config
 from poise.envs.checking import EnvFault
 from poise.placement import two_devices
 from poise.runs.budget import Budget

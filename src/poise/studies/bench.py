@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
 from poise import envs
-from poise.config import Config, ConfigError
+from poise.checked import ConfigError
+from poise.config import Config
 from poise.envs import VectorEnv
 from poise.envs.vector import EnvStep
 from poise.errors import PoiseError

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from poise.config import flat
+from poise.checked import flat
 from poise.errors import PoiseError
 from poise.runs.journal import read_evaluation
 from poise.runs.records import Record, read_record

@@ -1,10 +1,10 @@
-"""Several tasks and seeds: trainings side by side, one table of all, and what they say together.
+"""Several tasks and seeds: trainings side by side, one table of their results, and statistics over seeds.
 
-<folder>/<task>/<seed>/    the run folders; <folder>/<seed>/ where there is one task
-<folder>/experiment.json   what is to be run, for ``poise resume``
-<folder>/results.csv       one row a point: training returns, greedy returns on the way, final scores
+<folder>/<task>/<seed>/    the run folders; <folder>/<seed>/ with a single task
+<folder>/experiment.json   the plan, for ``poise resume``
+<folder>/results.csv       one row for each point: training returns, greedy returns on the way, final scores
 <folder>/curve.png         drawn from that table alone
-<folder>/summary.json      of each task: mean, interquartile mean, intervals; of one alone also at the top
+<folder>/summary.json      for each task: mean, interquartile mean, intervals; a single task also at the top
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import json
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ import numpy as np
 from jaxtyping import Float
 
 from poise import envs
-from poise.config import LAST_SEED, Config, ConfigError
+from poise.checked import ConfigError
+from poise.config import LAST_SEED, Config
 from poise.errors import PoiseError, StorageError
 from poise.health.diagnosis import diagnose
 from poise.runs.folders import new_folder, status
@@ -50,20 +51,20 @@ from poise.system.machine import versions
 from poise.system.streams import TextOut
 from poise.system.terminal import print
 from poise.training.groups import refuse_native_shards
-from poise.wording import aligned, figure, interval, share
+from poise.wording import aligned, counted, figure, interval, share
 
 COLUMNS = ("env", "seed", "kind", "steps", "return", "seconds")
 
 
 class ExperimentError(PoiseError):
-    """One of several trainings failed, and the others are kept; or a folder is no experiment."""
+    """One of several trainings failed (the others are kept), or a folder is not that of an experiment."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Finished trainings: the folder that holds them, and what ``summary.json`` in it says."""
+    """A finished experiment: its folder, and the content of its ``summary.json``."""
 
     folder: Path
     summary: dict[str, Any]
@@ -71,35 +72,46 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be trained, and where to."""
+    """The trainings of an experiment, and their folder.
+
+    Attributes:
+        config: of the first seed.
+        against: the folder of another experiment, to compare the final scores with.
+    """
 
     folder: Path
-    found: tuple[envs.Resolved, ...]
-    config: Config  # of the first seed
+    tasks: tuple[envs.Resolved, ...]
+    config: Config
     options: Options
     num_seeds: int
-    against: Path | None
+    against: Path | None = None
 
     @property
     def seeds(self) -> range:
         return range(self.config.seed, self.config.seed + self.num_seeds)
 
-    def run(self, found: envs.Resolved, seed: int) -> Path:
+    def run(self, task: envs.Resolved, seed: int) -> Path:
         """The folder of one training."""
-        parent = self.folder if len(self.found) == 1 else self.folder / _slug(found.id)
+        parent = self.folder if len(self.tasks) == 1 else self.folder / _slug(task.id)
         return parent / str(seed)
 
     def jobs(self) -> list[Job]:
-        """Seed by seed, so that every task has something to show early."""
+        """All trainings, seed by seed, so that every task has results early."""
         return [
-            Job(found.id, dataclasses.replace(self.config, seed=seed), self.options, self.run(found, seed))
+            Job(task.id, dataclasses.replace(self.config, seed=seed), self.options, self.run(task, seed))
             for seed in self.seeds
-            for found in self.found
+            for task in self.tasks
         ]
 
+    def name(self, job: Job) -> str:
+        """The name under which the progress of a training is shown."""
+        seed = f"seed {job.config.seed}"
+        return f"{job.env}, {seed}" if len(self.tasks) > 1 else seed
+
     def to_dict(self) -> dict[str, Any]:
+        """The content of ``experiment.json``."""
         return {
-            "envs": [found.id for found in self.found],
+            "envs": [task.id for task in self.tasks],
             "seeds": self.num_seeds,
             "against": None if self.against is None else str(self.against),
             "config": self.config.to_dict(),
@@ -118,57 +130,83 @@ def execute_experiment(
     *,
     num_seeds: int,
     against: Path | None = None,
-    name: str = "experiment",
     ray: str | None = None,
     file: TextOut,
 ) -> Experiment:
-    """Trains on each task with the seeds from ``config.seed`` on, side by side on all cores.
+    """Trains on each task with ``num_seeds`` consecutive seeds from ``config.seed`` on, side by side on all
+    cores, in ``<out>/experiment/<date>-<first>-<last>/``.
 
-    In ``<out>/<name>/<date>-<first>-<last>/``. ``against``: the folder of another experiment, with which the
-    final scores are compared on the tasks that both have. ``ray``: the cluster to train on (``run_jobs``).
+    Args:
+        against: the folder of another experiment; the final scores are compared on the tasks of both.
+        ray: the cluster to train on (``pool.run_jobs``).
+        file: where progress is shown.
 
     Raises:
-        ConfigError: there are no such seeds, or no task is named, or one twice, or a preset.
+        ConfigError: the seeds are out of range, or no task is named, or one twice, or a preset.
         EnvError: an environment cannot be made.
-        ExperimentError: a training failed (``log.txt`` in its folder says why), or ``against`` holds no
-            results.
+        ExperimentError: a training failed (see ``log.txt`` in its folder), or ``against`` has no results.
         PoolError: a process was killed.
     """
-    first, last = config.seed, config.seed + num_seeds - 1
-    check_count("seeds", num_seeds)
-    if not first <= last <= LAST_SEED:
-        raise ConfigError(f"seeds = {num_seeds}: must be >= 1, and the last of them <= {LAST_SEED}")
-    if not ids:
-        raise ConfigError("ENV: must be one environment or more, for example Reacher-v4 Pendulum-v1")
     if preset := next((id for id in ids if id in PRESETS), None):
         raise ConfigError(
-            f"{preset}: is a preset, with settings of its own: poise train {preset} --seeds {num_seeds}"
+            f"{preset}: is a preset, with its own settings; use poise train {preset} --seeds {num_seeds}"
         )
-    refuse_workers(options)
+    if not ids:
+        raise ConfigError("ENV: must be one environment or more, for example Reacher-v4 Pendulum-v1")
     cluster.check(ray)
-    found = tuple(resolved(id, options.backend) for id in ids)
-    if any(f.backend == "native" for f in found):
-        refuse_native_shards(config)
-    if len({_slug(f.id) for f in found}) < len(found):
-        raise ConfigError(f"envs = {' '.join(ids)}: one of them is named twice")
-    for note in (f.note for f in found if f.note):
-        print(note, file=file)
+    tasks = _tasks(ids, config, options, num_seeds, file)
     if against is not None:
-        _scores(against)
-    plan = Plan(new_folder(options.out, name, f"{first}-{last}"), found, config, options, num_seeds, against)
+        _scores(against)  # fails here rather than after all trainings
+    folder = new_folder(options.out, "experiment", f"{config.seed}-{config.seed + num_seeds - 1}")
+    return _start(Plan(folder, tasks, config, options, num_seeds, against), ray, file)
+
+
+def execute_seeds(
+    id: str, config: Config, options: Options, *, num_seeds: int, ray: str | None = None, file: TextOut
+) -> Experiment:
+    """``execute_experiment`` with a single task, in ``<out>/<id>/<date>-<first>-<last>/``."""
+    cluster.check(ray)
+    tasks = _tasks([id], config, options, num_seeds, file)
+    folder = new_folder(options.out, id, f"{config.seed}-{config.seed + num_seeds - 1}")
+    return _start(Plan(folder, tasks, config, options, num_seeds), ray, file)
+
+
+def _tasks(
+    ids: Sequence[str], config: Config, options: Options, num_seeds: int, file: TextOut
+) -> tuple[envs.Resolved, ...]:
+    """The environments and backends of an experiment, whose settings are checked.
+
+    Raises:
+        ConfigError, EnvError: as ``execute_experiment``.
+    """
+    check_count("seeds", num_seeds)
+    if config.seed + num_seeds - 1 > LAST_SEED:
+        raise ConfigError(f"seeds = {num_seeds}: the last seed must be <= {LAST_SEED}")
+    refuse_workers(options)
+    tasks = tuple(resolved(id, options.backend) for id in ids)
+    if any(task.backend == "native" for task in tasks):
+        refuse_native_shards(config)
+    if len({_slug(task.id) for task in tasks}) < len(tasks):
+        raise ConfigError(f"ENV = {' '.join(ids)}: an environment is named twice")
+    for note in (task.note for task in tasks if task.note):
+        print(note, file=file)
+    return tasks
+
+
+def _start(plan: Plan, ray: str | None, file: TextOut) -> Experiment:
     write_text(plan.folder / EXPERIMENT, json.dumps(plan.to_dict(), indent=2) + "\n")
     return _execute(plan, ray, file)
 
 
 def refuse_workers(options: Options) -> None:
-    """Each of several trainings steps its environments itself.
+    """Refuses ``workers``: each of several trainings steps its environments itself.
 
     Raises:
-        ConfigError: it is not to.
+        ConfigError: it is not 0.
     """
     if options.workers:
         raise ConfigError(
-            f"workers = {options.workers}: are for one training; several trainings are spread with --ray"
+            f"workers = {options.workers}: is for a single training; use --ray to spread several trainings"
         )
 
 
@@ -180,52 +218,63 @@ def proceed_experiment(
     ray: str | None = None,
     file: TextOut,
 ) -> Experiment:
-    """Goes on with what ``execute_experiment`` left: what is finished stays, the others go on.
+    """Resumes an interrupted experiment: trains what is not finished.
 
     Raises:
         ExperimentError: the folder is damaged, or an environment names a module and ``env`` does not
-            repeat it, or it names another experiment and ``against`` does not. And as
+            repeat it, or it names another experiment and ``against`` does not repeat that. And as
             ``execute_experiment``.
+    """
+    ids, plan = _read_plan(folder)
+    for id in ids:
+        if ":" in id and env != id:
+            add = f"add --env {shlex.quote(id)}"
+            raise ExperimentError(f"{folder}: its environment {id!r} names a Python module: {add}")
+    if env is not None and env not in ids:
+        raise ExperimentError(f"{folder}: its environments are {', '.join(ids)}, not {env}")
+    _check_against(folder, plan.against, against)
+    tasks = tuple(resolved(id, plan.options.backend) for id in ids)
+    return _execute(dataclasses.replace(plan, tasks=tasks, against=against), ray, file)
+
+
+def _read_plan(folder: Path) -> tuple[list[str], Plan]:
+    """The environments that ``experiment.json`` names, and the plan without tasks.
+
+    Raises:
+        ExperimentError: the file is missing or damaged.
     """
     path = folder / EXPERIMENT
     try:
         data = read_json(path)
-        known, num_seeds, known_against = data["envs"], data["seeds"], data["against"]
+        ids, num_seeds, against = data["envs"], data["seeds"], data["against"]
         config, options = Config.from_dict(data["config"]), Options.from_dict(data["options"])
-        if not (isinstance(known, list) and known and all(isinstance(id, str) for id in known)):
-            raise ValueError(f"envs {known!r:.100}")
+        if not (isinstance(ids, list) and ids and all(isinstance(id, str) for id in ids)):
+            raise ValueError(f"envs {ids!r:.100}")
         if not isinstance(num_seeds, int):
             raise ValueError(f"seeds {num_seeds!r:.100}")
         check_count("seeds", num_seeds)
-        if not isinstance(known_against, str | None):
-            raise ValueError(f"against {known_against!r:.100}")
+        if not isinstance(against, str | None):
+            raise ValueError(f"against {against!r:.100}")
     except (FileError, ConfigError) as error:
         raise ExperimentError(str(error) if isinstance(error, FileError) else f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ExperimentError(f"{path}: is damaged: {error!r:.200}") from error
-    for id in known:
-        if ":" in id and env != id:
-            add = f"add --env {shlex.quote(id)}"
-            raise ExperimentError(f"{folder}: its environment {id!r} names a Python module: {add}")
-    if env is not None and env not in known:
-        raise ExperimentError(f"{folder}: its environments are {', '.join(known)}, not {env}")
-    _check_against(folder, known_against, against)
-    found = tuple(resolved(id, options.backend) for id in known)
-    plan = Plan(folder, found, config, options, num_seeds, against)
-    return _execute(plan, ray, file)
+    return ids, Plan(folder, (), config, options, num_seeds, None if against is None else Path(against))
 
 
-def _check_against(folder: Path, known: str | None, given: Path | None) -> None:
-    """A folder alone never has another one read.
+def _check_against(folder: Path, stored: Path | None, repeated: Path | None) -> None:
+    """Checks that the user repeats the other experiment: a folder alone never makes poise read another.
 
     Raises:
-        ExperimentError: names what is to be repeated.
+        ExperimentError: names what has to be repeated.
     """
-    if known is None and given is not None:
-        raise ExperimentError(f"{folder}: is compared with no other experiment: leave out --against")
-    if known is not None and (given is None or given.absolute() != Path(known).absolute()):
-        again = f"poise resume {shlex.quote(str(folder))} --against {shlex.quote(known)}"
-        raise ExperimentError(f"{folder}: is compared with another; to read that, repeat it: {again}")
+    if stored is None and repeated is not None:
+        raise ExperimentError(f"{folder}: is not compared with another experiment: leave out --against")
+    if stored is not None and (repeated is None or repeated.absolute() != stored.absolute()):
+        command = f"poise resume {shlex.quote(str(folder))} --against {shlex.quote(str(stored))}"
+        raise ExperimentError(
+            f"{folder}: is compared with another experiment; to read that, repeat its folder: {command}"
+        )
 
 
 def _execute(plan: Plan, ray: str | None, file: TextOut) -> Experiment:
@@ -235,111 +284,113 @@ def _execute(plan: Plan, ray: str | None, file: TextOut) -> Experiment:
 
 
 def _execute_claimed(plan: Plan, ray: str | None, file: TextOut) -> Experiment:
-    begun = time.perf_counter()
+    start = time.perf_counter()
     config, folder, seeds = plan.config, plan.folder, plan.seeds
     steps = config.num_iterations * config.rollout_size
-    names = ", ".join(f"{found.id} on {found.backend}" for found in plan.found)
-    print(f"{names}: seeds {seeds[0]} to {seeds[-1]}, {steps:,} steps each", file=file, flush=True)
-
-    def name(job: Job) -> str:
-        return f"{job.env}, seed {job.config.seed}" if len(plan.found) > 1 else f"seed {job.config.seed}"
-
-    jobs = plan.jobs()
-    done = _run(jobs, folder, name, ray, file)
+    names = ", ".join(f"{task.id} on {task.backend}" for task in plan.tasks)
+    span = f"seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
+    print(f"{names}: {span}, {steps:,} steps each", file=file, flush=True)
+    num_jobs = len(plan.jobs())
+    summaries = _run(plan, ray, file)
     rows: list[Sequence[Any]] = []
-    for found in plan.found:
+    for task in plan.tasks:
         for seed in seeds:
-            if (run := plan.run(found, seed)) in done:
-                rows += result_rows(found.id, seed, run, done[run])
+            if (run := plan.run(task, seed)) in summaries:
+                rows += result_rows(task.id, seed, run, summaries[run])
     tables.write_table(folder / "results.csv", COLUMNS, rows)
     summary: dict[str, Any] = {
-        "status": "finished" if len(done) == len(jobs) else "failed",
+        "status": "finished" if len(summaries) == num_jobs else "failed",
         "seeds": list(seeds),
         "steps": steps,
-        "tasks": {f.id: _outcome(plan, f, done) for f in plan.found},
+        "tasks": {task.id: _outcome(plan, task, summaries) for task in plan.tasks},
         "against": None if plan.against is None else compared(folder, plan.against),
-        "seconds": {"total": time.perf_counter() - begun},
+        "seconds": {"total": time.perf_counter() - start},
         "versions": versions(),
     }
-    if len(plan.found) == 1:
-        summary = {"env": plan.found[0].id, **summary, **summary["tasks"][plan.found[0].id]}
+    if len(plan.tasks) == 1:
+        (task,) = plan.tasks
+        summary = {"env": task.id, **summary, **summary["tasks"][task.id]}
     if rows:
         draw_results(folder, plan.against)
     write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-    if len(done) < len(jobs):
-        missing = len(jobs) - len(done)
-        raise ExperimentError(f"{missing} of {len(jobs)} trainings failed; see the log.txt files in {folder}")
+    if (num_failed := num_jobs - len(summaries)) > 0:
+        total = counted(num_jobs, "training")
+        raise ExperimentError(f"{num_failed} of {total} failed; see the log.txt files in {folder}")
     return Experiment(folder, summary)
 
 
-def _run(
-    jobs: Sequence[Job], folder: Path, name: Callable[[Job], str], ray: str | None, file: TextOut
-) -> dict[Path, dict[str, Any]]:
-    """Runs all that is not finished under ``folder``; the summaries of those that are then, by their folders.
+def _run(plan: Plan, ray: str | None, file: TextOut) -> dict[Path, dict[str, Any]]:
+    """Runs the trainings that are not finished; returns the summaries of all that are then, by folder.
 
-    A training that fails leaves the others alone. ``name``: of a training, as it is shown.
+    A training that fails does not stop the others.
 
     Raises:
         PoolError: a process was killed.
         StorageError: the disk is full.
     """
-    full = False
+    jobs, folder = plan.jobs(), plan.folder
     for job in jobs:
         own_folder(folder, job.folder)
-    done = {job.folder: summary for job in jobs if (summary := _finished(job, file)) is not None}
-    missing = [job for job in jobs if job.folder not in done]
-    if done:
-        print(f"{len(done)} of {len(jobs)} are finished already", file=file, flush=True)
+    summaries = {job.folder: summary for job in jobs if (summary := _finished(job, file)) is not None}
+    missing = [job for job in jobs if job.folder not in summaries]
+    if summaries:
+        count = f"{len(summaries)} of {counted(len(jobs), 'training')}"
+        print(f"already finished: {count}", file=file, flush=True)
+    outcomes: dict[Path, dict[str, Any] | PoiseError] = {}
     try:
-        with watching(file, name) as watch:
-            for job, result in run_jobs(missing, ray, watch.say, watch.look):
-                if isinstance(result, PoiseError):
-                    watch.say(f"{name(job)} failed: {result}")
-                    full = full or isinstance(result, StorageError)
-                    continue
-                done[job.folder] = result
-                score = result["evaluation"]
-                outcome = f"greedy return {score['mean']:.2f}" if score else "trained"
-                seconds = f"{result['seconds']['total']:.1f} s"
-                sick = [finding.rule for finding in diagnose(job.folder)]
-                watch.say(f"{name(job)}: {', '.join([outcome, seconds, *sick])}")
+        with watching(file, plan.name) as watch:
+            for job, outcome in run_jobs(missing, ray, watch.say, watch.look):
+                watch.say(f"{plan.name(job)}{_outcome_line(job, outcome)}")
+                outcomes[job.folder] = outcome
     except (KeyboardInterrupt, cluster.LostCluster) as error:
         ended = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        print(f"{ended}; to resume: {_again(folder, ray)}", file=file, flush=True)
+        print(f"{ended}; to resume: {_resume_command(folder, ray)}", file=file, flush=True)
         raise
-    if full:
-        raise StorageError(f"{folder}: the disk is full; make room, then: {_again(folder, ray)}")
-    return done
+    if any(isinstance(outcome, StorageError) for outcome in outcomes.values()):
+        raise StorageError(f"{folder}: the disk is full; make room, then: {_resume_command(folder, ray)}")
+    new = {run: outcome for run, outcome in outcomes.items() if not isinstance(outcome, PoiseError)}
+    return summaries | new
 
 
-def _again(folder: Path, ray: str | None) -> str:
-    """The command that goes on."""
+def _outcome_line(job: Job, outcome: dict[str, Any] | PoiseError) -> str:
+    """The score, the duration and the findings of a training, or its error; follows the training's name."""
+    if isinstance(outcome, PoiseError):
+        return f" failed: {outcome}"
+    score = outcome["evaluation"]
+    result = f"greedy return {score['mean']:.2f}" if score else "trained"
+    seconds = f"{outcome['seconds']['total']:.1f} s"
+    findings = [finding.rule for finding in diagnose(job.folder)]
+    return f": {', '.join([result, seconds, *findings])}"
+
+
+def _resume_command(folder: Path, ray: str | None) -> str:
+    """The command that resumes the experiment."""
     against = read_json(folder / EXPERIMENT)["against"]
     repeated = f" --against {shlex.quote(against)}" if against else ""
     return f"poise resume {shlex.quote(str(folder))}{repeated}{cluster.typed(ray)}"
 
 
 def _finished(job: Job, file: TextOut) -> dict[str, Any] | None:
-    """The summary of what the job is to do, where that is done."""
-    found = resolved(job.env, job.options.backend)
-    summary = finished(job.folder, found, job.config, job.options)
+    """The summary of a training that is finished; otherwise None."""
+    task = resolved(job.env, job.options.backend)
+    summary = finished(job.folder, task, job.config, job.options)
     if summary is None and status(job.folder) == "finished":
         print(f"{job.folder}: holds a finished training with another configuration or seed", file=file)
     return summary
 
 
-def _outcome(plan: Plan, found: envs.Resolved, done: Mapping[Path, dict[str, Any]]) -> dict[str, Any]:
-    """Of one task, over the seeds that are finished; each is the mean of one agent's greedy episodes."""
+def _outcome(plan: Plan, task: envs.Resolved, summaries: Mapping[Path, dict[str, Any]]) -> dict[str, Any]:
+    """The score of one task over the finished seeds; that of a seed is the mean of its greedy episodes."""
     scores = [
         summary["evaluation"]["mean"]
         for seed in plan.seeds
-        if (summary := done.get(plan.run(found, seed))) and summary["evaluation"]
+        if (summary := summaries.get(plan.run(task, seed))) and summary["evaluation"]
     ]
-    return {"backend": found.backend, "evaluation": evaluation(np.array(scores)) if scores else None}
+    return {"backend": task.backend, "evaluation": evaluation(np.array(scores)) if scores else None}
 
 
 def evaluation(each: Float[np.ndarray, " seeds"]) -> dict[str, Any]:
-    """Mean and interquartile mean over seeds, each with its interval."""
+    """Mean and interquartile mean of the scores ``each``, with their intervals, as JSON."""
     mean = plain(mean_estimate(each))
     return {
         "mean": mean.pop("value"),
@@ -351,13 +402,13 @@ def evaluation(each: Float[np.ndarray, " seeds"]) -> dict[str, Any]:
 
 
 def plain(estimate: Estimate) -> dict[str, Any]:
-    """As JSON: without an interval the bounds are None, and ``no_interval`` says why."""
+    """An estimate as JSON: without an interval the bounds are None, and ``no_interval`` says why."""
     low, high = (bound if np.isfinite(bound) else None for bound in (estimate.low, estimate.high))
     return {**estimate._asdict(), "low": low, "high": high}
 
 
 def result_rows(env: str, seed: int, run: Path, summary: Mapping[str, Any]) -> list[Sequence[Any]]:
-    """Of one finished run, its rows of COLUMNS."""
+    """The rows of ``results.csv``, with COLUMNS, for one finished run."""
     rows: list[Sequence[Any]] = [
         (env, seed, "training", row[2], row[3], "") for row in tables.curve_rows(env, seed, run)
     ]
@@ -369,7 +420,7 @@ def result_rows(env: str, seed: int, run: Path, summary: Mapping[str, Any]) -> l
 
 
 def read_results(folder: Path) -> list[tables.Row]:
-    """The rows of ``results.csv`` of an experiment, whose numbers are numbers.
+    """The rows of ``results.csv`` of an experiment. Their numbers are finite.
 
     Raises:
         ExperimentError: the table is missing or damaged.
@@ -381,9 +432,9 @@ def read_results(folder: Path) -> list[tables.Row]:
             if (row["kind"] == "final" and not row["return"]) or not np.isfinite(numbers).all():
                 raise ValueError(f"row {number:,}: a number that is not finite")
     except FileError as error:
-        raise ExperimentError(f"{folder}: holds no results of an experiment: {error}") from error
+        raise ExperimentError(f"{folder}: has no results of an experiment: {error}") from error
     except (ValueError, KeyError) as error:
-        raise ExperimentError(f"{folder}: holds no results of an experiment: {error!r:.200}") from error
+        raise ExperimentError(f"{folder}: has no results of an experiment: {error!r:.200}") from error
     return rows
 
 
@@ -391,34 +442,37 @@ def _scores(folder: Path) -> dict[str, Float[np.ndarray, " seeds"]]:
     """The final scores of each task of an experiment.
 
     Raises:
-        ExperimentError: it holds none.
+        ExperimentError: it has none.
     """
-    found: dict[str, list[float]] = {}
+    scores: dict[str, list[float]] = {}
     for row in read_results(folder):
         if row["kind"] == "final":
-            found.setdefault(row["env"], []).append(float(row["return"]))
-    if not found:
-        raise ExperimentError(f"{folder}: holds no final scores of an experiment")
-    return {env: np.array(scores) for env, scores in found.items()}
+            scores.setdefault(row["env"], []).append(float(row["return"]))
+    if not scores:
+        raise ExperimentError(f"{folder}: has no final scores of an experiment")
+    return {env: np.array(each) for env, each in scores.items()}
 
 
 def compared(folder: Path, against: Path) -> dict[str, Any]:
-    """Difference and probability of improvement, ``folder`` over ``against``, on the tasks of both."""
-    mine, theirs = _scores(folder), _scores(against)
-    common = [env for env in mine if env in theirs]
-    if not common:
-        raise ExperimentError(f"{against}: has none of the tasks {', '.join(mine)}")
+    """Difference and probability of improvement, ``folder`` over ``against``, on the tasks of both.
 
+    Raises:
+        ExperimentError: they have no task in common, or one of them has no scores.
+    """
+    new, old = _scores(folder), _scores(against)
+    common = [env for env in new if env in old]
+    if not common:
+        raise ExperimentError(f"{against}: has none of the tasks {', '.join(new)}")
     return {
         "folder": str(against),
         "tasks": {
             env: {
-                "difference": plain(difference(mine[env], theirs[env])),
-                "improvement": plain(improvement([(mine[env], theirs[env])])),
+                "difference": plain(difference(new[env], old[env])),
+                "improvement": plain(improvement([(new[env], old[env])])),
             }
             for env in common
         },
-        "improvement": plain(improvement([(mine[env], theirs[env]) for env in common])),
+        "improvement": plain(improvement([(new[env], old[env]) for env in common])),
     }
 
 
@@ -431,14 +485,14 @@ def draw_results(folder: Path, against: Path | None = None) -> None:
         for env in dict.fromkeys(row["env"] for row in rows):
             if place != folder and env not in panels:
                 continue
-            mine = [row for row in rows if row["env"] == env]
-            panels.setdefault(env, []).extend(_lines(mine, suffix))
+            of_task = [row for row in rows if row["env"] == env]
+            panels.setdefault(env, []).extend(_lines(of_task, suffix))
     count = len({row["seed"] for row in tables.read_table(folder / "results.csv")})
     draw_tasks(folder / "curve.png", panels, count)
 
 
 def _lines(rows: Iterable[tables.Row], suffix: str) -> list[Line]:
-    """The curves of one task: sampled actions while training, and greedy ones where there are."""
+    """The curves of one task: training returns, and greedy returns if any were measured."""
     labels = {"training": "training, sampled actions", "greedy": "greedy, while training"}
     lines = []
     for kind, label in labels.items():
@@ -449,39 +503,29 @@ def _lines(rows: Iterable[tables.Row], suffix: str) -> list[Line]:
                 seeds.setdefault(row["seed"], []).append(point)
         if seeds:
             most = max(map(len, seeds.values()))
-            whole = np.array(
+            curves = np.array(
                 [points for points in seeds.values() if len(points) == most]
             )  # [seeds, points, 2]
-            steps, values = whole[0, :, 0], tables.held(whole[:, :, 1])
+            steps, values = curves[0, :, 0], tables.held(curves[:, :, 1])
             lines.append(Line(label + suffix, steps, *interquartile_band(values), dashed=kind == "greedy"))
     return lines
 
 
-def report(summary: Mapping[str, Any]) -> list[str]:
-    """What ``summary.json`` says, as lines for people."""
+def report_lines(summary: Mapping[str, Any]) -> list[str]:
+    """``summary.json`` as lines for a terminal."""
     table: list[tuple[str, ...]] = [
         ("task", "seeds", "mean", "95% interval", "interquartile mean", "95% interval")
     ]
     for env, task in summary["tasks"].items():
         if score := task["evaluation"]:
-            iqm = score["iqm"]
-            bounds = [interval(s) for s in (score, iqm)]
-            table.append(
-                (
-                    env,
-                    str(score["seeds"]),
-                    figure(score["mean"]),
-                    bounds[0],
-                    figure(iqm["value"]),
-                    bounds[1],
-                )
-            )
+            mean, iqm = figure(score["mean"]), figure(score["iqm"]["value"])
+            table.append((env, str(score["seeds"]), mean, interval(score), iqm, interval(score["iqm"])))
     lines = aligned(table) if len(table) > 1 else []
     if against := summary["against"]:
         rows = [("task", "difference of means", "95% interval", "probability of improvement", "95% interval")]
-        for env, found in against["tasks"].items():
-            d = found["difference"]
-            rows.append((env, figure(d["value"]), interval(d), *share(found["improvement"])))
+        for env, pair in against["tasks"].items():
+            means = pair["difference"]
+            rows.append((env, figure(means["value"]), interval(means), *share(pair["improvement"])))
         if len(against["tasks"]) > 1:
             rows.append(("all", "", "", *share(against["improvement"])))
         lines += ["", f"against {against['folder']}:", *aligned(rows)]

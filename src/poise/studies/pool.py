@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from poise.config import Config, ConfigError
+from poise.checked import ConfigError
+from poise.config import Config
 from poise.errors import PoiseError, StorageError, message_of
 from poise.runs.folders import LOG
 from poise.runs.options import Options

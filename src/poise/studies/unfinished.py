@@ -1,44 +1,39 @@
-"""The folders of experiments and sweeps, and the last run that was not finished."""
+"""The folders of experiments and sweeps, and the newest unfinished run."""
 
 import contextlib
 from pathlib import Path
 
 from poise.runs.folders import RunError, status
-from poise.store.checkpoint import (
-    checkpoints,
-    runs_under,
-)
+from poise.store.checkpoint import checkpoints, runs_under
 from poise.store.claim import ClaimError, claimed
 
-EXPERIMENT = "experiment.json"  # in a folder that holds the runs of several seeds, of one task or more
-
-
-SWEEP = "sweep.json"  # in a folder that holds the trials of a sweep, and the runs of its judgement
+EXPERIMENT = "experiment.json"  # in the folder of an experiment
+SWEEP = "sweep.json"  # in the folder of a sweep
 
 
 def newest_unfinished(out: Path) -> Path:
-    """The run under ``out`` that was saved last of those that are not finished and not being trained.
+    """The folder under ``out`` that was saved last, of those that are neither finished nor being trained.
 
-    Of one that belongs to an experiment or a sweep, the whole.
+    For a run that belongs to an experiment or a sweep, the folder of that.
 
     Raises:
         RunError: there is none.
     """
-    found = [(c[0].stat().st_mtime, run) for run in runs_under(out) if (c := checkpoints(run))]
+    saved = [(c[0].stat().st_mtime, run) for run in runs_under(out) if (c := checkpoints(run))]
     # between two batches a sweep has no unfinished run
-    found += [(p.stat().st_mtime, p.parent) for p in out.glob(f"**/{SWEEP}")]
-    for _, run in sorted(found, reverse=True):
-        whole = _whole(run)
-        if "finished" in (status(run), status(whole)):  # whole: a trial of a sweep that is done was stopped
+    saved += [(p.stat().st_mtime, p.parent) for p in out.glob(f"**/{SWEEP}")]
+    for _, run in sorted(saved, reverse=True):
+        study = _study(run)
+        if "finished" in (status(run), status(study)):  # the runs of a finished sweep may be stopped ones
             continue
         with contextlib.suppress(ClaimError), contextlib.ExitStack() as stack:
-            for folder in dict.fromkeys((run, whole)):
+            for folder in dict.fromkeys((run, study)):
                 stack.enter_context(claimed(folder))
-            return whole
+            return study
     raise RunError(f"{out}: no unfinished run in this folder")
 
 
-def _whole(run: Path) -> Path:
-    """The experiment or the sweep that a run belongs to; itself where it belongs to none."""
-    above = (run.parent, run.parent.parent, run.parent.parent.parent)
-    return next((p for p in above if (p / EXPERIMENT).exists() or (p / SWEEP).exists()), run)
+def _study(run: Path) -> Path:
+    """The experiment or sweep that a run belongs to, or else the run itself."""
+    parents = (run.parent, run.parent.parent, run.parent.parent.parent)
+    return next((p for p in parents if (p / EXPERIMENT).exists() or (p / SWEEP).exists()), run)

@@ -13,7 +13,8 @@ import numpy as np
 from poise.algo.networks import Policy
 from poise.algo.normalize import Normalizer
 from poise.arrays import ArraysError, part, prefixed
-from poise.config import Config, ConfigError
+from poise.checked import ConfigError
+from poise.config import Config
 from poise.envs import VectorEnv
 from poise.envs.native import NativeEnv
 from poise.training.collector import Collected, Collector, Shard

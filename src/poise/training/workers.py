@@ -20,7 +20,8 @@ from poise.algo.networks import Policy
 from poise.algo.normalize import Normalizer
 from poise.algo.state import TrainState, state_shapes
 from poise.arrays import filled, named, shapes_with_origin
-from poise.config import Config, ConfigError
+from poise.checked import ConfigError
+from poise.config import Config
 from poise.errors import PoiseError
 from poise.spec import Episode, Spec
 from poise.system import cluster

@@ -13,7 +13,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from poise.config import flat
+from poise.checked import flat
 from poise.errors import PoiseError
 from poise.health.diagnosis import FEWEST, RULES, examine
 from poise.health.findings import Finding, by_severity

@@ -14,7 +14,7 @@ from poise.store.files import FileError, check_room, read_json, write_text
 from poise.studies.report.charts import Charts, draw_bars, draw_history, draw_rungs, draw_values
 from poise.studies.report.report import day, rendered
 from poise.system.terminal import typed
-from poise.wording import figure, interval
+from poise.wording import counted, figure, interval
 
 LARGEST = 2**25  # bytes of a summary
 MOST_SCATTERS = 9
@@ -22,11 +22,11 @@ STATES = ("finished", "stopped", "failed", "running")
 
 
 class SweepReportError(PoiseError):
-    """A page that cannot be written."""
+    """The page cannot be written."""
 
 
-def shown(value: Any) -> str:
-    """The value of an option, for people."""
+def format_value(value: Any) -> str:
+    """The value of an option as text: six digits, layers as 64x64."""
     if isinstance(value, float):
         return f"{value:.6g}"
     return "x".join(str(part) for part in value) if isinstance(value, list | tuple) else f"{value}"
@@ -36,13 +36,12 @@ def write_page(folder: Path, out: Path | None = None) -> Path:
     """Writes ``report.html`` of a sweep, or ``out``, and returns its path.
 
     Raises:
-        SweepReportError: nothing is known of the sweep yet, its summary is damaged, or the page cannot be
-            written.
+        SweepReportError: no trial has ended yet, the summary is damaged, or the page cannot be written.
     """
     path, out = folder / "summary.json", out or folder / "report.html"
     if not os.path.lexists(path):
-        again = typed("poise", "resume", folder)
-        raise SweepReportError(f"{folder}: none of its trials has ended yet: {again}")
+        command = typed("poise", "resume", folder)
+        raise SweepReportError(f"{folder}: no trial has ended yet; to resume: {command}")
     try:
         summary = read_json(path, LARGEST)
         content = _content(folder, summary)
@@ -61,7 +60,7 @@ def write_page(folder: Path, out: Path | None = None) -> Path:
 def _content(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     charts, trials = Charts(), summary["trials"]
     done, winner = summary["status"] == "finished", summary.get("winner")
-    names = [str(one["name"]) for one in summary["space"]]
+    names = [str(option["name"]) for option in summary["space"]]
     return {
         "title": f"{summary['env']}: a sweep",
         "facts": _facts(folder, summary),
@@ -79,7 +78,7 @@ def _content(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
         "scatters": _scatters(charts, summary, winner),
         "columns": [name.rpartition(".")[2].replace("_", " ") for name in names],
         "trials": [_row(trial) for trial in trials],
-        "space": [(one["name"], *_range(one)) for one in summary["space"]],
+        "space": [(option["name"], *_range(option)) for option in summary["space"]],
         "failed": sorted(dict(summary.get("failed") or {}).items()),
         "elsewhere": len(summary.get("elsewhere") or []),
         "judged": f"{summary['fresh'][0]} to {summary['fresh'][-1]}",
@@ -91,14 +90,14 @@ def _content(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _capital(said: str) -> str:
-    return f"{said[0].upper()}{said[1:]}."
+def _capital(sentence: str) -> str:
+    return f"{sentence[0].upper()}{sentence[1:]}."
 
 
 def _facts(folder: Path, summary: Mapping[str, Any]) -> list[str]:
-    facts = [f"{summary['wanted']} trials", f"{len(summary['seeds'])} seeds each"]
+    facts = [counted(summary["wanted"], "trial"), f"{len(summary['seeds'])} seeds each"]
     facts += [f"{summary['steps']:,} steps", f"backend {summary['backend']}"]
-    return [*facts, *([found] if (found := day(folder)) else [])]
+    return [*facts, *([date] if (date := day(folder)) else [])]
 
 
 def _cards(summary: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -106,7 +105,7 @@ def _cards(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     alone = (summary.get("winner") or {}).get("default")
     for side, score in dict(summary.get("scores") or {}).items():
         name = "the default" if side == "default" or alone else f"trial {summary['winner']['trial']}"
-        more = f"95% interval {interval(score)}, {score['seeds']} fresh seeds"
+        more = f"95% interval {interval(score)}, {counted(score['seeds'], 'fresh seed')}"
         cards.append(
             {"name": f"greedy return, {name}", "value": figure(score["mean"]), "more": more, "kind": ""}
         )
@@ -117,15 +116,17 @@ def _cards(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     counts = ", ".join(f"{states.count(s)} {s}" for s in STATES if s in states)
     seconds = float(summary["seconds"]["trials"])
     took = f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.1f} min"
-    more = f"{took} of one core in all"
+    more = f"{took} of one core in total"
     cards.append({"name": "trials", "value": counts or "none", "more": more, "kind": "text"})
     return cards
 
 
 def _settings(summary: Mapping[str, Any], winner: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Option, the winner's, the default."""
-    usual = {one["name"]: one["usual"] for one in summary["space"]}
-    return [(name, shown(value), shown(usual[name])) for name, value in winner["options"].items()]
+    """Option, value of the winner, default."""
+    usual = {option["name"]: option["usual"] for option in summary["space"]}
+    return [
+        (name, format_value(value), format_value(usual[name])) for name, value in winner["options"].items()
+    ]
 
 
 def _history(charts: Charts, trials: Sequence[Mapping[str, Any]]) -> Markup | None:
@@ -135,7 +136,7 @@ def _history(charts: Charts, trials: Sequence[Mapping[str, Any]]) -> Markup | No
         return None
     best = figure(float(finished[:, 1].max()))
     label = (
-        f"Scores of {len(finished)} trials by their number; the best is {best}. {len(stopped)} were stopped."
+        f"Scores of {counted(len(finished), 'trial')} by number; the best is {best}. Stopped: {len(stopped)}."
     )
     return charts.both(draw_history(finished[:, 0], finished[:, 1], stopped, "score by trial"), label)
 
@@ -150,7 +151,7 @@ def _rungs(charts: Charts, summary: Mapping[str, Any], winner: int | None) -> Ma
             lines.append((str(kind), steps, values))
     if not lines:
         return None
-    label = f"Training return of {len(lines)} trials at each step at which they were looked at."
+    label = f"Training return of {counted(len(lines), 'trial')} at each step at which a trial may be stopped."
     return charts.both(
         draw_rungs(lines, "training return, mean of the seeds", float(summary["steps"])), label
     )
@@ -165,25 +166,25 @@ def _importances(charts: Charts, summary: Mapping[str, Any]) -> Markup | None:
 
 
 def _scatters(charts: Charts, summary: Mapping[str, Any], winner: Mapping[str, Any] | None) -> list[Markup]:
-    """The most important first."""
+    """Score over each option, the most important option first."""
     shares = summary["importances"]
-    space = sorted(summary["space"], key=lambda one: -shares.get(one["name"], 0.0))[:MOST_SCATTERS]
-    ended = [trial for trial in summary["trials"] if trial["score"] is not None]
-    if len(ended) < 2:
+    space = sorted(summary["space"], key=lambda option: -shares.get(option["name"], 0.0))[:MOST_SCATTERS]
+    scored = [trial for trial in summary["trials"] if trial["score"] is not None]
+    if len(scored) < 2:
         return []
     drawn = []
-    for one in space:
-        name, choice = one["name"], one["scale"] == "choice"
-        order = [shown(value) for value in one["choices"]]
-        points = [(trial["options"][name], float(trial["score"])) for trial in ended]
-        usual, marked = one["usual"], None if winner is None else winner["options"][name]
+    for option in space:
+        name, choice = option["name"], option["scale"] == "choice"
+        order = [format_value(value) for value in option["choices"]]
+        points = [(trial["options"][name], float(trial["score"])) for trial in scored]
+        usual, marked = option["usual"], None if winner is None else winner["options"][name]
         if choice:
-            points = sorted(((shown(v), s) for v, s in points), key=lambda p: order.index(p[0]))
-            usual, marked = shown(usual), None if marked is None else shown(marked)
+            points = sorted(((format_value(v), s) for v, s in points), key=lambda p: order.index(p[0]))
+            usual, marked = format_value(usual), None if marked is None else format_value(marked)
         last = name.rpartition(".")[2].replace("_", " ")
-        title = f"horizon of {last}, steps" if one["scale"] == "horizon" else last
+        title = f"horizon of {last}, steps" if option["scale"] == "horizon" else last
         label = f"Score of each trial over {name}"
-        draw = draw_values(points, title, marked=marked, usual=usual, scale=str(one["scale"]), order=order)
+        draw = draw_values(points, title, marked=marked, usual=usual, scale=str(option["scale"]), order=order)
         drawn.append(charts.one(draw, label))
     return drawn
 
@@ -198,15 +199,16 @@ def _row(trial: Mapping[str, Any]) -> dict[str, Any]:
         "score": figure(trial["score"]) if scored else "",
         "interval": interval(trial) if scored else "",
         "state": state,
-        "values": [shown(value) for value in trial["options"].values()],
+        "values": [format_value(value) for value in trial["options"].values()],
         "seconds": f"{trial['seconds']:.1f}" if trial["seconds"] else "",
         "reason": str(trial["reason"]),
     }
 
 
-def _range(one: Mapping[str, Any]) -> tuple[str, str, str]:
-    """What is searched of an option, how, and the default."""
-    if one["scale"] == "choice":
-        return ", ".join(shown(choice) for choice in one["choices"]), "one of these", shown(one["usual"])
+def _range(option: Mapping[str, Any]) -> tuple[str, str, str]:
+    """The values of an option that are searched, how they are drawn, and the default."""
+    usual = format_value(option["usual"])
+    if option["scale"] == "choice":
+        return ", ".join(format_value(choice) for choice in option["choices"]), "one of these", usual
     scales = {"linear": "evenly", "log": "evenly in its logarithm", "horizon": "evenly in log 1/(1 - value)"}
-    return f"{one['low']:.4g} to {one['high']:.4g}", scales[one["scale"]], shown(one["usual"])
+    return f"{option['low']:.4g} to {option['high']:.4g}", scales[option["scale"]], usual

@@ -1,4 +1,4 @@
-"""What a sweep searches: the options, and the values that each may have."""
+"""The space that a sweep searches: the options, and the values of each."""
 
 import dataclasses
 import re
@@ -8,14 +8,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from poise.config import Config, ConfigError, flat
-from poise.counts import parse_count, parse_layers
+from poise.checked import ConfigError, flat
+from poise.config import Config
 from poise.spec import Spec
+from poise.wording import parse_count, parse_layers
 
 Scale = Literal["choice", "linear", "log", "horizon"]
-FACTOR = 4  # learning rates, horizon and rollout: from a 4th of the default to 4 times
-DEVIATION = (1 / 3, 2)  # of the default; above that most actions lie at a bound
-DIGITS = 4  # of what is drawn from a range, so that a command can be typed
+FACTOR = 4  # learning rates, horizon and rollout: from a quarter of the default to 4 times the default
+DEVIATION = (1 / 3, 2)  # times the default; with more, most actions lie at a bound
+DIGITS = 4  # of a value drawn from a range, so that a command can be typed
 USUAL = (
     "ppo.policy_learning_rate",
     "ppo.value_learning_rate",
@@ -37,10 +38,13 @@ NEVER = {"seed": "the seeds of a trial follow from --seed and --seeds", "total_s
 
 @dataclass(frozen=True)
 class Dimension:
-    """One option, and what is drawn for it.
+    """One option, and the values that are drawn for it.
 
-    ``choice``: one of ``choices``. Otherwise a number from ``low`` to ``high``, on the scale named; on
-    ``horizon`` it is 1/(1 - number) that is drawn, on a logarithmic scale. ``usual``: the default.
+    Attributes:
+        name: of the option, dotted.
+        scale: ``choice``: one of ``choices``. Otherwise a number from ``low`` to ``high``: ``linear`` or
+            ``log``; with ``horizon``, 1/(1 - number) is drawn on a logarithmic scale.
+        usual: the default.
     """
 
     name: str
@@ -52,24 +56,24 @@ class Dimension:
 
     @property
     def whole(self) -> bool:
-        """Whether its numbers are whole ones."""
+        """Whether the option is a whole number."""
         return _kind(self.name)[0] is int
 
     @property
     def label(self) -> str:
-        """The name of what is drawn."""
+        """The name of the drawn quantity."""
         return f"{self.name}:horizon" if self.scale == "horizon" else self.name
 
     def drawn(self, value: Any) -> Any:
-        """What stands for a value of the option where it is drawn."""
+        """The drawn quantity that stands for a value of the option."""
         if self.scale == "horizon":
             return 1 / (1 - value)
         return _text(value) if isinstance(value, tuple) else value
 
     def option(self, drawn: Any) -> Any:
-        """The value of the option that was drawn."""
+        """The value of the option for a drawn quantity."""
         if self.holds(self.usual) and drawn == self.drawn(self.usual):
-            return self.usual  # to the last bit
+            return self.usual  # exactly, without rounding
         if self.scale == "choice":
             return next(choice for choice in self.choices if self.drawn(choice) == drawn)
         if self.whole:
@@ -78,13 +82,13 @@ class Dimension:
         return min(max(value, self.low), self.high)
 
     def holds(self, value: Any) -> bool:
-        """Whether the option may have this value here."""
+        """Whether this value of the option is in the space."""
         if self.scale == "choice":
             return value in self.choices
         return isinstance(value, int | float) and self.low <= value <= self.high
 
     def words(self) -> str:
-        """As ``--search`` takes it."""
+        """The dimension as the user writes it after ``--search``."""
         name = self.name.replace("_", "-")
         if self.scale == "choice":
             return f"{name}={','.join(_text(choice) for choice in self.choices)}"
@@ -96,10 +100,10 @@ class Dimension:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Dimension":
-        """What ``to_dict`` (or JSON made of it) describes.
+        """The dimension that ``to_dict``, or JSON made from it, describes.
 
         Raises:
-            ConfigError, KeyError, TypeError, ValueError: it describes none.
+            ConfigError, KeyError, TypeError, ValueError: the data does not describe a dimension.
         """
         scale, name = data["scale"], str(data["name"])
         _kind(name)
@@ -108,20 +112,20 @@ class Dimension:
         choices = tuple(tuple(c) if isinstance(c, list) else c for c in data["choices"])
         usual = tuple(data["usual"]) if isinstance(data["usual"], list) else data["usual"]
         number = int if _kind(name)[0] is int else float
-        found = cls(name, scale, usual, choices, number(data["low"]), number(data["high"]))
-        if not (choices if scale == "choice" else found.low < found.high):
+        dimension = cls(name, scale, usual, choices, number(data["low"]), number(data["high"]))
+        if not (choices if scale == "choice" else dimension.low < dimension.high):
             raise ValueError(f"{name}: no values")
-        return found
+        return dimension
 
 
 Space = tuple[Dimension, ...]
 
 
 def applied(config: Config, values: Mapping[str, Any]) -> Config:
-    """The configuration with these options, by dotted name.
+    """The configuration with these values of options, by dotted name.
 
     Raises:
-        ConfigError: one has a value it cannot have, or they cannot be together.
+        ConfigError: a value is invalid, or the values contradict each other.
     """
     data = config.to_dict()
     for name, value in values.items():
@@ -131,35 +135,39 @@ def applied(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def make_space(words: Sequence[str], config: Config, spec: Spec) -> tuple[Config, Space]:
-    """The configuration of each trial before anything is drawn, and what ``words`` have searched.
+    """The configuration that all trials share, and the space that the ``words`` after ``--search`` describe.
 
-    Without words it is the usual space: what matters by docs/defaults.md, around the defaults of this budget
-    in this environment, without the options that ``config`` gives. The rollout is held at its number.
+    Without words it is the usual space: the options that matter according to docs/defaults.md, around their
+    defaults for this budget and environment, without those that ``config`` sets. ``num_envs``,
+    ``ppo.num_steps`` and ``ppo.minibatch_size`` become numbers, so that no trial derives its own.
 
     Raises:
-        ConfigError: a word names no option, or values it cannot have, or one that is given as well; or
+        ConfigError: a word names an unknown option, invalid values, or an option that ``config`` sets; or
             nothing is left to search.
     """
     config.check_against(spec)
     settled = config.settled(spec)
-    usual, mine = flat(Config().to_dict()), flat(config.to_dict())
-    given = {name for name, value in mine.items() if value != usual[name]}
+    defaults = flat(Config().to_dict())
+    fixed = {name for name, value in flat(config.to_dict()).items() if value != defaults[name]}
     num_steps, num_envs = config.shape
     ppo = dataclasses.replace(config.ppo, num_steps=num_steps, minibatch_size=config.minibatch_size)
     base = dataclasses.replace(config, num_envs=num_envs, ppo=ppo)
     if words:
-        return base, _searched(words, settled, spec, given)
+        return base, _searched(words, settled, spec, fixed)
     space: Space = ()
     for name in USUAL:
-        if name not in given and (found := _usual(name, settled, space)):
-            space = (*space, found)
+        if name not in fixed and (dimension := _usual(name, settled, space)):
+            space = (*space, dimension)
     if not space:
-        raise ConfigError("search: every option that is searched by default is given; name others: --search")
+        raise ConfigError(
+            "search: nothing is left to search: every option that is searched by default has a value; "
+            "name other options with --search"
+        )
     return base, space
 
 
 def _usual(name: str, settled: Config, space: Space) -> Dimension | None:
-    """The default range of an option; None where it has none. ``space``: what is searched already."""
+    """The default range of an option; None if it has none. ``space``: the dimensions before it."""
     value = flat(settled.to_dict())[name]
     if name == "ppo.gamma" and value < 1:
         horizon = 1 / (1 - value)
@@ -187,7 +195,7 @@ def _usual(name: str, settled: Config, space: Space) -> Dimension | None:
 
 
 def _num_steps(settled: Config, space: Space) -> list[int]:
-    """Those that leave two iterations, and a rollout that holds the largest minibatch."""
+    """The values that leave two iterations or more, and a rollout that holds the largest minibatch."""
     num_steps, num_envs = settled.shape
     (sizes, *_) = [d for d in space if d.name == "ppo.minibatch_size"] or [None]
     most = settled.minibatch_size if sizes is None else int(max((*sizes.choices, sizes.high)))
@@ -198,45 +206,45 @@ def _num_steps(settled: Config, space: Space) -> list[int]:
     ]
 
 
-def _searched(words: Sequence[str], settled: Config, spec: Spec, given: Collection[str]) -> Space:
-    """What the words say, one option each."""
+def _searched(words: Sequence[str], settled: Config, spec: Spec, fixed: Collection[str]) -> Space:
+    """The space that the words describe, one option each."""
     parts = [word.partition("=") for word in words]
-    # a minibatch first: which rollouts are possible depends on it
+    # the minibatch first: the possible rollouts depend on it
     parts.sort(key=lambda part: not part[0].replace("-", "_").endswith("minibatch_size"))
     space: Space = ()
     for typed, equals, values in parts:
         name = typed.replace("-", "_")
-        _check_name(typed, name, given, space)
-        made = _ranged(typed, name, values, settled) if equals else _usual(name, settled, space)
-        if made is None:
+        _check_name(typed, name, fixed, space)
+        dimension = _ranged(typed, name, values, settled) if equals else _usual(name, settled, space)
+        if dimension is None:
             raise ConfigError(
-                f"search = {typed!r}: it has no range of its own; write {typed}=LOW:HIGH or {typed}=A,B,C"
+                f"search = {typed!r}: has no default range; write {typed}=LOW:HIGH or {typed}=A,B,C"
             )
-        for value in made.choices or (made.low, made.high):
+        for value in dimension.choices or (dimension.low, dimension.high):
             _check_value(name, value, settled, spec)
-        space = (*space, made)
+        space = (*space, dimension)
     order = [part.partition("=")[0].replace("-", "_") for part in words]
     return tuple(sorted(space, key=lambda dimension: order.index(dimension.name)))
 
 
-def _check_name(typed: str, name: str, given: Collection[str], space: Space) -> None:
-    known = flat(Config().to_dict())
+def _check_name(typed: str, name: str, fixed: Collection[str], space: Space) -> None:
+    options = flat(Config().to_dict())
     if name in NEVER:
         raise ConfigError(f"search = {typed!r}: cannot be searched; {NEVER[name]}")
-    if name not in known:
+    if name not in options:
         import difflib
 
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"; the nearest are {', '.join(near)}" if near else "; poise train --help lists them"
+        near = [option.replace("_", "-") for option in difflib.get_close_matches(name, options, cutoff=0.5)]
+        hint = f"; did you mean {' or '.join(near)}?" if near else "; poise train --help lists the options"
         raise ConfigError(f"search = {typed!r}: no such option{hint}")
-    if name in given:
-        raise ConfigError(f"search = {typed!r}: it is given with a value as well; leave out one of the two")
+    if name in fixed:
+        raise ConfigError(f"search = {typed!r}: this option has a value as well; leave out one of the two")
     if name in {dimension.name for dimension in space}:
-        raise ConfigError(f"search = {typed!r}: it is named twice")
+        raise ConfigError(f"search = {typed!r}: is named twice")
 
 
 def _check_value(name: str, value: Any, settled: Config, spec: Spec) -> None:
-    """Refuses what the option itself cannot have; what it cannot have beside another is seen in the trial."""
+    """Refuses values that the option cannot have. A trial checks whether they fit the other options."""
     group, _, last = name.rpartition(".")
     if group:
         fresh = type(getattr(settled, group))
@@ -261,14 +269,14 @@ def _ranged(typed: str, name: str, text: str, settled: Config) -> Dimension:
         choices = tuple(dict.fromkeys(_value(typed, name, part) for part in parts))
         if len(choices) < 2 and typing.get_origin(kind) is tuple:
             raise ConfigError(
-                f"search = '{typed}={text}': must be two networks or more with a comma between them; the "
-                f"layers of one are written with x, as {typed}=64x64,256"
+                f"search = '{typed}={text}': must be two or more networks, separated by commas; write the "
+                f"layers of a network with x, as in {typed}=64x64,256"
             )
         if len(choices) < 2:
-            raise ConfigError(f"search = '{typed}={text}': must be two values or more, or LOW:HIGH")
+            raise ConfigError(f"search = '{typed}={text}': must be two or more values, or LOW:HIGH")
         return Dimension(name, "choice", usual, choices=choices)
     if kind not in (int, float):
-        raise ConfigError(f"search = '{typed}={text}': is no number; name its values: {typed}=A,B,C")
+        raise ConfigError(f"search = '{typed}={text}': is not a number; list the values: {typed}=A,B,C")
     low, high, *scales = text.split(":")
     scale = scales[0] if scales else "linear"
     if len(scales) > 1 or scale not in ("linear", "log", "horizon"):
@@ -277,14 +285,14 @@ def _ranged(typed: str, name: str, text: str, settled: Config) -> Dimension:
     if None in bounds or not bounds[0] < bounds[1]:
         raise ConfigError(f"search = '{typed}={text}': LOW must be < HIGH")
     if scale == "log" and bounds[0] <= 0:
-        raise ConfigError(f"search = '{typed}={text}': LOW must be > 0 on a logarithmic scale")
+        raise ConfigError(f"search = '{typed}={text}': LOW must be > 0 with :log")
     if scale == "horizon" and (kind is int or not 0 <= bounds[0] < bounds[1] < 1):
-        raise ConfigError(f"search = '{typed}={text}': must be >= 0 and < 1 on the scale of a horizon")
+        raise ConfigError(f"search = '{typed}={text}': must be >= 0 and < 1 with :horizon")
     return Dimension(name, typing.cast(Scale, scale), usual, low=bounds[0], high=bounds[1])
 
 
 def _value(typed: str, name: str, text: str) -> Any:
-    """A value as it was typed."""
+    """The value of an option from its text."""
     kind, optional = _kind(name)
     if optional and text == "None":
         return None
@@ -292,7 +300,7 @@ def _value(typed: str, name: str, text: str) -> Any:
         if kind is bool:
             return {"true": True, "false": False}[text.lower()]
         if kind is int:
-            if len(text) > 1 and text.startswith("0"):  # of 1,024
+            if len(text) > 1 and text.startswith("0"):  # the end of 1,024
                 raise ValueError(text)
             return parse_count(text)
         if kind is float:
@@ -301,7 +309,7 @@ def _value(typed: str, name: str, text: str) -> Any:
             return parse_layers(text)
     except (ValueError, KeyError) as error:
         names = {bool: "true or false", int: "a whole number without commas", float: "a number"}
-        must = names.get(kind, "whole numbers with x between them, as 64x64")
+        must = names.get(kind, "layers such as 64x64")
         raise ConfigError(f"search = {typed!r}: {text!r} must be {must}") from error
     return text
 
@@ -310,7 +318,7 @@ def _kind(name: str) -> tuple[Any, bool]:
     """The type of an option, and whether it may be None.
 
     Raises:
-        ConfigError: there is none of this name.
+        ConfigError: there is no option with this name.
     """
     group, _, last = name.rpartition(".")
     hints = typing.get_type_hints(Config, include_extras=True)

@@ -1,6 +1,6 @@
-"""The trials of a sweep in Optuna's storage: what is tried next, and what is known of what was.
+"""The trials of a sweep in Optuna's storage: their results, and the settings to try next.
 
-Optuna is imported here alone, and by the one process that hands out the trials.
+Only this file imports Optuna, and only in the process that hands out the trials.
 """
 
 import re
@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
+from poise.checked import flat
 from poise.errors import PoiseError
 from poise.store.files import FileError, open_to_write
 from poise.studies.sweep.space import Dimension, Space
@@ -22,9 +23,9 @@ from poise.studies.sweep.trial import Result
 from poise.system.extras import needs
 
 JOURNAL = "journal.log"
-FEWEST_BEFORE = 4  # trials that ended, from which a median says something
-FEWEST_FOR_IMPORTANCE, BEST_SHARE = 8, 0.25  # completed trials; of them those whose settings are looked at
-TRIES = 3  # to connect to a storage
+FEWEST_BEFORE = 4  # finished trials for a median
+FEWEST_FOR_IMPORTANCE, BEST_SHARE = 8, 0.25  # finished trials; the share of them that counts as the best
+TRIES = 3  # attempts to connect to a storage
 State = Literal["running", "finished", "stopped", "failed"]
 
 
@@ -33,15 +34,17 @@ class StudyError(PoiseError):
 
 
 @dataclass(frozen=True)
-class Tried:
-    """One trial, as the storage knows it.
+class TrialRecord:
+    """One trial, as the storage holds it.
 
     Attributes:
-        drawn: what was drawn for each dimension of the space, by its label.
-        thresholds: of each rung what it must be worth there to go on; None: it goes on.
-        values: what it was worth at each rung that it reached.
+        drawn: the value drawn for each dimension of the space, by its label.
+        thresholds: for each rung, the training return below which the trial is stopped; None: not stopped.
+        values: the training return at each rung that it reached.
+        pruned: the rung at which it was stopped, in environment steps.
+        seconds: of the process that ended it.
         reason: why it failed.
-        mine: whether this process trains it.
+        is_own: whether this process trains it.
     """
 
     number: int
@@ -54,11 +57,32 @@ class Tried:
     pruned: int | None = None
     seconds: float = 0.0
     reason: str = ""
-    mine: bool = True
+    is_own: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """What decides which settings are drawn, and when a trial is stopped.
+
+    Attributes:
+        num_trials: settings in all, over all processes that share a storage.
+        at_once: trials of a batch.
+        rungs: environment steps after which a trial may be stopped.
+    """
+
+    space: Space
+    seed: int
+    num_trials: int
+    at_once: int
+    rungs: tuple[int, ...]
 
 
 def _optuna() -> Any:
-    """The package, or what to install."""
+    """The package.
+
+    Raises:
+        StudyError: it is not installed; names the extra.
+    """
     try:
         import optuna
         import optuna.importance
@@ -70,9 +94,10 @@ def _optuna() -> Any:
 
 
 def require_optuna() -> None:
-    """
+    """Checks that Optuna is installed.
+
     Raises:
-        StudyError: it is not installed.
+        StudyError: it is not.
     """
     _optuna()
 
@@ -81,21 +106,22 @@ T = TypeVar("T")
 
 
 class Ledger:
-    """Hands out trials in batches and takes in what they came to.
+    """Hands out trials in batches and stores their results.
 
-    All of a batch are drawn before any of it is told, each with a sampler of its own whose seed follows from
-    the sweep's and the trial's number. A trial enters the storage in one piece, with all that was drawn. So
-    who is killed at any moment draws the same again.
+    All trials of a batch are drawn before any of them has a result, each with its own sampler, whose seed
+    follows from the sweep's seed and the trial's number. A trial is stored in one step, with its settings. So
+    a process that is killed at any moment draws the same trials again.
 
-    Trees of Parzen estimators: Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization"; jointly
-    over all options: Falkner et al. 2018, arXiv:1807.01774.
+    Tree-structured Parzen estimators: Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization";
+    jointly over all options: Falkner et al. 2018, arXiv:1807.01774.
 
     Args:
         place: the journal's file, or the URL of a storage that several processes share.
         name: of the study.
-        owner: of the trials that this process trains.
-        begun: whether the study has to be there already.
-        plan: what decides the trials; who shares a storage has to have the same.
+        owner: marks the trials that this process trains.
+        plan: what decides the trials; equal in all processes that share a storage.
+        sampling: how the trials are drawn.
+        exists: whether the study must be in the storage already.
 
     Raises:
         StudyError: the storage cannot be used, or holds another sweep under this name.
@@ -107,70 +133,67 @@ class Ledger:
         name: str,
         owner: str,
         plan: Mapping[str, Any],
+        sampling: Sampling,
         *,
-        space: Space,
-        seed: int,
-        num_trials: int,
-        at_once: int,
-        rungs: Sequence[int],
-        begun: bool = False,
+        exists: bool = False,
     ):
-        self._optuna, self._place, self._owner = _optuna(), place, owner
-        self._space, self._seed, self._rungs = space, seed, tuple(rungs)
-        self._num_trials, self._at_once = num_trials, at_once
-        self._distributions = {d.label: self._distribution(d) for d in space}
-        self._storage, self._study = self._told(lambda: self._open(name, begun))
-        self._study_id = self._told(lambda: self._storage.get_study_id_from_name(name))
-        known = self._told(lambda: self._study.user_attrs)
-        if "plan" not in known and not self._frozen():
-            self._told(lambda: self._study.set_user_attr("plan", dict(plan)))
-            known = self._told(lambda: self._study.user_attrs)
-        if known.get("plan") != dict(plan):
+        self._optuna, self._place, self._owner, self._sampling = _optuna(), place, owner, sampling
+        self._distributions = {d.label: self._distribution(d) for d in sampling.space}
+        self._storage, self._study = self._call(lambda: self._open(name, exists))
+        self._study_id = self._call(lambda: self._storage.get_study_id_from_name(name))
+        stored = self._call(lambda: self._study.user_attrs)
+        if "plan" not in stored and not self._frozen():
+            self._call(lambda: self._study.set_user_attr("plan", dict(plan)))
+            stored = self._call(lambda: self._study.user_attrs)
+        if stored.get("plan") != dict(plan):
             raise StudyError(
-                f"study = {name!r}: holds another sweep{_first_difference(known.get('plan'), plan)}"
+                f"study = {name!r}: holds another sweep{_first_difference(stored.get('plan'), plan)}"
             )
 
-    def take(self) -> list[Tried]:
-        """The batch that is to be trained: what is left of the last, or a new one; empty at the end."""
-        mine = [trial for trial in self.tried() if trial.mine]
-        running = [trial for trial in mine if trial.state == "running"]
-        begun = len(mine) % self._at_once
-        batch = mine[len(mine) - begun :]
-        if running and (not batch or any(trial.state != "running" for trial in batch)):
+    def take(self) -> list[TrialRecord]:
+        """The batch to be trained: the rest of the last one, or a new one; empty when all are done."""
+        own = [trial for trial in self.trials() if trial.is_own]
+        running = [trial for trial in own if trial.state == "running"]
+        at_once = self._sampling.at_once
+        num_last = len(own) % at_once  # of a batch that is not complete
+        last = own[len(own) - num_last :]
+        if running and (not last or any(trial.state != "running" for trial in last)):
             return running
-        left = self._at_once - begun if running else self._at_once
-        for _ in range(left):
-            if len(self._frozen()) >= self._num_trials:
+        for _ in range(at_once - num_last if running else at_once):
+            if len(self._frozen()) >= self._sampling.num_trials:
                 break
             self._ask()
-        self._drop_beyond()
-        return [trial for trial in self.tried() if trial.mine and trial.state == "running"]
+        self._discard_extra()
+        return [trial for trial in self.trials() if trial.is_own and trial.state == "running"]
 
-    def _drop_beyond(self) -> None:
-        """Of several processes that took the last trial at once, one has taken one too many."""
-        for trial in self._frozen()[self._num_trials :]:
+    def _discard_extra(self) -> None:
+        """If several processes took the last trial at the same time, discards the extra one."""
+        for trial in self._frozen()[self._sampling.num_trials :]:
             if trial.user_attrs.get("owner") == self._owner and not trial.state.is_finished():
-                self.tell(trial.number, "one too many: another process had taken the last")
+                self.tell(trial.number, "discarded: another process had taken the last trial")
 
     def _ask(self) -> None:
-        trials = self._frozen()
-        number, done = len(trials), self.tried()
-        drawn, distributions = self._draw(number, trials)
-        owned = {"owner": self._owner, "thresholds": list(thresholds(self._rungs, done))}
-        owned["options"] = {d.name: d.option(drawn[d.label]) for d in self._space if d.label in drawn}
+        """Draws a trial and stores it."""
+        frozen = self._frozen()
+        drawn, distributions = self._draw(len(frozen), frozen)
+        attributes = {
+            "owner": self._owner,
+            "thresholds": list(thresholds(self._sampling.rungs, self.trials())),
+            "options": {d.name: d.option(drawn[d.label]) for d in self._sampling.space if d.label in drawn},
+        }
         state = self._optuna.trial.TrialState.RUNNING
-        made = self._optuna.trial.create_trial(
-            state=state, params=drawn, distributions=distributions, user_attrs=owned
+        trial = self._optuna.trial.create_trial(
+            state=state, params=drawn, distributions=distributions, user_attrs=attributes
         )
-        self._told(lambda: self._study.add_trial(made))
+        self._call(lambda: self._study.add_trial(trial))
 
     def _draw(self, number: int, trials: Sequence[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """A function of the seed, the number and the trials before: drawn in a copy of the study.
+        """The settings of a trial: a function of the seed, its number and the trials before it.
 
-        The first is the defaults, as far as the space holds them.
+        They are drawn in a copy of the study. The first trial is the defaults, where the space holds them.
         """
-        optuna = self._optuna
-        entropy = (self._seed, number)
+        optuna, sampling = self._optuna, self._sampling
+        entropy = (sampling.seed, number)
         if isinstance(self._place, str):  # two processes of a shared storage may see the same trials
             entropy = (*entropy, int(self._owner, 16))
         seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
@@ -179,16 +202,16 @@ class Ledger:
         for trial in trials:
             copy.add_trial(trial)
         if number == 0:
-            copy.enqueue_trial({d.label: d.drawn(d.usual) for d in self._space if d.holds(d.usual)})
+            copy.enqueue_trial({d.label: d.drawn(d.usual) for d in sampling.space if d.holds(d.usual)})
         asked = copy.ask(self._distributions)
         return asked.params, asked.distributions
 
     def tell(self, number: int, result: Result | str) -> None:
-        """What a trial came to, or why it failed."""
+        """Stores the result of a trial, or the reason why it failed."""
         states = self._optuna.trial.TrialState
         storage = self._storage
 
-        def told() -> None:
+        def store() -> None:
             id = storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
             if isinstance(result, str):
                 storage.set_trial_user_attr(id, "reason", result)
@@ -204,104 +227,111 @@ class Ledger:
             else:
                 self._study.tell(number, state=states.PRUNED)
 
-        self._told(told)
+        self._call(store)
 
-    def tried(self) -> list[Tried]:
-        """All trials up to the last that was asked for, by number."""
+    def trials(self) -> list[TrialRecord]:
+        """All trials, by number."""
         try:
-            return [self._tried(trial) for trial in self._frozen()[: self._num_trials]]
+            return [self._record(trial) for trial in self._frozen()[: self._sampling.num_trials]]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StudyError(f"{_shown(self._place)}: is damaged: {error!r:.200}") from error
+            raise StudyError(f"{_display(self._place)}: is damaged: {error!r:.200}") from error
 
     def importances(self) -> dict[str, float]:
-        """Of each option, how much it mattered, in all 1; empty where too few trials came to their end.
+        """How much each option mattered, by name, with sum 1; empty if too few trials finished.
 
-        How far what was drawn in the best quarter of the trials differs from what was drawn in all:
+        Measured by how far the values in the best quarter of the trials differ from those in all trials:
         PED-ANOVA, Watanabe et al. 2023, arXiv:2304.10255.
         """
-        if sum(trial.state == "finished" for trial in self.tried()) < FEWEST_FOR_IMPORTANCE:
+        if sum(trial.state == "finished" for trial in self.trials()) < FEWEST_FOR_IMPORTANCE:
             return {}
         importance = self._optuna.importance
         evaluator = importance.PedAnovaImportanceEvaluator(target_quantile=BEST_SHARE)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = importance.get_param_importances(self._study, evaluator=evaluator)
-        names = {d.label: d.name for d in self._space}
-        return {names[label]: float(share) for label, share in found.items() if np.isfinite(share)}
+            shares = importance.get_param_importances(self._study, evaluator=evaluator)
+        names = {d.label: d.name for d in self._sampling.space}
+        return {names[label]: float(share) for label, share in shares.items() if np.isfinite(share)}
 
-    def _tried(self, trial: Any) -> Tried:
-        attrs = trial.user_attrs
+    def _record(self, trial: Any) -> TrialRecord:
+        attributes = trial.user_attrs
         states: dict[str, State] = {"COMPLETE": "finished", "PRUNED": "stopped", "FAIL": "failed"}
         state = states.get(trial.state.name, "running")
-        given = attrs.get("thresholds", [None] * len(self._rungs))
-        return Tried(
+        limits = attributes.get("thresholds", [None] * len(self._sampling.rungs))
+        return TrialRecord(
             number=trial.number,
             state=state,
             drawn=dict(trial.params),
-            thresholds=tuple(None if value is None else float(value) for value in given),
+            thresholds=tuple(None if limit is None else float(limit) for limit in limits),
             score=float(trial.value) if state == "finished" else None,
-            scores=tuple(float(one) for one in attrs.get("scores", ())),
+            scores=tuple(float(score) for score in attributes.get("scores", ())),
             values={int(step): float(value) for step, value in trial.intermediate_values.items()},
-            pruned=attrs.get("pruned"),
-            seconds=float(attrs.get("seconds", 0.0)),
-            reason=str(attrs.get("reason", "")),
-            mine=attrs.get("owner") == self._owner,
+            pruned=attributes.get("pruned"),
+            seconds=float(attributes.get("seconds", 0.0)),
+            reason=str(attributes.get("reason", "")),
+            is_own=attributes.get("owner") == self._owner,
         )
 
     def _frozen(self) -> list[Any]:
-        return self._told(lambda: self._study.get_trials(deepcopy=False))
+        """The trials as Optuna's records, by number."""
+        return self._call(lambda: self._study.get_trials(deepcopy=False))
 
     def _distribution(self, dimension: Dimension) -> Any:
-        made = self._optuna.distributions
+        distributions = self._optuna.distributions
         if dimension.scale == "choice":
-            return made.CategoricalDistribution([dimension.drawn(choice) for choice in dimension.choices])
+            return distributions.CategoricalDistribution(
+                [dimension.drawn(choice) for choice in dimension.choices]
+            )
         low, high = dimension.drawn(dimension.low), dimension.drawn(dimension.high)
-        kind = made.IntDistribution if dimension.whole else made.FloatDistribution
+        kind = distributions.IntDistribution if dimension.whole else distributions.FloatDistribution
         return kind(low, high, log=dimension.scale != "linear")
 
-    def _open(self, name: str, begun: bool) -> tuple[Any, Any]:
+    def _open(self, name: str, exists: bool) -> tuple[Any, Any]:
         optuna = self._optuna
         if isinstance(self._place, Path):
-            _mend(self._place)
+            _repair_journal(self._place)
             journal = optuna.storages.journal
-            # made by creating a file: sound on NFS from version 3 on, and needs no rights on Windows
+            # locks by creating a file: works on NFS from version 3 on, and without privileges on Windows
             lock = journal.JournalFileOpenLock(str(self._place))
             storage = optuna.storages.JournalStorage(journal.JournalFileBackend(str(self._place), lock))
         else:
-            storage = _connected(optuna, self._place)
-        sampler = optuna.samplers.RandomSampler()  # draws nothing: copies of the study do
-        if begun:
+            storage = _connect(optuna, self._place)
+        sampler = optuna.samplers.RandomSampler()  # unused: trials are drawn in copies of the study
+        if exists:
             try:
                 return storage, optuna.load_study(storage=storage, study_name=name, sampler=sampler)
             except KeyError as error:
-                raise StudyError(f"{_shown(self._place)}: does not hold this sweep any more") from error
+                raise StudyError(f"{_display(self._place)}: does not contain this sweep") from error
         study = optuna.create_study(
             storage=storage, study_name=name, direction="maximize", sampler=sampler, load_if_exists=True
         )
         return storage, study
 
-    def _told(self, call: Callable[[], T]) -> T:
-        """What it returns; whatever a storage or its driver raises becomes one line."""
+    def _call(self, call: Callable[[], T]) -> T:
+        """Calls the storage.
+
+        Raises:
+            StudyError: any error of the storage or its driver, in one line and without passwords.
+        """
         try:
             return call()
         except PoiseError:
             raise
         except Exception as error:
-            said = " ".join(str(error).split())
+            message = " ".join(str(error).split())
             if isinstance(self._place, str):
-                said = without_secrets(said, self._place)
+                message = without_secrets(message, self._place)
             where = "storage" if isinstance(self._place, str) else "journal"
             raise StudyError(
-                f"{where} = {_shown(self._place)!r}: cannot be used: {type(error).__name__}: {said:.200}"
+                f"{where} = {_display(self._place)!r}: cannot be used: {type(error).__name__}: {message:.200}"
             ) from error
 
 
-def _connected(optuna: Any, url: str) -> Any:
-    """The storage. Two processes that make its tables at once disturb each other: one of them tries again."""
+def _connect(optuna: Any, url: str) -> Any:
+    """The storage. If two processes create its tables at the same time, one of them fails and tries again."""
     for attempt in range(TRIES):
         try:
             return optuna.storages.get_storage(url)
-        except Exception:  # each database has its own; the last one is raised
+        except Exception:  # each database driver has its own
             if attempt == TRIES - 1:
                 raise
             time.sleep(0.3 * (attempt + 1))
@@ -309,30 +339,31 @@ def _connected(optuna: Any, url: str) -> Any:
 
 
 def score(scores: Sequence[float]) -> float:
-    """What a trial is worth: the interquartile mean over its seeds."""
+    """The score of a trial: the interquartile mean over its seeds."""
     from poise.studies.statistics import interquartile_mean
 
     return float(interquartile_mean(np.array(scores)))
 
 
-def thresholds(rungs: Sequence[int], tried: Sequence[Tried]) -> tuple[float | None, ...]:
-    """At each rung the median of the trials that came to their end; None where they are too few to say.
+def thresholds(rungs: Sequence[int], trials: Sequence[TrialRecord]) -> tuple[float | None, ...]:
+    """At each rung the median over the finished trials; None where they are fewer than 4.
 
     A trial whose best value so far is below it is stopped: the median stopping rule of Golovin et al. 2017,
     "Google Vizier: A Service for Black-Box Optimization", section 3.2.2, as Optuna's MedianPruner has it.
     """
-    ended = [trial.values for trial in tried if trial.state == "finished"]
-    known = [[values[rung] for values in ended if rung in values] for rung in rungs]
-    return tuple(float(np.median(values)) if len(values) >= FEWEST_BEFORE else None for values in known)
+    finished = [trial.values for trial in trials if trial.state == "finished"]
+    columns = [[values[rung] for values in finished if rung in values] for rung in rungs]
+    return tuple(float(np.median(column)) if len(column) >= FEWEST_BEFORE else None for column in columns)
 
 
 def new_owner() -> str:
-    """A name for the trials of one folder."""
+    """A random name that marks the trials of one folder."""
     return uuid.uuid4().hex[:12]
 
 
-def _mend(journal: Path) -> None:
-    """Cuts off half a line that a kill left, and the lock that it left; nobody else writes to it now."""
+def _repair_journal(journal: Path) -> None:
+    """Removes the incomplete last line and the lock that a killed process left. The folder is claimed, so no
+    other process writes to the journal."""
     journal.with_name(journal.name + ".lock").unlink(missing_ok=True)
     try:
         opened = open_to_write(journal)
@@ -345,23 +376,23 @@ def _mend(journal: Path) -> None:
         file.truncate(data.rfind(b"\n") + 1)
 
 
-def _shown(place: Path | str) -> str:
+def _display(place: Path | str) -> str:
     return masked(place) if isinstance(place, str) else str(place)
 
 
 def masked(url: str) -> str:
-    """The URL of a storage without a password, also where it is not written as one has to be.
+    """The URL of a storage without its password, also if the URL is malformed.
 
-    Of what follows a question mark nothing is shown: drivers take secrets there.
+    Everything after a question mark is hidden: drivers take secrets there.
     """
     place, mark, query = url.partition("?")
     kind = re.match(r"[\w+.-]+://", place)
     scheme = kind[0] if kind else ""
-    if "@" in query:  # a password with a question mark in it, perhaps
+    if "@" in query:  # possibly a password that contains a question mark
         return f"{scheme}***"
     account, at, host = place.rpartition("@")
-    if at and (known := re.fullmatch(r"([\w+.-]+://[^:/@]*)(:.*)?", account)):
-        place = f"{known[1]}:***@{host}" if known[2] else place
+    if at and (match := re.fullmatch(r"([\w+.-]+://[^:/@]*)(:.*)?", account)):
+        place = f"{match[1]}:***@{host}" if match[2] else place
     elif at:
         place = f"{scheme}***@{host}"
     else:  # a port that is not a number
@@ -370,7 +401,7 @@ def masked(url: str) -> str:
 
 
 def without_secrets(text: str, url: str) -> str:
-    """What a driver says, without what ``masked`` leaves out of the URL."""
+    """The message of a driver, without the parts of the URL that ``masked`` hides."""
     shown = masked(url)
     text = text.replace(url, shown)
     parts = {part for form in (url, unquote(url)) for part in re.split(r"[:/@?&=;]", form)}
@@ -379,11 +410,9 @@ def without_secrets(text: str, url: str) -> str:
     return text
 
 
-def _first_difference(theirs: Any, mine: Mapping[str, Any]) -> str:
-    if not isinstance(theirs, Mapping):
+def _first_difference(stored: Any, plan: Mapping[str, Any]) -> str:
+    if not isinstance(stored, Mapping):
         return ""
-    from poise.config import flat
-
-    one, other = flat(dict(theirs)), flat(dict(mine))
-    name = next((name for name in {**one, **other} if one.get(name) != other.get(name)), None)
-    return "" if name is None else f": {name} is {one.get(name)!r:.60} there, {other.get(name)!r:.60} here"
+    there, here = flat(dict(stored)), flat(dict(plan))
+    name = next((name for name in {**there, **here} if there.get(name) != here.get(name)), None)
+    return "" if name is None else f": {name} is {there.get(name)!r:.60} there, {here.get(name)!r:.60} here"

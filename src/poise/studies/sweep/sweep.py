@@ -1,15 +1,15 @@
-"""``poise sweep``: settings searched for one task, and whether the best of them beats the defaults.
+"""``poise sweep``: searches settings for one task, and compares the best with the defaults.
 
-<folder>/sweep.json        what is to be done, for ``poise resume``
-<folder>/journal.log       the trials, in Optuna's journal; or in the storage that was named
+<folder>/sweep.json        the plan, for ``poise resume``
+<folder>/journal.log       the trials, in Optuna's journal; not written with --storage
 <folder>/trials/<number>/  result.json, log.txt and the run folders of its seeds
-<folder>/winner/<seed>/    the best setting on seeds that no choice was made on
-<folder>/default/<seed>/   the defaults on the same
-<folder>/trials.csv        one row a trial
-<folder>/summary.json      all of it; report.html is written from it and from the run folders
+<folder>/winner/<seed>/    the best setting on seeds that no trial used
+<folder>/default/<seed>/   the defaults on the same seeds
+<folder>/trials.csv        one row for each trial
+<folder>/summary.json      everything; report.html is written from it and from the run folders
 
-The result is a function of the configuration, whatever the number of cores and however often it was stopped:
-trials are drawn in batches, and what is known of earlier batches alone decides (``study.Ledger``).
+The result is a function of the configuration: it depends neither on the number of cores nor on interruptions.
+Trials are drawn in batches, from the results of earlier batches alone (``study.Ledger``).
 """
 
 import dataclasses
@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from poise import envs
-from poise.config import LAST_SEED, Config, ConfigError
+from poise.checked import ConfigError
+from poise.config import LAST_SEED, Config
 from poise.envs.checking import EnvFault
 from poise.errors import PoiseError, TrainingError
 from poise.runs.folders import new_folder, same_directory, status
@@ -42,16 +43,19 @@ from poise.studies.comparison import compare_settings, grouped, pair_as_json
 from poise.studies.experiment import evaluation, plain, refuse_workers
 from poise.studies.pool import MOST_SEEDS, Job, Work, run_jobs
 from poise.studies.statistics import interquartile_estimate
-from poise.studies.sweep.page import shown, write_page
+from poise.studies.sweep.page import format_value, write_page
+from poise.studies.sweep.search import FEWEST_SEEDS, Search
 from poise.studies.sweep.space import Dimension, Space, applied, make_space
 from poise.studies.sweep.study import (
     JOURNAL,
     Ledger,
+    Sampling,
     StudyError,
-    Tried,
+    TrialRecord,
     masked,
     new_owner,
     require_optuna,
+    score,
 )
 from poise.studies.sweep.trial import Result, Trial, read_result
 from poise.studies.unfinished import SWEEP
@@ -61,24 +65,24 @@ from poise.system.machine import versions
 from poise.system.streams import TextOut
 from poise.system.terminal import print, typed
 from poise.training.groups import refuse_native_shards
-from poise.wording import aligned, figure, interval
+from poise.wording import aligned, counted, figure, interval
 
-FEWEST_SEEDS, FEWEST_FINAL = 3, 2
+FEWEST_FINAL = 2  # seeds of the final comparison
 RUNGS = range(3, 10)  # tenths of the budget at which a trial is looked at
-OWN_FAULT = (TrainingError, ConfigError, EnvFault)  # what a setting can be blamed for
-LISTED = 5  # best trials that are shown at the end
+FAILURES = (TrainingError, ConfigError, EnvFault)  # errors that the settings of a trial can cause
+LISTED = 5  # of the best trials, in the summary on the terminal
 DEFAULT = "the default"
 
 
 class SweepError(PoiseError):
-    """A sweep that has no result, or a folder that holds none."""
+    """A sweep without a result, or a folder that is not that of a sweep."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A finished sweep: its folder, and what ``summary.json`` in it says."""
+    """A finished sweep: its folder, and the content of its ``summary.json``."""
 
     folder: Path
     summary: dict[str, Any]
@@ -86,63 +90,67 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be searched, and where to.
+    """What a sweep does, and in which folder.
 
     Attributes:
         config: of the first seed, before anything is drawn.
-        storage: the URL of a storage that several processes share; None: the journal in the folder.
-        owner: of the trials that are trained in this folder.
+        search: the request. Its ``search`` is empty where the plan was read from a folder: ``space`` is what
+            it described.
+        owner: marks the trials that are trained in this folder.
     """
 
     folder: Path
-    found: envs.Resolved
+    task: envs.Resolved
     config: Config
     options: Options
+    search: Search
     space: Space
-    num_trials: int
-    num_seeds: int
-    final_seeds: int
-    at_once: int
-    prune: bool
-    storage: str | None
-    study: str
     owner: str
 
     @property
+    def study(self) -> str:
+        """The name of the study in its storage."""
+        return self.search.study or self.task.id
+
+    @property
     def rungs(self) -> tuple[int, ...]:
-        """Environment steps."""
-        return tuple(self.config.total_steps * tenth // 10 for tenth in RUNGS) if self.prune else ()
+        """Environment steps after which a trial may be stopped."""
+        return tuple(self.config.total_steps * tenth // 10 for tenth in RUNGS) if self.search.prune else ()
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of each trial."""
+        return range(self.config.seed, self.config.seed + self.search.seeds)
 
     @property
     def fresh(self) -> range:
-        """The seeds of the last judgement, which no trial was trained with."""
-        first = self.config.seed + self.num_seeds
-        return range(first, first + self.final_seeds)
+        """The seeds of the final comparison, which no trial was trained with."""
+        return range(self.seeds.stop, self.seeds.stop + self.search.final_seeds)
 
-    def settings(self, trial: Tried) -> dict[str, Any]:
+    def settings(self, trial: TrialRecord) -> dict[str, Any]:
         """The options of a trial that were drawn, by dotted name."""
         return {d.name: d.option(trial.drawn[d.label]) for d in self.space}
 
-    def is_default(self, trial: Tried) -> bool:
+    def is_default(self, trial: TrialRecord) -> bool:
         return all(
             value == d.usual for d, value in zip(self.space, self.settings(trial).values(), strict=True)
         )
 
-    def job(self, trial: Tried) -> Trial:
+    def job(self, trial: TrialRecord) -> Trial:
         """
         Raises:
-            ConfigError: the settings cannot be together.
+            ConfigError: the settings contradict each other.
         """
         config = applied(self.config, self.settings(trial))
         folder = self.folder / "trials" / str(trial.number)
         options = self.options
-        return Trial(self.found.id, config, options, folder, self.num_seeds, self.rungs, trial.thresholds)
+        return Trial(self.task.id, config, options, folder, self.search.seeds, self.rungs, trial.thresholds)
 
     def final(self, side: str, config: Config) -> list[Job]:
-        """The trainings of the last judgement."""
+        """The trainings of the final comparison."""
         return [
             Job(
-                self.found.id,
+                self.task.id,
                 dataclasses.replace(config, seed=seed),
                 self.options,
                 self.folder / side / str(seed),
@@ -151,122 +159,111 @@ class Plan:
         ]
 
     def decisive(self) -> dict[str, Any]:
-        """What decides the trials, as JSON holds it: who shares a storage has to have the same."""
-        told = {
-            "env": self.found.id,
-            "backend": self.found.backend,
+        """What decides the trials, as JSON: equal in all processes that share a storage."""
+        numbers = ("trials", "seeds", "final_seeds", "at_once", "prune")
+        decisive = {
+            "env": self.task.id,
+            "backend": self.task.backend,
             "config": self.config.to_dict(),
             "options": self.options.to_dict(),
             "space": [dimension.to_dict() for dimension in self.space],
-            "trials": self.num_trials,
-            "seeds": self.num_seeds,
-            "final_seeds": self.final_seeds,
-            "at_once": self.at_once,
-            "prune": self.prune,
+            **{name: getattr(self.search, name) for name in numbers},
         }
-        return json.loads(json.dumps(told))
+        return json.loads(json.dumps(decisive))
 
     def to_dict(self) -> dict[str, Any]:
-        return {**self.decisive(), "storage": self.storage, "study": self.study, "owner": self.owner}
+        """The content of ``sweep.json``."""
+        return {
+            **self.decisive(),
+            "storage": self.search.storage,
+            "study": self.study,
+            "owner": self.owner,
+        }
 
-    def ledger(self, *, begun: bool) -> Ledger:
-        """
+    def ledger(self, *, exists: bool) -> Ledger:
+        """The trials. ``exists``: whether the study must be in the storage already.
+
         Raises:
             StudyError: Optuna is not installed, or the storage cannot be used.
         """
-        return Ledger(
-            self.folder / JOURNAL if self.storage is None else self.storage,
-            self.study,
-            self.owner,
-            self.decisive(),
+        place = self.folder / JOURNAL if self.search.storage is None else self.search.storage
+        sampling = Sampling(
             space=self.space,
             seed=self.config.seed,
-            num_trials=self.num_trials,
-            at_once=self.at_once,
+            num_trials=self.search.trials,
+            at_once=self.search.at_once,
             rungs=self.rungs,
-            begun=begun,
         )
+        return Ledger(place, self.study, self.owner, self.decisive(), sampling, exists=exists)
 
 
 def execute_sweep(
     env: str,
     config: Config,
     options: Options,
+    search: Search,
     *,
-    search: Sequence[str] = (),
-    num_trials: int = 50,
-    num_seeds: int = FEWEST_SEEDS,
-    final_seeds: int = 10,
-    at_once: int = 4,
-    prune: bool = True,
-    storage: str | None = None,
-    study: str | None = None,
     ray: str | None = None,
     file: TextOut,
 ) -> Sweep:
-    """Searches settings for one task, in ``<out>/<env>/<date>-sweep/``, and judges the best on fresh seeds.
+    """Searches settings for one task, in ``<out>/<env>/<date>-sweep/``, and compares the best with the
+    defaults on fresh seeds.
 
     Args:
-        search: the options and their values, as ``space.make_space`` takes them; none: the usual ones.
-        num_trials: settings in all, over all processes that share a storage.
-        num_seeds: trainings of each, with the seeds from ``config.seed`` on.
-        final_seeds: trainings of the best and of the defaults, with the seeds after those.
-        at_once: trials drawn together, before any of them is known; part of what decides the result.
-        prune: whether a trial is stopped that falls behind the median of those before.
-        storage: the URL of a storage that several processes share. Which trial knows of which then depends
-            on time, and the result with it.
-        study: its name there; by default the environment's.
-        ray: the cluster to train on (``pool.run_jobs``). It changes no bit.
+        config: what every trial has in common; options that differ from their defaults are not searched.
+        search: what is searched, and with how many trainings. With ``search.storage``, which trials are
+            drawn, and so the result, depends on the timing of the processes that share it.
+        ray: the cluster to train on (``pool.run_jobs``). It does not change the result.
+        file: where progress is shown.
 
     Raises:
         ConfigError: an option is wrong, or nothing can be searched.
         StudyError: Optuna is not installed, or the storage cannot be used.
         EnvError: the environment cannot be made.
-        SweepError: no trial came to its end.
+        SweepError: no trial finished.
         PoolError: a process was killed.
     """
-    _check(env, config, options, num_trials, num_seeds, final_seeds, at_once)
-    if study is not None and storage is None:
-        raise ConfigError(f"study = {study!r}: is a name in a storage that is shared; add --storage URL")
+    _check(env, config, options, search)
+    if search.study is not None and search.storage is None:
+        raise ConfigError(f"study = {search.study!r}: names a study in a shared storage; add --storage URL")
     cluster.check(ray)
     refuse_workers(options)
     require_optuna()
-    found = resolved(env, options.backend)
-    if found.note:
-        print(found.note, file=file)
-    options.check_against(found.backend)
-    with same_directory(), closing(envs.make(found.id, 1, found.backend)) as world:
-        base, space = make_space(search, config, world.spec)
-    if found.backend == "native":
-        refuse_native_shards(base)
-        if any(dimension.name == "num_shards" for dimension in space):
-            raise ConfigError("search = 'num-shards': backend native has no shards")
-    plan = Plan(
-        new_folder(options.out, found.id, "sweep"),
-        found,
-        base,
-        options,
-        space,
-        num_trials,
-        num_seeds,
-        final_seeds,
-        at_once,
-        prune,
-        None if storage is None else _absolute(storage),
-        study or found.id,
-        new_owner(),
-    )
+    plan = _new_plan(env, config, options, search, file)
     # the URL of a storage may hold a password
-    write_text(plan.folder / SWEEP, json.dumps(plan.to_dict(), indent=2) + "\n", private=storage is not None)
+    text = json.dumps(plan.to_dict(), indent=2) + "\n"
+    write_text(plan.folder / SWEEP, text, private=search.storage is not None)
     try:
-        return _execute(plan, ray, file)
+        return _execute(plan, ray, file, study_exists=False)
     except StudyError:
         _remove_unused(plan.folder)
         raise
 
 
+def _new_plan(env: str, config: Config, options: Options, search: Search, file: TextOut) -> Plan:
+    """The plan of a new sweep, with its folder made.
+
+    Raises:
+        ConfigError, EnvError: as ``execute_sweep``.
+    """
+    task = resolved(env, options.backend)
+    if task.note:
+        print(task.note, file=file)
+    options.check_against(task.backend)
+    with same_directory(), closing(envs.make(task.id, 1, task.backend)) as world:
+        base, space = make_space(search.search, config, world.spec)
+    if task.backend == "native":
+        refuse_native_shards(base)
+        if any(dimension.name == "num_shards" for dimension in space):
+            raise ConfigError("search = 'num-shards': backend native has no shards")
+    if search.storage is not None:
+        search = dataclasses.replace(search, storage=_absolute(search.storage))
+    folder = new_folder(options.out, task.id, "sweep")
+    return Plan(folder, task, base, options, search, space, new_owner())
+
+
 def _remove_unused(folder: Path) -> None:
-    """Removes the folder of a sweep whose storage cannot be used, where no trial was trained in it."""
+    """Removes the folder of a sweep whose storage cannot be used, if no trial was trained in it."""
     files = [path for path in folder.iterdir() if path.name in (SWEEP, LOCK)]
     if len(files) == len(list(folder.iterdir())):
         for path in files:
@@ -275,31 +272,30 @@ def _remove_unused(folder: Path) -> None:
 
 
 def _absolute(storage: str) -> str:
-    """The URL, of a file of SQLite with its whole path: a sweep can be resumed from another folder."""
+    """The URL; that of an SQLite file with its absolute path, so that any folder can be resumed from."""
     kind, slashes, path = storage.partition(":///")
     relative = kind.startswith("sqlite") and slashes and path and not path.startswith(("/", ":"))
     return f"{kind}:///{Path(path).absolute()}" if relative else storage
 
 
-def _check(
-    env: str, config: Config, options: Options, trials: int, seeds: int, final: int, at_once: int
-) -> None:
-    """
+def _check(env: str, config: Config, options: Options, search: Search) -> None:
+    """Checks that a sweep with these settings is possible.
+
     Raises:
-        ConfigError: names what cannot be.
+        ConfigError: names the first option that is wrong.
     """
     if env in PRESETS:
-        raise ConfigError(f"{env}: is a preset; a sweep begins from the defaults: name the environment")
+        raise ConfigError(f"{env}: is a preset; a sweep starts from the defaults: name the environment")
     if not options.evaluate:
         raise ConfigError("evaluate = False: a trial needs its final score; leave out --no-evaluate")
-    least = {"trials": (trials, 1), "seeds": (seeds, FEWEST_SEEDS)}
-    least |= {"final_seeds": (final, FEWEST_FINAL), "at_once": (at_once, 1)}
-    for name, (value, bound) in least.items():
-        most = MOST_SEEDS if "seeds" in name else 10**6
-        if not bound <= value <= most:
-            raise ConfigError(f"{name} = {value}: must be >= {bound} and <= {most}")
-    if config.seed + seeds + final - 1 > LAST_SEED:
-        raise ConfigError(f"seed = {config.seed}: the last of {seeds + final} seeds must be <= {LAST_SEED}")
+    lowest = {"trials": 1, "seeds": FEWEST_SEEDS, "final_seeds": FEWEST_FINAL, "at_once": 1}
+    for name, low in lowest.items():
+        value, high = getattr(search, name), MOST_SEEDS if "seeds" in name else 10**6
+        if not low <= value <= high:
+            raise ConfigError(f"{name} = {value}: must be >= {low} and <= {high}")
+    count = search.seeds + search.final_seeds
+    if config.seed + count - 1 > LAST_SEED:
+        raise ConfigError(f"seed = {config.seed}: the last of {count} seeds must be <= {LAST_SEED}")
 
 
 def proceed_sweep(
@@ -310,41 +306,45 @@ def proceed_sweep(
     ray: str | None = None,
     file: TextOut,
 ) -> Sweep:
-    """Goes on with what ``execute_sweep`` left, to the same result.
+    """Resumes an interrupted sweep. The result is that of a sweep that was not interrupted.
 
     Raises:
-        SweepError: it is finished, the folder is damaged, or the environment names a module and ``env`` does
-            not repeat it, or its trials are in a storage and ``storage`` does not. And as ``execute_sweep``.
+        SweepError: it is finished, the folder is damaged, the environment names a module and ``env`` does
+            not repeat it, or its trials are in a storage and ``storage`` does not repeat that. And as
+            ``execute_sweep``.
     """
     if status(folder) == "finished":
         raise SweepError(f"{folder}: this sweep is finished; {typed('poise', 'report', folder)} shows it")
     plan = read_plan(folder, env=env)
     _check_storage(plan, storage)
-    return _execute(plan, ray, file, begun=(folder / "trials").exists())
+    return _execute(plan, ray, file, study_exists=(folder / "trials").exists())
 
 
-def _check_storage(plan: Plan, given: str | None) -> None:
-    """A folder alone never has poise connect to anything.
+def _check_storage(plan: Plan, repeated: str | None) -> None:
+    """Checks that the user repeats the storage: a folder alone never makes poise connect to anything.
 
     Raises:
-        SweepError: names what is to be repeated.
+        SweepError: names what has to be repeated.
     """
-    if plan.storage is None and given is not None:
+    storage = plan.search.storage
+    if storage is None and repeated is not None:
         raise SweepError(f"{plan.folder}: its trials are in the folder itself: leave out --storage")
-    if plan.storage is not None and (given is None or _absolute(given) != plan.storage):
+    if storage is not None and (repeated is None or _absolute(repeated) != storage):
         raise SweepError(
-            f"{plan.folder}: its trials are in a storage; to connect to that, repeat it: {_again(plan, None)}"
+            f"{plan.folder}: its trials are in a storage; to connect to it, repeat its URL: "
+            f"{_resume_command(plan, None)}"
         )
 
 
-def _again(plan: Plan, ray: str | None) -> str:
-    """The command that goes on; a password has to be filled in."""
-    storage = "" if plan.storage is None else f" --storage {shlex.quote(masked(plan.storage))}"
+def _resume_command(plan: Plan, ray: str | None) -> str:
+    """The command that resumes the sweep; the user has to fill in a password."""
+    url = plan.search.storage
+    storage = "" if url is None else f" --storage {shlex.quote(masked(url))}"
     return f"poise resume {shlex.quote(str(plan.folder))}{storage}{cluster.typed(ray)}"
 
 
 def read_plan(folder: Path, *, env: str | None = None) -> Plan:
-    """What ``sweep.json`` says.
+    """The plan that ``sweep.json`` describes.
 
     Raises:
         SweepError, EnvError: as ``proceed_sweep``.
@@ -352,183 +352,193 @@ def read_plan(folder: Path, *, env: str | None = None) -> Plan:
     path = folder / SWEEP
     try:
         data = read_json(path)
-        known = str(data["env"])
+        id, owner = str(data["env"]), str(data["owner"])
         config, options = Config.from_dict(data["config"]), Options.from_dict(data["options"])
-        space = tuple(Dimension.from_dict(one) for one in data["space"])
-        numbers = [data[name] for name in ("trials", "seeds", "final_seeds", "at_once")]
-        if not space or not all(type(n) is int and 1 <= n <= 10**6 for n in numbers):
-            raise ValueError(f"numbers {numbers!r:.100}")
-        prune, storage = data["prune"], data["storage"]
-        if not isinstance(prune, bool) or not isinstance(storage, str | None):
-            raise ValueError("prune or storage")
-        study, owner = str(data["study"]), str(data["owner"])
-        _check(known, config, options, *numbers)
+        space = tuple(Dimension.from_dict(item) for item in data["space"])
+        if not space:
+            raise ValueError("space")
+        search = _read_search(data)
+        _check(id, config, options, search)
     except (FileError, ConfigError) as error:
         raise SweepError(str(error) if isinstance(error, FileError) else f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise SweepError(f"{path}: is damaged: {error!r:.200}") from error
-    if ":" in known and env != known:
-        add = f"add --env {shlex.quote(known)}"
-        raise SweepError(f"{folder}: its environment {known!r} names a Python module: {add}")
-    if env is not None and env != known:
-        raise SweepError(f"{folder}: its environment is {known}, not {env}")
-    found = resolved(known, options.backend)
-    trials, seeds, final, at_once = numbers
-    shared = (prune, storage, study, owner)
-    return Plan(folder, found, config, options, space, trials, seeds, final, at_once, *shared)
+    if ":" in id and env != id:
+        add = f"add --env {shlex.quote(id)}"
+        raise SweepError(f"{folder}: its environment {id!r} names a Python module: {add}")
+    if env is not None and env != id:
+        raise SweepError(f"{folder}: its environment is {id}, not {env}")
+    return Plan(folder, resolved(id, options.backend), config, options, search, space, owner)
 
 
-def _execute(plan: Plan, ray: str | None, file: TextOut, *, begun: bool = False) -> Sweep:
-    """``begun``: whether there are trials already, and so a study."""
-    since = time.perf_counter()
+def _read_search(data: Mapping[str, Any]) -> Search:
+    """The request in the content of ``sweep.json``.
+
+    Raises:
+        ValueError, KeyError: the file is damaged.
+    """
+    numbers = {name: data[name] for name in ("trials", "seeds", "final_seeds", "at_once")}
+    if not all(type(n) is int and 1 <= n <= 10**6 for n in numbers.values()):
+        raise ValueError(f"numbers {numbers!r:.100}")
+    prune, storage = data["prune"], data["storage"]
+    if not isinstance(prune, bool) or not isinstance(storage, str | None):
+        raise ValueError("prune or storage")
+    return Search(**numbers, prune=prune, storage=storage, study=str(data["study"]))
+
+
+def _execute(plan: Plan, ray: str | None, file: TextOut, *, study_exists: bool) -> Sweep:
+    start = time.perf_counter()
     with claimed(plan.folder), nullcontext() if ray is None else cluster.joined(ray):
-        ledger = plan.ledger(begun=begun)
+        ledger = plan.ledger(exists=study_exists)
         _announce(plan, file)
         try:
-            with watching(file, _name) as watch:
-                train = partial(run_jobs, ray=ray, say=watch.say, look=watch.look)
-                while batch := ledger.take():
-                    _train(plan, ledger, batch, train, watch.lines)
-                    _write(plan, ledger, {"status": "unfinished"}, since)
-                summary = _judge(plan, ledger, train, watch.lines)
+            summary = _run_trials(plan, ledger, start, ray, file)
         except (KeyboardInterrupt, cluster.LostCluster) as error:
             ended = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            print(f"{ended}; to resume: {_again(plan, ray)}", file=file, flush=True)
+            print(f"{ended}; to resume: {_resume_command(plan, ray)}", file=file, flush=True)
             raise
-        told = _write(plan, ledger, summary, since)
+        content = _write(plan, ledger, summary, start)
         print(f"the report: {write_page(plan.folder)}", file=file, flush=True)
-        return Sweep(plan.folder, told)
+        return Sweep(plan.folder, content)
     raise AssertionError
 
 
+def _run_trials(plan: Plan, ledger: Ledger, start: float, ray: str | None, file: TextOut) -> dict[str, Any]:
+    """Trains all trials, batch by batch, and judges the best; returns what is new in ``summary.json``."""
+    with watching(file, _name) as watch:
+        train = partial(run_jobs, ray=ray, say=watch.say, look=watch.look)
+        while batch := ledger.take():
+            _train(plan, ledger, batch, train, watch.lines)
+            _write(plan, ledger, {"status": "unfinished"}, start)
+        return _judge(plan, ledger, train, watch.lines)
+
+
 def _name(job: Work) -> str:
-    """Of a trial, or of a training that judges, as it is shown while it is under way."""
+    """The name under which the progress of a trial, or of a training of the final comparison, is shown."""
     return "/".join(job.folder.parts[-2:])
 
 
 def _announce(plan: Plan, file: TextOut) -> None:
-    steps, seeds = plan.config.total_steps, plan.config.seed
+    trials, seeds = counted(plan.search.trials, "trial"), plan.seeds
+    steps = counted(plan.config.total_steps, "step")
     print(
-        f"{plan.found.id} on {plan.found.backend}: {plan.num_trials} trials x {plan.num_seeds} seeds "
-        f"({seeds} to {seeds + plan.num_seeds - 1}), {steps:,} steps each",
+        f"{plan.task.id} on {plan.task.backend}: {trials} x {len(seeds)} seeds ({seeds[0]} to {seeds[-1]}), "
+        f"{steps} each",
         file=file,
     )
     print("searching:", file=file)
     print(*(f"  {dimension.words()}" for dimension in plan.space), sep="\n", file=file, flush=True)
 
 
-# what trains: yields each job with its summary, or with what went wrong
+# runs trainings: yields each job with its summary or its error
 Train = Callable[[Sequence[Work]], Iterator[tuple[Any, dict[str, Any] | PoiseError]]]
 
 
-def _train(plan: Plan, ledger: Ledger, batch: Sequence[Tried], train: Train, file: TextOut) -> None:
-    """Trains what is not trained of a batch; tells all of it, by number, when all of it has ended.
+def _train(plan: Plan, ledger: Ledger, batch: Sequence[TrialRecord], train: Train, file: TextOut) -> None:
+    """Trains the trials of a batch that have no result yet. The results are entered by number, after the
+    last trial has ended, so that they do not depend on the order in which trials end.
 
     Raises:
-        PoiseError: what no setting is to blame for, a full disk for example.
+        PoiseError: an error that no setting is to blame for, for example a full disk.
     """
     results: dict[int, Result | str] = {}
-    jobs: dict[Path, int] = {}
-    waiting: list[Trial] = []
-    best = _best(ledger.tried())
-    known_best = None if best is None else (best.score or 0.0, best.number)
-    for trial in batch:
+    waiting: dict[Path, tuple[int, Trial]] = {}
+    progress = _Progress(plan, ledger, file)
+    for record in batch:
         try:
-            job = plan.job(trial)
+            job = plan.job(record)
         except ConfigError as error:
-            results[trial.number] = str(error)
-            print(f"trial {trial.number} of {plan.num_trials} cannot be: {error}", file=file, flush=True)
+            results[record.number] = str(error)
+            progress.show(record.number, f"has invalid settings: {error}")
             continue
-        if (known := read_result(job.folder, job.config)) is not None:
-            results[trial.number] = known
-            line, known_best = _line(plan, trial.number, known, known_best)
-            print(line, file=file, flush=True)
+        if (result := read_result(job.folder, job.config)) is not None:
+            results[record.number] = result
+            progress.show(record.number, result)
         else:
-            jobs[job.folder] = trial.number
-            waiting.append(job)
-    for job in waiting:
-        own_folder(plan.folder, job.folder)
-    trouble: PoiseError | None = None
-    for job, result in train(waiting):
-        number = jobs[job.folder]
-        if isinstance(result, PoiseError):
-            if not isinstance(result, OWN_FAULT):
-                trouble = trouble or result
-                continue
-            results[number] = str(result)
-        else:
-            results[number] = Result.from_dict(result)
-        line, known_best = _line(plan, number, results[number], known_best)
-        print(line, file=file, flush=True)
-    if trouble is not None:
-        raise trouble
+            waiting[job.folder] = record.number, job
+    for folder in waiting:
+        own_folder(plan.folder, folder)
+    unrelated: PoiseError | None = None
+    for job, outcome in train([job for _, job in waiting.values()]):
+        number, _ = waiting[job.folder]
+        if isinstance(outcome, PoiseError) and not isinstance(outcome, FAILURES):
+            unrelated = unrelated or outcome
+            continue
+        failed = isinstance(outcome, PoiseError)
+        results[number] = str(outcome) if failed else Result.from_dict(outcome)
+        progress.show(number, f"failed: {outcome}" if failed else results[number])
+    if unrelated is not None:
+        raise unrelated
     for number in sorted(results):
         ledger.tell(number, results[number])
 
 
-def _line(
-    plan: Plan, number: int, result: Result | str, best: tuple[float, int] | None
-) -> tuple[str, tuple[float, int] | None]:
-    """What is shown of a trial that has ended, and the best up to then."""
-    from poise.studies.sweep.study import score
+class _Progress:
+    """Shows each trial that has ended, beside the best so far."""
 
-    name = f"trial {number} of {plan.num_trials}"
-    if isinstance(result, str):
-        return f"{name} failed: {result}", best
-    if result.pruned is not None:
-        return f"{name}: stopped at step {result.pruned:,}, {result.seconds:.1f} s", best
-    value = score(result.scores)
-    if best is None or value > best[0]:
-        best = value, number
-    said = f"{name}: {figure(value)} ({len(result.scores)} seeds), {result.seconds:.1f} s"
-    return f"{said}, best so far {figure(best[0])} (trial {best[1]})", best
+    def __init__(self, plan: Plan, ledger: Ledger, file: TextOut):
+        best = _best(ledger.trials())
+        self._best = None if best is None else (best.score or 0.0, best.number)
+        self._num_trials, self._file = plan.search.trials, file
+
+    def show(self, number: int, result: Result | str) -> None:
+        """``result``: that of the trial, or a sentence about it without its subject."""
+        line = f"trial {number} of {self._num_trials}"
+        if isinstance(result, str):
+            line += f" {result}"
+        elif result.pruned is not None:
+            line += f": stopped at step {result.pruned:,}, {result.seconds:.1f} s"
+        else:
+            value = score(result.scores)
+            if self._best is None or value > self._best[0]:
+                self._best = value, number
+            line += f": {figure(value)} ({counted(len(result.scores), 'seed')}), {result.seconds:.1f} s"
+            line += f", best so far {figure(self._best[0])} (trial {self._best[1]})"
+        print(line, file=self._file, flush=True)
 
 
-def _best(tried: Sequence[Tried]) -> Tried | None:
-    """The highest score; of equal ones the first."""
-    ended = [trial for trial in tried if trial.score is not None]
-    return max(ended, key=lambda trial: (trial.score, -trial.number), default=None)
+def _best(trials: Sequence[TrialRecord]) -> TrialRecord | None:
+    """The trial with the highest score; of equal ones the first."""
+    scored = [trial for trial in trials if trial.score is not None]
+    return max(scored, key=lambda trial: (trial.score, -trial.number), default=None)
 
 
 def _judge(plan: Plan, ledger: Ledger, train: Train, file: TextOut) -> dict[str, Any]:
-    """The best of the settings that were drawn against the defaults, both on seeds that no trial had.
+    """Compares the best of the settings that were drawn with the defaults, on seeds that no trial used.
 
-    Also where the defaults, which are trial 0, scored higher in the trials: that may be luck as well.
+    Also where the defaults, which are trial 0, scored higher in the trials: that may be chance.
+
+    Raises:
+        SweepError: no trial finished.
     """
-    tried = ledger.tried()
-    elsewhere = [trial.number for trial in tried if trial.state == "running"]
+    trials = ledger.trials()
+    elsewhere = [trial.number for trial in trials if trial.state == "running"]
     if elsewhere:
-        print(
-            f"{len(elsewhere)} trials are being trained elsewhere and are left out of the judgement",
-            file=file,
-        )
-    best = _best(tried)
+        count = counted(len(elsewhere), "trial")
+        print(f"left out of the comparison: {count} still being trained by other processes", file=file)
+    best = _best(trials)
     if best is None:
-        reasons = [trial.reason for trial in tried if trial.reason]
-        said = f"; trial {tried[0].number}: {tried[0].reason}" if reasons and tried[0].reason else ""
-        raise SweepError(f"{plan.folder}: none of {len(tried)} trials came to its end{said}")
-    winner = _best([trial for trial in tried if not plan.is_default(trial)]) or best
-    jobs = plan.final("winner", applied(plan.config, plan.settings(winner)))
+        reason = f"; trial {trials[0].number}: {trials[0].reason}" if trials and trials[0].reason else ""
+        raise SweepError(f"{plan.folder}: none of {counted(len(trials), 'trial')} finished{reason}")
+    winner = _best([trial for trial in trials if not plan.is_default(trial)]) or best
     alone = plan.is_default(winner)
+    jobs = plan.final("winner", applied(plan.config, plan.settings(winner)))
     if not alone:
-        both = zip(jobs, plan.final("default", plan.config), strict=True)
-        jobs = [job for pair in both for job in pair]
-    first, last = plan.fresh[0], plan.fresh[-1]
+        pairs = zip(jobs, plan.final("default", plan.config), strict=True)
+        jobs = [job for pair in pairs for job in pair]
     who = DEFAULT if alone else f"trial {winner.number} and {DEFAULT}"
-    print(f"judging {who} on seeds {first} to {last}, which no trial had", file=file, flush=True)
-    failed = _train_final(plan.found, jobs, train, file)
+    first, last = plan.fresh[0], plan.fresh[-1]
+    print(f"training {who} on the fresh seeds {first} to {last}", file=file, flush=True)
+    failed = _train_final(plan.task, jobs, train, file)
+    finished_jobs = [job for job in jobs if job.folder not in failed]
     sides = {
-        side: [
-            read_record(job.folder)
-            for job in jobs
-            if job.folder.parent.name == side and job.folder not in failed
-        ]
+        side: [read_record(job.folder) for job in finished_jobs if job.folder.parent.name == side]
         for side in ("winner", "default")
     }
     return {
         "status": "finished",
         "winner": {"trial": winner.number, "default": alone, "options": plan.settings(winner)},
-        "scores": {side: _scored(records) for side, records in sides.items() if records},
+        "scores": {side: _scores(records) for side, records in sides.items() if records},
         **(_no_rival() if alone else _verdict(winner, None if winner is best else best, sides)),
         "command": sides["winner"][0].command() if sides["winner"] else None,
         "failed": {str(folder.relative_to(plan.folder)): why for folder, why in failed.items()},
@@ -536,89 +546,91 @@ def _judge(plan: Plan, ledger: Ledger, train: Train, file: TextOut) -> dict[str,
     }
 
 
-def _train_final(found: envs.Resolved, jobs: Sequence[Job], train: Train, file: TextOut) -> dict[Path, str]:
-    """Trains what is not finished; why some could not be, by folder."""
+def _train_final(task: envs.Resolved, jobs: Sequence[Job], train: Train, file: TextOut) -> dict[Path, str]:
+    """Runs the trainings that are not finished; returns the reason of each that failed, by its folder."""
     failed: dict[Path, str] = {}
     for job in jobs:
         own_folder(job.folder.parent.parent, job.folder)
-    missing = [job for job in jobs if finished(job.folder, found, job.config, job.options) is None]
-    for job, result in train(missing):
-        name = f"{'default' if job.folder.parent.name == 'default' else 'winner'}, seed {job.config.seed}"
-        if isinstance(result, PoiseError):
-            if not isinstance(result, OWN_FAULT):
-                raise result
-            failed[job.folder] = str(result)
-            print(f"{name} failed: {result}", file=file, flush=True)
+    missing = [job for job in jobs if finished(job.folder, task, job.config, job.options) is None]
+    for job, outcome in train(missing):
+        name = f"{job.folder.parent.name}, seed {job.config.seed}"
+        if isinstance(outcome, PoiseError):
+            if not isinstance(outcome, FAILURES):
+                raise outcome
+            failed[job.folder] = str(outcome)
+            print(f"{name} failed: {outcome}", file=file, flush=True)
             continue
-        score, seconds = result["evaluation"]["mean"], result["seconds"]["total"]
-        print(f"{name}: greedy return {figure(score)}, {seconds:.1f} s", file=file, flush=True)
+        mean, seconds = outcome["evaluation"]["mean"], outcome["seconds"]["total"]
+        print(f"{name}: greedy return {figure(mean)}, {seconds:.1f} s", file=file, flush=True)
     return failed
 
 
-def _scored(records: Sequence[Record]) -> dict[str, Any]:
+def _scores(records: Sequence[Record]) -> dict[str, Any]:
     return evaluation(np.array([record.summary["evaluation"]["mean"] for record in records], float))
 
 
 def _no_rival() -> dict[str, Any]:
-    """What may be said where the defaults are alone."""
-    said = f"no winner: of the settings that were drawn none came to its end but {DEFAULT}"
-    return {"pair": None, "beats": False, "sentence": said}
+    """The verdict where no trial other than the defaults finished."""
+    return {"pair": None, "beats": False, "sentence": "no winner: only the trial of the defaults finished"}
 
 
-def _verdict(winner: Tried, ahead: Tried | None, sides: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
-    """What may be said of the best setting and the defaults, and the figures behind it.
+def _verdict(
+    winner: TrialRecord, default: TrialRecord | None, sides: Mapping[str, Sequence[Record]]
+) -> dict[str, Any]:
+    """Whether the best setting is better than the defaults, and the figures behind it.
 
-    ``ahead``: the trial of the defaults, where that scored higher.
+    ``default``: the trial of the defaults, where that scored higher in the trials.
     """
     name = f"trial {winner.number}"
     counts = {side: len(records) for side, records in sides.items()}
     if min(counts.values()) < FEWEST_FINAL:
-        side = min(counts, key=lambda one: counts[one])
-        said = f"no winner between {DEFAULT} and {name}: {counts[side]} trainings of the {side} ended"
-        return {"pair": None, "beats": False, "sentence": said}
+        side = min(counts, key=lambda side: counts[side])
+        trainings = counted(counts[side], "training")
+        sentence = f"no winner between {DEFAULT} and {name}: only {trainings} of the {side} finished"
+        return {"pair": None, "beats": False, "sentence": sentence}
     labels = {"default": DEFAULT, "winner": name}
     settings = [dataclasses.replace(grouped(sides[side])[0], label=label) for side, label in labels.items()]
     (pair,) = compare_settings(settings)
-    said = pair.sentence() if pair.winner == name else f"keep the defaults: {pair.sentence()}"
-    if ahead is not None:
-        scores = f"{figure(ahead.score or 0.0)} against {figure(winner.score or 0.0)}"
-        said += f"; in the trials {DEFAULT} had scored higher ({scores})"
-    return {"pair": pair_as_json(pair), "beats": pair.winner == name, "sentence": said}
+    sentence = pair.sentence() if pair.winner == name else f"keep the defaults: {pair.sentence()}"
+    if default is not None:
+        scores = f"{figure(default.score or 0.0)} against {figure(winner.score or 0.0)}"
+        sentence += f"; in the trials {DEFAULT} had scored higher ({scores})"
+    return {"pair": pair_as_json(pair), "beats": pair.winner == name, "sentence": sentence}
 
 
-def _write(plan: Plan, ledger: Ledger, summary: Mapping[str, Any], begun: float) -> dict[str, Any]:
-    """``trials.csv`` and ``summary.json``, of what is known so far."""
-    tried = ledger.tried()
-    rows = [_row(plan, trial) for trial in tried]
+def _write(plan: Plan, ledger: Ledger, summary: Mapping[str, Any], start: float) -> dict[str, Any]:
+    """Writes ``trials.csv`` and ``summary.json`` with the results so far; returns the latter's content."""
+    trials = ledger.trials()
+    rows = [_row(plan, trial) for trial in trials]
     columns = ["trial", "state", "score", "low", "high", "stopped_at", *(d.name for d in plan.space)]
     columns += ["seconds", "reason"]
     tables.write_table(plan.folder / "trials.csv", columns, [_cells(row) for row in rows])
-    told = {
-        "env": plan.found.id,
-        "backend": plan.found.backend,
+    content = {
+        "env": plan.task.id,
+        "backend": plan.task.backend,
         **summary,
         "trials": rows,
         "rungs": list(plan.rungs),
-        "seeds": list(range(plan.config.seed, plan.config.seed + plan.num_seeds)),
+        "seeds": list(plan.seeds),
         "fresh": list(plan.fresh),
         "space": [{**dimension.to_dict(), "words": dimension.words()} for dimension in plan.space],
-        "wanted": plan.num_trials,
-        "at_once": plan.at_once,
-        "shared": plan.storage is not None,
+        "wanted": plan.search.trials,
+        "at_once": plan.search.at_once,
+        "shared": plan.search.storage is not None,
         "importances": ledger.importances(),
         "steps": plan.config.total_steps,
         "seconds": {
-            "total": time.perf_counter() - begun,
-            "trials": sum(trial.seconds for trial in tried),
+            "total": time.perf_counter() - start,
+            "trials": sum(trial.seconds for trial in trials),
         },
         "versions": versions(),
     }
-    write_text(plan.folder / "summary.json", json.dumps(told, indent=2) + "\n")
-    return told
+    write_text(plan.folder / "summary.json", json.dumps(content, indent=2) + "\n")
+    return content
 
 
-def _row(plan: Plan, trial: Tried) -> dict[str, Any]:
-    """Of one trial what ``summary.json`` says."""
+def _row(plan: Plan, trial: TrialRecord) -> dict[str, Any]:
+    """One trial as ``summary.json`` describes it."""
     estimate = plain(interquartile_estimate(np.array(trial.scores))) if trial.scores else {}
     return {
         "trial": trial.number,
@@ -639,32 +651,26 @@ def _row(plan: Plan, trial: Tried) -> dict[str, Any]:
 def _cells(row: Mapping[str, Any]) -> list[Any]:
     numbers = ["" if row[name] is None else f"{row[name]:.6g}" for name in ("score", "low", "high")]
     stopped = "" if row["stopped_at"] is None else row["stopped_at"]
-    options = [shown(value) for value in row["options"].values()]
+    options = [format_value(value) for value in row["options"].values()]
     return [row["trial"], row["state"], *numbers, stopped, *options, f"{row['seconds']:.1f}", row["reason"]]
 
 
 def report_lines(summary: Mapping[str, Any]) -> list[str]:
-    """What ``summary.json`` says, as lines for people: the best trials, both sides, and the sentence."""
-    ended = sorted((t for t in summary["trials"] if t["score"] is not None), key=lambda t: -t["score"])
-    names = [name.rpartition(".")[2] for name in ended[0]["options"]]
+    """``summary.json`` as lines for a terminal: the best trials, both sides, and the verdict."""
+    scored = sorted((t for t in summary["trials"] if t["score"] is not None), key=lambda t: -t["score"])
+    names = [name.rpartition(".")[2] for name in scored[0]["options"]]
     rows = [("trial", "score", "95% interval", *names)]
-    for trial in ended[:LISTED]:
-        bounds = interval(trial)
-        values = [shown(value) for value in trial["options"].values()]
-        rows.append((str(trial["trial"]), figure(trial["score"]), bounds, *values))
+    for trial in scored[:LISTED]:
+        values = [format_value(value) for value in trial["options"].values()]
+        rows.append((str(trial["trial"]), figure(trial["score"]), interval(trial), *values))
+    winner = summary["winner"]
     sides = [("on fresh seeds", "seeds", "mean", "95% interval", "interquartile mean")]
-    for side, score in summary["scores"].items():
-        name = (
-            DEFAULT
-            if side == "default" or summary["winner"]["default"]
-            else f"trial {summary['winner']['trial']}"
-        )
-        bounds, iqm = interval(score), figure(score["iqm"]["value"])
-        sides.append((name, str(score["seeds"]), figure(score["mean"]), bounds, iqm))
+    for side, scores in summary["scores"].items():
+        name = DEFAULT if side == "default" or winner["default"] else f"trial {winner['trial']}"
+        iqm = figure(scores["iqm"]["value"])
+        sides.append((name, str(scores["seeds"]), figure(scores["mean"]), interval(scores), iqm))
     states = [trial["state"] for trial in summary["trials"]]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    total = summary["seconds"]["total"]
-    ends = f"{len(states)} trials ({counts}) in {total:.1f} s"
-    trial = summary["winner"]["trial"]
-    again = [f"to train trial {trial}: {summary['command']}"] if summary["command"] else []
-    return [*aligned(rows), "", *aligned(sides), "", summary["sentence"], *again, ends]
+    total = f"{counted(len(states), 'trial')} ({counts}) in {summary['seconds']['total']:.1f} s"
+    again = [f"to train trial {winner['trial']}: {summary['command']}"] if summary["command"] else []
+    return [*aligned(rows), "", *aligned(sides), "", summary["sentence"], *again, total]

@@ -1,4 +1,4 @@
-"""One trial of a sweep: its seeds trained side by side in one process, and stopped where they fall behind."""
+"""One trial of a sweep: a process that trains its seeds in turn, and stops them if they fall behind."""
 
 import contextlib
 import dataclasses
@@ -25,22 +25,22 @@ from poise.system.interrupts import Guard, Member
 from poise.system.streams import TextOut
 from poise.system.terminal import print
 
-LOOKED_AT = 20  # training episodes, the last ones, of which the value at a rung is the mean
+LAST_EPISODES = 20  # training episodes whose mean return is the value at a rung
 RESULT = "result.json"
 
 
 class TrialError(PoiseError):
-    """A result of a trial that is damaged."""
+    """The result of a trial is damaged."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a trial came to.
+    """The result of a trial.
 
     Attributes:
-        pruned: the rung at which it was stopped, in environment steps; None where it came to its end.
-        scores: of each seed the mean of the final greedy episodes; empty where it was stopped.
-        values: what it was worth at each rung that it reached.
+        pruned: the rung at which it was stopped, in environment steps; None if it was trained to the end.
+        scores: for each seed, the mean return of the final greedy episodes; empty if it was stopped.
+        values: the training return at each rung that it reached.
         seconds: of the process that ended it.
     """
 
@@ -55,10 +55,10 @@ class Result:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Result":
-        """What ``to_dict`` (or JSON made of it) describes.
+        """The result that ``to_dict``, or JSON made from it, describes.
 
         Raises:
-            KeyError, TypeError, ValueError: it describes none.
+            KeyError, TypeError, ValueError: the data does not describe a result.
         """
         pruned, seconds = data["pruned"], float(data["seconds"])
         scores = tuple(float(score) for score in data["scores"])
@@ -69,7 +69,7 @@ class Result:
 
 
 def read_result(folder: Path, config: Config) -> Result | None:
-    """Of a trial with this configuration that has ended; None of another.
+    """The result in ``folder``, if a trial with this configuration has ended there; otherwise None.
 
     Raises:
         TrialError: the file is damaged.
@@ -90,10 +90,11 @@ def _as_json(config: Config) -> Any:
 
 @dataclass(frozen=True)
 class Trial:
-    """The trainings of one setting, with the seeds from ``config.seed`` on, under ``folder``.
+    """The trainings of one setting, with consecutive seeds starting at ``config.seed``, under ``folder``.
 
-    ``thresholds``: at each of ``rungs``, in environment steps, what it must be worth to go on; None: it goes
-    on. All that decides is in here or in the tables of its runs, so it decides alike after an interruption.
+    ``thresholds``: for each of ``rungs`` (environment steps), the training return below which the trial is
+    stopped; None: not stopped. Whether it is stopped follows from this record and from the tables of its
+    runs alone, so an interruption does not change it.
     """
 
     env: str
@@ -105,13 +106,13 @@ class Trial:
     thresholds: tuple[float | None, ...]
 
     def run(self, guard: Guard, file: TextOut) -> dict[str, Any]:
-        """``Result.to_dict``."""
-        begun = time.perf_counter()
+        """Trains the trial; returns ``Result.to_dict``."""
+        start = time.perf_counter()
         configs = [dataclasses.replace(self.config, seed=self.config.seed + i) for i in range(self.num_seeds)]
         with contextlib.ExitStack() as stack:
             seeds = [_Seed(self, config, guard, file) for config in configs]
             for seed in seeds:
-                stack.callback(seed.close)  # an interrupt in one of them saves all
+                stack.callback(seed.close)  # an interrupt during one training saves all of them
             pruned, values = self._climb(seeds, file)
             scores: tuple[float, ...] = ()
             if pruned is None:
@@ -119,13 +120,13 @@ class Trial:
             else:
                 for seed in seeds:
                     seed.stop(pruned)
-        result = Result(pruned, scores, values, time.perf_counter() - begun).to_dict()
-        kept = {**result, "config": _as_json(self.config)}
-        write_text(self.folder / RESULT, json.dumps(kept, indent=2) + "\n")
+        result = Result(pruned, scores, values, time.perf_counter() - start).to_dict()
+        content = {**result, "config": _as_json(self.config)}
+        write_text(self.folder / RESULT, json.dumps(content, indent=2) + "\n")
         return result
 
     def _climb(self, seeds: Sequence["_Seed"], file: TextOut) -> tuple[int | None, dict[int, float]]:
-        """The rung at which it falls behind, if any, and what it was worth at each up to there."""
+        """Trains to each rung in turn. The rung at which it falls behind, or None; its value at each."""
         values: dict[int, float] = {}
         last = self.config.num_iterations * self.config.rollout_size
         for rung, threshold in zip(self.rungs, self.thresholds, strict=True):
@@ -133,10 +134,10 @@ class Trial:
                 break
             for seed in seeds:
                 seed.advance(rung)
-            known = [seed.value(rung) for seed in seeds]
-            if None in known:  # a seed whose first episode has not ended yet
+            returns = [value for seed in seeds if (value := seed.value(rung)) is not None]
+            if len(returns) < len(seeds):  # the first episode of a seed has not ended yet
                 continue
-            values[rung] = float(np.mean([value for value in known if value is not None]))
+            values[rung] = float(np.mean(returns))
             if threshold is not None and max(values.values()) < threshold:
                 print(f"stopped at step {rung:,}: {values[rung]:.6g} < {threshold:.6g}", file=file)
                 return rung, values
@@ -144,7 +145,7 @@ class Trial:
 
 
 class _Seed:
-    """One training of a trial, as far as it has come. It is opened where it has to go on."""
+    """One training of a trial, up to the step it has reached. It is opened when it has to continue."""
 
     def __init__(self, trial: Trial, config: Config, guard: Guard, file: TextOut):
         self._trial, self._config, self._guard, self._file = trial, config, guard, file
@@ -153,7 +154,7 @@ class _Seed:
         self._steps = _saved(self._folder)
 
     def advance(self, until: float) -> None:
-        """Trains to the end of the first iteration with so many steps."""
+        """Trains to the end of the first iteration with at least ``until`` environment steps."""
         while self._steps < until and status(self._folder) != "finished":
             if self._session is None:
                 own_folder(self._trial.folder, self._folder)
@@ -171,22 +172,22 @@ class _Seed:
                 return
 
     def value(self, rung: int) -> float | None:
-        """Mean of the last training episodes that had ended at this step; None where none had."""
+        """Mean return of the last training episodes that ended by this step; None if there are none."""
         returns = [e.episodic_return for e in read_episodes(self._folder) if e.step <= rung]
-        return float(np.mean(returns[-LOOKED_AT:])) if returns else None
+        return float(np.mean(returns[-LAST_EPISODES:])) if returns else None
 
     def score(self) -> float:
-        """Trains to the end. The mean of the greedy episodes then."""
+        """Trains to the end; returns the mean return of the final greedy episodes."""
         self.advance(np.inf)
         score = read_summary(self._folder).get("evaluation")
         if score is None:
-            raise TrialError(f"{self._folder / 'summary.json'}: is damaged: it holds no score")
+            raise TrialError(f"{self._folder / 'summary.json'}: is damaged: it has no score")
         return float(score["mean"])
 
     def stop(self, rung: int) -> None:
-        """Ends it here."""
+        """Ends the training at this rung."""
         self.close()
-        if status(self._folder) is None:  # it was killed here, and opened it would go one iteration too far
+        if status(self._folder) is None:  # killed while it was stopped: resumed, it would train too far
             set_aside(self._folder)
             self._steps = 0
             self.advance(rung)
@@ -198,20 +199,14 @@ class _Seed:
 
 
 def _saved(folder: Path) -> int:
-    """The steps of a training that can be resumed, with its tables cut back to there."""
+    """The environment steps of the last checkpoint, or 0. Cuts the run's tables back to that step."""
     try:
         if status(folder) is not None:
             return int(read_summary(folder)["steps"])
-        (kept, *_) = checkpoints(folder)
-        manifest = read_manifest(kept)
+        (newest, *_) = checkpoints(folder)
+        manifest = read_manifest(newest)
         cut(folder, manifest.notes["logs"], check=True)
         cut(folder, manifest.notes["logs"])
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        FileError,
-        JournalError,
-    ):  # nothing there, or nothing usable
+    except (ValueError, KeyError, TypeError, FileError, JournalError):  # no checkpoint, or not usable
         return 0
     return manifest.steps

@@ -1,0 +1,140 @@
+"""Records that check each of their fields against its annotation, and how they are read from JSON."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from poise.errors import PoiseError
+from poise.wording import parse_layers
+
+LARGEST = 1e300  # a larger number counts as infinite: its square is
+DEEPEST = 64  # hidden layers: more take minutes to compile
+
+
+class ConfigError(PoiseError):
+    """An option with an invalid value. The message names field, value and bound."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The range of a number: ``value > gt``, ``value >= ge``, ``value <= le``. Excludes infinity and NaN."""
+
+    gt: float | None = None
+    ge: float | None = None
+    le: float | None = None
+
+    def __str__(self) -> str:
+        parts = {">": self.gt, ">=": self.ge, "<=": self.le}
+        return " and ".join(f"{sign} {limit:,}" for sign, limit in parts.items() if limit is not None)
+
+    def problem(self, value: float) -> str | None:
+        """What is wrong with ``value``, or None."""
+        if self.holds(value):
+            return None
+        too_large = self.le is None and not abs(value) < LARGEST
+        return f"must be {self} and < {LARGEST:g}" if too_large else f"must be {self}"
+
+    def holds(self, value: float) -> bool:
+        """Whether ``value`` is in the range."""
+        return (
+            abs(value) < LARGEST
+            and (self.gt is None or value > self.gt)
+            and (self.ge is None or value >= self.ge)
+            and (self.le is None or value <= self.le)
+        )
+
+
+def _problem(hint: Any, value: Any) -> str | None:
+    """What is wrong with ``value`` for the annotation ``hint``, or None."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        inner, bound = arguments
+        problem = _problem(inner, value)
+        if problem or value is None:
+            return problem
+        return bound.problem(value)
+    if origin is Literal:
+        choices = ", ".join(str(a) for a in arguments)
+        return None if value in arguments else f"must be one of: {choices}"
+    if origin in (types.UnionType, typing.Union):
+        problems = [_problem(a, value) for a in arguments]
+        return None if None in problems else problems[0]
+    if origin is tuple:
+        if not isinstance(value, tuple) or not 0 < len(value) <= DEEPEST:
+            return f"must be 1 to {DEEPEST} layers, as 64x64"
+        return next((p for v in value if (p := _problem(arguments[0], v))), None)
+    if dataclasses.is_dataclass(hint):
+        record = typing.cast(type, hint)
+        return None if isinstance(value, record) else f"must be {record.__name__}(...)"
+    if hint is types.NoneType:
+        return None if value is None else "must be None"
+    names = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path"}
+    allowed = (int, float) if hint is float else (hint,)
+    is_valid = isinstance(value, allowed) and (hint is bool or not isinstance(value, bool))
+    return None if is_valid else f"must be {names[hint]}"
+
+
+def _layers(value: Any) -> Any:
+    """Layers from text, a JSON list or a single number, as the tuple of a configuration."""
+    if isinstance(value, str):
+        return parse_layers(value)
+    if isinstance(value, list):
+        return tuple(value)
+    return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class Checked:
+    """Checks every field against its annotation when the record is made."""
+
+    prefix: typing.ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
+            if name == "prefix":
+                continue
+            if typing.get_origin(hint) is tuple:
+                try:
+                    object.__setattr__(self, name, _layers(getattr(self, name)))
+                except ValueError as error:
+                    raise ConfigError(f"{self.prefix}{name} = {error}") from error
+            if problem := _problem(hint, getattr(self, name)):
+                raise ConfigError(f"{self.prefix}{name} = {getattr(self, name)!r}: {problem}")
+
+
+Positive = Annotated[float, Bound(gt=0)]
+Share = Annotated[float, Bound(ge=0, le=1)]
+Count = Annotated[int, Bound(ge=1, le=10**15)]
+
+
+def from_dict(cls: type, data: Any, prefix: str) -> Any:
+    """The record ``cls`` with the values of ``data``, which may come from JSON.
+
+    Raises:
+        ConfigError: names the first field, behind ``prefix``, that is unknown or has a wrong value.
+    """
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{prefix.rstrip('.') or 'configuration'} = {data!r}: must be an object")
+    hints = typing.get_type_hints(cls, include_extras=True)
+    names = {field.name for field in dataclasses.fields(cls)}
+    values: dict[str, Any] = {}
+    for name, value in data.items():
+        if name not in names:
+            raise ConfigError(f"{prefix}{name}: no such option")
+        if dataclasses.is_dataclass(hints[name]):
+            value = from_dict(typing.cast(type, hints[name]), value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            value = tuple(value)
+        values[name] = value
+    return cls(**values)
+
+
+def flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options, as in JSON, with each option by its dotted name."""
+    options: dict[str, Any] = {}
+    for name, value in data.items():
+        options |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return options

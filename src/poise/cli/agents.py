@@ -1,0 +1,92 @@
+"""The verbs of a trained agent: evaluate, video, export."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from poise.cli.arguments import Env, Json, RunFolder, WhichAgent, find_modules_here, unset
+from poise.cli.telling import as_json, to_standard_error
+from poise.system.pulse import announced
+from poise.system.streams import quiet_output
+from poise.system.terminal import print
+from poise.wording import counted
+
+
+def evaluate(
+    run: RunFolder,
+    episodes: int = 100,
+    seed: Annotated[int | None, unset] = None,
+    which: WhichAgent = "last",
+    env: Env = None,
+    json_: Json = False,
+) -> None:
+    """Score a trained agent with greedy episodes.
+
+    Example: poise evaluate runs/Reacher-v4/20261124-120000-0 --episodes 500
+
+    Args:
+        episodes: Number of episodes.
+        seed: Seed of the episodes; by default the seed of the run, which repeats the score of its training.
+    """
+    from poise.agents.agent import load
+    from poise.agents.evaluation import Limits
+    from poise.health.telling import score_lines
+
+    find_modules_here(env)
+    with announced("loading the agent", to_standard_error) as pulse, quiet_output():
+
+        def watch(ended: int, total: int, steps: int) -> None:
+            pulse.doing(f"{ended} / {counted(total, 'episode')}, {counted(steps, 'step')}")
+
+        evaluation = load(run, which).evaluate(episodes, seed=seed, env=env, limits=Limits(watch=watch))
+    print(as_json(evaluation.summary()) if json_ else "\n".join(score_lines(evaluation)))
+
+
+def video(run: RunFolder, which: WhichAgent = "last", env: Env = None, json_: Json = False) -> None:
+    """Film the greedy agent of a run: writes video.mp4 (for the best agent video_best.mp4) into its folder.
+
+    Without a video encoder, the file is a GIF.
+
+    Example: poise video runs/Reacher-v4/20261124-120000-0 --which best
+    """
+    from poise.agents.agent import load
+    from poise.agents.film import film
+
+    find_modules_here(env)
+    name = "video" if which == "last" else "video_best"
+    with announced("filming", to_standard_error), quiet_output():
+        path = film(load(run, which), run / name, env=env)
+    print(as_json({"video": str(path)}) if json_ else path)
+
+
+def export(
+    run: RunFolder,
+    format: Annotated[
+        Literal["numpy", "onnx"],
+        arg(help="numpy: a Python file that only needs NumPy; onnx: an ONNX graph (extra onnx)."),
+    ] = "numpy",
+    which: WhichAgent = "last",
+    out: Annotated[
+        Path | None,
+        arg(
+            metavar="FILE",
+            help="The file to write; by default policy.py or policy.onnx in the run folder.",
+            help_behavior_hint="",
+        ),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Export the greedy policy as a file that maps a raw observation to an action of the environment.
+
+    Example: poise export runs/Reacher-v4/20261124-120000-0 --format onnx
+    """
+    from poise.agents.export import ROWS
+    from poise.agents.export import export as write
+
+    exported = write(run, format=format, which=which, out=out)
+    if json_:
+        print(as_json(exported.to_dict()))
+        return
+    print(f"compared with the agent on {ROWS:,} observations: largest difference {exported.difference:.1g}")
+    print(exported.path)

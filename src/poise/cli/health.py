@@ -1,0 +1,127 @@
+"""The verbs that look for problems: doctor, diff, check."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from poise.checked import ConfigError
+from poise.cli.arguments import Json, RunFolder, RunFolders, find_modules_here
+from poise.cli.telling import as_json
+from poise.system.streams import quiet_output
+from poise.system.terminal import print
+from poise.wording import counted
+
+CrashEnv = Annotated[
+    str | None,
+    arg(
+        metavar="ENV",
+        help="The environment of a crash.json, repeated if it comes from a module (module:Task): a file "
+        "alone never makes poise import a module.",
+        help_behavior_hint="",
+    ),
+]
+
+
+def doctor(
+    runs: RunFolders,
+    json_: Json = False,
+) -> None:
+    """Check whether a training was healthy; if not, explain the problem and what to try.
+
+    Example: poise doctor runs/Reacher-v4/20261124-120000-0
+    """
+    from poise.health.diagnosis import examine, verdict
+    from poise.runs.records import read_record
+    from poise.studies.comparison import find_runs
+
+    results = []
+    for run in (folders := find_runs(runs)):
+        record = read_record(run)
+        findings = examine(record)
+        results.append({"run": str(run), "findings": [finding.to_dict() for finding in findings]})
+        if json_:
+            continue
+        if len(folders) > 1:
+            print(run)
+        for finding in findings:
+            print(*finding.lines(), sep="\n", end="\n\n")
+        if not findings:
+            print(verdict(record, findings))
+    if json_:
+        print(as_json(results))
+
+
+def diff(
+    run: RunFolder,
+    other: Annotated[Path, Positional, arg(metavar="RUN", help="The run to compare it with.")],
+    json_: Json = False,
+) -> None:
+    """Find the first iteration in which two runs differ, and the difference (exit code 1).
+
+    Example: poise diff runs/Reacher-v4/20261124-120000-0 runs/Reacher-v4/20261124-130000-0
+    """
+    from poise.health.difference import compare
+
+    difference = compare(run, other)
+    print(as_json(difference.to_dict()) if json_ else "\n".join(difference.lines()))
+    if not difference.same:
+        sys.exit(1)
+
+
+def check(
+    env_or_crash: Annotated[
+        str,
+        Positional,
+        arg(
+            metavar="ENV|CRASH",
+            help="An environment: its id, or module:Class for your own. Or a crash.json, or a run folder "
+            "that has one.",
+        ),
+    ],
+    env: CrashEnv = None,
+    env_timeout: float = 60.0,
+    json_: Json = False,
+) -> None:
+    """Play an environment and report problems that would break training; or repeat a failed episode.
+
+    The exit code is 1 if there is such a problem, or if the episode fails again.
+
+    Example: poise check my_robot:MyRobot
+
+    Args:
+        env_timeout: Seconds after which a step or reset counts as hanging.
+    """
+    path = Path(env_or_crash)
+    if path.is_file() or (path / "crash.json").exists() or path.suffix == ".json":
+        _check_crash(path, env, env_timeout, json_)
+        return
+    if env is not None:
+        raise ConfigError("--env is only for a crash.json; to check an environment, pass its name alone")
+    from poise.health.inspection import inspect
+
+    find_modules_here(env_or_crash)
+    with quiet_output():
+        inspection = inspect(env_or_crash, timeout=env_timeout)
+    print(as_json(inspection.to_dict()) if json_ else "\n".join(inspection.lines()))
+    if not inspection.ok:
+        sys.exit(1)
+
+
+def _check_crash(path: Path, env: str | None, timeout: float, json_: bool) -> None:
+    """Repeats the episode of a crash."""
+    from poise.runs.crash import replay
+
+    find_modules_here(env)
+    with quiet_output():
+        replayed = replay(path, env=env, timeout=timeout)
+    if json_:
+        print(as_json(replayed.to_dict()))
+    elif replayed.fault is None:
+        print(f"it does not fail: {counted(replayed.crash.step, 'step')} of {replayed.crash.env}")
+        print(f"the recorded failure: {replayed.crash.what}")
+    else:
+        print(f"it fails again: {replayed.fault}")
+    if replayed.fault is not None:
+        sys.exit(1)

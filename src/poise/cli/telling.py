@@ -1,0 +1,58 @@
+"""What the verbs print: results as lines or as JSON on standard output."""
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from poise.system.streams import TextOut
+from poise.system.terminal import print
+from poise.wording import counted
+
+if TYPE_CHECKING:
+    from poise.runs.session import Run
+    from poise.studies.experiment import Experiment
+    from poise.studies.sweep.sweep import Sweep
+
+
+def as_json(result: Any) -> str:
+    """JSON in ASCII. The control character 127, which JSON allows, is escaped as well."""
+    return json.dumps(result, indent=2).replace("\x7f", "\\u007f")
+
+
+def text_output(json_: bool) -> TextOut:
+    """Where lines for people go: standard error, if the result is printed as JSON."""
+    return sys.stderr if json_ else sys.stdout
+
+
+def to_standard_error(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def tell_run(run: "Run", json_: bool) -> None:
+    """Prints the result of a training; its folder last."""
+    from poise.health.telling import run_lines
+
+    lines, findings = run_lines(run.folder, run.summary, run.evaluation)
+    print(*lines, sep="\n", file=text_output(json_))
+    health = [finding.to_dict() for finding in findings]
+    print(as_json({**run.summary, "health": health, "folder": str(run.folder)}) if json_ else run.folder)
+
+
+def tell_experiment(experiment: "Experiment", json_: bool) -> None:
+    """Prints the result of several trainings; their folder last."""
+    from poise.studies.experiment import report_lines
+
+    summary, file = experiment.summary, text_output(json_)
+    print(*report_lines(summary), sep="\n", file=file)
+    count = len(summary["seeds"]) * len(summary["tasks"])
+    steps = counted(summary["steps"], "step")
+    print(f"{count} x {steps} in {summary['seconds']['total']:.1f} s", file=file)
+    print(as_json({**summary, "folder": str(experiment.folder)}) if json_ else experiment.folder)
+
+
+def tell_sweep(sweep: "Sweep", json_: bool) -> None:
+    """Prints the result of a sweep; its folder last."""
+    from poise.studies.sweep.sweep import report_lines
+
+    print(*report_lines(sweep.summary), sep="\n", file=text_output(json_))
+    print(as_json({**sweep.summary, "folder": str(sweep.folder)}) if json_ else sweep.folder)

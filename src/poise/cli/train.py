@@ -1,0 +1,195 @@
+"""The verbs train and resume."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional, arg
+from tyro.constructors import PrimitiveConstructorSpec
+
+from poise.checked import ConfigError
+from poise.cli.arguments import Json, Ray, RunEnv, find_modules_here, unset
+from poise.cli.telling import tell_experiment, tell_run, tell_sweep, text_output
+from poise.config import Config
+from poise.runs.options import Options
+from poise.runs.presets import starting_point
+from poise.system.interrupts import Guard
+from poise.system.pulse import announced
+from poise.system.streams import quiet_output
+from poise.system.terminal import print
+
+
+class _EnvName(Exception):
+    """Carries the value of ENV out of the parser, before it parses the other options."""
+
+
+def env_name(arguments: list[str]) -> str:
+    """The value of ENV in the arguments of ``poise train``; "" where they are not complete.
+
+    ENV may be the name of a preset, which decides the defaults of all other options, so it is read first.
+    """
+
+    def read(words: list[str]) -> str:
+        raise _EnvName(words[0])
+
+    try:
+        tyro.cli(
+            train_command("", read),
+            args=arguments,
+            add_help=False,
+            console_outputs=False,
+            return_unknown_args=True,
+        )
+    except _EnvName as name:
+        return str(name)
+    except SystemExit:  # the parse that follows reports the error
+        pass
+    return ""
+
+
+def train_command(
+    target: str, read: Callable[[list[str]], str] = "".join, guard: Guard | None = None
+) -> Callable[..., None]:
+    """``poise train`` with the defaults of the preset ``target``, or the usual ones for any other name.
+
+    ``read`` makes ENV from its words. ``guard`` is told of interrupts.
+    """
+    _, default = starting_point(target)
+    name = PrimitiveConstructorSpec(1, "ENV|PRESET", read, lambda value: True, lambda value: [value])
+
+    def train(
+        env: Annotated[str, Positional, name],
+        config: Annotated[Config, arg(name="")] = default,
+        options: Annotated[Options, arg(name="")] = Options(),  # noqa: B008 (frozen)
+        seeds: int = 1,
+        ray: Ray = None,
+        json_: Json = False,
+    ) -> None:
+        """Train an agent, score it, film it, and keep everything in a folder.
+
+        Example: poise train Reacher-v4 --total-steps 200k --seed 1
+
+        Args:
+            env: An environment such as InvertedPendulum-v4, or a preset (see poise envs, poise presets).
+            config: The settings of the training.
+            options: The options that do not change what is learned.
+            seeds: Number of trainings, with consecutive seeds starting at --seed, side by side on all cores.
+        """
+        file = text_output(json_)
+        find_modules_here(env)
+        id, _ = starting_point(env)
+        if seeds != 1:
+            from poise.studies.experiment import execute_seeds
+
+            with quiet_output():
+                experiment = execute_seeds(id, config, options, num_seeds=seeds, ray=ray, file=file)
+            tell_experiment(experiment, json_)
+            return
+        start = time.perf_counter()
+        with announced("loading", partial(print, file=file, flush=True)):
+            from poise.runs import session
+
+        loaded = time.perf_counter() - start
+        with quiet_output():
+            run = session.execute(id, config, options, import_seconds=loaded, ray=ray, guard=guard, file=file)
+        tell_run(run, json_)
+
+    return train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeated:
+    """What a run folder names and the user has to repeat: a folder alone makes poise neither import a module,
+    nor connect to a storage, nor read another folder."""
+
+    env: RunEnv = None
+    storage: Annotated[str | None, arg(metavar="URL", help_behavior_hint="")] = None
+    """The storage of the sweep, repeated where its trials are in one: a folder alone never makes poise
+    connect to a storage."""
+    against: Annotated[Path | None, arg(metavar="EXPERIMENT", help_behavior_hint="")] = None
+    """The folder of the other experiment, repeated where the experiment is compared with one."""
+
+
+def resume_command(guard: Guard) -> Callable[..., None]:
+    """``poise resume``; ``guard`` is told of interrupts."""
+
+    def resume(
+        run: Annotated[Path | None, Positional, arg(metavar="RUN", help_behavior_hint="")] = None,
+        total_steps: Annotated[int | None, unset] = None,
+        workers: Annotated[int | None, unset] = None,
+        out: Path = Path("runs"),
+        repeated: Annotated[Repeated, arg(name="")] = Repeated(),
+        ray: Ray = None,
+        json_: Json = False,
+    ) -> None:
+        """Resume an interrupted training, experiment or sweep. The result is the same as without the
+        interruption.
+
+        Example: poise resume runs/Reacher-v4/20261124-120000-0 --total-steps 400k
+
+        Args:
+            run: The folder to resume; by default the unfinished one under --out that was saved last.
+            total_steps: Another budget, also for a finished training. The learning rates go to 0 over it.
+            workers: Another number of processes that step the environments of a single training.
+            out: The folder in which to look for an unfinished run.
+        """
+        file = text_output(json_)
+        start = time.perf_counter()
+        from poise.runs.session import proceed
+        from poise.studies.unfinished import EXPERIMENT, SWEEP, newest_unfinished
+
+        loaded = time.perf_counter() - start
+        find_modules_here(repeated.env)
+        folder = newest_unfinished(out) if run is None else run
+        if run is None:
+            print(f"the newest unfinished run: {folder}", file=file, flush=True)
+        kind = next((kind for kind in (SWEEP, EXPERIMENT) if (folder / kind).exists()), None)
+        _check_kind(repeated, is_sweep=kind == SWEEP, is_experiment=kind == EXPERIMENT)
+        if kind is not None:
+            _refuse_changes(total_steps, workers)
+            resume_study = _resume_sweep if kind == SWEEP else _resume_experiment
+            resume_study(folder, repeated, ray, json_)
+            return
+        changes = {"total_steps": total_steps, "env": repeated.env, "workers": workers, "ray": ray}
+        with quiet_output():
+            resumed = proceed(folder, **changes, import_seconds=loaded, guard=guard, file=file)
+        tell_run(resumed, json_)
+
+    return resume
+
+
+def _check_kind(repeated: Repeated, *, is_sweep: bool, is_experiment: bool) -> None:
+    if repeated.storage is not None and not is_sweep:
+        raise ConfigError("--storage is only for a sweep")
+    if repeated.against is not None and not is_experiment:
+        raise ConfigError("--against is only for an experiment")
+
+
+def _refuse_changes(total_steps: int | None, workers: int | None) -> None:
+    """Refuses the options that change a single training."""
+    if total_steps is not None:
+        raise ConfigError("--total-steps changes the budget of a single run; pass that run's folder")
+    if workers is not None:
+        raise ConfigError("--workers is for a single training; use --ray to spread several trainings")
+
+
+def _resume_sweep(folder: Path, repeated: Repeated, ray: str | None, json_: bool) -> None:
+    from poise.studies.sweep.sweep import proceed_sweep
+
+    env, storage, file = repeated.env, repeated.storage, text_output(json_)
+    with quiet_output():
+        sweep = proceed_sweep(folder, env=env, storage=storage, ray=ray, file=file)
+    tell_sweep(sweep, json_)
+
+
+def _resume_experiment(folder: Path, repeated: Repeated, ray: str | None, json_: bool) -> None:
+    from poise.studies.experiment import proceed_experiment
+
+    env, against, file = repeated.env, repeated.against, text_output(json_)
+    with quiet_output():
+        experiment = proceed_experiment(folder, env=env, against=against, ray=ray, file=file)
+    tell_experiment(experiment, json_)
