@@ -10,6 +10,7 @@ from poise.config import Config
 from poise.runs.options import Options
 from poise.runs.recorder import Recorder
 from poise.runs.session import execute
+from poise.runs.setup import Conditions
 from poise.system.interrupts import Guard
 
 QUICK = {"total_steps": 256, "video": False, "evaluate": False}
@@ -63,7 +64,7 @@ def test_an_interrupt_while_the_last_picture_is_drawn_leaves_a_summary(monkeypat
 
     monkeypatch.setattr("poise.runs.recorder.draw_curve", slow)
     config, options = Config(total_steps=256), Options(out=tmp_path, video=False, evaluate=False)
-    execute("Pendulum-v1", config, options, guard=Watched(), file=io.StringIO())
+    execute("Pendulum-v1", config, options, Conditions(io.StringIO(), Watched()))
     assert seen == ["interrupted"]
     (summary,) = tmp_path.glob("*/*/summary.json")
     assert json.loads(summary.read_text())["status"] == "finished"

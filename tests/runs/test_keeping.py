@@ -170,7 +170,7 @@ def test_a_claim_is_not_taken_through_a_link(tmp_path):
 def test_other_versions_are_said_and_no_more_called_exact(job, monkeypatch):
     mine = machine.made_with()
     other = {**mine, "fingerprint": "another", "versions": mine["versions"] | {"jax": "0.99.0"}}
-    monkeypatch.setattr("poise.runs.recorder.made_with", lambda: other)
+    monkeypatch.setattr("poise.runs.writers.tally.made_with", lambda: other)
     monkeypatch.setattr("poise.runs.resuming.made_with", lambda: other)
     result, log = logged(job)
     assert f"jax 0.99.0 (was {mine['versions']['jax']})" in log

@@ -140,7 +140,7 @@ def counted(*given):
         yield progress
 seen = []
 run.iterations = counted
-run.proceed({folder.__class__.__name__}({str(folder)!r}), file=io.StringIO())
+run.proceed({folder.__class__.__name__}({str(folder)!r}), run.Changes(), run.Conditions(io.StringIO()))
 assert len(seen) == 3 and seen[0] > 0 and seen[1:] == [0, 0], seen
 """
     done = subprocess.run(
@@ -351,7 +351,7 @@ def test_the_best_agent_is_loaded_and_is_the_one_with_the_best_score(tmp_path, m
         assert 0 <= chosen.place < len(candidates)
         return chosen._replace(place=0)
 
-    monkeypatch.setattr("poise.runs.recorder.choose", choose)
+    monkeypatch.setattr("poise.runs.scoring.choose", choose)
     run = train("CartPole-v1", tmp_path, evaluate=True)
     assert seen[-1] == STEPS
     assert 2 <= len(seen) <= 4

@@ -14,11 +14,13 @@ from poise import api
 from poise.agents import agent
 from poise.config import PPO, Config
 from poise.envs import EnvError, make
-from poise.runs import recorder
+from poise.runs import scoring
 from poise.runs import session as run
 from poise.runs.curve import recent_mean
 from poise.runs.options import Options
+from poise.runs.setup import Conditions
 from poise.system.interrupts import Guard
+from poise.system.machine import peak_memory
 from poise.training.loop import iterations as real_iterations
 
 SMALL = Config(total_steps=4 * 128, num_envs=2, ppo=PPO(num_steps=64, num_epochs=2))
@@ -28,7 +30,7 @@ SMALL = Config(total_steps=4 * 128, num_envs=2, ppo=PPO(num_steps=64, num_epochs
 def finished(tmp_path_factory):
     shown = io.StringIO()
     out = tmp_path_factory.mktemp("runs")
-    result = run.execute("Reacher-v2", SMALL, Options(out=out, video=False), file=shown)
+    result = run.execute("Reacher-v2", SMALL, Options(out=out, video=False), Conditions(shown))
     return result, shown.getvalue(), out
 
 
@@ -185,9 +187,9 @@ def test_the_recent_mean_by_hand():
 
 
 def test_where_the_system_does_not_count_memory_none_is_said(monkeypatch):
-    assert recorder.peak_memory() > 1e7
+    assert peak_memory() > 1e7
     monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
-    assert recorder.peak_memory() is None
+    assert peak_memory() is None
 
 
 def test_a_training_that_is_left_is_stopped_and_goes_on_to_the_same_bits(tmp_path, finished):
@@ -195,7 +197,7 @@ def test_a_training_that_is_left_is_stopped_and_goes_on_to_the_same_bits(tmp_pat
     (tmp_path / "run").mkdir()
 
     def go_on():
-        return run.session("Reacher-v2", SMALL, options, folder=tmp_path / "run", file=io.StringIO())
+        return run.session("Reacher-v2", SMALL, options, tmp_path / "run", Conditions(io.StringIO()))
 
     training = go_on()
     assert [next(training).steps for _ in range(2)] == [128, 256]
@@ -215,7 +217,7 @@ def test_who_interrupts_while_something_is_compiled_is_told_how_to_resume(tmp_pa
     (tmp_path / "run").mkdir()
     guard, shown = Guard(), io.StringIO()
     options = Options(out=tmp_path, video=False)
-    training = run.session("Reacher-v2", SMALL, options, folder=tmp_path / "run", guard=guard, file=shown)
+    training = run.session("Reacher-v2", SMALL, options, tmp_path / "run", Conditions(shown, guard))
     next(training)
     guard._saves[-1]()
     told = f"interrupted at step 128; to resume: poise resume {tmp_path / 'run'}"
@@ -234,10 +236,10 @@ def test_a_score_that_is_interrupted_is_kept_as_far_as_it_has_come(tmp_path, mon
 
         return SimpleNamespace(evaluate=evaluate)
 
-    monkeypatch.setattr(recorder, "load", interrupted)
+    monkeypatch.setattr(scoring, "load", interrupted)
     shown = io.StringIO()
     with pytest.raises(KeyboardInterrupt):
-        run.execute("Reacher-v4", SMALL, Options(out=tmp_path, video=False), file=shown)
+        run.execute("Reacher-v4", SMALL, Options(out=tmp_path, video=False), Conditions(shown))
     (folder,) = (tmp_path / "Reacher-v4").iterdir()
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["status"], summary["evaluation"]["episodes"]) == ("interrupted", 3)
@@ -256,7 +258,7 @@ def test_python_shows_score_health_and_folder_at_the_end(tmp_path, finished):
 
 def test_an_interrupt_outside_of_an_iteration_is_kept_as_one_inside_is(tmp_path):
     options = Options(out=tmp_path, video=False)
-    training = run.session("Reacher-v2", SMALL, options, folder=tmp_path / "run", file=io.StringIO())
+    training = run.session("Reacher-v2", SMALL, options, tmp_path / "run", Conditions(io.StringIO()))
     (tmp_path / "run").mkdir()
     steps = []
 
@@ -284,7 +286,7 @@ def test_what_goes_wrong_after_a_training_went_on_does_not_begin_it_anew(tmp_pat
 
     def go_on():
         options = Options(out=tmp_path, video=False)
-        return run.session("Reacher-v2", SMALL, options, folder=tmp_path / "run", file=io.StringIO())
+        return run.session("Reacher-v2", SMALL, options, tmp_path / "run", Conditions(io.StringIO()))
 
     training = go_on()
     next(training)

@@ -172,10 +172,11 @@ def _train_command(
         begun = time.perf_counter()
         with announced("loading", partial(print, file=file, flush=True)):
             from poise.runs import session as run
+            from poise.runs.setup import Conditions
 
         loaded = time.perf_counter() - begun
         with quiet_output():
-            result = run.execute(id, config, options, import_seconds=loaded, ray=ray, guard=guard, file=file)
+            result = run.execute(id, config, options, Conditions(file, guard or Guard(), loaded, ray))
         _tell(result, json_, file)
 
     return train
@@ -250,7 +251,8 @@ def _resume_command(guard: Guard) -> Callable[..., None]:
         """
         file = sys.stderr if json_ else sys.stdout
         begun = time.perf_counter()
-        from poise.runs.session import proceed
+        from poise.runs.session import Changes, proceed
+        from poise.runs.setup import Conditions
         from poise.studies.unfinished import EXPERIMENT, SWEEP, newest_unfinished
 
         loaded = time.perf_counter() - begun
@@ -282,16 +284,8 @@ def _resume_command(guard: Guard) -> Callable[..., None]:
             _tell_experiment(several, json_, file)
             return
         with quiet_output():
-            result = proceed(
-                chosen,
-                total_steps=total_steps,
-                env=env,
-                workers=workers,
-                ray=ray,
-                import_seconds=loaded,
-                guard=guard,
-                file=file,
-            )
+            changes = Changes(total_steps, env, workers)
+            result = proceed(chosen, changes, Conditions(file, guard, loaded, ray))
         _tell(result, json_, file)
 
     return resume

@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 
 from poise import envs
+from poise.agents.evaluation import Evaluation
 from poise.config import LAST_SEED
 from poise.envs.checking import Crash, EnvFault
 from poise.envs.gymnasium import GymnasiumEnv
 from poise.errors import PoiseError
+from poise.runs.writers.writer import Writer
 from poise.store.files import MOST_VALUES, FileError, read_json, write_text
 from poise.system.terminal import typed
+from poise.training.loop import Progress
 
 CRASH = "crash.json"
 LARGEST = 2**26  # bytes
@@ -41,6 +44,17 @@ class Replayed:
             "fails_again": self.fault is not None,
             "fault": self.fault,
         }
+
+
+class CrashFile(Writer):
+    """Writes the last episode that failed in an iteration; its environment was made again."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def write(self, progress: Progress, greedy: Evaluation | None) -> None:
+        for crash in progress.crashes[-1:]:
+            write_crash(self._folder, crash)
 
 
 def write_crash(folder: Path, crash: Crash) -> Path:

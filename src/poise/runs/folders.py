@@ -9,10 +9,8 @@ from datetime import datetime
 from pathlib import Path
 
 from poise.errors import PoiseError, StorageError
-from poise.store.checkpoint import (
-    REPLACED,
-    checkpoints,
-)
+from poise.runs.journal import LOGS, METRICS
+from poise.store.checkpoint import REPLACED, checkpoints, clear_leftovers
 from poise.store.claim import LOCK
 from poise.store.files import FileError, check_room, is_full, read_json
 from poise.system.terminal import typed
@@ -62,6 +60,24 @@ def set_aside(folder: Path) -> Path:
     for path in moved:
         path.rename(aside / path.name)
     return aside
+
+
+def clear(folder: Path) -> None:
+    """Prepares the folder of a new training. Another training in it is set aside.
+
+    Raises:
+        RunError: ``checkpoints`` in it is a link.
+    """
+    clear_leftovers(folder)
+    saved = folder / "checkpoints"
+    if saved.is_symlink():
+        raise RunError(f"{saved}: is a link; put the folder itself in its place, or remove it")
+    metrics = folder / METRICS
+    if (saved.exists() and any(saved.iterdir())) or (metrics.exists() and metrics.stat().st_size):
+        set_aside(folder)
+    for name in (*LOGS, "summary.json"):
+        (folder / name).unlink(missing_ok=True)
+    saved.mkdir(exist_ok=True)
 
 
 @contextlib.contextmanager

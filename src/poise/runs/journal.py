@@ -1,7 +1,5 @@
-"""The tables of a run, written iteration by iteration, and cut back to where a checkpoint was made."""
+"""The tables of a run: their names, their lengths at a checkpoint, and what they hold."""
 
-import csv
-import json
 import math
 import os
 from array import array
@@ -12,22 +10,19 @@ from typing import Any, TypeVar, overload
 import numpy as np
 from jaxtyping import Float
 
-from poise.agents.evaluation import Evaluation
 from poise.errors import PoiseError
-from poise.runs.trackers.tensorboard import EVENTS, TensorBoard
 from poise.spec import Episode
 from poise.store.files import (
     FileError,
-    append_to,
     open_plain,
     open_to_write,
     parse_json,
     read_cells,
     read_lines,
 )
-from poise.training.loop import Progress
 
 METRICS, EPISODES, GREEDY = "metrics.jsonl", "episodes.csv", "greedy.csv"
+EVENTS = "events.out.tfevents.poise"  # TensorBoard wants the middle part in the name
 EVALUATION = "evaluation.csv"  # written once, at the end
 LOGS = (METRICS, EPISODES, GREEDY, EVENTS)
 EPISODE_COLUMNS = ("step", "env", "episode", "return", "length", "ended")
@@ -44,56 +39,9 @@ class JournalError(PoiseError):
     """Tables that are not those a checkpoint was made with."""
 
 
-class Journal:
-    """Appends to the tables in ``folder``. ``position`` says how long each is, in bytes.
-
-    Everything is handed to the system after each iteration, and to the disk by ``sync``.
-    """
-
-    def __init__(self, folder: Path, *, log_every: int, greedy: bool):
-        self._folder = folder
-        self._metrics = append_to(folder / METRICS)
-        self._tables = {EPISODES: append_to(folder / EPISODES, newline="")}
-        if greedy:
-            self._tables[GREEDY] = append_to(folder / GREEDY, newline="")
-        self._rows = {name: csv.writer(file) for name, file in self._tables.items()}
-        for name, columns in ((EPISODES, EPISODE_COLUMNS), (GREEDY, GREEDY_COLUMNS)):
-            if name in self._rows and not (folder / name).stat().st_size:
-                self._rows[name].writerow(columns)
-        self._tensorboard = TensorBoard(folder, log_every=log_every)
-        self.flush()
-
-    def write(self, progress: Progress, greedy: Evaluation | None) -> None:
-        """An iteration: its metrics and its episodes, and its greedy score where it has one."""
-        row = {"iteration": progress.iteration, "steps": progress.steps, **progress.metrics, **progress.times}
-        row["evaluation/return"] = None if greedy is None else greedy.mean
-        self._metrics.write(json.dumps(_finite(row)) + "\n")
-        for e in progress.episodes:
-            ended = "terminated" if e.terminated else "truncated"
-            self._rows[EPISODES].writerow([e.step, e.env, e.index, e.episodic_return, e.length, ended])
-        self._tensorboard.write(progress)
-        if greedy is not None:
-            score = greedy.summary()
-            columns = [score[name] for name in ("mean", "std", "low", "high", "episodes")]
-            self._rows[GREEDY].writerow([progress.steps, *columns])
-            self._tensorboard.write_greedy(progress.steps, greedy.mean)
-
-    def flush(self) -> None:
-        for file in (self._metrics, *self._tables.values(), self._tensorboard):
-            file.flush()
-
-    def position(self) -> dict[str, int]:
-        """Bytes of each table that were handed to the system."""
-        return {name: path.stat().st_size for name in LOGS if (path := self._folder / name).exists()}
-
-    def sync(self) -> None:
-        """Waits until what was handed over is on the disk."""
-        for file in (self._metrics, *self._tables.values(), self._tensorboard):
-            os.fsync(file.fileno())
-
-    def close(self) -> None:
-        for file in (self._metrics, *self._tables.values(), self._tensorboard):
-            file.close()
+def lengths(folder: Path) -> dict[str, int]:
+    """Bytes of each table that the system has."""
+    return {name: path.stat().st_size for name in LOGS if (path := folder / name).exists()}
 
 
 def cut(folder: Path, position: Mapping[str, Any], *, check: bool = False) -> None:
@@ -286,8 +234,3 @@ def _terminated(text: str) -> int:
     if text not in ("terminated", "truncated"):
         raise ValueError(f"{text!r:.60} is neither terminated nor truncated")
     return text == "terminated"
-
-
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no NaN and no infinity."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import IO, cast
 
 import numpy as np
@@ -14,11 +15,15 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.text import Text
 
+from poise.agents.evaluation import Evaluation
+from poise.runs.crash import CRASH
 from poise.runs.curve import WINDOW
+from poise.runs.writers.writer import Writer
 from poise.spec import Episode
 from poise.system.pulse import SILENCE, Pulse
 from poise.system.streams import TextOut
 from poise.system.terminal import print, visible
+from poise.training.loop import Progress
 from poise.training.metrics import BY_NAME
 
 SHOWN = {
@@ -31,6 +36,7 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 BUCKETS = 32  # of the budget, each a block of the sparkline
 WIDE = 88  # columns from which on the bar is long
 SHARE = 0.1  # of the time since the start that a pipe has no line for
+INEXACT = "not exact: from here on the training may be another than it would have been"
 NOTHING_LEFT = "– (little left to explain)"
 
 
@@ -85,6 +91,31 @@ class Live(ABC):
 
     @abstractmethod
     def _draw(self, steps: int, pace: str, mean: str, metrics: Mapping[str, float | int | None]) -> None: ...
+
+
+class LiveLine(Writer):
+    """Shows each iteration on a view, after a line for each thing that happened in it.
+
+    It leaves the view open: whoever opened it also shows what follows the last iteration.
+
+    Args:
+        view: of the training.
+        folder: the run folder, as it is shown.
+        exact: whether no line has said yet that the training is not exact.
+    """
+
+    def __init__(self, view: Live, folder: Path, *, exact: bool):
+        self._view, self._folder, self._exact = view, folder, exact
+
+    def write(self, progress: Progress, greedy: Evaluation | None) -> None:
+        for crash in progress.crashes:
+            self._view.say(f"{crash.what}; it was made again ({self._folder / CRASH})")
+        for note in progress.notes:
+            self._view.say(note)
+        if self._exact and not progress.exact:
+            self._exact = False
+            self._view.say(INEXACT)
+        self._view.show(progress.steps, progress.episodes, progress.metrics)
 
 
 def sparkline(values: np.ndarray) -> str:

@@ -1,6 +1,7 @@
 """From which checkpoint a run resumes, and whether it is the same training."""
 
 import contextlib
+import dataclasses
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -14,8 +15,8 @@ from poise.config import Config, ConfigError, flat
 from poise.runs.folders import status
 from poise.runs.journal import JournalError, cut, read_episodes
 from poise.runs.options import Options
-from poise.runs.recorder import PARTS, Past
 from poise.runs.records import read_summary
+from poise.runs.setup import PARTS, Past
 from poise.store.checkpoint import (
     CheckpointError,
     Manifest,
@@ -81,8 +82,8 @@ def unusable(place: Path) -> Iterator[str]:
                 yield f"{run}: {folder.name} cannot be used: {error}"
 
 
-def take_up(run: Path, past: Past) -> None:
-    """Puts the folder back to where the checkpoint was made."""
+def take_up(run: Path, past: Past) -> Past:
+    """Restores the folder to what it was when the checkpoint was made. Returns ``past`` with its episodes."""
     clear_leftovers(run)
     for newer in checkpoints(run):
         if int(newer.name) > past.steps:  # which cannot be used, and is not deleted either
@@ -90,7 +91,7 @@ def take_up(run: Path, past: Past) -> None:
             newer.rename(next(path for n in names if not os.path.lexists(path := newer.with_name(n))))
     cut(run, past.position)
     (run / "summary.json").unlink(missing_ok=True)
-    past.episodes = read_episodes(run, most=None)
+    return dataclasses.replace(past, episodes=read_episodes(run, most=None))
 
 
 def _past(training: Training, manifest: Manifest, folder: Path) -> tuple[Past, Options]:
@@ -141,14 +142,13 @@ def _machine(told: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def compare_machines(past: Past, file: TextOut) -> None:
-    """Says it where versions or processor are not those of the checkpoint: the bits may be others then."""
-    mine = made_with()
-    if not past.made_with or past.made_with[-1]["fingerprint"] == mine["fingerprint"]:
-        return
-    before, now = ({"processor": one["processor"], **one["versions"]} for one in (past.made_with[-1], mine))
+def same_machine(past: Past, file: TextOut) -> bool:
+    """Whether versions and processor are those of the checkpoint. If not, a line says what differs."""
+    machine = made_with()
+    if not past.made_with or past.made_with[-1]["fingerprint"] == machine["fingerprint"]:
+        return True
+    before, now = ({"processor": m["processor"], **m["versions"]} for m in (past.made_with[-1], machine))
     changed = [f"{n} {now[n]} (was {before.get(n)})" for n in now if before.get(n) != now[n]]
-    past.exact = False
     what = ", ".join(changed) or "another system, or number of threads"
     print(
         f"not exact: the checkpoint was made with other versions or on another processor: {what}; from here "
@@ -156,6 +156,7 @@ def compare_machines(past: Past, file: TextOut) -> None:
         file=file,
         flush=True,
     )
+    return False
 
 
 def difference(manifest: Manifest, found: envs.Resolved, config: Config, options: Options) -> str | None:
