@@ -53,7 +53,7 @@ def train(env, out, *, stop=None, **options):
 
     options = {"total_steps": STEPS, "checkpoint_every": 1, "evaluate": False} | QUICK | options
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "iterations", stopping)
+        patch.setattr(module, "settled_iterations", stopping)
         if stop is None:
             return poise.train(env, out=out, file=io.StringIO(), **options)
         patch.setattr("poise.runs.recorder.Recorder.finish", lambda self, *_: self.close())
@@ -139,7 +139,7 @@ def counted(*given):
         seen.append(progress.compile_seconds)
         yield progress
 seen = []
-run.iterations = counted
+run.settled_iterations = counted
 run.proceed({folder.__class__.__name__}({str(folder)!r}), run.Changes(), run.Conditions(io.StringIO()))
 assert len(seen) == 3 and seen[0] > 0 and seen[1:] == [0, 0], seen
 """

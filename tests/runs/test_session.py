@@ -159,7 +159,7 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path, monkeypatch):
             if progress.iteration == 2:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "iterations", interrupted)
+    monkeypatch.setattr(run, "settled_iterations", interrupted)
     with pytest.raises(KeyboardInterrupt):
         api.train("Reacher-v4", **SMALL.to_dict(), out=tmp_path, file=io.StringIO())
     (folder,) = (tmp_path / "Reacher-v4").iterdir()
@@ -296,7 +296,7 @@ def test_what_goes_wrong_after_a_training_went_on_does_not_begin_it_anew(tmp_pat
         raise ValueError("of something else")
         yield
 
-    monkeypatch.setattr(run, "iterations", failing)
+    monkeypatch.setattr(run, "settled_iterations", failing)
     with pytest.raises(ValueError, match="of something else"):
         next(go_on())
     assert run.checkpoints(tmp_path / "run")[0].name == f"{128:012d}"  # as it was

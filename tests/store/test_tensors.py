@@ -104,7 +104,8 @@ from poise.config import Config
 from poise.store.files import FileError
 from poise.spec import Spec
 from poise.store.tensors import read_arrays
-manifest = Manifest("E", "gymnasium", 256, Spec("E", obs_shape=(3,), num_choices=2), Config(total_steps=256))
+spec = Spec("E", obs_shape=(3,), num_choices=2)
+manifest = Manifest("E", "gymnasium", 256, spec, Config(total_steps=256).settled(spec))
 for name in sys.argv[1:]:
     sha256 = hashlib.file_digest(open(name, "rb"), "sha256").hexdigest()
     before = resource.getrusage(0).ru_maxrss

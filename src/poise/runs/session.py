@@ -29,7 +29,7 @@ from poise.system.pulse import announced
 from poise.system.terminal import print, typed
 from poise.training.collector import Collector
 from poise.training.groups import make_collector, shards
-from poise.training.loop import Start, iterations
+from poise.training.loop import Start, settle, settled_iterations
 from poise.training.workers import Workers, WorkerSettings, check_workers
 
 
@@ -186,7 +186,8 @@ def _session(job: _Job, folder: Path | None, conditions: Conditions) -> Session:
         conditions.guard.began = True
         start = _start(job, recorder)
         _announce(setup, world, conditions)
-        return (yield from react(iterations(setup.config, world, start), recorder, conditions))
+        training = settled_iterations(setup.config, world, start)
+        return (yield from react(training, recorder, conditions))
     raise AssertionError
 
 
@@ -223,15 +224,14 @@ def _world(job: _Job, conditions: Conditions, stack: contextlib.ExitStack) -> Co
 
 def _setup(job: _Job, spec: Spec, folder: Path | None, conditions: Conditions) -> Setup:
     """The training with a number for every option, checked against its environment."""
-    config, resumed = job.config, job.resumed
-    config.check_against(spec)
+    resumed = job.resumed
+    config = settle(job.config, spec, new=resumed is None)
     if resumed is None:
-        config.refuse_idle()
-        for warning in config.warnings():
+        for warning in job.config.warnings():
             print(f"warning: {warning}", file=conditions.file)
     elif spec != resumed.manifest.spec:
         raise RunError(f"{folder}: {job.task.id} has changed since: {spec}, was {resumed.manifest.spec}")
-    return Setup(job.task, spec, config.settled(spec), job.options)
+    return Setup(job.task, spec, config, job.options)
 
 
 def _start(job: _Job, recorder: Recorder) -> Start | None:

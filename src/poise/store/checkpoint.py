@@ -67,7 +67,14 @@ class Trained(eqx.Module):
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything about a checkpoint that is no array. ``notes``: what the run adds, as JSON holds it."""
+    """Everything about a checkpoint except its arrays.
+
+    Attributes:
+        env: the environment's name.
+        steps: environment steps up to the checkpoint.
+        config: every option with its number (``Config.settled``).
+        notes: what the run adds, as JSON has it.
+    """
 
     env: str
     backend: envs.Backend
@@ -344,7 +351,7 @@ def _fit_training(described: Mapping[str, Described], manifest: Manifest) -> Non
 
 def _state_shapes(manifest: Manifest) -> TrainState:
     """Shapes and dtypes of the state that the configuration describes; no array is made."""
-    return state_shapes(manifest.spec, manifest.config.settled(manifest.spec))
+    return state_shapes(manifest.spec, manifest.config)
 
 
 def _agent_shapes(manifest: Manifest) -> Trained:
@@ -389,8 +396,10 @@ def _read_manifest(folder: Path) -> tuple[Manifest, Mapping[str, Any]]:
             raise CheckpointError(f"{path}: schema {data['schema']!r}; this poise reads schema {SCHEMA}")
         if data["sha256"] != manifest_sum(data):
             raise CheckpointError(f"{path}: is not what was saved (its SHA-256 differs)")
-        config, spec = Config.from_dict(data["config"]), Spec.from_dict(data["spec"])
+        spec = Spec.from_dict(data["spec"])
+        config = Config.from_dict(data["config"])
         config.check_against(spec)
+        config = config.settled(spec)
         env, backend, steps, notes = data["env"], data["backend"], data["steps"], data["notes"]
         if not (isinstance(env, str) and isinstance(steps, int) and steps >= 0):
             raise CheckpointError(f"{path}: env {env!r:.60} or steps {steps!r:.60} is none")
