@@ -186,13 +186,13 @@ def test_the_recent_mean_by_hand():
     np.testing.assert_allclose(recent_mean(step, value, 20), [1, 1.5, 4, 5])
 
 
-def test_where_the_system_does_not_count_memory_none_is_said(monkeypatch):
+def test_peak_memory_is_none_if_the_system_does_not_measure_it(monkeypatch):
     assert peak_memory() > 1e7
     monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
     assert peak_memory() is None
 
 
-def test_a_training_that_is_left_is_stopped_and_goes_on_to_the_same_bits(tmp_path, finished):
+def test_a_closed_session_is_stopped_and_resumes_to_the_same_bits(tmp_path, finished):
     options = Options(out=tmp_path, video=False)
     (tmp_path / "run").mkdir()
 
@@ -212,7 +212,7 @@ def test_a_training_that_is_left_is_stopped_and_goes_on_to_the_same_bits(tmp_pat
         assert summary[name] == finished[0].summary[name]
 
 
-def test_who_interrupts_while_something_is_compiled_is_told_how_to_resume(tmp_path):
+def test_an_interrupt_while_compiling_shows_how_to_resume(tmp_path):
     """There the main thread does not hear of it: another one saves, and says so."""
     (tmp_path / "run").mkdir()
     guard, shown = Guard(), io.StringIO()
@@ -226,7 +226,7 @@ def test_who_interrupts_while_something_is_compiled_is_told_how_to_resume(tmp_pa
     training.close()
 
 
-def test_a_score_that_is_interrupted_is_kept_as_far_as_it_has_come(tmp_path, monkeypatch):
+def test_the_episodes_of_an_interrupted_score_are_kept(tmp_path, monkeypatch):
     def interrupted(folder):
         real = agent.load(folder)
 
@@ -256,7 +256,7 @@ def test_python_shows_score_health_and_folder_at_the_end(tmp_path, finished):
     assert folder == str(found.folder)
 
 
-def test_an_interrupt_outside_of_an_iteration_is_kept_as_one_inside_is(tmp_path):
+def test_an_interrupt_between_iterations_is_handled_like_one_inside(tmp_path):
     options = Options(out=tmp_path, video=False)
     training = run.session("Reacher-v2", SMALL, options, tmp_path / "run", Conditions(io.StringIO()))
     (tmp_path / "run").mkdir()
@@ -281,7 +281,7 @@ def test_an_interrupt_outside_of_an_iteration_is_kept_as_one_inside_is(tmp_path)
     assert steps == [128]
 
 
-def test_what_goes_wrong_after_a_training_went_on_does_not_begin_it_anew(tmp_path, monkeypatch):
+def test_an_error_after_a_resume_does_not_restart_the_training(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
 
     def go_on():

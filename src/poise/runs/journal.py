@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class JournalError(PoiseError):
-    """Tables that are not those a checkpoint was made with."""
+    """A table is missing or damaged, or shorter than when a checkpoint was made."""
 
 
 def lengths(folder: Path) -> dict[str, int]:
@@ -45,15 +45,15 @@ def lengths(folder: Path) -> dict[str, int]:
 
 
 def cut(folder: Path, position: Mapping[str, Any], *, check: bool = False) -> None:
-    """Cuts the tables back to ``position``, or with ``check`` only looks whether that can be done.
+    """Cuts the tables back to the lengths in ``position``. With ``check``, only checks that it is possible.
 
     Raises:
-        JournalError: a table is missing, not a plain file, or shorter than that, or has another name.
+        JournalError: a table is missing, is not a plain file or is too short, or a name is not a table's.
     """
     for name in sorted(position.keys() | {METRICS, EPISODES, EVENTS}):
         size, path = position.get(name), folder / name
         if name not in LOGS or not isinstance(size, int) or isinstance(size, bool) or size < 0:
-            raise JournalError(f"its place in {name!r:.60} is {size!r:.60}, which is none")
+            raise JournalError(f"the length of table {name!r:.60} is {size!r:.60}, which is invalid")
         try:
             opened = open_plain(path, os.O_RDONLY) if check else open_to_write(path)
         except OSError as error:
@@ -68,13 +68,13 @@ def cut(folder: Path, position: Mapping[str, Any], *, check: bool = False) -> No
         finally:
             os.close(opened)
     if not check:
-        for name in LOGS:  # one that came later, or that somebody put there
+        for name in LOGS:  # a table that is newer than the checkpoint, or that somebody put there
             if name not in position:
                 (folder / name).unlink(missing_ok=True)
 
 
 class Rows(Sequence[T]):
-    """The rows of a table, kept as columns of numbers; a row is made when it is asked for."""
+    """The rows of a table, stored as columns of numbers. A row is made when it is read."""
 
     def __init__(self, columns: Sequence[array], make: Callable[..., T]):
         self._columns, self._make = columns, make
@@ -104,25 +104,25 @@ Metrics = Rows[dict[str, Any]]
 
 
 def read_metrics(folder: Path) -> Metrics:
-    """The rows of ``metrics.jsonl``: of each iteration its number, its steps, and each metric or None.
+    """The rows of ``metrics.jsonl``: number and steps of each iteration, and each metric or None.
 
     Raises:
         JournalError: the table is missing or damaged.
     """
     path = folder / METRICS
     columns: dict[str, array] = {name: array("d") for name in ("iteration", "steps")}
-    whole = dict.fromkeys(columns, True)  # whether all numbers of a column are
+    integer = dict.fromkeys(columns, True)  # whether all numbers of a column are integers
     for number, row in enumerate(_json_rows(path)):
         for name in row.keys() - columns.keys():
-            columns[name], whole[name] = array("d", [math.nan]) * number, True
+            columns[name], integer[name] = array("d", [math.nan]) * number, True
         if len(columns) > MOST_COLUMNS or (number + 1) * len(columns) > MOST_CELLS:
             raise JournalError(f"{path}: is damaged: {number + 1:,} rows of {len(columns)} columns")
         for name, column in columns.items():
             value = row.get(name)
             column.append(math.nan if value is None else value)
-            whole[name] = whole[name] and isinstance(value, int | None)
+            integer[name] = integer[name] and isinstance(value, int | None)
     names = list(columns)
-    kinds = [int if whole[name] else float for name in names]
+    kinds = [int if integer[name] else float for name in names]
 
     def make(*values: float) -> dict[str, Any]:
         row = zip(names, kinds, values, strict=True)
@@ -132,31 +132,31 @@ def read_metrics(folder: Path) -> Metrics:
 
 
 def _json_rows(path: Path) -> Iterator[dict[str, float | None]]:
-    """Each row of ``metrics.jsonl``, of numbers and None alone."""
+    """Each row of ``metrics.jsonl``, checked to contain only numbers and None."""
     try:
         for number, line in enumerate(read_lines(path, None), start=1):
             try:
-                yield _row(parse_json(line))
+                yield _checked_row(parse_json(line))
             except ValueError as error:
                 raise JournalError(f"{path}: is damaged: line {number:,}: {error!s:.200}") from error
     except FileError as error:
         raise JournalError(str(error)) from error
 
 
-def _row(found: Any) -> dict[str, float | None]:
-    if not isinstance(found, dict):
+def _checked_row(row: Any) -> dict[str, float | None]:
+    if not isinstance(row, dict):
         raise ValueError("it is not an object")
-    for name, value in found.items():
+    for name, value in row.items():
         if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
             raise ValueError(f"{name!r:.60} is {value!r:.60}, should be a number")
     for name in ("iteration", "steps"):
-        if type(found.get(name)) is not int or not 0 <= found[name] < 2**53:
-            raise ValueError(f"{name!r} is {found.get(name)!r:.60}, should be a whole number")
-    return found
+        if type(row.get(name)) is not int or not 0 <= row[name] < 2**53:
+            raise ValueError(f"{name!r} is {row.get(name)!r:.60}, should be a whole number")
+    return row
 
 
 def read_episodes(folder: Path, *, most: int | None = MOST_ROWS) -> Rows[Episode]:
-    """The episodes of a run, as they were written. ``most``: how many there can be.
+    """The episodes of a run, in the order of their rows. ``most``: more rows are an error.
 
     Raises:
         JournalError: the table is missing or damaged.
@@ -177,7 +177,7 @@ def _episode(
 
 
 def read_greedy(folder: Path) -> list[tuple[int, float]]:
-    """Steps and mean of each greedy score while training; none where there was none.
+    """Steps and mean of each greedy score while training; empty if there are none.
 
     Raises:
         JournalError: the table is damaged.
@@ -197,14 +197,14 @@ def read_evaluation(folder: Path) -> Float[np.ndarray, " episodes"]:
     path = folder / EVALUATION
     returns = np.array([value for (value,) in _numbers(path, ("return",), (float,))])
     if not len(returns):
-        raise JournalError(f"{path}: is damaged: it holds no returns")
+        raise JournalError(f"{path}: is damaged: it has no returns")
     return returns
 
 
 def _numbers(
     path: Path, columns: Sequence[str], kinds: Sequence[Callable[[str], float]], most: int | None = MOST_ROWS
 ) -> Iterator[tuple[Any, ...]]:
-    """Each row of a table in these columns, as finite numbers of these kinds. ``most``: rows."""
+    """These columns of each row of a table, converted by ``kinds`` to finite numbers. ``most``: rows."""
     places, number = list[int](), 0
     try:
         for number, row in enumerate(read_cells(path, None)):
@@ -213,7 +213,7 @@ def _numbers(
                 continue
             values = tuple(kind(row[place]) for kind, place in zip(kinds, places, strict=True))
             if not all(map(math.isfinite, values)):
-                raise ValueError("a number that is not finite")
+                raise ValueError("a number is not finite")
             if most is not None and number > most:
                 raise ValueError(f"more than {most:,} rows")
             yield values

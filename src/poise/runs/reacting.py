@@ -1,4 +1,4 @@
-"""The loop that reacts to each iteration of a training; whatever ends it, what was done is kept."""
+"""The loop that records and shows each iteration. However it ends, finished iterations are saved."""
 
 import contextlib
 from collections.abc import Generator, Iterator

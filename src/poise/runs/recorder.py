@@ -121,9 +121,9 @@ class Recorder:
         """Films the agent that was saved. If that is impossible, ``say`` gets a line with the reason."""
         with self._tally.timed("film"):
             try:
-                for name in ("video.*", "video_best.*"):  # of an earlier agent
-                    for path in self.folder.glob(name):  # a link is removed, not followed
-                        path.unlink()
+                earlier = [*self.folder.glob("video.*"), *self.folder.glob("video_best.*")]
+                for path in earlier:  # of another agent; a link is removed, not followed
+                    path.unlink()
                 film(load(self.folder), self.folder / "video", env=self.setup.task.id)
             except PoiseError as error:
                 say(str(error))

@@ -35,7 +35,7 @@ from poise.training.workers import Workers, WorkerSettings, check_workers
 
 @dataclass(frozen=True)
 class Changes:
-    """What a resumed training is given otherwise than before; None: as before.
+    """What changes when a training resumes; None: nothing.
 
     Attributes:
         total_steps: another budget, also for a training that is finished.
@@ -128,7 +128,7 @@ def _resumed(run: Path, usable: Usable, changes: Changes, conditions: Conditions
     manifest, options, file = usable.manifest, usable.options, conditions.file
     steps, total_steps = manifest.steps, changes.total_steps
     if total_steps is None and status(run) == "finished":
-        raise RunError(f"{run}: it is finished, {steps:,} steps; --total-steps N goes on to N steps")
+        raise RunError(f"{run}: it is finished, {steps:,} steps; --total-steps N continues it to N steps")
     config = manifest.config
     if total_steps is not None:
         config = dataclasses.replace(config, total_steps=total_steps)

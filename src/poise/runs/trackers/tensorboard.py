@@ -1,4 +1,4 @@
-"""TensorBoard: what happened, by time step, episode, epoch and iteration. The only file with tensorboardX."""
+"""TensorBoard: metrics by step, episode, epoch and iteration. The only file that imports tensorboardX."""
 
 import os
 import time
@@ -64,7 +64,7 @@ class TensorBoard(Log):
         self._writer.flush()
 
     def _write_steps(self, progress: Progress, begin: int) -> None:
-        """Every ``log_every``-th environment step; within a vector step they count by environment."""
+        """Every ``log_every``-th environment step; within a vector step, steps count by environment."""
         first = -(-(begin + 1) // self._log_every) * self._log_every
         steps = np.arange(first, progress.steps + 1, self._log_every)
         rows = steps - begin - 1
@@ -90,8 +90,8 @@ class TensorBoard(Log):
             self._add(step, {name: values[epoch] for name, values in progress.epochs.items()})
 
     def _add(self, step: int, values: dict) -> None:
-        kept = {k: float(v) for k, v in values.items() if v is not None and np.isfinite(v)}
-        summary = Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in kept.items()])
+        finite = {k: float(v) for k, v in values.items() if v is not None and np.isfinite(v)}
+        summary = Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in finite.items()])
         event = Event(step=step, wall_time=time.time(), summary=summary)
         self._writer.write(event.SerializeToString())
 
