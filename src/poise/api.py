@@ -8,7 +8,8 @@ from poise import envs
 from poise.health.telling import run_lines
 from poise.runs.options import Options
 from poise.runs.presets import configure
-from poise.runs.session import Run, execute, proceed
+from poise.runs.session import Changes, Run, execute, proceed
+from poise.runs.setup import Conditions
 from poise.system.interrupts import refuse_imported_script
 from poise.system.streams import Lasting, TextOut
 from poise.system.terminal import print
@@ -93,7 +94,7 @@ def train(
     )
     id, configured = configure(envs.checked_name(env), **config)
     shown = Lasting(file or sys.stdout, whole=False)
-    return _told(execute(id, configured, options, ray=ray, file=shown), shown)
+    return _told(execute(id, configured, options, Conditions(shown, ray=ray)), shown)
 
 
 def resume(
@@ -128,8 +129,8 @@ def resume(
     """
     refuse_imported_script()
     shown = Lasting(file or sys.stdout, whole=False)
-    options = {"total_steps": total_steps, "env": env, "workers": workers, "ray": ray}
-    return _told(proceed(Path(run), **options, file=shown), shown)
+    changes = Changes(total_steps, env, workers)
+    return _told(proceed(Path(run), changes, Conditions(shown, ray=ray)), shown)
 
 
 def _told(run: Run, file: TextOut) -> Run:

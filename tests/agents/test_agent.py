@@ -117,7 +117,7 @@ def test_a_folder_without_an_agent_says_so(tmp_path):
         (lambda f: edit(f, spec={}), "spec: KeyError"),
         (lambda f: edit(f, config={"seed": -1}), "seed = -1: must be >= 0"),
         (lambda f: edit(f, config={"policy": {"hidden": [8, 8]}}), "should be float32"),
-        (lambda f: edit(f, files={}), "names no agent.safetensors"),
+        (lambda f: edit(f, files={}), "does not name agent.safetensors"),
         (lambda f: repack(f, extra=np.zeros(1, np.float32)), "array extra"),
     ],
 )

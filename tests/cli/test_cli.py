@@ -296,8 +296,8 @@ def test_help_shows_every_option_of_the_algorithm(capsys):
 def test_an_interrupt_exits_130_and_says_where_there_is_nothing_to_resume(capsys, monkeypatch, began):
     from poise.runs import session as run
 
-    def interrupted(*_, guard, **__):
-        guard.began = began
+    def interrupted(env, config, options, conditions):
+        conditions.guard.began = began
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "execute", interrupted)

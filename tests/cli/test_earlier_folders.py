@@ -1,7 +1,7 @@
 """Folders that an earlier poise made (commit 9bb846b) stay usable, with every verb that takes a folder.
 
-``earlier/`` holds a run, an experiment of two seeds and a sweep of three trials, without their pictures and, where no test resumes, the
-files of TensorBoard.
+``earlier/`` holds a run, an experiment of two seeds and a sweep of three trials, without their pictures. The
+files of TensorBoard are there only where a test resumes a training.
 """
 
 import json

@@ -247,5 +247,5 @@ def test_the_doctor_says_what_was_seen_what_it_means_and_what_to_try(tmp_path, c
 
 
 def test_what_is_no_run_is_refused(tmp_path):
-    with pytest.raises(RecordError, match="is no folder of a run"):
+    with pytest.raises(RecordError, match="is not a run folder"):
         diagnose(tmp_path)

@@ -16,7 +16,7 @@ from poise.envs import EnvError
 from poise.health import forecast
 from poise.health.findings import Finding
 from poise.health.inspection import inspect, look
-from poise.runs.recorder import EVALUATION_EPISODES, RESCORING_EPISODES
+from poise.runs.scoring import EVALUATION_EPISODES, RESCORING_EPISODES
 
 PROBES = Path(__file__).parents[1] / "probes"
 GYMNASIUMS = (

@@ -41,7 +41,7 @@ def test_after_the_seconds_no_episode_begins_and_each_that_began_counts():
     assert result.stopped == "seconds"
 
 
-def test_an_episode_without_end_is_cut_where_the_limits_say():
+def test_an_endless_episode_is_cut_at_its_limit():
     result = played(Counter([0]), episodes=2, longest=6)
     assert (result.length.tolist(), result.num_cut, result.longest) == ([6, 6], 2, 6)
 
@@ -51,7 +51,7 @@ def test_only_cuts_of_episodes_that_count_are_counted():
     assert (result.length.tolist(), result.num_cut) == ([6], 1)
 
 
-def test_what_was_played_before_an_interrupt_is_kept():
+def test_episodes_that_ended_before_an_interrupt_are_kept():
     class Stops(Counter):
         def step(self, action):
             if len(self.actions) == 7:
@@ -98,7 +98,7 @@ def test_the_usual_tasks_keep_their_100_episodes(limit, backend, total):
 
 
 @pytest.mark.parametrize("total", [100_000, 1_000_000])
-def test_where_nothing_ends_all_takes_a_quarter_of_the_steps(total):
+def test_the_scores_take_a_quarter_of_the_steps_if_no_episode_ends(total):
     found = budget(None, "gymnasium", total)
     assert found.total_steps() <= total / 4
     assert found.score_steps // found.longest >= 10
@@ -125,12 +125,12 @@ def test_an_environment_without_limit_whose_episodes_end_keeps_100_of_them():
         ({"eval_max_seconds": 7.0}, 7.0),
     ],
 )
-def test_the_seconds_are_a_quarter_or_what_was_asked_for(given, seconds):
+def test_the_seconds_are_a_quarter_of_the_training_or_the_option(given, seconds):
     trained = given.pop("trained", 1.0)
     assert budget(500, "gymnasium", 100_000, seconds=trained, **given).seconds == seconds
 
 
-def test_what_is_asked_for_is_shared():
+def test_the_steps_asked_for_are_divided_among_the_scores():
     found = budget(500, "gymnasium", 100_000, eval_max_steps=10_000)
     assert (found.score_steps, found.rival_steps, found.total_steps()) == (4000, 500, 10_000)
     shares = [limits.steps for limits in (found.score, found.rival, found.best)]

@@ -10,6 +10,7 @@ from poise.config import Config
 from poise.runs.options import Options
 from poise.runs.recorder import Recorder
 from poise.runs.session import execute
+from poise.runs.setup import Conditions
 from poise.system.interrupts import Guard
 
 QUICK = {"total_steps": 256, "video": False, "evaluate": False}
@@ -23,7 +24,7 @@ def failing(monkeypatch):
     monkeypatch.setattr(Recorder, "record", fail)
 
 
-def test_a_picture_that_cannot_be_drawn_hides_no_error(failing, monkeypatch, tmp_path):
+def test_a_failed_curve_does_not_hide_the_error(failing, monkeypatch, tmp_path):
     def draw(*_):
         raise ImportError("ft2font.so: failed to map segment from shared object")
 
@@ -34,9 +35,7 @@ def test_a_picture_that_cannot_be_drawn_hides_no_error(failing, monkeypatch, tmp
     assert json.loads(summary.read_text())["status"] == "failed"
 
 
-def test_the_summary_of_a_run_that_failed_or_was_interrupted_does_not_wait_for_its_curve(
-    failing, monkeypatch, tmp_path
-):
+def test_an_unfinished_run_writes_its_summary_before_its_curve(failing, monkeypatch, tmp_path):
     """Drawing takes seconds on a busy machine; an interrupted process is ended before."""
     seen = []
     monkeypatch.setattr(
@@ -48,7 +47,7 @@ def test_the_summary_of_a_run_that_failed_or_was_interrupted_does_not_wait_for_i
     assert seen == ["failed"]
 
 
-def test_an_interrupt_while_the_last_picture_is_drawn_leaves_a_summary(monkeypatch, tmp_path):
+def test_an_interrupt_while_drawing_the_curve_leaves_a_summary(monkeypatch, tmp_path):
     """All is trained; the process is ended where drawing takes too long."""
     saves, seen = [], []
 
@@ -63,7 +62,7 @@ def test_an_interrupt_while_the_last_picture_is_drawn_leaves_a_summary(monkeypat
 
     monkeypatch.setattr("poise.runs.recorder.draw_curve", slow)
     config, options = Config(total_steps=256), Options(out=tmp_path, video=False, evaluate=False)
-    execute("Pendulum-v1", config, options, guard=Watched(), file=io.StringIO())
+    execute("Pendulum-v1", config, options, Conditions(io.StringIO(), Watched()))
     assert seen == ["interrupted"]
     (summary,) = tmp_path.glob("*/*/summary.json")
     assert json.loads(summary.read_text())["status"] == "finished"
@@ -71,7 +70,7 @@ def test_an_interrupt_while_the_last_picture_is_drawn_leaves_a_summary(monkeypat
     assert json.loads(summary.read_text())["status"] == "finished"
 
 
-def test_a_picture_that_cannot_be_drawn_at_the_end_is_told_and_the_summary_says_failed(monkeypatch, tmp_path):
+def test_a_failed_curve_at_the_end_is_an_error_and_the_status_is_failed(monkeypatch, tmp_path):
     def draw(*_):
         raise ImportError("ft2font.so: failed to map segment from shared object")
 
@@ -82,7 +81,7 @@ def test_a_picture_that_cannot_be_drawn_at_the_end_is_told_and_the_summary_says_
     assert json.loads(summary.read_text())["status"] == "failed"
 
 
-def test_a_folder_that_cannot_be_completed_hides_no_error(failing, monkeypatch, tmp_path):
+def test_a_failure_to_complete_the_folder_does_not_hide_the_error(failing, monkeypatch, tmp_path):
     def finish(recorder, *_):
         recorder.close()
         raise OSError("no space")

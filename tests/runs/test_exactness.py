@@ -171,7 +171,7 @@ def played(id, steps, num_envs=2):
 
 @pytest.mark.parametrize("steps", [0, 1, LENGTH - 1])
 @pytest.mark.parametrize("kind", MAKERS)
-def test_what_survives_a_reset_is_seen_at_any_moment(kind, steps):
+def test_state_that_survives_a_reset_is_noticed_at_any_step(kind, steps):
     saved = played(f"{kind}-v7", steps).snapshot()
     CountsInItsClass.count = 0  # as in a new process
     restored = GymnasiumEnv(f"{kind}-v7", 2).restore(saved)
@@ -193,7 +193,7 @@ def test_what_survives_a_reset_is_seen_at_any_moment(kind, steps):
         ("SamplesItsSpace", "SamplesItsSpace.action_space"),
     ],
 )
-def test_what_is_not_as_it_was_has_its_name(kind, named):
+def test_a_changed_attribute_is_named(kind, named):
     restored = GymnasiumEnv(f"{kind}-v7", 2).restore(played(f"{kind}-v7", 0).snapshot())
     (said,) = restored.unlike
     assert named in said
@@ -234,7 +234,7 @@ def test_it_is_continued_and_restored_again():
         env = other
 
 
-def test_a_reward_alone_that_is_other_is_seen():
+def test_a_difference_in_rewards_alone_is_noticed():
     saved = played("Plain-v7", 3).snapshot()
     action = saved["action"].copy()
     action[0, 1] += 1e-12  # of environment 1: changes its reward, and no observation
@@ -261,7 +261,7 @@ def policy():
 
 
 @pytest.mark.parametrize("kind", ["Plain", "NormalizeReward", "OwnNoise", "CountsResets"])
-def test_the_collector_passes_it_on_with_the_reason(kind, policy):
+def test_the_collector_reports_the_reason(kind, policy):
     world = collector(f"{kind}-v7")
     world.collect(*policy, 0)
     world.collect(*policy, 1)
@@ -276,7 +276,7 @@ def test_the_collector_passes_it_on_with_the_reason(kind, policy):
         np.testing.assert_array_equal(after.rollout.reward, world.collect(*policy, 2).rollout.reward)
 
 
-def test_a_checkpoint_of_an_earlier_poise_is_read_and_not_called_exact(policy):
+def test_a_checkpoint_of_an_earlier_version_is_read_but_not_exact(policy):
     world = collector("Plain-v7")
     world.collect(*policy, 0)
     saved = {n: a for n, a in world.snapshot().items() if n not in ("env.returned", "env.inner")}
@@ -299,7 +299,7 @@ class Stateful(tasks.TASKS["InvertedPendulum-v5"]):
 
 
 @pytest.mark.parametrize(("kind", "unlike"), [(Stateful, 1), (Stateful.__mro__[1], 0)])
-def test_a_task_of_the_batch_engine_that_keeps_something_is_named(kind, unlike):
+def test_a_stateful_task_of_the_batch_engine_is_named(kind, unlike):
     world, other = MujocoEnv("Mine", kind(), 2, 1), MujocoEnv("Mine", kind(), 2, 1)
     for seed in (0, 2):
         world.reset(np.ones(2, bool), [seed, seed + 1])

@@ -56,7 +56,7 @@ def logged(job):
 
 
 @pytest.mark.parametrize("damage", ["a byte", "cut", "unreadable"])
-def test_a_damaged_checkpoint_costs_one_of_several_what_came_after_the_one_before(damage, job, base):
+def test_one_of_several_trainings_falls_back_to_the_checkpoint_before_a_damaged_one(damage, job, base):
     keeping.DAMAGES[damage](job.folder)
     assert [line.split(":")[0] for line in resuming.unusable(job.folder.parent)] == [str(job.folder)]
     result, log = logged(job)
@@ -66,7 +66,7 @@ def test_a_damaged_checkpoint_costs_one_of_several_what_came_after_the_one_befor
     assert (job.folder / "checkpoints" / "unusable-000000000144").is_dir()
 
 
-def test_without_a_usable_checkpoint_it_fails_and_is_as_it_was(job):
+def test_without_a_usable_checkpoint_the_training_fails_and_nothing_changes(job):
     keeping.other_schema(job.folder)
     before = keeping.tree(job.folder)
     for _ in range(2):
@@ -77,7 +77,7 @@ def test_without_a_usable_checkpoint_it_fails_and_is_as_it_was(job):
         assert keeping.tree(job.folder) == before
 
 
-def test_an_error_after_the_training_does_not_begin_it_again(job, monkeypatch):
+def test_an_error_after_the_last_iteration_does_not_restart_the_training(job, monkeypatch):
     def failing(self):
         raise CheckpointError("the disk is away")
 
@@ -109,7 +109,7 @@ def test_another_training_is_set_aside_whole(job, base):
     assert (job.folder / "replaced-2" / "summary.json").exists()
 
 
-def test_a_finished_folder_counts_with_its_own_configuration_alone(job, base, tmp_path):
+def test_a_finished_folder_counts_only_for_its_own_configuration(job, base, tmp_path):
     logged(job)
     found = run.resolved(job.env, job.options.backend)
     seven = Config(**{**vars(job.config), "seed": 7})
@@ -136,7 +136,7 @@ def test_an_experiment_is_claimed(base, tmp_path):
         proceed_experiment(tmp_path, file=io.StringIO())
 
 
-def test_another_experiment_is_read_where_it_is_named_again(base, tmp_path):
+def test_another_experiment_is_read_only_if_it_is_named_again(base, tmp_path):
     keeping.experiment(base[0], tmp_path)
     path = tmp_path / "experiment.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"against": "/else where"}))
@@ -146,7 +146,7 @@ def test_another_experiment_is_read_where_it_is_named_again(base, tmp_path):
             proceed_experiment(tmp_path, against=given, file=io.StringIO())
 
 
-def test_who_may_only_read_a_folder_cannot_hold_it(tmp_path):
+def test_a_reader_of_a_folder_cannot_claim_it(tmp_path):
     with claimed(tmp_path):
         pass
     assert stat.S_IMODE((tmp_path / LOCK).stat().st_mode) == 0o600
@@ -168,10 +168,10 @@ def test_a_claim_is_not_taken_through_a_link(tmp_path):
     assert not (tmp_path / "else").exists()
 
 
-def test_other_versions_are_said_and_no_more_called_exact(job, monkeypatch):
+def test_other_versions_are_named_and_the_run_is_not_exact(job, monkeypatch):
     mine = machine.made_with()
     other = {**mine, "fingerprint": "another", "versions": mine["versions"] | {"jax": "0.99.0"}}
-    monkeypatch.setattr("poise.runs.recorder.made_with", lambda: other)
+    monkeypatch.setattr("poise.runs.writers.tally.made_with", lambda: other)
     monkeypatch.setattr("poise.runs.resuming.made_with", lambda: other)
     result, log = logged(job)
     assert f"jax 0.99.0 (was {mine['versions']['jax']})" in log
@@ -245,7 +245,7 @@ def test_a_full_disk_is_75_for_an_experiment(base, tmp_path, monkeypatch):
     assert main(["resume", str(tmp_path)]) == 75
 
 
-def test_a_full_disk_is_75_where_a_table_is_written(base, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_is_75_when_a_table_is_written(base, tmp_path, monkeypatch, capsys):
     keeping.experiment(base[0], tmp_path)
     monkeypatch.setattr("poise.studies.experiment.run_jobs", lambda *_, **__: iter(()))
 
@@ -281,13 +281,13 @@ def test_seeds_have_a_bound(tmp_path):
         ("postgresql://user:P?W@host/db", "postgresql://***"),
     ],
 )
-def test_a_password_is_shown_of_no_url(url, shown):
+def test_no_password_of_a_url_is_shown(url, shown):
     assert masked(url) == shown
     said = without_secrets(f"could not parse {url}: invalid port 'PW' or 'secret=PW'", url)
     assert "PW" not in said or "PW" not in url
 
 
-def test_what_is_written_through_a_link_stays_where_it_was(tmp_path):
+def test_a_link_is_replaced_and_its_target_stays(tmp_path):
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "trials.csv").symlink_to(tmp_path / "precious")
     write_table(tmp_path / "trials.csv", ["a"], [[1]])

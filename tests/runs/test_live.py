@@ -28,7 +28,7 @@ def test_a_sparkline_goes_from_the_lowest_to_the_highest():
     assert sparkline(np.full(3, np.nan)) == "   "
 
 
-def test_a_pipe_gets_a_line_for_each_tenth_with_what_is_not_healthy():
+def test_a_pipe_gets_a_line_for_each_tenth_with_unhealthy_metrics():
     file = io.StringIO()
     with live(1000, file) as view:
         view.show(*progress(60))
@@ -93,6 +93,6 @@ def test_the_picture_fits_into_a_terminal(columns, monkeypatch):
     ("explained", "loss", "state"),
     [(0.5, 1.0, "ok"), (-1.0, 1.0, "low"), (-1.0, 0.01, None), (0.5, 0.01, "ok"), (None, 1.0, None)],
 )
-def test_where_little_is_left_to_explain_explaining_nothing_is_no_sickness(explained, loss, state):
+def test_a_low_explained_variance_is_healthy_if_little_is_left_to_explain(explained, loss, state):
     metrics = {"value/explained_variance": explained, "value/loss": loss}
     assert BY_NAME["value/explained_variance"].state(metrics) == state

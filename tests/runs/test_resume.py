@@ -54,7 +54,7 @@ def train(env, out, *, stop=None, **options):
 
     options = {"total_steps": STEPS, "checkpoint_every": 1, "evaluate": False} | QUICK | options
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "iterations", stopping)
+        patch.setattr(module, "settled_iterations", stopping)
         if stop is None:
             return poise.train(env, out=out, file=io.StringIO(), **options)
         patch.setattr("poise.runs.recorder.Recorder.finish", lambda self, *_: self.close())
@@ -129,7 +129,7 @@ def test_a_loop_of_ones_own_goes_on_from_what_it_yielded():
     assert rest[-1].metrics == progress[-1].metrics
 
 
-def test_what_was_resumed_is_not_compiled_again(tmp_path):
+def test_a_resumed_training_compiles_once(tmp_path):
     folder = train("Reacher-v4", tmp_path, stop=2)
     script = f"""
 import io, sys
@@ -140,8 +140,8 @@ def counted(*given):
         seen.append(progress.compile_seconds)
         yield progress
 seen = []
-run.iterations = counted
-run.proceed({folder.__class__.__name__}({str(folder)!r}), file=io.StringIO())
+run.settled_iterations = counted
+run.proceed({folder.__class__.__name__}({str(folder)!r}), run.Changes(), run.Conditions(io.StringIO()))
 assert len(seen) == 3 and seen[0] > 0 and seen[1:] == [0, 0], seen
 """
     done = subprocess.run(
@@ -161,11 +161,11 @@ class Wandering(CartPoleEnv):
 gym.register("Wandering-v0", Wandering)
 
 
-def test_an_environment_that_does_not_repeat_itself_is_said_and_marked(tmp_path):
+def test_an_environment_that_does_not_repeat_itself_makes_the_run_inexact(tmp_path):
     folder = train("Wandering-v0", tmp_path, stop=2)
     again, shown = resume(folder)
     assert "did not repeat the observations, rewards and ends of its unfinished episode" in shown
-    assert "not exact: from here on the training may be another than it would have been" in shown
+    assert "not exact: from here on the result may differ from a training without interruption" in shown
     assert again.summary["exact"] is False
     _, manifest = load_training(checkpoints(folder)[0])
     assert manifest.notes["exact"] is False
@@ -176,11 +176,11 @@ def test_an_environment_that_does_not_repeat_itself_is_said_and_marked(tmp_path)
 gym.register("Rewarded-v0", lambda: NormalizeReward(CartPoleEnv()), max_episode_steps=50)
 
 
-def test_what_an_environment_keeps_over_its_resets_is_said_and_marked(tmp_path):
+def test_state_kept_over_resets_makes_the_run_inexact(tmp_path):
     folder = train("Rewarded-v0", tmp_path, stop=2)
     again, shown = resume(folder)
     assert "Rewarded-v0: environment" in shown  # some repeat their episode with other rewards
-    assert "not exact: from here on the training may be another" in shown
+    assert "not exact: from here on the result may differ" in shown
     assert again.summary["exact"] is False
 
 
@@ -196,7 +196,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(tmp_path):
     assert (folder / "checkpoints" / f"unusable-{newest.name}").is_dir()
 
 
-def test_without_a_checkpoint_that_can_be_used_nothing_is_changed(tmp_path):
+def test_without_a_usable_checkpoint_nothing_changes(tmp_path):
     folder = train("CartPole-v1", tmp_path, stop=2)
     for kept in checkpoints(folder):
         (kept / "manifest.json").write_text("{")
@@ -228,17 +228,17 @@ def test_a_table_that_was_changed_is_named(name, change, message, tmp_path):
     assert (folder / "summary.json").exists() == (name == "metrics.jsonl")
 
 
-def test_a_checkpoint_names_no_table_of_anyone_else(tmp_path):
+def test_a_checkpoint_cannot_name_a_file_outside_its_run(tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("mine")
-    with pytest.raises(JournalError, match=r"its place in '\.\./victim' is 0, which is none"):
+    with pytest.raises(JournalError, match=r"the length of table '\.\./victim' is 0, which is invalid"):
         cut(tmp_path / "run", {"../victim": 0})
     assert victim.read_text() == "mine"
 
 
-def test_a_finished_training_is_extended_and_says_what_that_is_not(tmp_path):
+def test_an_extended_training_says_that_its_learning_rates_differ(tmp_path):
     run = train("CartPole-v1", tmp_path)
-    with pytest.raises(RunError, match=r"it is finished, 360 steps; --total-steps N goes on"):
+    with pytest.raises(RunError, match=r"it is finished, 360 steps; --total-steps N continues"):
         resume(run.folder)
     assert json.loads((run.folder / "summary.json").read_text())["status"] == "finished"
     with pytest.raises(ConfigError, match="total_steps = 100: the run has 360 steps already"):
@@ -262,7 +262,7 @@ def test_only_one_process_trains_a_run(tmp_path):
     resume(folder)
 
 
-def test_a_folder_that_is_no_run_says_so(tmp_path):
+def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(RunError, match="no run to resume"):
         resume(tmp_path)
 
@@ -287,7 +287,7 @@ def test_a_changed_environment_is_refused(tmp_path, monkeypatch):
         resume(folder)
 
 
-def test_what_was_interrupted_while_it_was_scored_is_scored_later(tmp_path, monkeypatch):
+def test_a_run_interrupted_during_its_score_is_scored_when_resumed(tmp_path, monkeypatch):
     def interrupted(_):
         raise KeyboardInterrupt
 
@@ -308,7 +308,7 @@ def test_only_the_newest_few_checkpoints_are_kept(tmp_path):
     assert len(names) == 3
 
 
-def test_one_that_is_removed_has_its_name_no_more(tmp_path, monkeypatch):
+def test_a_checkpoint_is_renamed_before_it_is_removed(tmp_path, monkeypatch):
     """So a kill in the midst of it leaves no half of a checkpoint that looks like a whole."""
     removed = []
     monkeypatch.setattr("poise.store.checkpoint.shutil.rmtree", lambda path, **_: removed.append(path.name))
@@ -352,7 +352,7 @@ def test_the_best_agent_is_loaded_and_is_the_one_with_the_best_score(tmp_path, m
         assert 0 <= chosen.place < len(candidates)
         return chosen._replace(place=0)
 
-    monkeypatch.setattr("poise.runs.recorder.choose", choose)
+    monkeypatch.setattr("poise.runs.scoring.choose", choose)
     run = train("CartPole-v1", tmp_path, evaluate=True)
     assert seen[-1] == STEPS
     assert 2 <= len(seen) <= 4
@@ -510,7 +510,7 @@ def test_an_environment_that_fails_is_made_anew_and_the_others_go_on(how, at, cr
     assert "lost the robot" in replayed.stdout
 
 
-def test_what_fails_again_and_again_ends_the_training(crashing, monkeypatch):
+def test_an_environment_that_fails_repeatedly_ends_the_training(crashing, monkeypatch):
     (crashing / "crashing.py").write_text(CRASHING.replace('os.unlink("plan")', "pass"))
     monkeypatch.setattr("poise.training.host.episode_seed", lambda *_: 5)
     (crashing / "plan").write_text("exit 5 3")

@@ -14,11 +14,13 @@ from poise import api
 from poise.agents import agent
 from poise.config import PPO, Config
 from poise.envs import EnvError, make
-from poise.runs import recorder
+from poise.runs import scoring
 from poise.runs import session as run
 from poise.runs.curve import recent_mean
 from poise.runs.options import Options
+from poise.runs.setup import Conditions
 from poise.system.interrupts import Guard
+from poise.system.machine import peak_memory
 from poise.training.loop import iterations as real_iterations
 
 SMALL = Config(total_steps=4 * 128, num_envs=2, ppo=PPO(num_steps=64, num_epochs=2))
@@ -28,7 +30,7 @@ SMALL = Config(total_steps=4 * 128, num_envs=2, ppo=PPO(num_steps=64, num_epochs
 def finished(tmp_path_factory):
     shown = io.StringIO()
     out = tmp_path_factory.mktemp("runs")
-    result = run.execute("Reacher-v2", SMALL, Options(out=out, video=False), file=shown)
+    result = run.execute("Reacher-v2", SMALL, Options(out=out, video=False), Conditions(shown))
     return result, shown.getvalue(), out
 
 
@@ -157,7 +159,7 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path, monkeypatch):
             if progress.iteration == 2:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "iterations", interrupted)
+    monkeypatch.setattr(run, "settled_iterations", interrupted)
     with pytest.raises(KeyboardInterrupt):
         api.train("Reacher-v4", **SMALL.to_dict(), out=tmp_path, file=io.StringIO())
     (folder,) = (tmp_path / "Reacher-v4").iterdir()
@@ -184,18 +186,18 @@ def test_the_recent_mean_by_hand():
     np.testing.assert_allclose(recent_mean(step, value, 20), [1, 1.5, 4, 5])
 
 
-def test_where_the_system_does_not_count_memory_none_is_said(monkeypatch):
-    assert recorder.peak_memory() > 1e7
+def test_peak_memory_is_none_if_the_system_does_not_measure_it(monkeypatch):
+    assert peak_memory() > 1e7
     monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
-    assert recorder.peak_memory() is None
+    assert peak_memory() is None
 
 
-def test_a_training_that_is_left_is_stopped_and_goes_on_to_the_same_bits(tmp_path, finished):
+def test_a_closed_session_is_stopped_and_resumes_to_the_same_bits(tmp_path, finished):
     options = Options(out=tmp_path, video=False)
     (tmp_path / "run").mkdir()
 
     def go_on():
-        return run.session("Reacher-v2", SMALL, options, folder=tmp_path / "run", file=io.StringIO())
+        return run.session("Reacher-v2", SMALL, options, tmp_path / "run", Conditions(io.StringIO()))
 
     training = go_on()
     assert [next(training).steps for _ in range(2)] == [128, 256]
@@ -210,12 +212,12 @@ def test_a_training_that_is_left_is_stopped_and_goes_on_to_the_same_bits(tmp_pat
         assert summary[name] == finished[0].summary[name]
 
 
-def test_who_interrupts_while_something_is_compiled_is_told_how_to_resume(tmp_path):
+def test_an_interrupt_while_compiling_shows_how_to_resume(tmp_path):
     """There the main thread does not hear of it: another one saves, and says so."""
     (tmp_path / "run").mkdir()
     guard, shown = Guard(), io.StringIO()
     options = Options(out=tmp_path, video=False)
-    training = run.session("Reacher-v2", SMALL, options, folder=tmp_path / "run", guard=guard, file=shown)
+    training = run.session("Reacher-v2", SMALL, options, tmp_path / "run", Conditions(shown, guard))
     next(training)
     guard._saves[-1]()
     told = f"interrupted at step 128; to resume: poise resume {tmp_path / 'run'}"
@@ -224,7 +226,7 @@ def test_who_interrupts_while_something_is_compiled_is_told_how_to_resume(tmp_pa
     training.close()
 
 
-def test_a_score_that_is_interrupted_is_kept_as_far_as_it_has_come(tmp_path, monkeypatch):
+def test_the_episodes_of_an_interrupted_score_are_kept(tmp_path, monkeypatch):
     def interrupted(folder):
         real = agent.load(folder)
 
@@ -234,10 +236,10 @@ def test_a_score_that_is_interrupted_is_kept_as_far_as_it_has_come(tmp_path, mon
 
         return SimpleNamespace(evaluate=evaluate)
 
-    monkeypatch.setattr(recorder, "load", interrupted)
+    monkeypatch.setattr(scoring, "load", interrupted)
     shown = io.StringIO()
     with pytest.raises(KeyboardInterrupt):
-        run.execute("Reacher-v4", SMALL, Options(out=tmp_path, video=False), file=shown)
+        run.execute("Reacher-v4", SMALL, Options(out=tmp_path, video=False), Conditions(shown))
     (folder,) = (tmp_path / "Reacher-v4").iterdir()
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["status"], summary["evaluation"]["episodes"]) == ("interrupted", 3)
@@ -254,9 +256,9 @@ def test_python_shows_score_health_and_folder_at_the_end(tmp_path, finished):
     assert folder == str(found.folder)
 
 
-def test_an_interrupt_outside_of_an_iteration_is_kept_as_one_inside_is(tmp_path):
+def test_an_interrupt_between_iterations_is_handled_like_one_inside(tmp_path):
     options = Options(out=tmp_path, video=False)
-    training = run.session("Reacher-v2", SMALL, options, folder=tmp_path / "run", file=io.StringIO())
+    training = run.session("Reacher-v2", SMALL, options, tmp_path / "run", Conditions(io.StringIO()))
     (tmp_path / "run").mkdir()
     steps = []
 
@@ -279,12 +281,12 @@ def test_an_interrupt_outside_of_an_iteration_is_kept_as_one_inside_is(tmp_path)
     assert steps == [128]
 
 
-def test_what_goes_wrong_after_a_training_went_on_does_not_begin_it_anew(tmp_path, monkeypatch):
+def test_an_error_after_a_resume_does_not_restart_the_training(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
 
     def go_on():
         options = Options(out=tmp_path, video=False)
-        return run.session("Reacher-v2", SMALL, options, folder=tmp_path / "run", file=io.StringIO())
+        return run.session("Reacher-v2", SMALL, options, tmp_path / "run", Conditions(io.StringIO()))
 
     training = go_on()
     next(training)
@@ -294,7 +296,7 @@ def test_what_goes_wrong_after_a_training_went_on_does_not_begin_it_anew(tmp_pat
         raise ValueError("of something else")
         yield
 
-    monkeypatch.setattr(run, "iterations", failing)
+    monkeypatch.setattr(run, "settled_iterations", failing)
     with pytest.raises(ValueError, match="of something else"):
         next(go_on())
     assert run.checkpoints(tmp_path / "run")[0].name == f"{128:012d}"  # as it was

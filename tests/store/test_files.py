@@ -53,7 +53,7 @@ def test_a_file_is_read_up_to_its_largest_size(folder):
     "text",
     ["", "{", "[" * 100_000, '{"a":' * 101 + "1" + "}" * 101, "9" * 5000, str(2**63), "-" + "1" * 30, "\x00"],
 )
-def test_json_that_nobody_writes_is_refused_in_a_sentence(text, folder):
+def test_malformed_json_is_refused_with_a_message(text, folder):
     path = folder / "a.json"
     path.write_text(text)
     with pytest.raises(FileError, match=r"a\.json: is damaged"):
@@ -109,7 +109,7 @@ def writers():
 
 @pytest.mark.parametrize("kind", ["link", "hard link", "broken link", "pipe", "file", "nothing"])
 @pytest.mark.parametrize("how", writers())
-def test_what_is_written_takes_the_place_of_a_name(how, kind, folder, outside):
+def test_writing_replaces_the_name_and_not_its_target(how, kind, folder, outside):
     path = folder / "results.csv"
     match kind:
         case "link":
@@ -133,7 +133,7 @@ def test_what_is_written_takes_the_place_of_a_name(how, kind, folder, outside):
 
 
 @pytest.mark.parametrize("write", [files.fresh_file, files.fresh_path])
-def test_what_fails_leaves_what_was_there(write, folder):
+def test_a_failed_write_leaves_the_old_content(write, folder):
     path = folder / "a.txt"
     path.write_text("old")
     with pytest.raises(RuntimeError), write(path):
@@ -162,7 +162,7 @@ def test_nothing_is_appended_outside(kind, folder, outside):
     assert sorted(p.name for p in folder.parent.iterdir()) == ["outside", "run"]
 
 
-def test_a_hard_link_is_parted_before_it_grows(folder, outside):
+def test_a_hard_link_is_replaced_by_a_copy_before_it_grows(folder, outside):
     (folder / "log.txt").hardlink_to(outside)
     with files.append_to(folder / "log.txt") as file:
         file.write("more\n")

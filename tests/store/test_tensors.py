@@ -33,7 +33,7 @@ def written(tmp_path, header, body=b"", length=None):
 
 @given(st.data())
 @settings(max_examples=50, deadline=None)
-def test_what_the_library_writes_is_read_bit_for_bit(tmp_path_factory, data):
+def test_files_of_the_library_are_read_bit_for_bit(tmp_path_factory, data):
     names = data.draw(st.lists(st.text(max_size=8).filter(lambda n: n != "__metadata__"), unique=True))
     made = {}
     for name in names:
@@ -74,7 +74,7 @@ F4 = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
         (b" " * (LARGEST_HEADER + 1), b"", r"a header of 1,048,577 bytes"),
     ],
 )
-def test_a_header_that_cannot_be_is_damage(header, body, why, tmp_path):
+def test_an_invalid_header_is_damage(header, body, why, tmp_path):
     path, sha256 = written(tmp_path, header, body)
     with pytest.raises(FileError, match=rf"x\.safetensors: is damaged: .*{why}|x\.safetensors: {why}"):
         read_arrays(path, sha256, 2**22, accept)
@@ -104,7 +104,8 @@ from poise.config import Config
 from poise.store.files import FileError
 from poise.spec import Spec
 from poise.store.tensors import read_arrays
-manifest = Manifest("E", "gymnasium", 256, Spec("E", obs_shape=(3,), num_choices=2), Config(total_steps=256))
+spec = Spec("E", obs_shape=(3,), num_choices=2)
+manifest = Manifest("E", "gymnasium", 256, spec, Config(total_steps=256).settled(spec))
 for name in sys.argv[1:]:
     sha256 = hashlib.file_digest(open(name, "rb"), "sha256").hexdigest()
     before = resource.getrusage(0).ru_maxrss
@@ -115,7 +116,7 @@ for name in sys.argv[1:]:
 """
 
 
-def test_refusing_takes_no_memory_to_speak_of(tmp_path):
+def test_refusing_a_file_needs_little_memory(tmp_path):
     """600 MB of zeros, and a million arrays of nothing: that took twice the file, and 2 GB and 15 s."""
     size, paths = 600_000_000, []
     zeros = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}

@@ -478,7 +478,7 @@ def test_a_trial_that_is_killed_or_interrupted_decides_the_same(count, stopped, 
             return
 
         with monkeypatch.context() as patch:
-            patch.setattr(run_module, "iterations", stopping)
+            patch.setattr(run_module, "settled_iterations", stopping)
             if kind is Stop:  # nothing is written at the end
                 patch.setattr("poise.runs.recorder.Recorder.finish", lambda self, *_: self.close())
             with contextlib.suppress(kind):

@@ -168,7 +168,7 @@ def test_a_snapshot_of_another_training_is_refused(spread, here):
 
 
 @pytest.mark.slow
-def test_gymnasiums_environments_are_played_to_where_they_were(spread):
+def test_gymnasium_environments_are_restored_in_a_new_worker(spread):
     config = Config(total_steps=512, num_envs=4, num_shards=2)
     wanted = list(iterations(config, [make("CartPole-v1", 2), make("CartPole-v1", 2)]))
     world, seen = spread(2, config, "CartPole-v1"), []
@@ -178,7 +178,7 @@ def test_gymnasiums_environments_are_played_to_where_they_were(spread):
     same_training(seen, wanted)
 
 
-def test_what_an_environment_raises_in_a_worker_is_raised_here(spread, tmp_path, monkeypatch):
+def test_an_error_of_an_environment_in_a_worker_is_raised_here(spread, tmp_path, monkeypatch):
     (tmp_path / "breaking.py").write_text(ENV.format(name="Breaking", what="raise RuntimeError('no')"))
     monkeypatch.syspath_prepend(tmp_path)
     message = r"environment 0, episode seed .*, step 9: step raised RuntimeError: no"
@@ -187,7 +187,7 @@ def test_what_an_environment_raises_in_a_worker_is_raised_here(spread, tmp_path,
     assert len(raised.value.crash.actions) == 9
 
 
-def test_what_cannot_be_spread_is_refused():
+def test_settings_that_cannot_be_spread_are_refused():
     with pytest.raises(
         ConfigError, match=r"workers = 3: must be <= 2, the shards .*--num-shards 3 makes as many"
     ):
@@ -199,7 +199,7 @@ def test_what_cannot_be_spread_is_refused():
     check_workers(2, Config(num_shards=2), "mujoco", "auto")
 
 
-def test_many_workers_that_die_together_are_no_reason_to_give_up(spread, monkeypatch):
+def test_many_workers_that_die_together_are_replaced(spread, monkeypatch):
     monkeypatch.setattr(cluster, "ready", lambda promises, _: promises)
     world = spread(3)
     died = [world._renew(worker, cluster.Lost("")) for worker in (*world._workers, *world._workers[:0])]

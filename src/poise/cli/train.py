@@ -92,10 +92,12 @@ def train_command(
         start = time.perf_counter()
         with announced("loading", partial(print, file=file, flush=True)):
             from poise.runs import session
+            from poise.runs.setup import Conditions
 
         loaded = time.perf_counter() - start
         with quiet_output():
-            run = session.execute(id, config, options, import_seconds=loaded, ray=ray, guard=guard, file=file)
+            conditions = Conditions(file, guard or Guard(), loaded, ray)
+            run = session.execute(id, config, options, conditions)
         tell_run(run, json_)
 
     return train
@@ -139,7 +141,8 @@ def resume_command(guard: Guard) -> Callable[..., None]:
         """
         file = text_output(json_)
         start = time.perf_counter()
-        from poise.runs.session import proceed
+        from poise.runs.session import Changes, proceed
+        from poise.runs.setup import Conditions
         from poise.studies.unfinished import EXPERIMENT, SWEEP, newest_unfinished
 
         loaded = time.perf_counter() - start
@@ -154,9 +157,9 @@ def resume_command(guard: Guard) -> Callable[..., None]:
             resume_study = _resume_sweep if kind == SWEEP else _resume_experiment
             resume_study(folder, repeated, ray, json_)
             return
-        changes = {"total_steps": total_steps, "env": repeated.env, "workers": workers, "ray": ray}
+        changes = Changes(total_steps, repeated.env, workers)
         with quiet_output():
-            resumed = proceed(folder, **changes, import_seconds=loaded, guard=guard, file=file)
+            resumed = proceed(folder, changes, Conditions(file, guard, loaded, ray))
         tell_run(resumed, json_)
 
     return resume

@@ -1,8 +1,8 @@
-"""What the score at the end of a training may cost: by default about a quarter of the training.
+"""What the scores at the end of a training may cost: by default about a quarter of the training.
 
-The steps decide, not the clock: how many episodes a score is of, and which agent is the best, follows from
-the configuration and the lengths of the episodes. The seconds are a safety net for environments that are
-slow; where it is reached, the summary says so (``stopped``).
+Steps decide and not the clock: the number of episodes of a score, and the choice of the best agent, follow
+from the configuration and the lengths of the episodes. The limit in seconds is for slow environments; if it
+is reached, the summary says so (``stopped``).
 """
 
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from poise.agents.evaluation import LONGEST, Limits
 from poise.runs.options import Options
 from poise.spec import Spec
 
-QUARTER = 4  # one step of the end for so many of the training
-SHARES = {"score": 0.4, "choice": 0.2, "best": 0.4}  # of the budget; the choice's is that of all rivals
-USUAL = {True: (100_000, 32_000), False: (50_000, 8_000)}  # steps that a score and a rival may always have:
-# on poise's own engines, which take 100 episodes of 1,000 steps in a second or two, and on others
-LEAST, LEAST_RIVAL = 2_000, 200  # steps, of a training that is shorter than its score
-FEWEST = 10  # episodes of a score whose environment sets no limit, or one beyond LONGEST steps
-PATIENCE = 60.0  # seconds that the end may always take
+QUARTER = 4  # steps of the training for each step of the scores
+SHARES = {"score": 0.4, "choice": 0.2, "best": 0.4}  # of the budget; choice: all rivals together
+USUAL = {True: (100_000, 32_000), False: (50_000, 8_000)}  # steps that a score and a rival may always use:
+# on poise's own engines, which need a second or two for 100 episodes of 1,000 steps, and on others
+LEAST, LEAST_RIVAL = 2_000, 200  # steps, if the training is shorter than its score
+FEWEST = 10  # episodes of a score if the environment's time limit is missing or beyond LONGEST
+PATIENCE = 60.0  # seconds that the scores may always take
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Budget:
     score_steps: int
     rival_steps: int
     longest: int  # steps after which an episode is cut off
-    seconds: float | None  # of all
+    seconds: float | None  # of all together
     rivals: int
 
     @property
@@ -40,7 +40,7 @@ class Budget:
 
     @property
     def best(self) -> Limits:
-        """The best agent plays the episodes of the score."""
+        """The limits of the best agent, which plays the same episodes as the last."""
         return self._limits(self.score_steps, SHARES["best"])
 
     def _limits(self, steps: int, share: float) -> Limits:
@@ -48,7 +48,7 @@ class Budget:
         return Limits(steps, self.longest, seconds)
 
     def total_steps(self) -> int:
-        """Of all that is played, but for the rest of an episode."""
+        """Steps of all scores together; the last episode of each may exceed it."""
         return 2 * self.score_steps + self.rivals * self.rival_steps
 
 
@@ -62,18 +62,18 @@ def make_budget(
     trained_longest: int,
     trained_seconds: float,
 ) -> Budget:
-    """What the end of a training may cost.
+    """What the scores at the end of a training may cost.
 
     Args:
-        spec: its environment.
-        backend: what steps it.
-        total_steps: its own.
-        options: of which ``eval_max_steps`` and ``eval_max_seconds`` are used.
-        rivals: the agents of which the best is chosen.
-        trained_longest: steps of the longest episode that ended while training; 0: none did.
-        trained_seconds: its own.
+        spec: of the environment.
+        backend: what steps the environment.
+        total_steps: of the training.
+        options: of the training; ``eval_max_steps`` and ``eval_max_seconds`` are used.
+        rivals: the number of agents from which the best is chosen.
+        trained_longest: steps of the longest episode that ended while training; 0: no episode ended.
+        trained_seconds: of the training.
     """
-    usual = (spec.time_limit or trained_longest) * 100  # 100 episodes such as those of the training
+    usual = (spec.time_limit or trained_longest) * 100  # 100 episodes like those of the training
     most, most_rival = USUAL[backend in ("mujoco", "native")]
     if options.eval_max_steps is None:
         whole = total_steps // QUARTER
@@ -89,7 +89,7 @@ def make_budget(
 
 
 def _longest(spec: Spec, score: int, trained_longest: int) -> int:
-    """Steps after which an episode is cut: its time limit, or a share of the score where that is far."""
+    """Steps after which an episode is cut: the time limit; if it is beyond LONGEST, a share of the score."""
     if spec.time_limit is not None and spec.time_limit <= LONGEST:
         return spec.time_limit
     return min(LONGEST, max(trained_longest, score // FEWEST))

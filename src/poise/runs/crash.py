@@ -1,4 +1,4 @@
-"""``crash.json``: the episode in which an environment failed, and how it is played again."""
+"""``crash.json``: the episode in which an environment failed. It can be played again."""
 
 import json
 from dataclasses import dataclass
@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 
 from poise import envs
+from poise.agents.evaluation import Evaluation
 from poise.config import LAST_SEED
 from poise.envs.checking import Crash, EnvFault
 from poise.envs.gymnasium import GymnasiumEnv
 from poise.errors import PoiseError
+from poise.runs.writers.writer import Writer
 from poise.store.files import MOST_VALUES, FileError, read_json, write_text
 from poise.system.terminal import typed
+from poise.training.loop import Progress
 
 CRASH = "crash.json"
 LARGEST = 2**26  # bytes
@@ -21,12 +24,12 @@ LONGEST_TEXT = 10_000  # characters of an error
 
 
 class ReplayError(PoiseError):
-    """A file that describes no episode, or one that cannot be played."""
+    """A crash file is damaged, or its episode cannot be played."""
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """``fault``: what failed this time; None where nothing did."""
+    """A failed episode that was played again. ``fault``: the failure this time; None: it did not fail."""
 
     crash: Crash
     fault: str | None
@@ -43,24 +46,35 @@ class Replayed:
         }
 
 
+class CrashFile(Writer):
+    """Writes the last episode that failed in an iteration; its environment was made again."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def write(self, progress: Progress, greedy: Evaluation | None) -> None:
+        for crash in progress.crashes[-1:]:
+            write_crash(self._folder, crash)
+
+
 def write_crash(folder: Path, crash: Crash) -> Path:
-    """Writes ``folder/crash.json`` over the one before it."""
+    """Writes ``folder/crash.json``, replacing an earlier one."""
     path = folder / CRASH
-    described = {
+    content = {
         "env": crash.env,
         "index": crash.index,
         "seed": crash.seed,
         "step": crash.step,
         "what": crash.what[:LONGEST_TEXT],
         "trace": crash.trace[-LONGEST_TEXT:],
-        "actions": crash.actions.tolist() if _can_be_kept(crash.actions) else None,
+        "actions": crash.actions.tolist() if _few_enough(crash.actions) else None,
     }
-    write_text(path, json.dumps(described) + "\n")
+    write_text(path, json.dumps(content) + "\n")
     return path
 
 
-def _can_be_kept(actions: np.ndarray) -> bool:
-    """Whether a file of them can be read again: its numbers and brackets are few enough."""
+def _few_enough(actions: np.ndarray) -> bool:
+    """Whether a file with these actions can be read: it limits numbers and brackets."""
     return actions.size + 2 * len(actions) < MOST_VALUES // 2
 
 
@@ -76,11 +90,11 @@ def read_crash(path: Path) -> Crash:
         index, seed, step = (int(data[name]) for name in ("index", "seed", "step"))
         if data["actions"] is None:
             raise ReplayError(
-                f"{path}: the episode failed in step {step:,}: too many for its actions to be kept"
+                f"{path}: has no actions: the episode failed in step {step:,}, too late to store them"
             )
         actions = np.array(data["actions"], float)
         if not np.isfinite(actions).all():
-            raise ValueError("actions that are no numbers")
+            raise ValueError("actions that are not finite")
         if not 0 <= seed <= LAST_SEED or index < 0 or not 0 <= step == len(actions):
             raise ValueError(f"index {index}, seed {seed}, step {step}, {len(actions)} actions")
         return Crash(str(data["env"]), index, seed, step, str(data["what"]), str(data["trace"]), actions)
@@ -95,12 +109,12 @@ def replay(path: Path, *, env: str | None = None, timeout: float = 60.0) -> Repl
 
     Args:
         path: the file, or the run folder that holds it.
-        env: the environment's name, where that is of a module (``module:Task``): a file alone never makes
-            Python import one.
+        env: the environment's name. It must be repeated if it names a module (``module:Task``): a file alone
+            never makes Python import one.
         timeout: seconds after which a step or reset counts as hanging.
 
     Raises:
-        ReplayError: the file is damaged, its environment names a module, or its actions are not of it.
+        ReplayError: the file is damaged, its environment names a module, or its actions do not fit it.
     """
     crash = read_crash(path)
     if env is None and ":" in crash.env:

@@ -1,4 +1,4 @@
-"""The picture of one training: its episodes, their running mean, and the final score."""
+"""The learning curve of one training: its episodes, their running mean, and the final score."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +9,11 @@ from poise.agents.evaluation import Evaluation
 from poise.spec import Episode
 from poise.store.files import fresh_path
 
-WINDOW = 1 / 25  # of the budget: the span of steps over which returns are averaged
+WINDOW = 1 / 25  # share of the budget over which returns are averaged
 
 
 def recent_mean(step: np.ndarray, value: np.ndarray, span: float) -> np.ndarray:
-    """For each episode, the mean value of those that ended in the ``span`` steps up to its end."""
+    """For each episode, the mean value of the episodes that ended in the ``span`` steps up to its end."""
     total = np.cumsum(np.concatenate([[0.0], value]))
     begin = np.searchsorted(step, step - span, side="right")
     end = np.searchsorted(step, step, side="right")

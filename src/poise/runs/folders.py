@@ -1,4 +1,4 @@
-"""The folder of a run: its name, its status, and what the disk refuses."""
+"""The folder of a run: its name, its status, and errors of its disk."""
 
 import contextlib
 import itertools
@@ -9,23 +9,21 @@ from datetime import datetime
 from pathlib import Path
 
 from poise.errors import PoiseError, StorageError
-from poise.store.checkpoint import (
-    REPLACED,
-    checkpoints,
-)
+from poise.runs.journal import LOGS, METRICS
+from poise.store.checkpoint import REPLACED, checkpoints, clear_leftovers
 from poise.store.claim import LOCK
 from poise.store.files import FileError, check_room, is_full, read_json
 from poise.system.terminal import typed
 
-LOG = "log.txt"  # of a training that is one of several: what it printed
+LOG = "log.txt"  # what a training printed that is one of several
 
 
 class RunError(PoiseError):
-    """A run folder that cannot be made, or cannot be resumed."""
+    """A run folder cannot be made, or cannot be resumed."""
 
 
 def new_folder(out: Path, env: str, seeds: str) -> Path:
-    """Makes ``out/<env>/<date>-<seeds>``, with a number behind it where that exists already."""
+    """Makes ``out/<env>/<date>-<seeds>``, with a number after it if that exists already."""
     parent = out / re.sub(r"[^\w.-]+", "-", env)
     name = f"{datetime.now():%Y%m%d-%H%M%S}-{seeds}"
     try:
@@ -42,11 +40,11 @@ def new_folder(out: Path, env: str, seeds: str) -> Path:
     raise RunError(f"out = {str(out)!r}: no free folder name: 1,000 runs started in this second")
 
 
-LARGEST_SUMMARY = 2**25  # bytes; that of a sweep of 10,000 trials takes some 10 MB
+LARGEST_SUMMARY = 2**25  # bytes; a sweep of 10,000 trials needs about 10 MB
 
 
 def status(run: Path) -> str | None:
-    """What the summary of a run says of it; None where there is none."""
+    """The status of a run in its summary; None if it has no summary."""
     try:
         return str(read_json(run / "summary.json", LARGEST_SUMMARY)["status"])
     except (FileError, KeyError, TypeError):
@@ -54,7 +52,7 @@ def status(run: Path) -> str | None:
 
 
 def set_aside(folder: Path) -> Path:
-    """Moves a training and its tables into a folder in ``folder``, which is then a run folder by itself."""
+    """Moves a training and its tables into a new folder in ``folder``. The new folder is a run folder."""
     numbers = (folder / f"{REPLACED}{i}" for i in itertools.count(1))
     aside = next(path for path in numbers if not os.path.lexists(path))
     moved = [p for p in folder.iterdir() if p.name not in (LOCK, LOG) and not p.name.startswith(REPLACED)]
@@ -64,29 +62,51 @@ def set_aside(folder: Path) -> Path:
     return aside
 
 
+def clear(folder: Path) -> None:
+    """Prepares the folder of a new training. Another training in it is set aside.
+
+    Raises:
+        RunError: ``checkpoints`` in it is a link.
+    """
+    clear_leftovers(folder)
+    saved = folder / "checkpoints"
+    if saved.is_symlink():
+        raise RunError(f"{saved}: is a link; put the folder itself in its place, or remove it")
+    metrics = folder / METRICS
+    if (saved.exists() and any(saved.iterdir())) or (metrics.exists() and metrics.stat().st_size):
+        set_aside(folder)
+    for name in (*LOGS, "summary.json"):
+        (folder / name).unlink(missing_ok=True)
+    saved.mkdir(exist_ok=True)
+
+
 @contextlib.contextmanager
 def same_directory() -> Iterator[None]:
-    """Comes back to the working directory: an environment may change it to find its files."""
+    """Restores the working directory at the end: an environment may change it to find its files."""
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # which was removed
+        with contextlib.suppress(OSError):  # the working directory was removed
             stack.enter_context(contextlib.chdir(os.getcwd()))
         yield
 
 
 @contextlib.contextmanager
 def disk_errors(place: Path, folder: Path) -> Iterator[None]:
-    """Says that the disk is full, and that nothing is lost that was saved; or what else the disk refuses.
+    """Turns errors of the disk into messages. If it is full, the message names the last checkpoint.
 
-    ``folder``: ``place``, as it is shown.
+    ``folder``: ``place``, as the person named it.
+
+    Raises:
+        StorageError: the disk is full.
+        RunError: another error of the disk.
     """
     try:
         yield
     except OSError as error:
         if not is_full(error):
             raise RunError(f"{folder}: {type(error).__name__}: {error}") from error
-        kept = checkpoints(place)
-        saved = f"the checkpoint of step {int(kept[0].name):,} is whole; " if kept else ""
-        again = typed("poise", "resume", folder)
+        folders = checkpoints(place)
+        saved = f"the checkpoint of step {int(folders[0].name):,} is whole; " if folders else ""
+        command = typed("poise", "resume", folder)
         raise StorageError(
-            f"{folder}: the disk is full ({error.strerror}); {saved}make room, then: {again}"
+            f"{folder}: the disk is full ({error.strerror}); {saved}make room, then: {command}"
         ) from error

@@ -1,7 +1,5 @@
-"""The tables of a run, written iteration by iteration, and cut back to where a checkpoint was made."""
+"""The tables of a run: their names, their lengths at a checkpoint, and what they hold."""
 
-import csv
-import json
 import math
 import os
 from array import array
@@ -12,22 +10,19 @@ from typing import Any, TypeVar, overload
 import numpy as np
 from jaxtyping import Float
 
-from poise.agents.evaluation import Evaluation
 from poise.errors import PoiseError
-from poise.runs.trackers.tensorboard import EVENTS, TensorBoard
 from poise.spec import Episode
 from poise.store.files import (
     FileError,
-    append_to,
     open_plain,
     open_to_write,
     parse_json,
     read_cells,
     read_lines,
 )
-from poise.training.loop import Progress
 
 METRICS, EPISODES, GREEDY = "metrics.jsonl", "episodes.csv", "greedy.csv"
+EVENTS = "events.out.tfevents.poise"  # TensorBoard wants the middle part in the name
 EVALUATION = "evaluation.csv"  # written once, at the end
 LOGS = (METRICS, EPISODES, GREEDY, EVENTS)
 EPISODE_COLUMNS = ("step", "env", "episode", "return", "length", "ended")
@@ -41,71 +36,24 @@ T = TypeVar("T")
 
 
 class JournalError(PoiseError):
-    """Tables that are not those a checkpoint was made with."""
+    """A table is missing or damaged, or shorter than when a checkpoint was made."""
 
 
-class Journal:
-    """Appends to the tables in ``folder``. ``position`` says how long each is, in bytes.
-
-    Everything is handed to the system after each iteration, and to the disk by ``sync``.
-    """
-
-    def __init__(self, folder: Path, *, log_every: int, greedy: bool):
-        self._folder = folder
-        self._metrics = append_to(folder / METRICS)
-        self._tables = {EPISODES: append_to(folder / EPISODES, newline="")}
-        if greedy:
-            self._tables[GREEDY] = append_to(folder / GREEDY, newline="")
-        self._rows = {name: csv.writer(file) for name, file in self._tables.items()}
-        for name, columns in ((EPISODES, EPISODE_COLUMNS), (GREEDY, GREEDY_COLUMNS)):
-            if name in self._rows and not (folder / name).stat().st_size:
-                self._rows[name].writerow(columns)
-        self._tensorboard = TensorBoard(folder, log_every=log_every)
-        self.flush()
-
-    def write(self, progress: Progress, greedy: Evaluation | None) -> None:
-        """An iteration: its metrics and its episodes, and its greedy score where it has one."""
-        row = {"iteration": progress.iteration, "steps": progress.steps, **progress.metrics, **progress.times}
-        row["evaluation/return"] = None if greedy is None else greedy.mean
-        self._metrics.write(json.dumps(_finite(row)) + "\n")
-        for e in progress.episodes:
-            ended = "terminated" if e.terminated else "truncated"
-            self._rows[EPISODES].writerow([e.step, e.env, e.index, e.episodic_return, e.length, ended])
-        self._tensorboard.write(progress)
-        if greedy is not None:
-            score = greedy.summary()
-            columns = [score[name] for name in ("mean", "std", "low", "high", "episodes")]
-            self._rows[GREEDY].writerow([progress.steps, *columns])
-            self._tensorboard.write_greedy(progress.steps, greedy.mean)
-
-    def flush(self) -> None:
-        for file in (self._metrics, *self._tables.values(), self._tensorboard):
-            file.flush()
-
-    def position(self) -> dict[str, int]:
-        """Bytes of each table that were handed to the system."""
-        return {name: path.stat().st_size for name in LOGS if (path := self._folder / name).exists()}
-
-    def sync(self) -> None:
-        """Waits until what was handed over is on the disk."""
-        for file in (self._metrics, *self._tables.values(), self._tensorboard):
-            os.fsync(file.fileno())
-
-    def close(self) -> None:
-        for file in (self._metrics, *self._tables.values(), self._tensorboard):
-            file.close()
+def lengths(folder: Path) -> dict[str, int]:
+    """Bytes of each table that the system has."""
+    return {name: path.stat().st_size for name in LOGS if (path := folder / name).exists()}
 
 
 def cut(folder: Path, position: Mapping[str, Any], *, check: bool = False) -> None:
-    """Cuts the tables back to ``position``, or with ``check`` only looks whether that can be done.
+    """Cuts the tables back to the lengths in ``position``. With ``check``, only checks that it is possible.
 
     Raises:
-        JournalError: a table is missing, not a plain file, or shorter than that, or has another name.
+        JournalError: a table is missing, is not a plain file or is too short, or a name is not a table's.
     """
     for name in sorted(position.keys() | {METRICS, EPISODES, EVENTS}):
         size, path = position.get(name), folder / name
         if name not in LOGS or not isinstance(size, int) or isinstance(size, bool) or size < 0:
-            raise JournalError(f"its place in {name!r:.60} is {size!r:.60}, which is none")
+            raise JournalError(f"the length of table {name!r:.60} is {size!r:.60}, which is invalid")
         try:
             opened = open_plain(path, os.O_RDONLY) if check else open_to_write(path)
         except OSError as error:
@@ -120,13 +68,13 @@ def cut(folder: Path, position: Mapping[str, Any], *, check: bool = False) -> No
         finally:
             os.close(opened)
     if not check:
-        for name in LOGS:  # one that came later, or that somebody put there
+        for name in LOGS:  # a table that is newer than the checkpoint, or that somebody put there
             if name not in position:
                 (folder / name).unlink(missing_ok=True)
 
 
 class Rows(Sequence[T]):
-    """The rows of a table, kept as columns of numbers; a row is made when it is asked for."""
+    """The rows of a table, stored as columns of numbers. A row is made when it is read."""
 
     def __init__(self, columns: Sequence[array], make: Callable[..., T]):
         self._columns, self._make = columns, make
@@ -156,25 +104,25 @@ Metrics = Rows[dict[str, Any]]
 
 
 def read_metrics(folder: Path) -> Metrics:
-    """The rows of ``metrics.jsonl``: of each iteration its number, its steps, and each metric or None.
+    """The rows of ``metrics.jsonl``: number and steps of each iteration, and each metric or None.
 
     Raises:
         JournalError: the table is missing or damaged.
     """
     path = folder / METRICS
     columns: dict[str, array] = {name: array("d") for name in ("iteration", "steps")}
-    whole = dict.fromkeys(columns, True)  # whether all numbers of a column are
+    integer = dict.fromkeys(columns, True)  # whether all numbers of a column are integers
     for number, row in enumerate(_json_rows(path)):
         for name in row.keys() - columns.keys():
-            columns[name], whole[name] = array("d", [math.nan]) * number, True
+            columns[name], integer[name] = array("d", [math.nan]) * number, True
         if len(columns) > MOST_COLUMNS or (number + 1) * len(columns) > MOST_CELLS:
             raise JournalError(f"{path}: is damaged: {number + 1:,} rows of {len(columns)} columns")
         for name, column in columns.items():
             value = row.get(name)
             column.append(math.nan if value is None else value)
-            whole[name] = whole[name] and isinstance(value, int | None)
+            integer[name] = integer[name] and isinstance(value, int | None)
     names = list(columns)
-    kinds = [int if whole[name] else float for name in names]
+    kinds = [int if integer[name] else float for name in names]
 
     def make(*values: float) -> dict[str, Any]:
         row = zip(names, kinds, values, strict=True)
@@ -184,31 +132,31 @@ def read_metrics(folder: Path) -> Metrics:
 
 
 def _json_rows(path: Path) -> Iterator[dict[str, float | None]]:
-    """Each row of ``metrics.jsonl``, of numbers and None alone."""
+    """Each row of ``metrics.jsonl``, checked to contain only numbers and None."""
     try:
         for number, line in enumerate(read_lines(path, None), start=1):
             try:
-                yield _row(parse_json(line))
+                yield _checked_row(parse_json(line))
             except ValueError as error:
                 raise JournalError(f"{path}: is damaged: line {number:,}: {error!s:.200}") from error
     except FileError as error:
         raise JournalError(str(error)) from error
 
 
-def _row(found: Any) -> dict[str, float | None]:
-    if not isinstance(found, dict):
+def _checked_row(row: Any) -> dict[str, float | None]:
+    if not isinstance(row, dict):
         raise ValueError("it is not an object")
-    for name, value in found.items():
+    for name, value in row.items():
         if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
             raise ValueError(f"{name!r:.60} is {value!r:.60}, should be a number")
     for name in ("iteration", "steps"):
-        if type(found.get(name)) is not int or not 0 <= found[name] < 2**53:
-            raise ValueError(f"{name!r} is {found.get(name)!r:.60}, should be a whole number")
-    return found
+        if type(row.get(name)) is not int or not 0 <= row[name] < 2**53:
+            raise ValueError(f"{name!r} is {row.get(name)!r:.60}, should be a whole number")
+    return row
 
 
 def read_episodes(folder: Path, *, most: int | None = MOST_ROWS) -> Rows[Episode]:
-    """The episodes of a run, as they were written. ``most``: how many there can be.
+    """The episodes of a run, in the order of their rows. ``most``: more rows are an error.
 
     Raises:
         JournalError: the table is missing or damaged.
@@ -229,7 +177,7 @@ def _episode(
 
 
 def read_greedy(folder: Path) -> list[tuple[int, float]]:
-    """Steps and mean of each greedy score while training; none where there was none.
+    """Steps and mean of each greedy score while training; empty if there are none.
 
     Raises:
         JournalError: the table is damaged.
@@ -249,14 +197,14 @@ def read_evaluation(folder: Path) -> Float[np.ndarray, " episodes"]:
     path = folder / EVALUATION
     returns = np.array([value for (value,) in _numbers(path, ("return",), (float,))])
     if not len(returns):
-        raise JournalError(f"{path}: is damaged: it holds no returns")
+        raise JournalError(f"{path}: is damaged: it has no returns")
     return returns
 
 
 def _numbers(
     path: Path, columns: Sequence[str], kinds: Sequence[Callable[[str], float]], most: int | None = MOST_ROWS
 ) -> Iterator[tuple[Any, ...]]:
-    """Each row of a table in these columns, as finite numbers of these kinds. ``most``: rows."""
+    """These columns of each row of a table, converted by ``kinds`` to finite numbers. ``most``: rows."""
     places, number = list[int](), 0
     try:
         for number, row in enumerate(read_cells(path, None)):
@@ -265,7 +213,7 @@ def _numbers(
                 continue
             values = tuple(kind(row[place]) for kind, place in zip(kinds, places, strict=True))
             if not all(map(math.isfinite, values)):
-                raise ValueError("a number that is not finite")
+                raise ValueError("a number is not finite")
             if most is not None and number > most:
                 raise ValueError(f"more than {most:,} rows")
             yield values
@@ -286,8 +234,3 @@ def _terminated(text: str) -> int:
     if text not in ("terminated", "truncated"):
         raise ValueError(f"{text!r:.60} is neither terminated nor truncated")
     return text == "terminated"
-
-
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no NaN and no infinity."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import IO, cast
 
 import numpy as np
@@ -14,11 +15,15 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.text import Text
 
+from poise.agents.evaluation import Evaluation
+from poise.runs.crash import CRASH
 from poise.runs.curve import WINDOW
+from poise.runs.writers.writer import Writer
 from poise.spec import Episode
 from poise.system.pulse import SILENCE, Pulse
 from poise.system.streams import TextOut
 from poise.system.terminal import print, visible
+from poise.training.loop import Progress
 from poise.training.metrics import BY_NAME
 
 SHOWN = {
@@ -29,13 +34,14 @@ SHOWN = {
 }
 BLOCKS = "▁▂▃▄▅▆▇█"
 BUCKETS = 32  # of the budget, each a block of the sparkline
-WIDE = 88  # columns from which on the bar is long
-SHARE = 0.1  # of the time since the start that a pipe has no line for
+WIDE = 88  # columns of a terminal with room for a long bar
+SHARE = 0.1  # a pipe may have no new line for this share of the time since the start
+INEXACT = "not exact: from here on the result may differ from a training without interruption"
 NOTHING_LEFT = "– (little left to explain)"
 
 
 class Live(ABC):
-    """Keeps the recent episodes and the pace; ``show`` is called after every iteration."""
+    """A view of a training. It keeps the recent episodes and the pace."""
 
     def __init__(self, total_steps: int, dimensions: int):
         self._total, self._dimensions = total_steps, dimensions
@@ -44,31 +50,31 @@ class Live(ABC):
         self._first: tuple[float, int] | None = None
 
     def catch_up(self, steps: int, episodes: Sequence[Episode]) -> None:
-        """Where a resumed training stands before its first iteration."""
+        """Shows where a resumed training stands before its first iteration."""
         self._take(episodes)
         self._draw(steps, "", self._mean(steps), {})
 
     def show(self, steps: int, episodes: list[Episode], metrics: Mapping[str, float | int | None]) -> None:
-        """Where the training stands; the episodes that ended since, and the last iteration's metrics."""
+        """Shows where the training stands after an iteration: its new episodes and its metrics."""
         self._take(episodes)
         now = time.perf_counter()
         if self._first is None:
             self._first = now, steps
-        begun, first = self._first
-        pace = f"{(steps - first) / (now - begun):,.0f} steps/s" if steps > first else ""
+        since, first = self._first
+        pace = f"{(steps - first) / (now - since):,.0f} steps/s" if steps > first else ""
         self._draw(steps, pace, self._mean(steps), metrics)
 
     @abstractmethod
     def say(self, text: str) -> None:
-        """A line for the person, beside what is drawn."""
+        """Shows a line of text beside what is drawn."""
 
     @abstractmethod
     def phase(self, text: str) -> None:
-        """What is being done before or after the training: it is shown where it lasts."""
+        """Says what is being done before or after the iterations. It is shown if it takes long."""
 
     @abstractmethod
     def close(self) -> None:
-        """What is drawn stays as it is from here on."""
+        """Ends the drawing. What was drawn last stays."""
 
     def _take(self, episodes: Sequence[Episode]) -> None:
         self._recent.extend(episodes)
@@ -87,21 +93,44 @@ class Live(ABC):
     def _draw(self, steps: int, pace: str, mean: str, metrics: Mapping[str, float | int | None]) -> None: ...
 
 
+class LiveLine(Writer):
+    """Shows each iteration on a view, and lines about crashes and lost workers.
+
+    The view stays open: it also shows what follows the last iteration.
+
+    Args:
+        view: of the training.
+        folder: the run folder, as it is shown.
+        exact: whether the training is exact so far. When it stops being so, a line says it once.
+    """
+
+    def __init__(self, view: Live, folder: Path, *, exact: bool):
+        self._view, self._folder, self._exact = view, folder, exact
+
+    def write(self, progress: Progress, greedy: Evaluation | None) -> None:
+        for crash in progress.crashes:
+            self._view.say(f"{crash.what}; it was made again ({self._folder / CRASH})")
+        for note in progress.notes:
+            self._view.say(note)
+        if self._exact and not progress.exact:
+            self._exact = False
+            self._view.say(INEXACT)
+        self._view.show(progress.steps, progress.episodes, progress.metrics)
+
+
 def sparkline(values: np.ndarray) -> str:
-    """A block for each value, the lowest the lowest and the highest the highest; a space for NaN."""
-    known = values[np.isfinite(values)]
-    if not len(known):
+    """A block for each value: lowest for the minimum, highest for the maximum; a space for NaN."""
+    finite = np.isfinite(values)
+    if not finite.any():
         return " " * len(values)
-    low, spread = known.min(), np.ptp(known)
-    share = (values - low) / spread if spread > 0 else np.where(np.isfinite(values), 0.5, np.nan)
-    places = np.where(np.isfinite(values), np.floor(share * (len(BLOCKS) - 1) + 0.5), 0).astype(int)
-    return "".join(
-        BLOCKS[place] if known else " " for place, known in zip(places, np.isfinite(values), strict=True)
-    )
+    low, spread = values[finite].min(), np.ptp(values[finite])
+    share = (values - low) / spread if spread > 0 else np.where(finite, 0.5, np.nan)
+    heights = np.where(finite, np.floor(share * (len(BLOCKS) - 1) + 0.5), 0).astype(int)
+    return "".join(BLOCKS[h] if is_finite else " " for h, is_finite in zip(heights, finite, strict=True))
 
 
 class _Phase:
-    """What is being done beside the training, and for how long; of the training only what lasts."""
+    """What is being done beside the iterations, and for how long. Iterations are shown if they are long."""
 
     def __init__(self) -> None:
         self.text, self._since = "compiling", time.monotonic()
@@ -119,7 +148,7 @@ class _Phase:
 
 
 class _TerminalLive(Live):
-    """A bar, and below it the return with its course, the health of the last iteration, and what follows."""
+    """A bar; below it the returns, the health of the last iteration, and what is being done."""
 
     def __init__(self, total_steps: int, bar: Bar, display: Display, dimensions: int):
         super().__init__(total_steps, dimensions)
@@ -150,7 +179,7 @@ class _TerminalLive(Live):
 
 
 def _health(metrics: Mapping[str, float | int | None], width: int, dimensions: int) -> RenderableType:
-    """Each of SHOWN with its value, and whether that is healthy; in two rows where one has no room."""
+    """Each metric of SHOWN, and whether its value is healthy; in two rows if one is too narrow."""
     cells = []
     for name, title in SHOWN.items():
         value = metrics.get(name)
@@ -169,7 +198,7 @@ def _health(metrics: Mapping[str, float | int | None], width: int, dimensions: i
 
 
 class _PlainLive(Live):
-    """One line for each tenth of the budget, and one now and then while a part of it lasts."""
+    """A line for each tenth of the budget, and now and then a line if one takes long."""
 
     def __init__(self, total_steps: int, file: TextOut, dimensions: int):
         super().__init__(total_steps, dimensions)
@@ -193,9 +222,11 @@ class _PlainLive(Live):
         print(text, file=self._file, flush=True)
 
     def _draw(self, steps: int, pace: str, mean: str, metrics: Mapping[str, float | int | None]) -> None:
-        sick = [f"{title} {BY_NAME[name].state(metrics, self._dimensions)}" for name, title in SHOWN.items()]
-        sick = [text for text in sick if text.endswith((" high", " low"))]
-        parts = [f"{steps:>9,} / {self._total:,} steps", pace, mean, ", ".join(sick)]
+        states = [
+            f"{title} {BY_NAME[name].state(metrics, self._dimensions)}" for name, title in SHOWN.items()
+        ]
+        unhealthy = [text for text in states if text.endswith((" high", " low"))]
+        parts = [f"{steps:>9,} / {self._total:,} steps", pace, mean, ", ".join(unhealthy)]
         line = "  ".join(part for part in parts if part)
         self.pulse.share = SHARE
         self.pulse.doing(line if metrics else "compiling")
@@ -207,7 +238,7 @@ class _PlainLive(Live):
 
 @contextmanager
 def live(total_steps: int, file: TextOut, dimensions: int = 1) -> Iterator[Live]:
-    """The view that suits ``file``. ``dimensions``: of an action, which bound what KL is healthy."""
+    """The view that suits ``file``. ``dimensions``: of an action; the healthy range of KL depends on them."""
     with ExitStack() as stack:
         if not file.isatty():
             view = _PlainLive(total_steps, file, dimensions)

@@ -1,4 +1,4 @@
-"""A run folder, read for people: all that was written of one training, and the command that repeats it."""
+"""A run folder, read: everything written about one training, and the command that repeats it."""
 
 import math
 import os
@@ -26,18 +26,18 @@ LARGEST = 2**20  # bytes of a summary
 
 
 class RecordError(PoiseError):
-    """A folder that holds no run."""
+    """The folder is not a run folder."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One training, as its folder tells it.
+    """One training, as read from its folder.
 
     Attributes:
         config: every option with its number.
-        options: what was asked for beside the learning, without the folder.
-        summary: ``summary.json``; empty where the training has not ended, or was killed.
-        rows: ``metrics.jsonl``.
+        options: what is done beside the learning, without the folder.
+        summary: ``summary.json``; empty if the training has not ended, or was killed.
+        rows: of ``metrics.jsonl``.
     """
 
     folder: Path
@@ -56,14 +56,14 @@ class Record:
         return self.column("steps")
 
     def column(self, name: str) -> Float[np.ndarray, " iterations"]:
-        """A metric over the iterations; NaN where there was nothing to measure, or it was not known yet."""
-        given = (row.get(name) for row in self.rows)
-        return np.array([np.nan if value is None else value for value in given], float)
+        """A metric over the iterations; NaN where nothing was measured or the metric did not exist yet."""
+        values = (row.get(name) for row in self.rows)
+        return np.array([np.nan if value is None else value for value in values], float)
 
     def command(self, **changes: Any) -> str:
-        """``poise train`` as it has to be typed for the same training, or one with ``changes``.
+        """The ``poise train`` command for the same training, or for one with ``changes``.
 
-        These are by dotted name, dots written as two underscores: ``ppo__clip=0.1``.
+        Changes are named like options, with two underscores for a dot: ``ppo__clip=0.1``.
         """
         config, usual = self.config, self.config.usual(self.spec)
         wanted = config.changes(self.spec) | {n.replace("__", "."): value for n, value in changes.items()}
@@ -77,26 +77,26 @@ class Record:
         return typed("poise", "train", self.env, *_options(options))
 
     def again(self) -> str:
-        """``command``, with what was asked for beside the learning."""
+        """``command`` with the options beside the learning."""
         usual = Options().to_dict()
-        asked = {name: value for name, value in self.options.to_dict().items() if value != usual[name]}
-        return typed(*shlex.split(self.command()), *_options(asked))
+        changed = {name: value for name, value in self.options.to_dict().items() if value != usual[name]}
+        return typed(*shlex.split(self.command()), *_options(changed))
 
 
 def _followed(config: Config, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What has its default number, and would follow the options that have not: to be typed as well."""
-    total, given = config.total_steps, options.get("ppo.num_steps")
+    """Options with a default number that one of ``options`` would change: the command needs them."""
+    total, num_steps = config.total_steps, options.get("ppo.num_steps")
     usual = {
-        "num_envs": defaults.shape(total, given, options.get("num_envs"))[1],
-        "ppo.num_steps": defaults.shape(total, given, config.num_envs)[0],
+        "num_envs": defaults.shape(total, num_steps, options.get("num_envs"))[1],
+        "ppo.num_steps": defaults.shape(total, num_steps, config.num_envs)[0],
         "ppo.minibatch_size": defaults.minibatch_size(total, config.rollout_size),
     }
-    mine = flat(config.to_dict())
-    return {name: mine[name] for name in usual if name not in options and mine[name] != usual[name]}
+    values = flat(config.to_dict())
+    return {name: values[name] for name in usual if name not in options and values[name] != usual[name]}
 
 
 def _options(values: Mapping[str, Any]) -> list[str]:
-    """As the command line takes them."""
+    """Options as words of a command line."""
     words: list[str] = []
     for name, value in values.items():
         group, dot, last = name.replace("_", "-").rpartition(".")
@@ -104,24 +104,24 @@ def _options(values: Mapping[str, Any]) -> list[str]:
             words.append(f"--{group}{dot}{'' if value else 'no-'}{last}")
         else:
             many = value if isinstance(value, tuple | list) else [value]
-            words += [f"--{group}{dot}{last}", *(f"{one}" for one in many)]
+            words += [f"--{group}{dot}{last}", *(f"{item}" for item in many)]
     return words
 
 
 def read_record(run: Path) -> Record:
-    """What the folder of a run says. Executes nothing of it.
+    """Reads the folder of a run. Executes nothing in it.
 
     Raises:
-        RecordError: it holds no run.
+        RecordError: it is not a run folder.
         CheckpointError, JournalError: a file of it is damaged.
     """
-    if not (found := checkpoints(run)):
-        raise RecordError(f"{run}: is no folder of a run (no checkpoints in it)")
-    manifest = read_manifest(found[0])
+    if not (folders := checkpoints(run)):
+        raise RecordError(f"{run}: is not a run folder (no checkpoints in it)")
+    manifest = read_manifest(folders[0])
     try:
         options = Options.from_dict(manifest.notes.get("options", {}))
     except (ConfigError, TypeError) as error:
-        raise CheckpointError(f"{found[0] / 'manifest.json'}: {error}") from error
+        raise CheckpointError(f"{folders[0] / 'manifest.json'}: {error}") from error
     return Record(
         folder=run,
         env=manifest.env,
@@ -136,7 +136,7 @@ def read_record(run: Path) -> Record:
 
 
 def read_summary(run: Path) -> dict[str, Any]:
-    """``summary.json``; empty where there is none. What is missing in it is None or empty.
+    """``summary.json``; empty if there is none. Missing entries are None or empty.
 
     Raises:
         FileError: it is damaged.
@@ -151,13 +151,13 @@ def read_summary(run: Path) -> dict[str, Any]:
     return summary
 
 
-def known_summary(told: Any) -> dict[str, Any]:
-    """What a training writes of itself, with all that somebody reads in its place.
+def known_summary(data: Any) -> dict[str, Any]:
+    """A summary in which every entry that poise reads exists and has the right type.
 
     Raises:
         ValueError, TypeError, KeyError, AttributeError: an entry is not what a training writes.
     """
-    summary = {**_UNKNOWN, **{name: value for name, value in dict(told).items() if value is not None}}
+    summary = {**_UNKNOWN, **{name: value for name, value in dict(data).items() if value is not None}}
     best = summary["best"]
     summary["evaluation"] = _score(summary["evaluation"])
     if best is not None:
@@ -182,19 +182,21 @@ _UNKNOWN: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _score(told: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """A score whose interval may not be known."""
-    if told is None:
+def _score(data: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A score. Its interval may be missing: then it is None."""
+    if data is None:
         return None
-    score = {"low": None, "high": None, **told}
+    score = {"low": None, "high": None, **data}
     _check_numbers(score, ("mean", "std", "episodes", "cut"), ("low", "high"))
     return score
 
 
-def _check_numbers(record: Mapping[str, Any], needed: tuple[str, ...], known: tuple[str, ...] = ()) -> None:
-    """``known``: those that may be missing or None."""
+def _check_numbers(
+    record: Mapping[str, Any], needed: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> None:
+    """Refuses entries that are not finite numbers. ``optional``: may also be missing or None."""
     values = {name: record[name] for name in needed}
-    values |= {name: value for name in known if (value := record.get(name)) is not None}
+    values |= {name: value for name in optional if (value := record.get(name)) is not None}
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ValueError(f"{name} is {value!r:.60}, should be a number")

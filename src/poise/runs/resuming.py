@@ -1,6 +1,7 @@
-"""From which checkpoint a run resumes, and whether it is the same training."""
+"""The checkpoint from which a run resumes, and whether it is of the same training."""
 
 import contextlib
+import dataclasses
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -15,8 +16,8 @@ from poise.config import Config
 from poise.runs.folders import status
 from poise.runs.journal import JournalError, cut, read_episodes
 from poise.runs.options import Options
-from poise.runs.recorder import PARTS, Past
 from poise.runs.records import read_summary
+from poise.runs.setup import PARTS, Past
 from poise.store.checkpoint import (
     CheckpointError,
     Manifest,
@@ -36,7 +37,7 @@ from poise.system.terminal import print
 
 @dataclass(frozen=True)
 class Usable:
-    """A checkpoint from which a training goes on."""
+    """A checkpoint from which a training can resume, and what it contains."""
 
     training: Training
     manifest: Manifest
@@ -45,8 +46,12 @@ class Usable:
 
 
 def newest_usable(run: Path, file: TextOut) -> Usable:
-    """The newest checkpoint that is whole and that the tables reach. Names those that are not."""
-    problem = CheckpointError(f"{run}: no checkpoint is kept there")
+    """The newest checkpoint that is complete and not longer than the tables. A line names each other one.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    problem = CheckpointError(f"{run}: it has no checkpoints")
     for folder in checkpoints(run):
         try:
             return _usable(run, folder)
@@ -57,20 +62,21 @@ def newest_usable(run: Path, file: TextOut) -> Usable:
 
 
 def _usable(run: Path, folder: Path) -> Usable:
-    """
+    """One checkpoint, checked.
+
     Raises:
-        CheckpointError, JournalError: it is not usable.
+        CheckpointError, JournalError: it cannot be used.
     """
     training, manifest = load_training(folder)
     if folder != step_folder(run, manifest.steps):
-        raise CheckpointError(f"{folder}: is of step {manifest.steps:,}")
+        raise CheckpointError(f"{folder}: contains the checkpoint of step {manifest.steps:,}")
     past, options = _past(training, manifest, folder)
     cut(run, past.position, check=True)
     return Usable(training, manifest, past, options)
 
 
 def unusable(place: Path) -> Iterator[str]:
-    """A line for each checkpoint below a folder that is newer than the newest usable one of its run."""
+    """A line for each checkpoint under a folder that cannot be used and is newer than the one that can."""
     for run in runs_under(place):
         if status(run) == "finished":
             continue
@@ -82,48 +88,48 @@ def unusable(place: Path) -> Iterator[str]:
                 yield f"{run}: {folder.name} cannot be used: {error}"
 
 
-def take_up(run: Path, past: Past) -> None:
-    """Puts the folder back to where the checkpoint was made."""
+def take_up(run: Path, past: Past) -> Past:
+    """Restores the folder to what it was when the checkpoint was made. Returns ``past`` with its episodes."""
     clear_leftovers(run)
     for newer in checkpoints(run):
-        if int(newer.name) > past.steps:  # which cannot be used, and is not deleted either
+        if int(newer.name) > past.steps:  # it cannot be used, but is not deleted
             names = (f"unusable-{newer.name}{suffix}" for suffix in ["", *(f"-{i}" for i in range(2, 1000))])
             newer.rename(next(path for n in names if not os.path.lexists(path := newer.with_name(n))))
     cut(run, past.position)
     (run / "summary.json").unlink(missing_ok=True)
-    past.episodes = read_episodes(run, most=None)
+    return dataclasses.replace(past, episodes=read_episodes(run, most=None))
 
 
 def _past(training: Training, manifest: Manifest, folder: Path) -> tuple[Past, Options]:
-    """What the notes of a checkpoint say.
+    """Past and options in the notes of a checkpoint.
 
     Raises:
-        CheckpointError: they say what cannot be.
+        CheckpointError: the notes are damaged.
     """
     notes = manifest.notes
     try:
-        given = {"film": 0.0, **notes["seconds"]}  # which was a part of "log"
-        seconds = {part: float(given[part]) for part in (*PARTS, "total")}
-        (paced, pace), chosen = notes["pace"], notes["candidates"]
+        measured = {"film": 0.0, **notes["seconds"]}  # earlier versions counted the film as "log"
+        seconds = {part: float(measured[part]) for part in (*PARTS, "total")}
+        (pace_steps, pace_seconds), scores = notes["pace"], notes["candidates"]
         physics = None if notes["physics"] is None else float(notes["physics"])
-        if len(chosen) != len(training.candidates) or len(chosen) > PLACES:
-            raise ValueError(f"{len(chosen)} candidates")
+        if len(scores) != len(training.candidates) or len(scores) > PLACES:
+            raise ValueError(f"{len(scores)} candidates")
         candidates = tuple(
             Candidate(int(steps), float(mean), agent)
-            for (steps, mean), agent in zip(chosen, training.candidates, strict=True)
+            for (steps, mean), agent in zip(scores, training.candidates, strict=True)
         )
         options = Options.from_dict(notes["options"])
         past = Past(
             steps=manifest.steps,
             seconds=seconds,
             physics=physics,
-            pace=(int(paced), float(pace)),
+            pace=(int(pace_steps), float(pace_seconds)),
             exact=bool(notes["exact"]),
             resumed=int(notes["resumed"]) + 1,
             crashes=int(notes["crashes"]),
             candidates=candidates,
             position=dict(notes["logs"]),
-            made_with=tuple(_machine(one) for one in notes.get("made_with", ())),
+            made_with=tuple(_machine(machine) for machine in notes.get("made_with", ())),
         )
         return past, options
     except ConfigError as error:
@@ -132,24 +138,23 @@ def _past(training: Training, manifest: Manifest, folder: Path) -> tuple[Past, O
         raise CheckpointError(f"{folder / 'manifest.json'}: is damaged: {error!r:.200}") from error
 
 
-def _machine(told: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``machine.made_with`` said, as a checkpoint tells it."""
-    versions = {str(name): str(version) for name, version in told["versions"].items()}
+def _machine(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of ``machine.made_with`` in the notes of a checkpoint."""
+    versions = {str(name): str(version) for name, version in data["versions"].items()}
     return {
-        "fingerprint": str(told["fingerprint"]),
-        "processor": str(told["processor"]),
+        "fingerprint": str(data["fingerprint"]),
+        "processor": str(data["processor"]),
         "versions": versions,
     }
 
 
-def compare_machines(past: Past, file: TextOut) -> None:
-    """Says it where versions or processor are not those of the checkpoint: the bits may be others then."""
-    mine = made_with()
-    if not past.made_with or past.made_with[-1]["fingerprint"] == mine["fingerprint"]:
-        return
-    before, now = ({"processor": one["processor"], **one["versions"]} for one in (past.made_with[-1], mine))
+def same_machine(past: Past, file: TextOut) -> bool:
+    """Whether versions and processor are those of the checkpoint. If not, a line says what differs."""
+    machine = made_with()
+    if not past.made_with or past.made_with[-1]["fingerprint"] == machine["fingerprint"]:
+        return True
+    before, now = ({"processor": m["processor"], **m["versions"]} for m in (past.made_with[-1], machine))
     changed = [f"{n} {now[n]} (was {before.get(n)})" for n in now if before.get(n) != now[n]]
-    past.exact = False
     what = ", ".join(changed) or "another system, or number of threads"
     print(
         f"not exact: the checkpoint was made with other versions or on another processor: {what}; from here "
@@ -157,43 +162,44 @@ def compare_machines(past: Past, file: TextOut) -> None:
         file=file,
         flush=True,
     )
+    return False
 
 
-def difference(manifest: Manifest, found: envs.Resolved, config: Config, options: Options) -> str | None:
-    """In what the training of a checkpoint differs from this one; None where it is the same.
+def difference(manifest: Manifest, task: envs.Resolved, config: Config, options: Options) -> str | None:
+    """The first difference between the training of a checkpoint and this one; None if they are the same.
 
     Raises:
         CheckpointError: the options in it cannot be read.
     """
     theirs: dict[str, Any] = {"env": manifest.env, "backend": manifest.backend}
-    mine: dict[str, Any] = {"env": found.id, "backend": found.backend}
+    ours: dict[str, Any] = {"env": task.id, "backend": task.backend}
     try:
         theirs |= Options.from_dict(manifest.notes["options"]).to_dict()
     except (ConfigError, KeyError, TypeError) as error:
         raise CheckpointError(f"the options of step {manifest.steps:,}: {error!r:.200}") from error
-    theirs, mine = theirs | flat(manifest.config.to_dict()), mine | options.to_dict()
-    with contextlib.suppress(ConfigError):  # of another environment: it has no such numbers
-        mine |= flat(config.settled(manifest.spec).to_dict())
-    differing = [name for name in theirs | mine if theirs.get(name) != mine.get(name)]
+    theirs, ours = theirs | flat(manifest.config.to_dict()), ours | options.to_dict()
+    with contextlib.suppress(ConfigError):  # the numbers cannot be derived for another environment
+        ours |= flat(config.settled(manifest.spec).to_dict())
+    differing = [name for name in theirs | ours if theirs.get(name) != ours.get(name)]
     return f"{differing[0]} = {theirs.get(differing[0])!r:.60}" if differing else None
 
 
-def finished(folder: Path, found: envs.Resolved, config: Config, options: Options) -> dict[str, Any] | None:
-    """The summary of a training that ended there; None where none did, or another one.
+def finished(folder: Path, task: envs.Resolved, config: Config, options: Options) -> dict[str, Any] | None:
+    """The summary of this training if it has finished in ``folder``; otherwise None.
 
-    What it was is read in its newest checkpoint or, where none can be read, in ``config.json``.
+    It is compared with the newest checkpoint there or, if none can be read, with ``config.json``.
     """
     if status(folder) != "finished":
         return None
     summary = read_summary(folder)
-    for kept in checkpoints(folder):
+    for checkpoint in checkpoints(folder):
         with contextlib.suppress(CheckpointError):
-            return None if difference(read_manifest(kept), found, config, options) else summary
+            return None if difference(read_manifest(checkpoint), task, config, options) else summary
     try:
         data = dict(read_json(folder / "config.json"))
         theirs = {"env": data.pop("env"), "backend": data.pop("backend"), **flat(data)}
     except (FileError, KeyError, TypeError, ValueError):
         return None
-    mine = {"env": found.id, "backend": found.backend, **flat(json.loads(json.dumps(config.to_dict())))}
-    same = all(theirs.get(name) == value for name, value in mine.items() if value is not None)
+    ours = {"env": task.id, "backend": task.backend, **flat(json.loads(json.dumps(config.to_dict())))}
+    same = all(theirs.get(name) == value for name, value in ours.items() if value is not None)
     return summary if same else None

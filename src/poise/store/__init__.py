@@ -1,1 +1,1 @@
-"""Bytes on disk: checkpoints, and every file that is opened or written."""
+"""Bytes on disk: checkpoints, and how every file is opened and written."""

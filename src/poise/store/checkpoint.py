@@ -1,13 +1,12 @@
-"""Arrays and what describes them, kept on disk without a line of code in them.
+"""Checkpoints: arrays and their description on disk, without any code.
 
-A checkpoint is a folder: ``manifest.json`` and the safetensors files it names, each with its SHA-256.
-It is written under another name, synced, and renamed when it is whole, so a folder that has the right name
-is complete. Reading one opens plain files inside of it and nothing else, and never more of a file than its
-place can need.
+A checkpoint is a folder: ``manifest.json`` and the safetensors files that it names, each with its SHA-256.
+It is written under another name, synced, and renamed when it is complete. So a folder with the name of a
+checkpoint is complete. To read one, only plain files inside of it are opened, and no more bytes are read than
+the file can need.
 """
 
 import contextlib
-import hashlib
 import itertools
 import json
 import os
@@ -16,45 +15,38 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import equinox as eqx
 import numpy as np
 from safetensors.numpy import save
 
-from poise import envs
 from poise.algo.networks import Policy, ValueFunction
 from poise.algo.normalize import Normalizer
 from poise.algo.state import TrainState, state_shapes
 from poise.arrays import ArraysError, filled, fitted, named, part, prefixed, shapes_with_origin
-from poise.config import Config
-from poise.errors import PoiseError
-from poise.spec import Spec
-from poise.store.files import FileError, parse_json, read_text, remove_leftovers, sum_of
+from poise.store.files import FileError, remove_leftovers, sum_of
+from poise.store.manifest import CheckpointError, Manifest, read_with_files
+from poise.store.manifest import manifest_sum as manifest_sum
+from poise.store.manifest import read_manifest as read_manifest
 from poise.store.tensors import Described, read_arrays
 
-SCHEMA = 2
 AGENT = "agent.safetensors"
 TRAINING = "training.safetensors"
 BEST = "best"
-REPLACED = "replaced-"  # begins the name of a folder in a run folder: what was there before
+REPLACED = "replaced-"  # prefix of folders in a run folder that hold an earlier training
 KEPT = 3  # newest checkpoints of a run
-LARGEST_MANIFEST = 2**20  # bytes
 LARGEST_FILE = 2**31
 MOST_CANDIDATES = 8
-LARGEST_WORLD = 2**25  # bytes of one environment, without the actions that it is to repeat
+LARGEST_WORLD = 2**25  # bytes of one environment, without the actions that a resume repeats
 
 _attempts = itertools.count()
 
 Which = Literal["last", "best"]
 
 
-class CheckpointError(FileError):
-    """A folder that holds no agent, or one that was changed or damaged. Names file and reason."""
-
-
 class Trained(eqx.Module):
-    """What acts and judges: the networks, and the statistics of what they were trained on."""
+    """An agent: its networks, and the statistics that normalize their inputs."""
 
     policy: Policy
     value: ValueFunction
@@ -66,23 +58,13 @@ class Trained(eqx.Module):
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """Everything about a checkpoint that is no array. ``notes``: what the run adds, as JSON holds it."""
-
-    env: str
-    backend: envs.Backend
-    steps: int
-    spec: Spec
-    config: Config
-    notes: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Training:
-    """All that a training needs to go on, beside the manifest.
+    """All that a training needs to resume, beside the manifest.
 
-    ``state`` is None before the first iteration: then all is a function of the configuration.
-    ``candidates``: the agents of which the best is chosen at the end.
+    Attributes:
+        state: the learner's state; None before the first iteration, when it follows from the configuration.
+        world: the snapshot of the environments.
+        candidates: the agents from which the best is chosen at the end.
     """
 
     state: TrainState | None = None
@@ -95,10 +77,11 @@ def step_folder(run: Path, steps: int) -> Path:
 
 
 def save_training(run: Path, training: Training, manifest: Manifest) -> Path:
-    """Writes ``run/checkpoints/<steps>``, reads it back, and drops those before the newest few.
+    """Writes ``run/checkpoints/<steps>``, reads it back, and removes all but the newest few.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; the checkpoints before it are as they were.
+        OSError: the disk is full or the folder cannot be written; the earlier checkpoints are unchanged.
+        CheckpointError: a file that was read back differs from what was written.
     """
     files: dict[str, bytes] = {}
     if training.state is not None:
@@ -107,11 +90,11 @@ def save_training(run: Path, training: Training, manifest: Manifest) -> Path:
             rest |= prefixed(f"candidate.{i}", named(candidate))
         files = {AGENT: _packed(agent), TRAINING: _packed(rest | prefixed("world", training.world))}
     folder = _write_folder(step_folder(run, manifest.steps), files, manifest)
-    for name, entry in _read_manifest(folder)[1].items():
+    for name, entry in read_with_files(folder)[1].items():
         if sum_of(folder / name) != entry["sha256"]:
             raise CheckpointError(f"{folder / name}: is not what was written (its SHA-256 differs)")
     for stale in checkpoints(run)[KEPT:]:
-        # not under its own name: a folder that has that is whole, also if this is the last that is done
+        # Renamed first: a folder with a checkpoint's name is complete, also if we are killed here.
         going = stale.with_name(f"tmp-{os.getpid()}-{next(_attempts)}-{stale.name}")
         stale.rename(going)
         shutil.rmtree(going, ignore_errors=True)
@@ -119,25 +102,25 @@ def save_training(run: Path, training: Training, manifest: Manifest) -> Path:
 
 
 def save_best(run: Path, trained: Trained, manifest: Manifest) -> Path:
-    """Writes ``run/checkpoints/best``: an agent, without what a training needs."""
+    """Writes ``run/checkpoints/best``: an agent, without the state of a training."""
     return _write_folder(run / "checkpoints" / BEST, {AGENT: _packed(named(trained))}, manifest)
 
 
 def _in_state(agent: Mapping[str, Any]) -> dict[str, Any]:
-    """The arrays of an agent under the names that they have in a state."""
+    """The arrays of an agent, renamed as in a state."""
     learned = ("policy", "value")
     return {f"learner.{n}" if n.split(".")[0] in learned else n: leaf for n, leaf in agent.items()}
 
 
 def _split(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Of a state: what belongs to the agent, and the rest."""
+    """The arrays of a state: those of the agent, and the others."""
     agent = named(Trained.of(state))
     shared = _in_state(agent)
     return agent, {name: leaf for name, leaf in named(state).items() if name not in shared}
 
 
 def _joined(agent: Trained, rest: Mapping[str, Any], manifest: Manifest) -> TrainState:
-    """The state of which these are the parts."""
+    """The state with these arrays; the inverse of ``_split``."""
     shared = _in_state(named(agent))
     if twice := sorted(shared.keys() & rest.keys()):
         raise ArraysError(f"array {twice[0]} belongs to nothing")
@@ -146,32 +129,19 @@ def _joined(agent: Trained, rest: Mapping[str, Any], manifest: Manifest) -> Trai
 
 
 def _packed(arrays: Mapping[str, Any]) -> bytes:
-    # safetensors writes an array's memory as it lies, so it has to lie in order
+    # safetensors writes the memory of an array without regard to its strides.
     return save({name: np.asarray(leaf, order="C") for name, leaf in arrays.items()})
 
 
 def _write_folder(folder: Path, files: Mapping[str, bytes], manifest: Manifest) -> Path:
-    described = {
-        "schema": SCHEMA,
-        "env": manifest.env,
-        "backend": manifest.backend,
-        "steps": manifest.steps,
-        "spec": manifest.spec.to_dict(),
-        "config": manifest.config.to_dict(),
-        "notes": manifest.notes,
-        "files": {
-            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            for name, data in files.items()
-        },
-    }
-    described["sha256"] = manifest_sum(described)
-    place = f"tmp-{os.getpid()}-{next(_attempts)}"  # one that was interrupted may have left its own
+    content = manifest.content(files)
+    place = f"tmp-{os.getpid()}-{next(_attempts)}"  # an interrupted attempt may have left a folder
     fresh, old = folder.with_name(f"{place}-{folder.name}"), folder.with_name(f"{place}-old-{folder.name}")
     try:
         fresh.mkdir(parents=True)
         for name, data in files.items():
             _write(fresh / name, data)
-        _write(fresh / "manifest.json", (json.dumps(described, indent=2) + "\n").encode())
+        _write(fresh / "manifest.json", (json.dumps(content, indent=2) + "\n").encode())
         _sync(fresh)
         if folder.is_symlink():
             folder.unlink()
@@ -179,17 +149,11 @@ def _write_folder(folder: Path, files: Mapping[str, bytes], manifest: Manifest) 
             folder.rename(old)
         fresh.rename(folder)
         _sync(folder.parent)
-    except BaseException:  # raised again: an interrupt leaves no half of it either
+    except BaseException:  # raised again: an interrupt must leave no incomplete folder either
         shutil.rmtree(fresh, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)
     return folder
-
-
-def manifest_sum(described: Mapping[str, Any]) -> str:
-    """SHA-256 of what a manifest says, its own sum left out. JSON's spaces do not count."""
-    rest = {name: value for name, value in described.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -200,7 +164,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Has the names in a folder reach the disk; where none can be opened (Windows), they do so later."""
+    """Waits until the names in a folder are on the disk. Windows opens no folders: nothing is done there."""
     with contextlib.suppress(PermissionError):
         opened = os.open(folder, os.O_RDONLY)
         try:
@@ -210,7 +174,7 @@ def _sync(folder: Path) -> None:
 
 
 def clear_leftovers(run: Path) -> None:
-    """Removes what processes left that were ended while they wrote. The run must be this process's own."""
+    """Removes incomplete files of processes that were killed. This process must have claimed the run."""
     remove_leftovers(run)
     for stale in (run / "checkpoints").glob("tmp-*"):
         if not stale.is_symlink():
@@ -218,22 +182,22 @@ def clear_leftovers(run: Path) -> None:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The checkpoint folders of a run, the newest first. Links are none."""
+    """The checkpoint folders of a run, the newest first, without links."""
     parent = run / "checkpoints"
     if parent.is_symlink() or not parent.is_dir():
         return []
-    found = (p for p in parent.iterdir() if re.fullmatch(r"[0-9]{12}", p.name))
-    return sorted((p for p in found if p.is_dir() and not p.is_symlink()), key=lambda p: p.name, reverse=True)
+    named = (p for p in parent.iterdir() if re.fullmatch(r"[0-9]{12}", p.name))
+    return sorted((p for p in named if p.is_dir() and not p.is_symlink()), key=lambda p: p.name, reverse=True)
 
 
 def runs_under(place: Path) -> list[Path]:
-    """The run folders in a folder, and itself where it is one; not those that were set aside."""
-    found = (path.parent for path in place.glob("**/checkpoints"))
-    return sorted(run for run in found if not run.name.startswith(REPLACED))
+    """The run folders in a folder, itself included, without those that were set aside."""
+    runs = (path.parent for path in place.glob("**/checkpoints"))
+    return sorted(run for run in runs if not run.name.startswith(REPLACED))
 
 
 def agent_folder(run: Path, which: Which = "last") -> Path:
-    """The newest agent of a run folder, or its best; or the folder itself if it is a checkpoint.
+    """The checkpoint with a run's newest or best agent. ``run`` may itself be a checkpoint.
 
     Raises:
         CheckpointError: there is none.
@@ -249,45 +213,36 @@ def agent_folder(run: Path, which: Which = "last") -> Path:
                 f"{run}: no best agent is kept there; one is chosen when a training ends and is evaluated"
             )
         return best
-    found = checkpoints(run)
-    if not found:
+    folders = checkpoints(run)
+    if not folders:
         raise CheckpointError(f"{run}: no agent is kept there (no checkpoints/<steps>/manifest.json)")
-    if found[0] == step_folder(run, 0):
+    if folders[0] == step_folder(run, 0):
         raise CheckpointError(f"{run}: no agent is kept there yet (its first iteration has not ended)")
-    return found[0]
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """What the manifest of a checkpoint says.
-
-    Raises:
-        CheckpointError: it is missing, changed, damaged, or of another schema.
-    """
-    return _read_manifest(folder)[0]
+    return folders[0]
 
 
 def load_agent(folder: Path) -> tuple[Trained, Manifest]:
-    """The agent of a checkpoint. Reads two files of ``folder`` and runs nothing of them.
+    """The agent of a checkpoint. Reads two files of ``folder`` and executes nothing in them.
 
     Raises:
         CheckpointError: a file is missing, changed, damaged, or of another schema.
     """
-    manifest, files = _read_manifest(folder)
+    manifest, files = read_with_files(folder)
     return _read_agent(folder, manifest, files), manifest
 
 
 def load_training(folder: Path) -> tuple[Training, Manifest]:
-    """What ``save_training`` wrote. Reads three files of ``folder`` and runs nothing of them.
+    """What ``save_training`` wrote. Reads three files of ``folder`` and executes nothing in them.
 
-    Whether ``world`` is of the environment is checked when it is restored.
+    Whether ``world`` fits the environment is checked when it is restored.
 
     Raises:
         CheckpointError: a file is missing, changed, damaged, or of another schema.
     """
-    manifest, files = _read_manifest(folder)
+    manifest, files = read_with_files(folder)
     if not files:
         if manifest.steps:
-            raise CheckpointError(f"{folder / 'manifest.json'}: names no files")
+            raise CheckpointError(f"{folder / 'manifest.json'}: does not name its files")
         return Training(), manifest
     trained = _read_agent(folder, manifest, files)
     path = folder / TRAINING
@@ -301,7 +256,7 @@ def load_training(folder: Path) -> tuple[Training, Manifest]:
         state = _joined(trained, rest, manifest)
         steps = int(state.iteration) * manifest.config.rollout_size
         if steps != manifest.steps or state.iteration < 1:
-            raise ArraysError(f"iteration {int(state.iteration)} is not of {manifest.steps} steps")
+            raise ArraysError(f"iteration {int(state.iteration)} does not end at step {manifest.steps}")
     return Training(state, world, candidates), manifest
 
 
@@ -318,25 +273,25 @@ def _read_agent(folder: Path, manifest: Manifest, files: Mapping[str, Any]) -> T
 
 
 def _fit_training(described: Mapping[str, Described], manifest: Manifest) -> None:
-    """Whether these can be the arrays of a training: its own, those of candidates, and those of a world.
+    """Checks the arrays of a training: its own, those of candidates, and those of its world.
 
-    What a world has is known only when its environment is made. Until then its size has to be possible.
+    The arrays of a world are known only when its environment is made. Until then only their size is checked.
 
     Raises:
-        ArraysError: they cannot be.
+        ArraysError: they do not fit the configuration.
     """
     world = sum(array.nbytes for array in part("world", described).values())
     actions = 16 * manifest.steps * (manifest.spec.action_size + 1)  # at most those of all steps
     if world > (most := LARGEST_WORLD * manifest.config.shape[1] + actions):
-        raise ArraysError(f"the arrays of its world have {world:,} bytes, at most {most:,} are possible")
+        raise ArraysError(f"the arrays of its world have {world:,} bytes, should have at most {most:,}")
     shapes = _state_shapes(manifest)
-    _, mine = _split(shapes)
+    _, expected = _split(shapes)
     agent = Trained.of(shapes)
-    fitted(mine, {n: a for n, a in described.items() if n.split(".")[0] not in ("world", "candidate")})
+    fitted(expected, {n: a for n, a in described.items() if n.split(".")[0] not in ("world", "candidate")})
     candidates = part("candidate", described)
     numbers = {name.partition(".")[0] for name in candidates}
     if len(numbers) > MOST_CANDIDATES or numbers != {str(i) for i in range(len(numbers))}:
-        raise ArraysError(f"candidates {', '.join(sorted(numbers)):.60} cannot be")
+        raise ArraysError(f"candidates {', '.join(sorted(numbers)):.60}: invalid numbers")
     for number in numbers:
         own = part(number, candidates)
         fitted(named(shapes_with_origin(agent, own)), own)
@@ -344,7 +299,7 @@ def _fit_training(described: Mapping[str, Described], manifest: Manifest) -> Non
 
 def _state_shapes(manifest: Manifest) -> TrainState:
     """Shapes and dtypes of the state that the configuration describes; no array is made."""
-    return state_shapes(manifest.spec, manifest.config.settled(manifest.spec))
+    return state_shapes(manifest.spec, manifest.config)
 
 
 def _agent_shapes(manifest: Manifest) -> Trained:
@@ -354,12 +309,12 @@ def _agent_shapes(manifest: Manifest) -> Trained:
 
 @contextlib.contextmanager
 def _named_errors(path: Path) -> Iterator[None]:
-    """What does not fit is said with the file's name."""
+    """Adds the file's name to errors about its arrays."""
     try:
         yield
     except ArraysError as error:
         raise CheckpointError(f"{path}: does not fit its configuration: {error}") from error
-    except (ValueError, TypeError, OverflowError) as error:  # shapes beyond what arrays can have
+    except (ValueError, TypeError, OverflowError) as error:  # shapes that no array can have
         raise CheckpointError(f"{path}: its configuration describes no network: {error}") from error
 
 
@@ -367,41 +322,15 @@ def _arrays(
     path: Path, files: Mapping[str, Any], check: Callable[[Mapping[str, Described]], None]
 ) -> dict[str, np.ndarray]:
     try:
-        return read_arrays(path, _told_sum(path, files.get(path.name)), LARGEST_FILE, check)
+        return read_arrays(path, _sum_in_manifest(path, files.get(path.name)), LARGEST_FILE, check)
     except CheckpointError:
         raise
     except FileError as error:
         raise CheckpointError(str(error)) from error
 
 
-def _told_sum(path: Path, entry: Any) -> Any:
-    """The SHA-256 that a manifest gives for a file of its folder."""
+def _sum_in_manifest(path: Path, entry: Any) -> Any:
+    """The SHA-256 of a file in the folder, as its manifest has it."""
     if not isinstance(entry, Mapping):
-        raise CheckpointError(f"{path.parent / 'manifest.json'}: names no {path.name}")
+        raise CheckpointError(f"{path.parent / 'manifest.json'}: does not name {path.name}")
     return entry.get("sha256")
-
-
-def _read_manifest(folder: Path) -> tuple[Manifest, Mapping[str, Any]]:
-    path = folder / "manifest.json"
-    try:
-        data = parse_json(read_text(path, LARGEST_MANIFEST))
-        if data["schema"] != SCHEMA:
-            raise CheckpointError(f"{path}: schema {data['schema']!r}; this poise reads schema {SCHEMA}")
-        if data["sha256"] != manifest_sum(data):
-            raise CheckpointError(f"{path}: is not what was saved (its SHA-256 differs)")
-        config, spec = Config.from_dict(data["config"]), Spec.from_dict(data["spec"])
-        config.check_against(spec)
-        env, backend, steps, notes = data["env"], data["backend"], data["steps"], data["notes"]
-        if not (isinstance(env, str) and isinstance(steps, int) and steps >= 0):
-            raise CheckpointError(f"{path}: env {env!r:.60} or steps {steps!r:.60} is none")
-        if not isinstance(backend, str) or backend not in get_args(envs.Backend):
-            raise CheckpointError(f"{path}: backend {backend!r:.60} is none")
-        if not isinstance(notes, Mapping) or not isinstance(data["files"], Mapping):
-            raise CheckpointError(f"{path}: is damaged: notes or files is no object")
-        return Manifest(env, cast(envs.Backend, backend), steps, spec, config, notes), data["files"]
-    except CheckpointError:
-        raise
-    except PoiseError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
-        raise CheckpointError(f"{path}: is damaged: {error!r:.200}") from error

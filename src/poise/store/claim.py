@@ -1,4 +1,4 @@
-"""A run folder belongs to the one process that trains into it."""
+"""Only one process at a time trains into a run folder."""
 
 import contextlib
 import importlib.util
@@ -14,30 +14,30 @@ LOCK = ".lock"
 
 
 class ClaimError(PoiseError):
-    """A run that another process is training."""
+    """Another process is training the run, or the run cannot be claimed."""
 
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Within, no other process can claim ``folder``. The system takes the claim back when a process ends.
+    """While the context is open, no other process can claim ``folder``. The claim ends with the process.
 
-    The claim is a lock on a file that nobody can open who cannot write the folder. Up to version 0.1 it was a
-    lock on the folder itself, which everybody can hold who may read it. So that lock counts only where there
-    is no such file yet: a process of that version may be training there. It is taken as well where it is
-    free, so that such a process does not begin beside this one.
+    The claim is a lock on a file that only processes with write access to the folder can open. Up to version
+    0.1 it was a lock on the folder itself, which every process with read access can take. So the lock on the
+    folder counts only if the file does not exist yet: a process of that version may be training there. This
+    process takes both locks, so that a process of that version does not start beside it.
 
-    Where there are no such locks (Windows, some network disks), nothing is done.
+    On systems without such locks (Windows, some network disks) nothing is done.
 
     Raises:
-        ClaimError: another process has it, or it cannot be had.
+        ClaimError: another process has the claim, or the lock file cannot be opened.
         OSError: the disk is full.
     """
     if not importlib.util.find_spec("fcntl"):  # on Windows
         yield
         return
     with contextlib.ExitStack() as stack:
-        known = (folder / LOCK).exists()
-        if not _locked(_opened(folder, stack)) and not known:
+        has_file = (folder / LOCK).exists()
+        if not _locked(_opened(folder, stack)) and not has_file:
             raise ClaimError(f"{folder}: another process is training it")
         if not _locked(_opened(folder / LOCK, stack)):
             raise ClaimError(f"{folder}: another process is training it")
@@ -45,20 +45,20 @@ def claimed(folder: Path) -> Iterator[None]:
 
 
 def _locked(opened: int) -> bool:
-    """Whether the lock is ours now."""
+    """Takes the lock if it is free. Whether this process has it."""
     import fcntl
 
     try:
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a disk that knows no locks
+    except OSError:  # the disk does not support locks
         pass
     return True
 
 
 def _opened(path: Path, stack: contextlib.ExitStack) -> int:
-    """The folder, or the file in it, which who can write the folder can open, and nobody else."""
+    """Opens the folder, or the lock file in it, until ``stack`` closes."""
     try:
         if path.name != LOCK:
             opened = os.open(path, os.O_RDONLY)
@@ -76,8 +76,8 @@ def _opened(path: Path, stack: contextlib.ExitStack) -> int:
 
 
 def _open_to_writers(opened: int, folder: Path) -> None:
-    """Where a group, or everybody, can write the folder, they can train in it as well."""
+    """Lets everybody open the lock file who can write the folder: they may train in it."""
     allowed = stat.S_IMODE(folder.stat().st_mode)
     mode = 0o600 | (0o060 if allowed & 0o020 else 0) | (0o006 if allowed & 0o002 else 0)
-    with contextlib.suppress(OSError):  # somebody else's
+    with contextlib.suppress(OSError):  # the file belongs to another user
         os.fchmod(opened, mode)

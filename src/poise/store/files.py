@@ -1,10 +1,10 @@
-"""The files of a run folder: how they are read, and how they are written.
+"""How the files of a run folder are read and written.
 
-A folder may be a stranger's. So a file is read only where it is a plain one, of a size that it can have;
-and what is written is never written through a link, a pipe or a device that lies under its name. A file is
-there whole or not at all, but for those that grow (``append_to``).
+A folder may come from a stranger. So only plain files of a possible size are read, and nothing is written
+through a link, a pipe or a device. A file is written completely or not at all, except those that grow
+(``append_to``).
 
-Where the system knows no ``O_NOFOLLOW`` (Windows), links are followed.
+On systems without ``O_NOFOLLOW`` (Windows), links are followed.
 """
 
 import contextlib
@@ -33,30 +33,31 @@ _LEFTOVER = re.compile(r"(?:.*\.)?tmp-[0-9a-f]{16}")
 
 
 class FileError(PoiseError):
-    """A file that is not what it has to be. Names the file and the reason."""
+    """A file is missing, invalid or damaged. The message names the file and the reason."""
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether the disk is full, or what the user may write on it is used up."""
+    """Whether the disk is full, or the user's quota on it is used up."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def check_room(path: Path, error: OSError) -> None:
-    """
+    """Raises the right error if ``path`` could not be written because the disk is full.
+
     Raises:
-        StorageError: that is why ``path`` could not be written.
+        StorageError: the disk is full.
     """
     if is_full(error):
         raise StorageError(f"{path}: the disk is full ({error.strerror}); make room and try again") from error
 
 
 def _flags(*names: str) -> int:
-    """Of these flags, those that the system knows."""
+    """These flags together, without those that the system does not have."""
     return sum(getattr(os, name, 0) for name in names)
 
 
 def open_plain(path: Path, flags: int, mode: int = 0o666) -> int:
-    """Opens a plain file, and nothing else; ``open`` makes a file of what is returned.
+    """Opens a plain file and nothing else. ``open`` makes a file object of the result.
 
     Raises:
         FileError: it is a link, or is not a plain file.
@@ -64,7 +65,7 @@ def open_plain(path: Path, flags: int, mode: int = 0o666) -> int:
     """
     try:
         opened = os.open(path, flags | _flags("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY", "O_CLOEXEC"), mode)
-    except ValueError as error:  # a name that holds a zero
+    except ValueError as error:  # a name with a zero byte
         raise FileError(f"{path}: cannot be opened: {error}") from error
     except OSError as error:
         if path.is_symlink():
@@ -79,10 +80,10 @@ def open_plain(path: Path, flags: int, mode: int = 0o666) -> int:
 
 
 def open_to_write(path: Path, flags: int = 0) -> int:
-    """``open_plain`` to read and write a file that has no other name.
+    """``open_plain`` to read and write a file without hard links.
 
-    A hard link may be outside of the folder, or in a copy that is to stay as it is. Where there is one, a
-    copy of the file takes its place first.
+    A hard link may be outside of the folder, or in a copy that must not change. If there is one, the file is
+    first replaced by a copy.
     """
     with contextlib.suppress(FileNotFoundError):
         if os.lstat(path).st_nlink > 1:
@@ -92,7 +93,7 @@ def open_to_write(path: Path, flags: int = 0) -> int:
 
 
 def read_plain(path: Path, most: int) -> bytes:
-    """The bytes of a plain file: no link, no pipe, no device, and no more than ``most``.
+    """The bytes of a plain file, at most ``most``. Links, pipes and devices are refused.
 
     Raises:
         FileError: it is something else, too large, or cannot be read.
@@ -133,7 +134,7 @@ def read_text(path: Path, most: int) -> str:
 
 
 def read_lines(path: Path, most: int | None, longest: int = LONGEST_LINE) -> Iterator[str]:
-    """The lines of a plain file of UTF-8, one by one, without their ends. ``most``: bytes of all.
+    """The lines of a plain UTF-8 file, one by one, without their ends. ``most``: bytes of the file.
 
     Raises:
         FileError: as ``read_text``, or a line has more than ``longest`` bytes.
@@ -160,7 +161,7 @@ def _check_length(path: Path, number: int, line: bytes, longest: int) -> None:
 
 
 def read_cells(path: Path, most: int | None = LARGEST_TABLE) -> Iterator[list[str]]:
-    """The cells of each row of a plain CSV file, the names of its columns first. ``most``: bytes of all.
+    """The cells of each row of a plain CSV file, the names of its columns first. ``most``: bytes of the file.
 
     Raises:
         FileError: as ``read_lines``, it is empty, or a row has more or fewer cells than the first.
@@ -181,10 +182,10 @@ def read_cells(path: Path, most: int | None = LARGEST_TABLE) -> Iterator[list[st
 
 
 def read_json(path: Path, most: int = LARGEST_JSON) -> Any:
-    """What a plain file of JSON holds.
+    """The content of a plain JSON file.
 
     Raises:
-        FileError: as ``read_text``, or it is not JSON, or not as ``parse_json`` wants it.
+        FileError: as ``read_text``, or ``parse_json`` refuses its text.
     """
     try:
         return parse_json(read_text(path, most))
@@ -193,23 +194,23 @@ def read_json(path: Path, most: int = LARGEST_JSON) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """What a text of JSON holds. Of a key that is there twice the last counts; NaN and infinity are floats.
+    """The value of a JSON text. If a key appears twice, the last one counts; NaN and infinity are floats.
 
     Raises:
         ValueError: it is not JSON, nested deeper than ``DEEPEST``, or has an integer beyond 64 bits or more
             than ``MOST_VALUES`` values.
     """
-    if (count := sum(map(text.count, ",[{"))) > MOST_VALUES:  # what stands between quotes counts as well
-        raise ValueError(f"{count:,} values, at most {MOST_VALUES:,} are possible")
+    if (count := sum(map(text.count, ",[{"))) > MOST_VALUES:  # also counts those within quotes
+        raise ValueError(f"{count:,} values, should be at most {MOST_VALUES:,}")
     try:
-        found = json.loads(text, parse_int=_integer)
+        value = json.loads(text, parse_int=_integer)
     except RecursionError as error:
         raise ValueError(f"nested deeper than {DEEPEST}") from error
-    layer = [found]
+    layer = [value]
     for _ in range(DEEPEST):
         layer = [inner for outer in layer for inner in _inner(outer)]
         if not layer:
-            return found
+            return value
     raise ValueError(f"nested deeper than {DEEPEST}")
 
 
@@ -226,10 +227,10 @@ def _inner(value: Any) -> list[Any]:
 
 
 def inside(folder: Path, name: str | Path) -> Path:
-    """``folder / name``, where no folder on the way from ``folder`` to it is a link.
+    """``folder / name``, after checking that no folder between them is a link.
 
     Raises:
-        FileError: one is, or leads out of ``folder``.
+        FileError: a folder is a link, or ``name`` leads out of ``folder``.
     """
     parts = Path(name).parts
     if Path(name).is_absolute() or ".." in parts:
@@ -243,10 +244,10 @@ def inside(folder: Path, name: str | Path) -> Path:
 
 
 def own_folder(root: Path, folder: Path) -> Path:
-    """``folder``, made where it is not there; neither it nor a folder from ``root`` down to it is a link.
+    """Makes ``folder`` if it does not exist. No folder from ``root`` down to it may be a link.
 
     Raises:
-        FileError: one is a link, or is not a folder.
+        FileError: a folder is a link, or is not a folder.
     """
     place = root
     for part in folder.relative_to(root).parts:
@@ -260,16 +261,15 @@ def own_folder(root: Path, folder: Path) -> Path:
 
 
 def _fresh_name(path: Path) -> Path:
-    """A name beside ``path`` that nobody can foresee."""
+    """A name beside ``path`` that nobody can guess."""
     return path.with_name(f"{path.name}.tmp-{secrets.token_hex(8)}")
 
 
 @contextlib.contextmanager
 def fresh_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
-    """A new file to write into. It takes the place of ``path`` when the block ends without an error.
+    """A new file to write into. It replaces ``path`` when the context ends without an error.
 
-    Of what lies under that name only the name is replaced: where it is a link, what it leads to stays.
-    ``private``: others may not read it.
+    If ``path`` is a link, the link is replaced and its target stays. ``private``: others may not read it.
     """
     fresh = _fresh_name(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _flags("O_NOFOLLOW", "O_BINARY", "O_CLOEXEC")
@@ -283,7 +283,7 @@ def fresh_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
 
 
 def _put(fresh: Path, path: Path) -> None:
-    """Gives a file that was written its name.
+    """Renames a complete file to its name.
 
     Raises:
         FileError: a folder has that name.
@@ -295,21 +295,21 @@ def _put(fresh: Path, path: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes, *, private: bool = False) -> None:
-    """All the bytes or, where writing fails, what was there before. ``private``: others may not read it."""
+    """Writes ``data`` atomically: if it fails, the old content stays. ``private``: others cannot read it."""
     with fresh_file(path, private=private) as file:
         file.write(data)
 
 
 def write_text(path: Path, text: str, *, private: bool = False) -> None:
-    """The whole text or, where writing fails, what was there before. ``private``: others may not read it."""
+    """Writes ``text`` atomically: if it fails, the old content stays. ``private``: others cannot read it."""
     write_bytes(path, text.encode(), private=private)
 
 
 @contextlib.contextmanager
 def fresh_path(path: Path) -> Iterator[Path]:
-    """``fresh_file`` for what wants a path: one of the same suffix, in a new folder that is ours alone."""
+    """``fresh_file`` for code that needs a path: it has the same name, in a new private folder."""
     folder = path.with_name(f"tmp-{secrets.token_hex(8)}")
-    folder.mkdir(mode=0o700)  # fails where there is one
+    folder.mkdir(mode=0o700)  # fails if it exists
     try:
         fresh = folder / path.name
         yield fresh
@@ -319,7 +319,7 @@ def fresh_path(path: Path) -> Iterator[Path]:
 
 
 def append_to(path: Path, *, newline: str | None = None) -> TextIO:
-    """A plain file to append text to, made where there is none.
+    """A plain file to append text to. It is made if it does not exist.
 
     Raises:
         FileError: it is a link, or not a plain file.
@@ -330,7 +330,7 @@ def append_to(path: Path, *, newline: str | None = None) -> TextIO:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what processes left in a folder that were ended while they wrote. It must be this process's."""
+    """Removes incomplete files of processes that were killed. This process must have claimed the folder."""
     for stale in folder.iterdir():
         if not _LEFTOVER.fullmatch(stale.name):
             continue

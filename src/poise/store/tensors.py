@@ -1,9 +1,9 @@
-"""The arrays of a safetensors file, each checked before room is made for it.
+"""The arrays of a safetensors file, each checked before memory is allocated for it.
 
-The format: eight bytes that say how long the header is, the header (JSON: of each array its dtype, its shape
-and where its bytes begin and end), then the bytes of all arrays without gaps. The library's reader copies
-the whole file before it looks at it, and makes an object for each of a million arrays. A file may be a
-stranger's, so it is read here.
+The format: eight bytes with the length of the header, the header (JSON: dtype and shape of each array, and
+where its bytes begin and end), then the bytes of all arrays without gaps. The library's reader copies the
+whole file before it checks anything, and makes an object for each of a million arrays. A file may come from
+a stranger, so it is read here.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ class Described:
 
     dtype: np.dtype
     shape: tuple[int, ...]
-    begin: int  # bytes behind the header
+    begin: int  # bytes after the header
 
     @property
     def nbytes(self) -> int:
@@ -47,12 +47,13 @@ def read_arrays(
 
     Args:
         path: the file.
-        sha256: its sum, in hexadecimal digits; anything else is the sum of no file.
-        most: bytes that it can have.
-        check: raises where the arrays that the header describes are not those that are wanted.
+        sha256: its sum in hexadecimal digits; any other value fits no file.
+        most: bytes that it may have.
+        check: gets the arrays that the header describes, and raises if they are not as expected.
 
     Raises:
-        FileError: it is not a plain file, too large, damaged, or has another sum. And what ``check`` raises.
+        FileError: it is not a plain file, too large, damaged, or has another sum.
+        Exception: whatever ``check`` raises.
     """
     try:
         with open(open_plain(path, os.O_RDONLY), "rb") as file:
@@ -72,10 +73,10 @@ def read_arrays(
 
 
 def _header(file: BinaryIO, size: int) -> dict[str, Described]:
-    """By name, in the order of their bytes. The next byte that is read is the first of the first array.
+    """The arrays by name, in the order of their bytes. Leaves the file at the first byte of the first array.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError: it describes what is not in the file.
+        ValueError, KeyError, TypeError, AttributeError: the header does not describe the file.
     """
     length = int.from_bytes(file.read(8), "little")
     if not 0 < length <= min(size - 8, LARGEST_HEADER):

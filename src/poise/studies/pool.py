@@ -22,6 +22,7 @@ from poise.runs.folders import LOG
 from poise.runs.options import Options
 from poise.runs.resuming import unusable
 from poise.runs.session import execute_or_proceed
+from poise.runs.setup import Conditions
 from poise.store.checkpoint import checkpoints, runs_under
 from poise.store.claim import ClaimError
 from poise.store.files import FileError, append_to, is_full, own_folder
@@ -68,9 +69,7 @@ class Job:
     folder: Path
 
     def run(self, guard: Guard, file: TextOut) -> dict[str, Any]:
-        done = execute_or_proceed(
-            self.env, self.config, self.options, folder=self.folder, guard=guard, file=file
-        )
+        done = execute_or_proceed(self.env, self.config, self.options, self.folder, Conditions(file, guard))
         return done.summary
 
 

@@ -16,7 +16,7 @@ from poise.config import Config
 from poise.envs import VectorEnv
 from poise.envs.checking import Crash, EnvFault
 from poise.placement import two_devices
-from poise.spec import Episode
+from poise.spec import Episode, Spec
 from poise.system.threads import start_jax
 from poise.training.acting import ActionScale
 from poise.training.clock import Clock, Instant
@@ -93,18 +93,36 @@ def iterations(
     if config.num_envs is None and not isinstance(env, Sequence):
         config = dataclasses.replace(config, num_envs=env.num_envs)
     collector = env if isinstance(env, Collector) else make_collector(env, config)
-    if start is None:
-        config.check_against(collector.spec)
+    config = settle(config, collector.spec, new=start is None)
+    yield from settled_iterations(config, collector, start)
+
+
+def settle(config: Config, spec: Spec, *, new: bool) -> Config:
+    """The configuration with a number for every option, checked against its environment.
+
+    This is done once for each training, when its environment is made. ``new``: the training does not resume,
+    so options that change nothing are refused.
+
+    Raises:
+        ConfigError: an option has no meaning for this environment, or changes nothing.
+    """
+    config.check_against(spec)
+    if new:
         config.refuse_idle()
+    return config.settled(spec)
+
+
+def settled_iterations(config: Config, collector: Collector, start: Start | None) -> Iterator[Progress]:
+    """``iterations`` with a configuration from ``settle``."""
     clock = Clock()
     try:
-        yield from _train(config.settled(collector.spec), collector, start, clock)
+        yield from _train(config, collector, start, clock)
     finally:
         clock.close()
 
 
 def _train(config: Config, collector: Collector, start: Start | None, clock: Clock) -> Iterator[Progress]:
-    """``iterations`` with a configuration that is settled."""
+    """``settled_iterations`` with their clock."""
     spec, compiled = collector.spec, clock.now().compiling
     scale = ActionScale(spec, normalize=config.normalize.action)
     state = two_devices.init(spec, config) if start is None else start.state

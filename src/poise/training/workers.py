@@ -1,8 +1,8 @@
 """One training whose environments are spread over the processes of a cluster.
 
-Each iteration the parameters go out as arrays, and each shard's rollout comes in as arrays, with a snapshot
-of its world. A process that dies is replaced: its shards begin at their last snapshots, and what it had not
-finished is collected again, to the same bits.
+In each iteration every process gets the parameters as arrays, and returns each shard's rollout as arrays,
+with a snapshot of its world. A process that dies is replaced: its shards start at their last snapshots, and
+what it had not finished is collected again, to the same bits.
 """
 
 import dataclasses
@@ -33,42 +33,42 @@ from poise.training.groups import joined_worlds, merged, parted_worlds, shards
 from poise.training.host import HostCollector
 from poise.types import Rollout
 
-MOST_DEATHS = 5  # of the workers of one shard, without a rollout of it between them
-SCARCE = 10.0  # seconds after which it is said that a cluster has no core for a worker
-PATIENCE = 30.0  # seconds after which the shards of a dead worker go to those that live
+MOST_DEATHS = 5  # of the workers of one shard, without a rollout of the shard in between
+SCARCE = 10.0  # seconds without a core for a worker, after which a line says so
+PATIENCE = 30.0  # seconds after which the shards of a dead worker go to the other workers
 
 
 class WorkerError(PoiseError):
-    """Processes that die again and again."""
+    """Workers die again and again."""
 
     exit_code = 1
 
 
-class _Begun(NamedTuple):
-    """What a process says of a shard that it has taken up."""
+class _Report(NamedTuple):
+    """The answer of a worker that has made the environments of a shard."""
 
     spec: Spec
     backend: str
-    world: dict[str, Any] | None  # where it is, if that is not where its snapshot was
+    world: dict[str, Any] | None  # where the world is, if it could not be restored exactly; None: it was
     fingerprint: str
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """How many processes step the environments, and what they do with one that hangs or fails."""
+    """How many processes step the environments, and what they do if an environment hangs or fails."""
 
     count: int
-    env_timeout: float  # seconds for a step or a reset of an environment in a process of its own
+    env_timeout: float  # seconds for a step or a reset (gymnasium-async)
     restart: bool  # whether an environment that fails is made again
 
 
 def check_workers(count: int, config: Config, backend: str, ray: str | None) -> None:
-    """Refuses what cannot be spread.
+    """Refuses settings with which environments cannot be spread.
 
     Raises:
-        ConfigError: there are more workers than shards, or the backend has no environments of its own, or
-            there is a cluster without workers.
-        ClusterError: Ray is not installed, or ``ray`` is no address.
+        ConfigError: there are more workers than shards, or the backend has no separate environments, or a
+            cluster is given without workers.
+        ClusterError: Ray is not installed, or ``ray`` is not an address.
     """
     if ray is not None and not count:
         raise ConfigError(
@@ -90,43 +90,43 @@ def check_workers(count: int, config: Config, backend: str, ray: str | None) -> 
 
 
 class _Worker:
-    """In a process of its own: the environments of some shards."""
+    """Holds the environments of some shards, in a process of its own."""
 
-    def __init__(self, path: Sequence[str], found: envs.Resolved, config: Config, settings: WorkerSettings):
-        jax.config.update("jax_platforms", "cpu")  # an accelerator is the learner's
+    def __init__(self, path: Sequence[str], task: envs.Resolved, config: Config, settings: WorkerSettings):
+        jax.config.update("jax_platforms", "cpu")  # only the learner uses an accelerator
         cluster.settle_in(path)
-        self._found, self._config, self._settings = found, config, settings
+        self._task, self._config, self._settings = task, config, settings
         self._parts: dict[int, HostCollector] = {}
         self._shapes: Any = None
 
     def pid(self) -> int:
-        """Answers, with the number of its process."""
+        """The id of this process, which shows that it answers."""
         return os.getpid()
 
-    def begin(self, shard: Shard, world: Mapping[str, Any] | None) -> _Begun | PoiseError:
-        """Makes the environments of a shard; ``world``: where they are to be, None before they begin."""
+    def begin(self, shard: Shard, world: Mapping[str, Any] | None) -> _Report | PoiseError:
+        """Makes the environments of a shard. ``world``: is restored; None before the first rollout."""
         try:
             settings = self._settings
-            if (left := self._parts.pop(shard.index, None)) is not None:
-                left.close()
+            if (earlier := self._parts.pop(shard.index, None)) is not None:
+                earlier.close()
             env = envs.make(
-                self._found.id,
+                self._task.id,
                 shard.num_envs,
-                self._found.backend,
+                self._task.backend,
                 timeout=settings.env_timeout,
                 restart=settings.restart,
                 first=shard.first,
             )
             self._parts[shard.index] = part = HostCollector(env, self._config, shard)
             exact = world is None or part.restore(world)
-            return _Begun(env.spec, env.backend, None if exact else part.snapshot(), fingerprint())
+            return _Report(env.spec, env.backend, None if exact else part.snapshot(), fingerprint())
         except PoiseError as error:
             return error
 
     def collect(
         self, index: int, parameters: Mapping[str, np.ndarray], iteration: int
     ) -> dict[str, Any] | PoiseError:
-        """The rollout of one shard, and where its world is then."""
+        """The rollout of one shard, and a snapshot of its world after it."""
         try:
             part = self._parts[index]
             if self._shapes is None:
@@ -140,12 +140,12 @@ class _Worker:
 
 
 def _acting(state: TrainState) -> dict[str, Any]:
-    """What a process needs of a state to act."""
+    """The parts of a state that a process needs to act."""
     return {"policy": state.learner.policy, "normalizer": state.normalizer}
 
 
 def _packed(collected: Collected) -> dict[str, Any]:
-    """As plain arrays and numbers."""
+    """A rollout as plain arrays and numbers."""
     return {
         **{field: np.asarray(array) for field, array in vars(collected.rollout).items()},
         "episodes": [dataclasses.astuple(episode) for episode in collected.episodes],
@@ -163,32 +163,32 @@ def _unpacked(data: Mapping[str, Any]) -> Collected:
 
 
 class Workers:
-    """Collects each shard in some process of the cluster that was ``cluster.joined``.
+    """Collects each shard in a process of the cluster that was ``cluster.joined``.
 
     Raises:
-        PoiseError: what making the environments raised there.
-        WorkerError: the processes die at once.
+        PoiseError: a process could not make its environments.
+        WorkerError: the processes die again and again.
     """
 
-    def __init__(self, found: envs.Resolved, config: Config, settings: WorkerSettings, file: TextOut):
-        self._arguments = cluster.search_path(), found, config, settings
+    def __init__(self, task: envs.Resolved, config: Config, settings: WorkerSettings, file: TextOut):
+        self._arguments = cluster.search_path(), task, config, settings
         self._config, self._file = config, file
         self._shards = shards(config)
         self._worlds: list[dict[str, Any] | None] = [None] * len(self._shards)
         self._notes: list[str] = []
         self._deaths = dict.fromkeys(range(len(self._shards)), 0)
-        self._no_core = -PATIENCE  # when a replacement last found none
+        self._no_core = -PATIENCE  # when there was last no core for a replacement
         self._foreign = False  # whether a worker has another processor or other versions
         self._workers = [cluster.Process(_Worker, *self._arguments) for _ in range(settings.count)]
         self._home = {shard.index: self._workers[shard.index % settings.count] for shard in self._shards}
         try:
-            begun = self._begin(self._shards)
+            reports = self._begin(self._shards)
         except BaseException:  # raised again
             self.close()
             raise
-        self.spec, self.num_envs = begun[0].spec, config.shape[1]
+        self.spec, self.num_envs = reports[0].spec, config.shape[1]
         count = f"{len(self._shards)} shards on {settings.count} worker{'s' * (settings.count > 1)}"
-        self.backend = f"{begun[0].backend.partition(' (')[0]}, {count}"
+        self.backend = f"{reports[0].backend.partition(' (')[0]}, {count}"
 
     def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
         exact = True
@@ -203,9 +203,9 @@ class Workers:
         while waiting:
             for promise, shard, result in self._answers(waiting):
                 if isinstance(result, cluster.Lost):
-                    begun = self._begin(self._renew(self._home[shard.index], result))
-                    exact = exact and all(one.world is None for one in begun.values())
-                    moved = [s for s in self._shards if s.index in begun]
+                    reports = self._begin(self._renew(self._home[shard.index], result))
+                    exact = exact and all(report.world is None for report in reports.values())
+                    moved = [s for s in self._shards if s.index in reports]
                     waiting = {p: s for p, s in waiting.items() if s not in moved}
                     waiting |= {ask(s): s for s in moved if s.index not in done}
                     break
@@ -214,8 +214,8 @@ class Workers:
                 self._deaths[shard.index] = 0
         parts = [_unpacked(done[shard.index]) for shard in self._shards]
         seconds = dict.fromkeys(map(id, self._workers), 0.0)
-        for shard, each in zip(self._shards, parts, strict=True):
-            seconds[id(self._home[shard.index])] += each.physics_seconds or 0.0
+        for shard, part in zip(self._shards, parts, strict=True):
+            seconds[id(self._home[shard.index])] += part.physics_seconds or 0.0
         together = merged(parts)
         notes, self._notes = (*self._notes, *together.notes), []
         exact = exact and together.exact
@@ -226,17 +226,17 @@ class Workers:
 
     def restore(self, arrays: Mapping[str, Any]) -> bool:
         self._worlds = list(parted_worlds(arrays, len(self._shards)))
-        return all(one.world is None for one in self._begin(self._shards).values())
+        return all(report.world is None for report in self._begin(self._shards).values())
 
     def close(self) -> None:
         for worker in self._workers:
             worker.kill()
 
     def _answers(self, waiting: Mapping[Any, Shard]) -> Iterator[tuple[Any, Shard, Any]]:
-        """Those that are there; waits a second at most for the first.
+        """The answers that have arrived; waits at most a second for the first.
 
         Raises:
-            PoiseError: what the process said in place of an answer.
+            PoiseError: a process answered with this error.
         """
         for promise in cluster.ready(list(waiting), 1.0):
             result = cluster.answer(promise)
@@ -244,18 +244,18 @@ class Workers:
                 raise result
             yield promise, waiting[promise], result
 
-    def _begin(self, chosen: Sequence[Shard]) -> dict[int, _Begun]:
-        """Has these shards begin where they are to live, each where its world is.
+    def _begin(self, chosen: Sequence[Shard]) -> dict[int, _Report]:
+        """Makes the environments of these shards in their processes, and restores their worlds.
 
-        Where a process dies over it, all of its shards begin elsewhere.
+        If a process dies meanwhile, all of its shards get another. Returns the reports by index of the shard.
         """
-        begun: dict[int, _Begun] = {}
-        since, said = time.monotonic(), False
+        reports: dict[int, _Report] = {}
+        since, announced = time.monotonic(), False
         waiting = {self._ask_to_begin(shard): shard for shard in chosen}
         while waiting:
-            if not said and time.monotonic() - since > SCARCE:
-                said = True
-                wanted = f"waiting for {len(self._workers)} workers to begin, each on a core of its own"
+            if not announced and time.monotonic() - since > SCARCE:
+                announced = True
+                wanted = f"waiting for {len(self._workers)} workers to start, each on a core of its own"
                 print(f"{wanted}; the cluster has {cluster.room()}", file=self._file, flush=True)
             for promise, shard, result in self._answers(waiting):
                 if isinstance(result, cluster.Lost):
@@ -264,32 +264,32 @@ class Workers:
                     waiting |= {self._ask_to_begin(s): s for s in moved}
                     break
                 del waiting[promise]
-                begun[shard.index] = result
+                reports[shard.index] = result
                 self._worlds[shard.index] = result.world or self._worlds[shard.index]
                 self._compare(result.fingerprint)
-        return begun
+        return reports
 
     def _compare(self, theirs: str) -> None:
-        """Says once that a worker is not as this machine is."""
+        """Shows once that a worker's machine differs from this one."""
         if theirs != fingerprint() and not self._foreign:
             self._foreign = True
-            said = "a worker has another processor or other versions: the last bits are not this machine's"
-            print(said, file=self._file, flush=True)
+            line = "a worker has another processor or other versions: its last bits are not this machine's"
+            print(line, file=self._file, flush=True)
 
     def _ask_to_begin(self, shard: Shard) -> Any:
         return self._home[shard.index].ask("begin", shard, self._worlds[shard.index])
 
     def _renew(self, dead: cluster.Process, why: cluster.Lost) -> list[Shard]:
-        """A new process in the place of ``dead``; where the cluster has no core for one, one that lives.
+        """Replaces ``dead`` by a new process or, if the cluster has no core for it, by one that lives.
 
-        Returns the shards that are to begin there.
+        Returns the shards of ``dead``, which must start again.
         """
         moved = [shard for shard in self._shards if self._home[shard.index] is dead]
         for shard in moved:
             self._deaths[shard.index] += 1
         if max(self._deaths.values()) > MOST_DEATHS:
-            often = max(self._deaths.values())
-            raise WorkerError(f"workers of one shard died {often} times in a row; the last: {why.why}")
+            count = max(self._deaths.values())
+            raise WorkerError(f"workers of one shard died {count} times in a row; the last: {why.why}")
         dead.kill()
         place = self._workers.index(dead)
         fresh = cluster.Process(_Worker, *self._arguments)
@@ -305,7 +305,7 @@ class Workers:
         return moved
 
     def _has_core(self, fresh: cluster.Process) -> bool:
-        """Whether a new process answers in time. Where one found no core, the next do not wait as long."""
+        """Whether a new process answers in time. After one that did not, the next get less time."""
         recently = time.monotonic() - self._no_core < PATIENCE
         if cluster.ready([fresh.ask("pid")], 1.0 if recently else PATIENCE):
             return True

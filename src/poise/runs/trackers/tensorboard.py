@@ -1,4 +1,4 @@
-"""TensorBoard: what happened, by time step, episode, epoch and iteration. The only file with tensorboardX."""
+"""TensorBoard: metrics by step, episode, epoch and iteration. The only file that imports tensorboardX."""
 
 import os
 import time
@@ -10,30 +10,31 @@ from tensorboardX.proto.event_pb2 import Event  # pyright: ignore
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore
 from tensorboardX.record_writer import RecordWriter
 
+from poise.agents.evaluation import Evaluation
 from poise.algo.distributions import DiagGaussian
+from poise.runs.journal import EVENTS
+from poise.runs.writers.writer import Log
 from poise.store.files import open_to_write
 from poise.training.loop import Progress
 
-EVENTS = "events.out.tfevents.poise"  # TensorBoard wants the middle part in the name
-
 
 class _Records(RecordWriter):
-    """tensorboardX's records, behind what a file holds already."""
+    """tensorboardX's records, appended to a file."""
 
     def __init__(self, path: Path):
         self.path = path
         self._writer = os.fdopen(open_to_write(path, os.O_APPEND | os.O_CREAT), "ab")
 
     def flush(self) -> None:
-        """To the system; ``os.fsync`` is another matter."""
+        """Gives all bytes to the system; the disk may get them later."""
         self._writer.flush()
 
     def fileno(self) -> int:
         return self._writer.fileno()
 
 
-class TensorBoard:
-    """Writes an event file into ``folder``, behind what it holds.
+class TensorBoard(Log):
+    """Appends to the event file in ``folder``.
 
     Every tag is a metric of ``poise.training.metrics``.
 
@@ -47,9 +48,9 @@ class TensorBoard:
         self._log_every = log_every
         if not path.stat().st_size:
             self._writer.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
-            self.flush()
+            self._writer.flush()
 
-    def write(self, progress: Progress) -> None:
+    def write(self, progress: Progress, greedy: Evaluation | None) -> None:
         size = progress.rollout.reward.size
         begin = progress.steps - size
         self._write_steps(progress, begin)
@@ -58,13 +59,12 @@ class TensorBoard:
         self._write_epochs(progress, begin, size)
         per_iteration = {k: v for k, v in progress.metrics.items() if k not in progress.epochs}
         self._add(progress.steps, per_iteration | progress.times)
-
-    def write_greedy(self, steps: int, episodic_return: float) -> None:
-        """A greedy score while training."""
-        self._add(steps, {"evaluation/return": episodic_return})
+        if greedy is not None:
+            self._add(progress.steps, {"evaluation/return": greedy.mean})
+        self._writer.flush()
 
     def _write_steps(self, progress: Progress, begin: int) -> None:
-        """Every ``log_every``-th environment step; within a vector step they count by environment."""
+        """Every ``log_every``-th environment step; within a vector step, steps count by environment."""
         first = -(-(begin + 1) // self._log_every) * self._log_every
         steps = np.arange(first, progress.steps + 1, self._log_every)
         rows = steps - begin - 1
@@ -90,17 +90,13 @@ class TensorBoard:
             self._add(step, {name: values[epoch] for name, values in progress.epochs.items()})
 
     def _add(self, step: int, values: dict) -> None:
-        kept = {k: float(v) for k, v in values.items() if v is not None and np.isfinite(v)}
-        summary = Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in kept.items()])
+        finite = {k: float(v) for k, v in values.items() if v is not None and np.isfinite(v)}
+        summary = Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in finite.items()])
         event = Event(step=step, wall_time=time.time(), summary=summary)
         self._writer.write(event.SerializeToString())
 
-    def flush(self) -> None:
-        self._writer.flush()
-
-    def fileno(self) -> int:
-        """Of the open file, for ``os.fsync``."""
-        return self._writer.fileno()
+    def sync(self) -> None:
+        os.fsync(self._writer.fileno())
 
     def close(self) -> None:
         self._writer.close()

@@ -19,6 +19,7 @@ from poise.runs.journal import JournalError, cut, read_episodes
 from poise.runs.options import Options
 from poise.runs.records import read_summary
 from poise.runs.session import Session, session
+from poise.runs.setup import Conditions
 from poise.store.checkpoint import checkpoints, read_manifest
 from poise.store.files import FileError, own_folder, read_json, write_text
 from poise.system.interrupts import Guard, Member
@@ -162,9 +163,8 @@ class _Seed:
                     self._trial.env,
                     self._config,
                     self._trial.options,
-                    folder=self._folder,
-                    guard=Member(self._guard),
-                    file=self._file,
+                    self._folder,
+                    Conditions(self._file, Member(self._guard)),
                 )
             try:
                 self._steps = next(self._session).steps

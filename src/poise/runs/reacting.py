@@ -1,0 +1,141 @@
+"""The loop that records and shows each iteration. However it ends, finished iterations are saved."""
+
+import contextlib
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from poise.agents.evaluation import Evaluation
+from poise.envs.checking import EnvFault
+from poise.runs.budget import Budget
+from poise.runs.crash import write_crash
+from poise.runs.live import Live, live
+from poise.runs.recorder import Recorder
+from poise.runs.scoring import EVALUATION_EPISODES
+from poise.runs.setup import Conditions
+from poise.system import cluster
+from poise.system.interrupts import Guard
+from poise.system.terminal import typed
+from poise.training.loop import Progress
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training: its folder, and what ``summary.json`` in it says."""
+
+    folder: Path
+    summary: dict[str, Any]
+    evaluation: Evaluation | None
+
+
+Session = Generator[Progress, None, Run]
+
+
+def react(training: Iterator[Progress], recorder: Recorder, conditions: Conditions) -> Session:
+    """Records and shows each iteration and yields it. Then completes the run folder."""
+    setup = recorder.setup
+    with live(setup.total_steps, conditions.file, setup.spec.dimensions) as view:
+        recorder.show_on(view)
+        try:
+            summary = yield from _to_the_end(training, recorder, view, conditions)
+        except BaseException as error:
+            conditions.guard.done()
+            view.close()
+            _keep(error, recorder, view, conditions)
+            raise
+        view.close()
+    return Run(recorder.shown, summary, recorder.evaluation)
+
+
+def _to_the_end(
+    training: Iterator[Progress], recorder: Recorder, view: Live, conditions: Conditions
+) -> Generator[Progress, None, dict[str, Any]]:
+    """Every iteration, and what follows the last. Returns the summary."""
+    guard = conditions.guard
+
+    def leave() -> None:
+        """Is called in another thread if the main thread does not come back: compiling takes long."""
+        recorder.save_at_once()
+        view.close()
+        view.say(_how_to_resume(recorder, conditions, "interrupted"))
+
+    with guard.saving(leave):
+        if recorder.past.steps:
+            view.catch_up(recorder.past.steps, recorder.past.episodes)
+        for progress in training:
+            recorder.record(progress)
+            guard.restore()  # an environment may have installed signal handlers of its own
+            yield progress
+        _complete(recorder, view, guard)
+        return recorder.finish("finished")
+
+
+def _complete(recorder: Recorder, view: Live, guard: Guard) -> None:
+    """What follows the last iteration: its checkpoint, the scores and the film."""
+    view.phase("writing the last checkpoint")
+    recorder.save()
+    if recorder.setup.options.evaluate:
+        view.say(_announcement(recorder.budget()))
+        view.phase("making the environments of the score")
+        recorder.evaluate()
+        guard.restore()
+    if recorder.setup.options.video:
+        view.phase("filming")
+        recorder.film(view.say)
+        guard.restore()
+
+
+def _announcement(budget: Budget) -> str:
+    """What the scores may cost: shown before they begin."""
+    most = "" if budget.seconds is None else f" and about {budget.seconds:.0f} s"
+    return (
+        f"score: up to {EVALUATION_EPISODES} episodes of at most {budget.longest:,} steps; with the choice "
+        f"of the best of {budget.rivals} agents {budget.total_steps():,} steps{most} at most"
+    )
+
+
+def _keep(error: BaseException, recorder: Recorder, view: Live, conditions: Conditions) -> None:
+    """Saves what there is of a training that ended with ``error``."""
+    if isinstance(error, EnvFault) and error.crash is not None:
+        path = recorder.shown / write_crash(recorder.folder, error.crash).name
+        view.say(f"{typed('poise', 'check', path)} plays the episode that failed again")
+    if isinstance(error, OSError):
+        with contextlib.suppress(OSError):
+            recorder.close()
+        return
+    with _second_to(error, view):
+        recorder.save()
+        if isinstance(error, KeyboardInterrupt | cluster.LostCluster):
+            view.say(_how_to_resume(recorder, conditions, _ending(error)))
+        recorder.finish(_ending(error))
+
+
+def _how_to_resume(recorder: Recorder, conditions: Conditions, ending: str) -> str:
+    """Where a training ended before its end, and the command that resumes it."""
+    command = f"{typed('poise', 'resume', recorder.shown)}{cluster.typed(conditions.ray)}"
+    score = recorder.evaluation
+    scored = f"; greedy return {score.mean:.2f} over {len(score.length)} episodes so far" if score else ""
+    return f"{ending} at step {recorder.steps:,}{scored}; to resume: {command}"
+
+
+@contextlib.contextmanager
+def _second_to(error: BaseException, view: Live) -> Iterator[None]:
+    """Prints a failure in its context, so that it does not hide ``error``, which ended the training.
+
+    When memory or disk run out, one failure is followed by others. If ``error`` is an interrupt and not a
+    failure, the failure in the context is raised.
+    """
+    try:
+        yield
+    except Exception as failure:
+        if not isinstance(error, Exception):
+            raise
+        view.say(f"the run folder is not complete: {type(failure).__name__}: {failure}")
+
+
+def _ending(error: BaseException) -> str:
+    """The status of a run that ended with ``error``."""
+    if isinstance(error, GeneratorExit):  # the session was closed between two iterations
+        return "stopped"
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"

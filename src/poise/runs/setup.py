@@ -1,0 +1,80 @@
+"""What a training is made of: its setup, its past, and the conditions under which it runs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from poise import envs
+from poise.agents.best import Candidate
+from poise.config import Config
+from poise.runs.options import Options
+from poise.spec import Episode, Spec
+from poise.store.checkpoint import Manifest
+from poise.system.interrupts import Guard
+from poise.system.streams import TextOut
+
+PARTS = ("import", "compile", "rollout", "learn", "prepare", "log", "evaluate", "film")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that decides the result of a training, and what is written of it.
+
+    Attributes:
+        task: the environment, and what steps it.
+        spec: of the environment.
+        config: every option with its number.
+        options: what is done beside the learning.
+    """
+
+    task: envs.Resolved
+    spec: Spec
+    config: Config
+    options: Options
+
+    @property
+    def total_steps(self) -> int:
+        """Environment steps that the training will have at its end: whole iterations of the budget."""
+        return self.config.num_iterations * self.config.rollout_size
+
+    def manifest(self, steps: int, notes: Mapping[str, Any] | None = None) -> Manifest:
+        """What describes a checkpoint of this training after so many steps."""
+        return Manifest(self.task.id, self.task.backend, steps, self.spec, self.config, notes or {})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``config.json``."""
+        return {"env": self.task.id, "backend": self.task.backend, **self.config.to_dict()}
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a resumed training carries over from its checkpoint and its tables; empty for a new training."""
+
+    steps: int = 0
+    seconds: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys((*PARTS, "total"), 0.0))
+    physics: float | None = None  # seconds of the rollouts; None if they were not measured
+    pace: tuple[int, float] = (0, 0.0)  # steps and seconds, each start's first iteration left out
+    exact: bool = True  # whether it is bit for bit the training without interruption
+    resumed: int = 0  # how often
+    crashes: int = 0
+    candidates: tuple[Candidate, ...] = ()
+    position: Mapping[str, int] = field(default_factory=dict)  # bytes of each table
+    made_with: tuple[Mapping[str, Any], ...] = ()  # machine.made_with of each process that trained
+    episodes: Sequence[Episode] = ()
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What surrounds a training. Nothing of it changes a bit of the result.
+
+    Attributes:
+        file: where progress is shown.
+        guard: raises interrupts, and defers them while files are written (``poise.system.interrupts``).
+        import_seconds: the time that loading took before the training was called.
+        ray: the cluster of its workers; None: a local one.
+    """
+
+    file: TextOut
+    guard: Guard = field(default_factory=Guard)
+    import_seconds: float = 0.0
+    ray: str | None = None

@@ -1,0 +1,85 @@
+"""The tables of a run: ``metrics.jsonl``, ``episodes.csv`` and ``greedy.csv``."""
+
+import csv
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from poise.agents.evaluation import Evaluation
+from poise.runs.journal import EPISODE_COLUMNS, EPISODES, GREEDY, GREEDY_COLUMNS, METRICS
+from poise.runs.writers.writer import Log
+from poise.store.files import append_to
+from poise.training.loop import Progress
+
+
+class _TextLog(Log):
+    """A text file that is appended to."""
+
+    def __init__(self, path: Path, *, newline: str | None = None):
+        self._file = append_to(path, newline=newline)
+
+    def sync(self) -> None:
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class MetricsLog(_TextLog):
+    """``metrics.jsonl``: a line for each iteration."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder / METRICS)
+
+    def write(self, progress: Progress, greedy: Evaluation | None) -> None:
+        row = {"iteration": progress.iteration, "steps": progress.steps, **progress.metrics, **progress.times}
+        row["evaluation/return"] = None if greedy is None else greedy.mean
+        self._file.write(json.dumps(_finite(row)) + "\n")
+        self._file.flush()
+
+
+class _CsvLog(_TextLog):
+    """A CSV file that begins with the names of its columns."""
+
+    def __init__(self, path: Path, columns: Sequence[str]):
+        super().__init__(path, newline="")
+        self._rows = csv.writer(self._file)
+        if not path.stat().st_size:
+            self._rows.writerow(columns)
+            self._file.flush()
+
+
+class EpisodesLog(_CsvLog):
+    """``episodes.csv``: a row for each episode that ended."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder / EPISODES, EPISODE_COLUMNS)
+
+    def write(self, progress: Progress, greedy: Evaluation | None) -> None:
+        for e in progress.episodes:
+            ended = "terminated" if e.terminated else "truncated"
+            self._rows.writerow([e.step, e.env, e.index, e.episodic_return, e.length, ended])
+        self._file.flush()
+
+
+class GreedyLog(_CsvLog):
+    """``greedy.csv``: a row for each greedy score while training."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder / GREEDY, GREEDY_COLUMNS)
+
+    def write(self, progress: Progress, greedy: Evaluation | None) -> None:
+        if greedy is None:
+            return
+        score = greedy.summary()
+        columns = [score[name] for name in ("mean", "std", "low", "high", "episodes")]
+        self._rows.writerow([progress.steps, *columns])
+        self._file.flush()
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with None in place of NaN and infinity, which JSON does not have."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
