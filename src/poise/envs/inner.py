@@ -1,9 +1,9 @@
-"""What an environment carries with it beside what it returns, as far as Python can see it.
+"""The attributes of an environment as one hash each, to find state that a restored environment does not have.
 
-An episode that is repeated in a new environment shows what the episode itself depends on. It does not show
-what comes from earlier episodes and has an effect only later: running statistics, a counter of resets, a
-generator that no reset seeds. So the attributes themselves are compared, by a hash of each. Nothing of them
-is stored, and nothing is ever restored from it.
+A resumed training repeats the unfinished episode in a new environment. That does not bring back state that
+comes from earlier episodes and has an effect only later: running statistics, a counter of resets, a generator
+that no reset seeds. So the attributes themselves are compared, by a hash of each. The attributes are not
+stored, and nothing is restored from the hashes.
 """
 
 import array

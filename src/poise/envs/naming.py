@@ -1,4 +1,4 @@
-"""From what a user typed for an environment to what makes it, or to one sentence that says what to type."""
+"""The name that a user typed for an environment: check it, import its module, or say what to type instead."""
 
 import difflib
 import importlib
