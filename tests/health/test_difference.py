@@ -30,7 +30,7 @@ def runs(tmp_path_factory):
 def test_the_same_training_twice_is_the_same(runs, capsys):
     assert compare(runs[0], runs[1]).same
     assert main(["diff", str(runs[0]), str(runs[1])]) == 0
-    assert capsys.readouterr().out == "the same in all of 5 iterations\n"
+    assert capsys.readouterr().out == "the same in all 5 iterations\n"
 
 
 def test_the_first_iteration_that_differs_is_named_and_in_what(runs, capsys):
