@@ -57,7 +57,7 @@ def module(tmp_path, monkeypatch):
         ("cartpole-v1", "there is no environment 'cartpole-v1'; upper and lower case count: CartPole-v1"),
         ("pendulum-V0", "upper and lower case count: Pendulum-v0"),
         ("CartPol-v1", "the nearest names are CartPole-v"),
-        ("Zzyzx-v0", "Where a package or a module of yours registers it, name that too: module:Zzyzx-v0"),
+        ("Zzyzx-v0", "If a package or a module of yours registers it, type the module too: module:Zzyzx-v0"),
         ("ALE/Pong-v5", "is registered by the package ale-py; name its module: ale_py:ALE/Pong-v5"),
         ("MiniGrid-Empty-8x8-v0", "name its module: minigrid:MiniGrid-Empty-8x8-v0"),
         ("typed_module:reach", "upper and lower case count: typed_module:Reach"),
@@ -75,7 +75,7 @@ def module(tmp_path, monkeypatch):
         ("typed_old:Old", "typed_old:Old is a class of gym, which is retired; derive it from gymnasium.Env"),
         (
             "typed_module.py",
-            "name the module and what is in it: in its folder type typed_module:Name",
+            "name its module and the environment: in its folder type typed_module:Name",
         ),
         ("a/b/typed_module.py:Reach", "in the folder a/b/ type typed_module:Reach"),
         (
@@ -267,7 +267,7 @@ def test_an_action_that_is_not_supported_says_how_it_is_wrapped(action):
 @pytest.mark.parametrize(
     ("obs", "action", "said"),
     [
-        (spaces.Box(-1, 1, (0,)), None, "has no numbers; nothing can be learned from it"),
+        (spaces.Box(-1, 1, (0,)), None, "has no numbers; there is nothing to learn from"),
         (None, spaces.Box(-1, 1, (0,)), "leaves nothing to choose: it has no numbers"),
         (None, spaces.Box(0, 0, (2,)), "low = high for every action.*give it one: <motor"),
     ],

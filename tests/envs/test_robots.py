@@ -141,7 +141,7 @@ def test_a_motor_without_limits_has_none(tmp_path):
         ({"model": "nowhere.xml"}, "nowhere.xml"),
         ({"derived": ("elbows",)}, "elbows"),
         ({"varied": ("elbows",), "vary": lambda self, rng, values: None}, "elbows"),
-        ({"varied": ("body_mass",)}, r"Broken names varied fields and has no vary\(\)"),
+        ({"varied": ("body_mass",)}, r"Broken names varied fields but has no vary\(\)"),
     ],
 )
 def test_what_is_wrong_with_a_task_is_said_when_it_is_made(changes, message):

@@ -49,7 +49,7 @@ def test_nothing_is_kept_where_that_is_not_wanted_or_configured_otherwise(tmp_pa
     assert not (tmp_path / "poise").exists()
 
 
-NOT_KEPT = "what is compiled is not kept for the next start: "
+NOT_KEPT = "compiled programs are not kept for the next start: "
 
 
 def test_a_folder_that_others_may_write_or_that_cannot_be_made_is_not_used(tmp_path):
