@@ -63,9 +63,9 @@ def findings(id):
 @pytest.mark.parametrize("name", MAKERS)
 def test_an_environment_without_pictures_gets_a_note(name):
     missing = MAKERS[name][1]
-    found = [(finding.rule, finding.severity, finding.seen) for finding in findings(f"Rendering{name}-v0")]
+    actual = [(finding.rule, finding.severity, finding.seen) for finding in findings(f"Rendering{name}-v0")]
     expected = [("no-render-mode", "note", f'no render_mode "rgb_array": {missing}')]
-    assert found == ([] if missing is None else expected)
+    assert actual == ([] if missing is None else expected)
 
 
 @pytest.mark.parametrize("name", MAKERS)
