@@ -11,7 +11,9 @@ from poise.health.symptoms.rendering import check_rendering
 
 
 class Drawn(Sound):
-    """Can be filmed. Its metadata do not say so, which Gymnasium only warns of."""
+    """Can be filmed."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
 
     def __init__(self, render_mode=None):
         super().__init__()
@@ -26,6 +28,22 @@ class Undrawn(Sound):
 
     def __init__(self, render_mode=None):
         super().__init__()
+
+
+class Unlisted(Drawn):
+    """Gymnasium's checker refuses to draw it."""
+
+    metadata = {"render_modes": ["human"]}  # noqa: RUF012
+
+
+class NotStored(Drawn):
+    """Its mode is not stored, so Gymnasium's checker does not see that it is unlisted."""
+
+    metadata = {"render_modes": []}  # noqa: RUF012
+
+    def __init__(self, render_mode=None):
+        super().__init__(render_mode)
+        del self.render_mode
 
 
 class AnyArgument(Drawn):
@@ -45,6 +63,8 @@ MAKERS = {
     "Undrawn": (Undrawn, "it has no render()"),
     "NoArgument": (lambda: Drawn(), "it cannot be made with a render_mode"),
     "Drawn": (Drawn, None),
+    "Unlisted": (Unlisted, 'its metadata["render_modes"] does not list it'),
+    "NotStored": (NotStored, None),
     "AnyArgument": (AnyArgument, None),
     "DrawnOutside": (lambda render_mode=None: DrawnOutside(Undrawn(render_mode)), None),
     "ByName": ("sick:Sound", "it cannot be made with a render_mode"),

@@ -14,17 +14,20 @@ from poise.health.probing import Play
 
 
 def check_rendering(play: Play) -> Iterator[Finding]:
-    """An environment of the user can be made with render_mode="rgb_array", and has a render method.
+    """An environment of the user can be made with render_mode="rgb_array", and draws itself.
 
     Nothing is drawn here: without a screen that can fail for other reasons. Tasks of poise's own backends and
-    Gymnasium's environments are not looked at.
+    Gymnasium's environments are not checked.
     """
     if play.is_task or not is_anothers(registered_name(play.id)):
         return
-    if not _takes_render_mode(gym.spec(registered_name(play.id))):
+    spec = gym.spec(registered_name(play.id))
+    if not _takes_render_mode(spec):
         missing = "it cannot be made with a render_mode"
     elif not _has_render(play.env):
         missing = "it has no render()"
+    elif _is_unlisted(spec, play.env):
+        missing = 'its metadata["render_modes"] does not list it'
     else:
         return
     yield Finding(
@@ -32,7 +35,8 @@ def check_rendering(play: Play) -> Iterator[Finding]:
         "note",
         f'no render_mode "rgb_array": {missing}',
         "No film of the agent can be made. The training itself is not affected.",
-        "accept render_mode in __init__ and return an image from render(), or train with --no-video",
+        'set metadata = {"render_modes": ["rgb_array"]}, accept render_mode in __init__ and return an image '
+        "from render(); or train with --no-video",
     )
 
 
@@ -55,3 +59,11 @@ def _has_render(env: gym.Env) -> bool:
             return True
         env = env.env
     return type(env).render is not gym.Env.render
+
+
+def _is_unlisted(spec: Any, env: gym.Env) -> bool:
+    """Whether Gymnasium's checker, which a film runs with, refuses the mode that the environment stores."""
+    modes = env.metadata.get("render_modes")
+    stores_mode = "render_mode" in vars(env.unwrapped)
+    listed = not isinstance(modes, list | tuple) or "rgb_array" in modes
+    return stores_mode and not listed and not spec.disable_env_checker
