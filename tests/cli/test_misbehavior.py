@@ -135,11 +135,13 @@ def test_an_exit_during_drawing_costs_only_the_film(error, said):
 
 
 def test_too_many_processes_for_the_open_files_are_refused_with_the_number(monkeypatch):
-    monkeypatch.setattr(processes, "_most_files", lambda: 64)
+    monkeypatch.setattr(processes, "_max_files", lambda: 64)
     with pytest.raises(EnvError) as error:
         GymnasiumEnv("CartPole-v1", 32, processes=True)
     assert "32 environments in processes of their own need about 192 open files" in str(error.value)
-    assert "this process may have 64: ulimit -n 192, or fewer with --num-envs" in str(error.value)
+    assert "this process may have 64; raise the limit with ulimit -n 192, or reduce --num-envs" in str(
+        error.value
+    )
 
 
 def test_a_runtime_error_that_is_not_of_spaces_is_said_as_it_is(monkeypatch):

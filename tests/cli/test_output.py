@@ -149,5 +149,5 @@ def test_the_threshold_of_a_task_is_said_where_there_is_one(env, mean, said):
 def test_a_score_of_fewer_episodes_says_why(why):
     lines = telling.score_lines(Evaluation(np.arange(4.0), np.full(4, 7), 2, 7, why))
     assert lines[0].startswith("greedy return 1.50 over 4 episodes")
-    assert lines[1] == "2 of them did not end and were cut off after 7 steps"
-    assert lines[2] == f"the score is of fewer episodes than asked for: {telling.WHY[why]}"
+    assert lines[1] == "2 of them did not end, and were cut off after 7 steps"
+    assert lines[2] == f"the score has fewer episodes than requested: {telling.STOPPED[why]}"

@@ -101,11 +101,10 @@ def test_the_page_shows_the_example_itself(page, file):
 
 def test_the_environments_page_names_every_finding():
     page = (ROOT / "docs" / "environments.md").read_text()
-    sources = [
-        (ROOT / "src" / "poise" / "health" / name).read_text() for name in ("inspection.py", "symptoms.py")
-    ]
-    rules = set(re.findall(r'(?:Finding|_error)\(\s*"([a-z-]+)"', "".join(sources)))
-    assert len(rules) == 28
+    health = ROOT / "src" / "poise" / "health"
+    sources = [path.read_text() for path in (health / "inspection.py", *health.glob("symptoms/*.py"))]
+    rules = set(re.findall(r'Finding\(\s*"([a-z-]+)"', "".join(sources)))
+    assert len(rules) == 29
     for rule in rules:
         assert f"| `{rule}` |" in page, rule
 

@@ -26,7 +26,7 @@ OBS = {
     "huge": (np.array([0, 1e16], np.float32), "obs[1] is 1.0000000272564224e+16, beyond 1e+15"),
     "float64": (np.array([1e300, 0]), "obs[0] is 1e+300, beyond 1e+15"),
     "complex": (np.zeros(2, complex), "obs has dtype complex128, the observation space has float32"),
-    "ragged": ([[1.0], [1.0, 2.0]], "obs is no array"),
+    "ragged": ([[1.0], [1.0, 2.0]], "obs is not an array"),
 }
 
 

@@ -20,10 +20,10 @@ def test_the_fastest_backend_that_has_it_is_chosen(id, backend):
 
 
 @pytest.mark.parametrize("name", ["InvertedPendulum", "Reacher", "HalfCheetah", "Hopper", "Walker2d"])
-def test_v2_of_the_core_is_run_as_v4_and_said_so(name):
-    found = resolve(f"{name}-v2")
-    assert found.id == f"{name}-v4"
-    assert f"{name}-v2 is run as {name}-v4" in found.note
+def test_v2_of_a_core_task_is_run_as_v4_with_a_note(name):
+    resolved = resolve(f"{name}-v2")
+    assert resolved.id == f"{name}-v4"
+    assert f"{name}-v2 is run as {name}-v4" in resolved.note
 
 
 @pytest.mark.parametrize("id", ["Ant-v2", "Humanoid-v2", "Ant-v3", "Reacher-v3"])
@@ -46,7 +46,7 @@ def test_an_unknown_name_gets_the_nearest_ones():
         ("nowhere:Task-v0", "auto", "nowhere:Task-v0: its module cannot be imported"),
     ],
 )
-def test_a_backend_that_cannot_says_so_in_one_sentence(id, backend, message):
+def test_a_backend_without_the_environment_is_refused_in_one_sentence(id, backend, message):
     with pytest.raises(EnvError) as error:
         make(id, 1, backend)
     assert str(error.value).startswith(message)

@@ -15,7 +15,7 @@ gym.register("GymCounter-v0", GymCounter)
 gym.register("GymCounterLimited-v0", GymCounter, max_episode_steps=2)
 
 
-def test_an_interaction_tape_without_an_idle_row():
+def test_a_reset_adds_no_idle_step():
     env = make("GymCounter-v0", 2)
     tape = [env.reset(np.array([True, True]), [7, 8]).tolist()]
     for action in (0, 1, 2):
@@ -45,7 +45,7 @@ def test_spaces_are_read_from_the_environment():
     assert (pendulum.action_low, pendulum.action_high, pendulum.discrete) == ((-2.0,), (2.0,), False)
 
 
-def test_whole_number_actions_in_a_box_are_refused():
+def test_integer_actions_in_a_box_are_refused():
     class Whole(GymCounter):
         def __init__(self):
             super().__init__()
@@ -56,7 +56,7 @@ def test_whole_number_actions_in_a_box_are_refused():
         make("Whole-v0", 1)
 
 
-def test_processes_give_what_one_process_gives():
+def test_processes_give_the_same_result_as_one_process():
     envs = [make("CartPole-v1", 2, backend) for backend in ("gymnasium", "gymnasium-async")]
     try:
         both = np.ones(2, bool)

@@ -88,7 +88,7 @@ def test_the_number_of_threads_does_not_change_a_bit():
 @pytest.mark.parametrize(
     "id", ["Hopper-v5", "Ant-v5"]
 )  # Ant-v5 is put back by the engine, as it keeps cfrc_ext
-def test_an_episode_knows_nothing_of_what_came_before_it(id):
+def test_an_episode_does_not_depend_on_earlier_ones(id):
     used, fresh = make(id, 2), make(id, 2)
     rng = np.random.default_rng(0)
     used.reset(np.ones(2, bool), [5, 6])
@@ -101,7 +101,7 @@ def test_an_episode_knows_nothing_of_what_came_before_it(id):
         np.testing.assert_array_equal(used.step(action).next_obs, fresh.step(action).next_obs)
 
 
-def test_resetting_some_leaves_the_others_where_they_are():
+def test_resetting_some_environments_does_not_change_the_others():
     env = make("Reacher-v4", 3)
     env.reset(np.ones(3, bool), [0, 1, 2])
     step = env.step(np.ones((3, 2), np.float32))
@@ -126,12 +126,12 @@ PUSH = {
 
 
 @pytest.mark.parametrize("backend", PUSH)
-def test_what_mujoco_warns_of_is_said_once_and_leaves_no_file(backend, tmp_path):
+def test_mujoco_warnings_are_shown_once_and_leave_no_file(backend, tmp_path):
     script = WILD.format(backend=backend, push=PUSH[backend])
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    said = [line for line in done.stderr.splitlines() if line.startswith("MuJoCo: ")]
-    assert len(said) == len(set(said)) > 0
-    assert "unstable" in said[0]
+    shown = [line for line in done.stderr.splitlines() if line.startswith("MuJoCo: ")]
+    assert len(shown) == len(set(shown)) > 0
+    assert "unstable" in shown[0]
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""What a user types for an environment: it is found, or one sentence says what to type."""
+"""The name that a user types for an environment: it is resolved, or one sentence says what to type."""
 
 import subprocess
 import sys
@@ -52,12 +52,12 @@ def module(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("typed", "message"),
     [
         ("cartpole-v1", "there is no environment 'cartpole-v1'; upper and lower case count: CartPole-v1"),
         ("pendulum-V0", "upper and lower case count: Pendulum-v0"),
         ("CartPol-v1", "the nearest names are CartPole-v"),
-        ("Zzyzx-v0", "Where a package or a module of yours registers it, name that too: module:Zzyzx-v0"),
+        ("Zzyzx-v0", "If a package or a module of yours registers it, type the module too: module:Zzyzx-v0"),
         ("ALE/Pong-v5", "is registered by the package ale-py; name its module: ale_py:ALE/Pong-v5"),
         ("MiniGrid-Empty-8x8-v0", "name its module: minigrid:MiniGrid-Empty-8x8-v0"),
         ("typed_module:reach", "upper and lower case count: typed_module:Reach"),
@@ -75,7 +75,7 @@ def module(tmp_path, monkeypatch):
         ("typed_old:Old", "typed_old:Old is a class of gym, which is retired; derive it from gymnasium.Env"),
         (
             "typed_module.py",
-            "name the module and what is in it: in its folder type typed_module:Name",
+            "name its module and the environment: in its folder type typed_module:Name",
         ),
         ("a/b/typed_module.py:Reach", "in the folder a/b/ type typed_module:Reach"),
         (
@@ -91,10 +91,10 @@ def module(tmp_path, monkeypatch):
         ("typed_module:", "write module:Name, for example tank:Tank"),
     ],
 )
-def test_what_is_no_environment_gets_a_sentence_that_says_what_to_type(typed, said, module):
+def test_an_invalid_name_gets_a_sentence_that_says_what_to_type(typed, message, module):
     with pytest.raises(EnvError) as error:
         envs.resolve(typed)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -113,7 +113,7 @@ def _function():
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("value", "message"),
     [
         (gym.make("CartPole-v1"), "env is an object (TimeLimit), and must be a name"),
         (gym.envs.classic_control.CartPoleEnv, "env is the class CartPoleEnv, and must be a name"),
@@ -122,17 +122,17 @@ def _function():
         (None, "env is an object (NoneType), and must be a name"),
     ],
 )
-def test_an_environment_in_place_of_its_name_gets_a_sentence(given, said):
+def test_an_environment_instead_of_its_name_is_refused_with_advice(value, message):
     with pytest.raises(EnvError) as error:
-        envs.checked_name(given)
-    for part in said.split(".*"):
+        envs.checked_name(value)
+    for part in message.split(".*"):
         assert part in str(error.value)
 
 
-@pytest.mark.parametrize("given", ["CartPole-v1", gym.make("CartPole-v1"), [gym.make("CartPole-v1")], None])
-def test_a_loop_of_ones_own_wants_what_make_returns(given):
+@pytest.mark.parametrize("value", ["CartPole-v1", gym.make("CartPole-v1"), [gym.make("CartPole-v1")], None])
+def test_a_loop_of_the_user_requires_environments_from_make(value):
     with pytest.raises(ConfigError, match=r'must be what poise.make returns: poise.make\("CartPole-v1", 16'):
-        check_worlds(given)
+        check_worlds(value)
     check_worlds([envs.make("CartPole-v1", 1)])
 
 
@@ -153,7 +153,7 @@ for call in calls:
 """
 
 
-def test_every_call_that_takes_an_environment_says_it(tmp_path):
+def test_every_call_that_takes_a_name_refuses_an_environment(tmp_path):
     """Where no test checks types before."""
     done = subprocess.run([sys.executable, "-c", OBJECTS], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
@@ -184,7 +184,7 @@ class Own(gym.Env):
     ("name", "engine"), [("Hopper-v5", "mujoco"), ("Pendulum-v1", "native"), ("Reacher-v2", "mujoco")]
 )
 @pytest.mark.parametrize("change", ["entry point", "class", "kwargs", "limit", "wrapper"])
-def test_a_known_name_that_stands_for_something_else(name, engine, change, monkeypatch):
+def test_a_known_name_that_was_registered_again_runs_on_gymnasium(name, engine, change, monkeypatch):
     assert envs.resolve(name).backend == engine
     spec = gym.spec(name)
     if spec.max_episode_steps is None and change not in ("entry point", "class"):
@@ -204,7 +204,7 @@ def test_a_known_name_that_stands_for_something_else(name, engine, change, monke
             envs.resolve(name, engine)
 
 
-def test_a_module_that_registers_a_known_name_is_what_is_made(monkeypatch, tmp_path):
+def test_a_module_that_registers_a_known_name_is_used(monkeypatch, tmp_path):
     monkeypatch.setattr(gym.spec("Hopper-v5"), "entry_point", Own)
     (tmp_path / "typed_shadow.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -231,16 +231,16 @@ BOX = spaces.Box(-1, 1, (2,), np.float32)
         spaces.MultiBinary(4),
     ],
 )
-def test_an_observation_that_is_not_supported_says_how_it_is_wrapped(obs):
+def test_an_unsupported_observation_space_gets_advice_to_wrap_it(obs):
     with pytest.raises(EnvError) as error:
         spec_of("mine:Task", lambda: Spaces(obs))
-    said = str(error.value)
-    assert "supported is Box. Wrap it in a module, my_envs.py: from mine import Task; " in said
-    assert '"Mine-v0", lambda: FlattenObservation(Task())), then type my_envs:Mine-v0' in said
+    message = str(error.value)
+    assert "supported is Box. Wrap it in a module, my_envs.py: from mine import Task; " in message
+    assert '"Mine-v0", lambda: FlattenObservation(Task())), then type my_envs:Mine-v0' in message
     assert spec_of("it", lambda: FlattenObservation(Spaces(obs))).obs_size == spaces.flatdim(obs)
 
 
-def test_one_that_cannot_be_flattened_says_so_without_advice():
+def test_an_observation_space_that_cannot_be_flattened_gets_no_advice():
     with pytest.raises(EnvError, match=r"Text\(.*\) is not supported; supported is Box$"):
         spec_of("mine:Task", lambda: Spaces(spaces.Sequence(spaces.Text(3))))
 
@@ -248,32 +248,32 @@ def test_one_that_cannot_be_flattened_says_so_without_advice():
 @pytest.mark.parametrize(
     "action", [spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(4), spaces.Box(0, 9, (2,), np.int64)]
 )
-def test_an_action_that_is_not_supported_says_how_it_is_wrapped(action):
+def test_an_unsupported_action_space_gets_advice_that_works(action):
     with pytest.raises(EnvError) as error:
         spec_of("CartPole-v1", lambda: Spaces(action=action))
-    said = str(error.value)
-    assert "is not supported; supported are Box of floats and Discrete. Wrap it in a module" in said
-    code = said.partition("lambda: ")[2].rpartition("), then")[0].replace("low, high", "0, 9")
+    message = str(error.value)
+    assert "is not supported; supported are Box of floats and Discrete. Wrap it in a module" in message
+    code = message.partition("lambda: ")[2].rpartition("), then")[0].replace("low, high", "0, 9")
     names = {"TransformAction": TransformAction, "numpy": np, "gymnasium": gym}
     code = code.replace('gymnasium.make("CartPole-v1")', "env")
     wrapped = eval(code, names | {"env": Spaces(action=action)})  # the advice, as it is typed
     spec_of("it", lambda: wrapped)
     wrapped.action_space.seed(0)
     for _ in range(20):
-        given = wrapped.func(wrapped.action_space.sample())
-        assert action.contains(np.asarray(given, action.dtype))
+        sample = wrapped.func(wrapped.action_space.sample())
+        assert action.contains(np.asarray(sample, action.dtype))
 
 
 @pytest.mark.parametrize(
-    ("obs", "action", "said"),
+    ("obs", "action", "message"),
     [
-        (spaces.Box(-1, 1, (0,)), None, "has no numbers; nothing can be learned from it"),
+        (spaces.Box(-1, 1, (0,)), None, "has no numbers; there is nothing to learn from"),
         (None, spaces.Box(-1, 1, (0,)), "leaves nothing to choose: it has no numbers"),
         (None, spaces.Box(0, 0, (2,)), "low = high for every action.*give it one: <motor"),
     ],
 )
-def test_spaces_in_which_there_is_nothing_are_refused(obs, action, said):
-    with pytest.raises(EnvError, match=said):
+def test_empty_spaces_are_refused(obs, action, message):
+    with pytest.raises(EnvError, match=message):
         spec_of("mine:Task", lambda: Spaces(obs, action))
 
 
@@ -281,7 +281,7 @@ BOUNDS = [(0.0, 0.1), (-0.3, 0.7), (-0.1, 1e300), (0.1, np.inf), (-1.0, 1.0), (1
 
 
 @pytest.mark.parametrize(("low", "high"), BOUNDS)
-def test_the_bounds_of_an_action_lie_within_those_of_the_space(low, high):
+def test_scaled_actions_stay_within_the_bounds_of_the_space(low, high):
     scale = ActionScale(Spec("X", (1,), (1,), (low,), (high,)), normalize=True)
     for extreme in (-1e30, -1.0, 0.0, 1.0, 1e30):
         action = scale(np.full((1, 1), extreme, np.float32))
@@ -307,7 +307,7 @@ gym.register("Valve-v7", Valve)
 
 
 @pytest.mark.parametrize(("low", "high"), [*BOUNDS[:2], (16777216.5, 16777217.5), (1e9 + 1, 1e9 + 2)])
-def test_an_environment_gets_actions_of_its_own_space(low, high, monkeypatch):
+def test_an_environment_gets_actions_that_its_space_contains(low, high, monkeypatch):
     """Also where no float32 lies between the bounds."""
     monkeypatch.setattr(gym.registry["Valve-v7"], "kwargs", {"low": low, "high": high})
     env = GymnasiumEnv("Valve-v7", 2)
@@ -334,13 +334,13 @@ SCRIPTS = {
 
 
 @pytest.mark.parametrize("kind", SCRIPTS)
-def test_a_script_whose_processes_cannot_begin_is_told_why_once(kind, tmp_path):
-    text, said = SCRIPTS[kind]
+def test_a_script_whose_processes_cannot_start_is_told_why_once(kind, tmp_path):
+    text, message = SCRIPTS[kind]
     (tmp_path / "script.py").write_text(text)
     done = subprocess.run(
         [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 1
-    assert said in done.stderr.splitlines()[-1]
+    assert message in done.stderr.splitlines()[-1]
     assert done.stderr.count("Traceback") == 1  # of the script itself, and of no process that it started
     assert "the same spaces" not in done.stderr

@@ -65,7 +65,7 @@ def test_starts_cover_gymnasiums_range_and_no_more():
     assert 0.95 < np.abs(obs[:, 2]).max() <= 1
 
 
-def test_the_same_seed_begins_the_same_episode_wherever_it_is_played():
+def test_the_same_seed_starts_the_same_episode_in_any_environment():
     env = make("Pendulum-v1", 3)
     first = env.reset(np.ones(3, bool), [5, 6, 7])
     again = env.reset(np.array([False, False, True]), [5])
@@ -84,7 +84,7 @@ def test_the_time_limit_truncates_after_200_steps():
     assert not np.any(flags[:-1])
 
 
-def test_the_specs_are_gymnasiums():
+def test_the_spec_equals_that_of_gymnasium():
     env = gym.make("Pendulum-v1")
     spec = make("Pendulum-v1", 1).spec
     assert (spec.obs_size,) == env.observation_space.shape

@@ -60,7 +60,7 @@ def test_the_example_learns(example, tmp_path):
     assert run.evaluation.mean > 200  # of 250
 
 
-def test_each_simulation_moves_as_mujoco_alone_does_with_its_own_model(example):
+def test_each_simulation_moves_like_plain_mujoco_with_its_own_model(example):
     env = make(example, 3)
     assert isinstance(env, MujocoEnv)
     env.reset(np.ones(3, bool), [1, 2, 3])
@@ -87,7 +87,7 @@ def test_each_simulation_moves_as_mujoco_alone_does_with_its_own_model(example):
             np.testing.assert_array_equal(o, np.concatenate((data.qpos, data.qvel)))
 
 
-def test_an_episode_is_a_function_of_its_seed_whatever_ran_there_before(example):
+def test_an_episode_depends_only_on_its_seed(example):
     one, other = make(example, 1), make(example, 3)
     for seed in (5, 6):
         other.reset(np.ones(3, bool), [7, 8, 9])
@@ -113,7 +113,7 @@ class Beam(Task):
         return np.zeros(len(action)), np.zeros(len(action), bool)
 
 
-def test_starts_do_not_add_up_and_time_has_no_limit():
+def test_changed_starts_do_not_accumulate_and_there_is_no_time_limit():
     env = MujocoEnv("Beam", Beam(), 2)
     for _ in range(2):
         np.testing.assert_array_equal(env.reset(np.ones(2, bool), [0, 1]), np.ones((2, 2)))
@@ -122,7 +122,7 @@ def test_starts_do_not_add_up_and_time_has_no_limit():
     assert env.seconds_a_step == pytest.approx(0.02)
 
 
-def test_a_motor_without_limits_has_none(tmp_path):
+def test_a_motor_without_limits_has_infinite_bounds(tmp_path):
     text = Path(Beam.model).read_text().replace('ctrllimited="true"', 'ctrllimited="false"')
     (tmp_path / "free.xml").write_text(text)
     task = type("Free", (Beam,), {"model": str(tmp_path / "free.xml")})()
@@ -141,10 +141,10 @@ def test_a_motor_without_limits_has_none(tmp_path):
         ({"model": "nowhere.xml"}, "nowhere.xml"),
         ({"derived": ("elbows",)}, "elbows"),
         ({"varied": ("elbows",), "vary": lambda self, rng, values: None}, "elbows"),
-        ({"varied": ("body_mass",)}, r"Broken names varied fields and has no vary\(\)"),
+        ({"varied": ("body_mass",)}, r"Broken names varied fields but has no vary\(\)"),
     ],
 )
-def test_what_is_wrong_with_a_task_is_said_when_it_is_made(changes, message):
+def test_a_faulty_task_is_refused_when_it_is_made(changes, message):
     with pytest.raises((EnvError, EnvFault), match=f"Beam: .*{message}"):
         MujocoEnv("Beam", type("Broken", (Beam,), changes)(), 2)
 
@@ -157,7 +157,7 @@ def test_what_is_wrong_with_a_task_is_said_when_it_is_made(changes, message):
         ({"outcome": lambda self, batch, before, action: None}, "TypeError"),
     ],
 )
-def test_what_a_task_raises_later_names_it(changes, message):
+def test_an_error_in_a_task_names_the_task(changes, message):
     env = MujocoEnv("Beam", type("Broken", (Beam,), changes)(), 2)
 
     def play():
@@ -187,7 +187,7 @@ def test_a_name_that_cannot_be_registered_is_refused_with_the_reason():
         poise.register("Part-v0", type("Part", (Task,), {}))
 
 
-def test_a_registered_name_needs_no_module_in_the_same_program(monkeypatch):
+def test_a_name_registered_in_this_process_needs_no_module(monkeypatch):
     monkeypatch.setattr("poise.envs.tasks.TASKS", dict(poise.envs.tasks.TASKS))
     poise.register("Beam-v0", Beam)
     assert resolve("Beam-v0").backend == "mujoco"

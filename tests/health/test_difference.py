@@ -1,4 +1,4 @@
-"""Where two runs part."""
+"""``poise diff``: where two runs differ."""
 
 import io
 import json
@@ -30,16 +30,16 @@ def runs(tmp_path_factory):
 def test_the_same_training_twice_is_the_same(runs, capsys):
     assert compare(runs[0], runs[1]).same
     assert main(["diff", str(runs[0]), str(runs[1])]) == 0
-    assert capsys.readouterr().out == "the same in all of 5 iterations\n"
+    assert capsys.readouterr().out == "the same in all 5 iterations\n"
 
 
-def test_the_first_iteration_that_differs_is_named_and_in_what(runs, capsys):
-    found = compare(runs[0], runs[2])
-    assert (found.iterations, found.iteration, found.steps) == ((5, 5), 2, 144)
-    assert found.metrics["policy/learning_rate"] == (pytest.approx(2.4e-3), pytest.approx(3e-3))
-    assert found.config == {"ppo.anneal": ("linear", "none")}
-    assert found.machine == {}
-    assert len(set(found.parameters)) == 2
+def test_the_first_iteration_that_differs_is_named_with_its_differences(runs, capsys):
+    difference = compare(runs[0], runs[2])
+    assert (difference.iterations, difference.iteration, difference.steps) == ((5, 5), 2, 144)
+    assert difference.metrics["policy/learning_rate"] == (pytest.approx(2.4e-3), pytest.approx(3e-3))
+    assert difference.config == {"ppo.anneal": ("linear", "none")}
+    assert difference.machine == {}
+    assert len(set(difference.parameters)) == 2
     with pytest.raises(SystemExit) as ended:
         main(["diff", str(runs[0]), str(runs[2])])
     assert ended.value.code == 1
@@ -49,31 +49,31 @@ def test_the_first_iteration_that_differs_is_named_and_in_what(runs, capsys):
 
 
 def test_episodes_that_differ_are_named(runs):
-    found = compare(runs[0], runs[4])
-    assert found.iteration == 1
-    assert all(text.startswith("environment ") for text in found.episodes)
-    assert found.config == {"seed": (0, 1)}
+    difference = compare(runs[0], runs[4])
+    assert difference.iteration == 1
+    assert all(text.startswith("environment ") for text in difference.episodes)
+    assert difference.config == {"seed": (0, 1)}
 
 
-def test_a_shorter_run_that_is_annealed_alike_differs_by_its_rates(runs):
-    found = compare(runs[0], runs[3])
-    assert (found.iterations, found.iteration) == ((5, 3), 2)
-    assert found.parameters is None  # they ended at other steps
+def test_a_shorter_run_differs_by_its_learning_rates(runs):
+    difference = compare(runs[0], runs[3])
+    assert (difference.iterations, difference.iteration) == ((5, 3), 2)
+    assert difference.parameters is None  # they ended at other steps
 
 
-def test_a_hash_alone_that_differs_is_a_difference(runs, tmp_path):
+def test_different_parameter_hashes_alone_are_a_difference(runs, tmp_path):
     copy = shutil.copytree(runs[0], tmp_path / "copy")
     summary = json.loads((copy / "summary.json").read_text())
     versions = summary["versions"] | {"jax": "0.0.1"}
     changed = summary | {"parameters_sha256": "0" * 64, "versions": versions}
     (copy / "summary.json").write_text(json.dumps(changed))
-    found = compare(runs[0], copy)
-    assert not found.same
-    assert found.iteration is None
-    assert found.machine == {"jax": (summary["versions"]["jax"], "0.0.1")}
+    difference = compare(runs[0], copy)
+    assert not difference.same
+    assert difference.iteration is None
+    assert difference.machine == {"jax": (summary["versions"]["jax"], "0.0.1")}
 
 
-def test_what_is_no_run_says_so(runs, tmp_path):
+def test_a_folder_without_a_run_is_refused(runs, tmp_path):
     with pytest.raises(JournalError, match=r"metrics.jsonl: cannot be read"):
         compare(runs[0], tmp_path)
     (tmp_path / "metrics.jsonl").write_text("{}\n")
@@ -82,7 +82,7 @@ def test_what_is_no_run_says_so(runs, tmp_path):
 
 
 @pytest.mark.parametrize("entries", [{"parameters_sha256": ["a"]}, {"steps": [1]}, {"steps": {}}])
-def test_a_summary_whose_values_are_of_other_types_is_compared_as_it_is(entries, runs, tmp_path):
+def test_a_summary_with_values_of_other_types_is_compared(entries, runs, tmp_path):
     copy = shutil.copytree(runs[0], tmp_path / "run")
     summary = json.loads((copy / "summary.json").read_text())
     (copy / "summary.json").write_text(json.dumps(summary | entries))

@@ -110,7 +110,7 @@ SICK = {
     "Unrewarded": ("reward-constant", "warning", "rewards was 0"),
     "Sparse": ("reward-sparse", "note", "of the rewards were not 0"),
     "Huge": ("reward-size", "note", "e+09 in size"),
-    "Deaf": ("action-ignored", "error", "went the same way whatever was done"),
+    "Deaf": ("action-ignored", "error", "other actions led to the same observations and rewards"),
     "Limited": ("limit-as-termination", "warning", "were terminated at step 40"),
     "Endless": ("never-ends", "warning", "steps, and there is no time limit"),
     "NotANumber": ("breaks", "error", "episode seed 0, step 5: obs[0] is nan"),
@@ -215,7 +215,7 @@ def test_the_time_of_a_training_includes_learning_and_the_score():
     assert endless["score_seconds_most"] < 0.1 * forecast.SCORED * 10_000 * endless["step_us"] * 1e-6
     assert forecast.SCORED == 2 * EVALUATION_EPISODES + 4 * RESCORING_EPISODES
     assert "100,000 steps of training take about" in forecast.in_words(endless)[0]
-    assert "where none ends before 10,000 steps" in forecast.in_words(endless)[1]
+    assert "if none ends before 10,000 steps" in forecast.in_words(endless)[1]
 
 
 def test_seconds_are_said_as_a_person_says_them():
@@ -244,7 +244,7 @@ def test_the_same_is_found_again():
 
 
 def test_gymnasiums_checker_has_its_say_where_nothing_grave_was_found():
-    (found,) = judged("sick:InfoIsAList")[0]
+    (_, found) = judged("sick:InfoIsAList")[0]
     assert (found.rule, found.severity) == ("gymnasium-checker", "note")
     assert "was not a dictionary" in found.seen
 
@@ -282,7 +282,7 @@ def test_the_command_tells_what_was_found_and_exits_with_1_where_a_training_woul
     out = capsys.readouterr().out
     assert out.startswith("sick:Dead\n  observes 3 numbers, acts by 1 number, no time limit\n")
     assert "note: constant-observation\n" in out
-    assert out.endswith("1 note\nto train on it: poise train sick:Dead\n")
+    assert out.endswith("2 notes\nto train on it: poise train sick:Dead\n")
     with pytest.raises(SystemExit) as stop:
         main(["check", "sick:Deaf", "--json"])
     assert stop.value.code == 1

@@ -28,26 +28,26 @@ def python(code, *arguments, **more):
 
 
 @pytest.mark.parametrize("address", ["local", "auto", "10.0.0.1:6379", "head.lab:6379", "[::1]:6379"])
-def test_an_address_is_taken_as_it_is(address):
+def test_a_valid_address_is_not_changed(address):
     assert checked_address(address) == address
 
 
 @pytest.mark.parametrize("address", ["Reacher-v4", "ray://10.0.0.1:10001", "10.0.0.1", "", "a b:1"])
-def test_what_is_no_address_is_refused(address):
+def test_an_invalid_address_is_refused(address):
     with pytest.raises(
         ClusterError, match=r"must be HOST:PORT of a cluster, auto for .* or nothing to start a local one"
     ):
         checked_address(address)
 
 
-def test_where_nothing_answers_is_said_at_once():
-    begun = time.monotonic()
+def test_an_address_where_nothing_answers_is_refused_at_once():
+    start = time.monotonic()
     with (
         pytest.raises(ClusterError, match=r"ray = '127\.0\.0\.1:1': nothing answers there"),
         cluster.joined("127.0.0.1:1"),
     ):
         pass
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - start < 5
     assert "RAY_AUTH_MODE" not in os.environ
 
 
@@ -60,7 +60,7 @@ def test_without_ray_the_extra_is_named(monkeypatch):
         pass
 
 
-def test_without_ray_nothing_is_begun(monkeypatch, tmp_path, capsys):
+def test_without_ray_nothing_is_started(monkeypatch, tmp_path, capsys):
     find = cluster.importlib.util.find_spec
     without = lambda name, *more: None if name == "ray" else find(name, *more)  # noqa: E731
     monkeypatch.setattr(cluster.importlib.util, "find_spec", without)
@@ -98,13 +98,13 @@ def listening(pids):
     for pid in pids:
         for file in Path(f"/proc/{pid}/fd").iterdir():
             sockets.add(os.readlink(file))
-    found = []
+    addresses = []
     for table in ("tcp", "tcp6"):
         for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             place, state, inode = (row.split()[i] for i in (1, 3, 9))
             if state == "0A" and f"socket:[{inode}]" in sockets:
-                found.append(place.split(":")[0])
-    return found
+                addresses.append(place.split(":")[0])
+    return addresses
 
 
 @pytest.mark.parametrize("killed", [False, True])
@@ -162,7 +162,7 @@ answer(address)
 
 
 @pytest.mark.slow
-def test_one_cluster_after_another_is_joined_each_with_its_token():
+def test_several_clusters_are_joined_in_turn_each_with_its_token():
     sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
     import nodes
 
@@ -179,7 +179,7 @@ def state(pid):
         return "Z"
 
 
-def test_what_writes_in_the_folder_is_ended_and_nothing_else(tmp_path):
+def test_only_processes_that_write_in_the_folder_are_ended(tmp_path):
     folder = tmp_path / "ray"
     folder.mkdir()
     code = "import sys; f = open(sys.argv[1], 'w'); print('open', flush=True); sys.stdin.read()"
@@ -197,7 +197,7 @@ def test_what_writes_in_the_folder_is_ended_and_nothing_else(tmp_path):
     inside.communicate()
 
 
-def test_a_ray_that_does_not_start_is_said_in_a_line(monkeypatch):
+def test_a_ray_that_does_not_start_is_reported_in_one_line(monkeypatch):
     monkeypatch.setattr(cluster, "_MEMORY", 1)  # byte
     folders, make = [], cluster.tempfile.mkdtemp
     monkeypatch.setattr(
@@ -217,60 +217,60 @@ def test_each_process_of_a_cluster_takes_another_core():
     )
     cores = sorted(os.sched_getaffinity(0))
     processes = [python(code, "/somewhere") for _ in range(len(cores) + 1)]
-    said = sorted(process.stdout.readline() for process in processes)
+    lines = sorted(process.stdout.readline() for process in processes)
     alone = [f"True {[core]}\n" for core in cores]
-    assert said == sorted([*alone, f"True {cores}\n"])  # for the last there is none left
+    assert lines == sorted([*alone, f"True {cores}\n"])  # for the last there is none left
     for process in processes:
         process.communicate()
 
 
-def kept(run, steps):
-    """A checkpoint, made anew where there is one, as a training that begins does with its first."""
+def make_checkpoint(run, steps):
+    """Make a checkpoint, also if there is one: a training that starts again writes its first one again."""
     folder = run / "checkpoints" / f"{steps:012d}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "manifest.json").write_text("")
 
 
-def test_a_job_that_dies_again_and_again_before_its_first_checkpoint_is_given_up(tmp_path):
+def test_a_job_that_keeps_dying_before_its_first_checkpoint_is_given_up(tmp_path):
     deaths, again = _Deaths(), []
     for _ in range(5):
-        kept(tmp_path, 0)
+        make_checkpoint(tmp_path, 0)
         again.append(deaths.again(tmp_path))
     assert again == [True, True, True, True, False]
 
 
-def test_a_job_that_comes_further_each_time_begins_again(tmp_path):
+def test_a_job_that_gets_further_each_time_is_started_again(tmp_path):
     deaths = _Deaths()
     for step in range(12):
-        kept(tmp_path / str(step % 3), 100 + step)  # three seeds of a trial
+        make_checkpoint(tmp_path / str(step % 3), 100 + step)  # three seeds of a trial
         assert deaths.again(tmp_path)
 
 
-def test_that_no_core_is_free_is_said_once_and_again_after_something_was_heard(tmp_path, monkeypatch):
+def test_a_lack_of_free_cores_is_reported_once_and_again_after_news(tmp_path, monkeypatch):
     job = Job("Pendulum-v1", Config(), Options(), tmp_path)
-    said = []
+    lines = []
     monkeypatch.setattr(pool, "SCARCE", 0.1)
     monkeypatch.setattr(cluster, "room", lambda: "2 cores, 0 of them free")
-    silence = pool._Silence(said.append)
+    silence = pool._Silence(lines.append)
     silence.hear([], [job])
-    assert said == []
+    assert lines == []
     time.sleep(0.1)
     silence.hear([], [job])
     silence.hear([], [job])
-    assert said == ["waiting for a free core: the cluster has 2 cores, 0 of them free"]
+    assert lines == ["waiting for a free core: the cluster has 2 cores, 0 of them free"]
     silence.hear(["a result"], [job])
-    (tmp_path / "log.txt").write_text("")  # it has begun
+    (tmp_path / "log.txt").write_text("")  # it has started
     time.sleep(0.1)
     silence.hear([], [job])
-    assert len(said) == 1
+    assert len(lines) == 1
     silence.hear(["a result"], [job])
     os.utime(tmp_path / "log.txt", (1, 1))  # of a start long ago
     time.sleep(0.1)
     silence.hear([], [job])
-    assert len(said) == 2
+    assert len(lines) == 2
 
 
-def test_another_address_than_that_of_the_cluster_that_one_is_in_is_refused(monkeypatch):
+def test_a_second_cluster_is_refused(monkeypatch):
     class Ray:
         is_initialized = staticmethod(lambda: True)
         get_runtime_context = staticmethod(lambda: type("Context", (), {"gcs_address": "10.0.0.1:6379"}))
@@ -284,6 +284,6 @@ def test_another_address_than_that_of_the_cluster_that_one_is_in_is_refused(monk
         pass
 
 
-def test_a_folder_that_is_not_shared_is_named(tmp_path):
+def test_an_output_folder_that_is_not_shared_is_refused(tmp_path):
     failed = _work_on_cluster(None, tmp_path / "elsewhere", [])
     assert "--out must be a folder that all machines share" in str(failed)

@@ -19,8 +19,8 @@ print(jax.config.jax_compilation_cache_dir)
 """
 
 
-def run(cache, keep=True, said="", **environment):
-    """Where JAX keeps what it compiled, of a process that compiles one function; ``said`` is all it tells."""
+def run(cache, keep=True, stderr="", **environment):
+    """The cache folder of JAX in a process that compiles two functions and prints ``stderr``."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT.format(keep=keep)],
@@ -29,39 +29,39 @@ def run(cache, keep=True, said="", **environment):
         text=True,
         check=True,
     )
-    assert done.stderr == said
+    assert done.stderr == stderr
     return done.stdout.strip()
 
 
-def test_what_was_compiled_is_kept_in_a_folder_of_the_users_own(tmp_path):
+def test_compiled_programs_are_kept_in_a_private_folder(tmp_path):
     folder = Path(run(tmp_path))
     assert folder == tmp_path / "poise" / compiled._key()
     assert folder.stat().st_mode & 0o777 == 0o700
-    kept = sorted(folder.iterdir())
-    assert kept
+    entries = sorted(folder.iterdir())
+    assert entries
     assert run(tmp_path) == str(folder)
-    assert sorted(folder.iterdir()) == kept  # nothing was compiled again
+    assert sorted(folder.iterdir()) == entries  # nothing was compiled again
 
 
-def test_nothing_is_kept_where_that_is_not_wanted_or_configured_otherwise(tmp_path):
+def test_nothing_is_kept_if_disabled_or_if_jax_has_a_cache(tmp_path):
     assert run(tmp_path, keep=False) == "None"
     assert run(tmp_path, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine")) == str(tmp_path / "mine")
     assert not (tmp_path / "poise").exists()
 
 
-NOT_KEPT = "what is compiled is not kept for the next start: "
+NOT_KEPT = "compiled programs are not kept for the next start: "
 
 
 def test_a_folder_that_others_may_write_or_that_cannot_be_made_is_not_used(tmp_path):
     folder = tmp_path / "poise" / compiled._key()
     folder.mkdir(parents=True)
     folder.chmod(0o777)
-    assert run(tmp_path, said=f"{NOT_KEPT}other users may write {folder} (chmod go-w {folder})\n") == "None"
+    assert run(tmp_path, stderr=f"{NOT_KEPT}other users may write {folder} (chmod go-w {folder})\n") == "None"
     (tmp_path / "file").touch()
     assert run(tmp_path / "file") == "None"
 
 
-def test_what_is_made_is_the_users_own_whatever_the_umask(tmp_path, monkeypatch):
+def test_new_folders_are_private_with_any_umask(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "shared" / "more"))
     before = os.umask(0)
     try:
@@ -73,7 +73,7 @@ def test_what_is_made_is_the_users_own_whatever_the_umask(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("above", [1, 2, 3])
-def test_a_folder_is_not_used_where_others_may_write_a_parent(tmp_path, above):
+def test_a_folder_is_not_used_if_others_may_write_a_parent(tmp_path, above):
     folder = tmp_path / "shared" / "cache" / "poise" / compiled._key()
     folder.mkdir(parents=True, mode=0o700)
     for place in (folder, *folder.parents[:3]):
@@ -107,7 +107,7 @@ def test_a_link_in_the_path_is_followed_once(tmp_path, monkeypatch):
     assert compiled._folder() == tmp_path / "real" / "poise" / compiled._key()
 
 
-def test_a_damaged_entry_is_replaced_without_a_word(tmp_path):
+def test_a_damaged_entry_is_replaced_silently(tmp_path):
     folder = Path(run(tmp_path))
     before = {entry: entry.read_bytes() for entry in sorted(folder.glob("*-cache"))}
     assert len(before) > 1
@@ -118,7 +118,7 @@ def test_a_damaged_entry_is_replaced_without_a_word(tmp_path):
         assert len(entry.read_bytes()) == pytest.approx(len(content), rel=0.05)  # the time is in it
 
 
-def test_a_full_disk_is_said_once_and_leaves_no_part_of_an_entry(tmp_path, monkeypatch, capsys):
+def test_a_full_disk_is_reported_once_and_leaves_no_partial_entry(tmp_path, monkeypatch, capsys):
     inner = types.SimpleNamespace()
 
     def write(key, *others):
@@ -146,11 +146,11 @@ def test_another_processor_or_version_has_another_folder(monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="no Linux")
-def test_the_processor_is_known_by_its_instruction_sets():
+def test_the_processor_is_identified_by_its_instruction_sets():
     assert any(line.startswith(("flags", "Features")) for line in compiled.processor().splitlines())
 
 
-def test_what_was_compiled_is_dropped_before_the_process_may_map_no_more(monkeypatch):
+def test_compiled_programs_are_dropped_before_memory_mappings_run_out(monkeypatch):
     cleared = []
     monkeypatch.setattr(compiled.jax, "clear_caches", lambda: cleared.append(1))
     mappings = 21_843

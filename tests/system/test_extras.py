@@ -23,7 +23,7 @@ PLACE = Place(
 PIP = "/home/me/env/bin/python -m pip install 'onnx<2,>=1.20' 'onnxruntime<2,>=1.23'"
 
 
-def test_pip_installs_the_packages_of_an_extra_by_name_as_poise_is_not_on_an_index():
+def test_pip_installs_the_packages_of_an_extra_by_name():
     assert requirements("onnx") == ["onnx<2,>=1.20", "onnxruntime<2,>=1.23"]
     assert requirements("nothing") == []
     assert command("onnx", PLACE) == PIP
@@ -32,9 +32,9 @@ def test_pip_installs_the_packages_of_an_extra_by_name_as_poise_is_not_on_an_ind
 
 
 def test_uv_installs_into_the_environment_that_runs():
-    found = dataclasses.replace(PLACE, uv="uv")
-    assert command("sweep", found) == "uv pip install --python /home/me/env/bin/python 'optuna<6,>=5.0'"
-    assert command("sweep", dataclasses.replace(found, active=True)) == "uv pip install 'optuna<6,>=5.0'"
+    place = dataclasses.replace(PLACE, uv="uv")
+    assert command("sweep", place) == "uv pip install --python /home/me/env/bin/python 'optuna<6,>=5.0'"
+    assert command("sweep", dataclasses.replace(place, active=True)) == "uv pip install 'optuna<6,>=5.0'"
 
 
 def test_in_poises_own_folder_uv_installs_the_extra_and_removes_nothing(tmp_path, monkeypatch):
@@ -51,7 +51,7 @@ def test_in_poises_own_folder_uv_installs_the_extra_and_removes_nothing(tmp_path
     )
 
 
-def test_in_a_project_of_the_users_own_uv_writes_the_packages_down(tmp_path, monkeypatch):
+def test_in_a_project_of_the_user_uv_adds_the_packages(tmp_path, monkeypatch):
     (tmp_path / "uv.lock").touch()
     (tmp_path / ".venv").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -87,10 +87,10 @@ def test_a_task_on_box2d_names_the_extra(monkeypatch):
 
 
 def test_this_installation_gets_one_command():
-    told = needs("sweep")
-    assert told.startswith("needs the extra sweep; to install it: ")
-    assert "optuna" in told or "--inexact --extra sweep" in told
-    assert "'poise[" not in told
+    text = needs("sweep")
+    assert text.startswith("needs the extra sweep; to install it: ")
+    assert "optuna" in text or "--inexact --extra sweep" in text
+    assert "'poise[" not in text
 
 
 # --- the platform of JAX ---
@@ -104,7 +104,7 @@ def test_this_installation_gets_one_command():
         ("abacus", "Unable to initialize backend 'abacus'"),
     ],
 )
-def test_a_platform_that_is_not_there_is_named_beside_those_that_are(asked, why):
+def test_a_missing_platform_is_reported_with_the_available_ones(asked, why):
     program = "from poise.system.machine import PlatformError, check_platform\ntry:\n    check_platform()\n"
     program += "except PlatformError as error:\n    print(error)"
     env = {**os.environ, "JAX_PLATFORMS": asked}
@@ -116,6 +116,6 @@ def test_a_platform_that_is_not_there_is_named_beside_those_that_are(asked, why)
     assert done.stdout.count("\n") == 1
 
 
-def test_an_error_of_another_kind_stays_as_it_is(monkeypatch):
+def test_without_a_chosen_platform_nothing_is_checked(monkeypatch):
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     machine.check_platform()

@@ -37,30 +37,30 @@ def deaf(folder):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_main_thread_that_does_not_hear_is_left_in_time_and_its_work_is_saved(number, tmp_path):
+def test_a_blocked_main_thread_is_ended_in_time_and_its_work_is_saved(number, tmp_path):
     process = deaf(tmp_path)
-    begun = time.monotonic()
+    start = time.monotonic()
     process.send_signal(number)
     assert process.wait(20) == 128 + number
-    assert 2 < time.monotonic() - begun < 5
+    assert 2 < time.monotonic() - start < 5
     assert (tmp_path / "saved").read_text() == "all"
     time.sleep(0.2)
     assert not alive_in_session(process.pid)  # the child is gone, too
 
 
-def test_a_second_signal_leaves_at_once(tmp_path):
+def test_a_second_signal_ends_the_process_at_once(tmp_path):
     process = deaf(tmp_path)
-    begun = time.monotonic()
+    start = time.monotonic()
     process.send_signal(signal.SIGINT)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
-    assert time.monotonic() - begun < 1.5
+    assert time.monotonic() - start < 1.5
     assert not (tmp_path / "saved").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_in_python_it_is_an_exception_with_the_exit_code(number):
+def test_in_python_code_a_signal_is_an_exception_with_the_exit_code(number):
     before = signal.getsignal(number)
 
     def interrupted():
@@ -74,15 +74,15 @@ def test_in_python_it_is_an_exception_with_the_exit_code(number):
     assert signal.getsignal(number) is before
 
 
-def test_in_another_thread_nothing_is_done():
-    found = []
+def test_in_another_thread_the_guard_has_no_effect():
+    unchanged = []
 
     def work():
         before = signal.getsignal(signal.SIGTERM)
         with guarded():
-            found.append(signal.getsignal(signal.SIGTERM) is before)
+            unchanged.append(signal.getsignal(signal.SIGTERM) is before)
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert found == [True]
+    assert unchanged == [True]

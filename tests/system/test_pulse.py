@@ -26,59 +26,59 @@ class Time:
 
 @pytest.fixture
 def clock(monkeypatch):
-    found = Time()
-    monkeypatch.setattr(pulse, "time", found)
-    return found
+    fake = Time()
+    monkeypatch.setattr(pulse, "time", fake)
+    return fake
 
 
-def test_what_lasts_is_said_every_five_seconds(clock):
-    said = []
-    beat = Pulse(said.append)
+def test_long_work_is_reported_every_five_seconds(clock):
+    lines = []
+    beat = Pulse(lines.append)
     beat.doing("filming")
     for _ in range(12):
         clock.now += 1
         beat.beat()
-    assert said == ["filming (5 s)", "filming (10 s)"]
+    assert lines == ["filming (5 s)", "filming (10 s)"]
     beat.doing("")
     clock.now += 60
     beat.beat()
-    assert len(said) == 2
+    assert len(lines) == 2
 
 
-def test_what_was_just_said_needs_no_pulse(clock):
-    said = []
-    beat = Pulse(said.append)
+def test_other_lines_replace_the_pulse(clock):
+    lines = []
+    beat = Pulse(lines.append)
     beat.doing("training")
     for _ in range(12):
         clock.now += 1
         beat.heard()
         beat.beat()
-    assert said == []
+    assert lines == []
 
 
-def test_the_silence_may_grow_with_what_has_passed(clock):
-    said = []
-    beat = Pulse(said.append, share=0.1)
+def test_the_silence_may_grow_with_the_elapsed_time(clock):
+    lines = []
+    beat = Pulse(lines.append, share=0.1)
     beat.doing("training")
     for _ in range(1000):
         clock.now += 1
         beat.beat()
-    assert 20 < len(said) < 50
+    assert 20 < len(lines) < 50
 
 
 def test_a_pulse_beats_by_itself(monkeypatch):
     monkeypatch.setattr(pulse, "SILENCE", 0.02)
     monkeypatch.setattr(pulse, "LOOKING", 0.005)
-    said = []
-    with announced("compiling", said.append):
+    lines = []
+    with announced("compiling", lines.append):
         for _ in range(1000):
-            if said:
+            if lines:
                 break
             __import__("time").sleep(0.005)
-    assert said[0].startswith("compiling (")
+    assert lines[0].startswith("compiling (")
 
 
-def test_a_pipe_is_told_what_follows_the_training(clock):
+def test_a_pipe_gets_lines_after_the_training(clock):
     file = io.StringIO()
     with live(1000, file) as view:
         clock.now += 6
@@ -104,7 +104,7 @@ def job(folder, steps=None, total=1000, **more):
     )
 
 
-def test_of_several_trainings_a_pipe_hears_how_far_each_is(clock, tmp_path, monkeypatch):
+def test_a_pipe_gets_the_progress_of_several_trainings(clock, tmp_path, monkeypatch):
     monkeypatch.setattr(watching, "time", clock)
     jobs = [job(tmp_path / "0", 430), job(tmp_path / "1", 1000), job(tmp_path / "2")]
     file = io.StringIO()
@@ -139,14 +139,14 @@ def test_several_trainings_have_bars_on_a_terminal(tmp_path, monkeypatch):
         assert part in shown
 
 
-def test_a_trial_has_the_steps_of_all_its_seeds(tmp_path):
+def test_the_steps_of_a_trial_are_those_of_all_its_seeds(tmp_path):
     trial = job(tmp_path / "trial", num_seeds=2)
     for seed, steps in (("0", 1000), ("1", 400)):
         job(trial.folder / seed, steps)
     assert watching._steps_of(trial) == (1400, 2000)
 
 
-def test_a_table_that_is_a_pipe_or_a_link_is_not_waited_for(tmp_path):
+def test_a_table_that_is_a_pipe_or_a_link_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "metrics.jsonl")
     assert watching.steps_done(tmp_path) == 0
     (tmp_path / "1").mkdir()

@@ -1,4 +1,4 @@
-"""A local Ray that dies: what died is said, how to resume too, and nothing is left over."""
+"""A local Ray that dies: the reason and how to resume are reported, and nothing is left over."""
 
 import json
 import os
@@ -18,23 +18,23 @@ from poise.system.cluster import Death, LostCluster
 @pytest.mark.parametrize(
     ("line", "why"), [("its raylet was killed\n", "its raylet was killed"), ("", "its keeper was killed")]
 )
-def test_what_the_keeper_says_or_that_it_is_gone_is_an_error_that_says_so(line, why, monkeypatch):
+def test_the_death_of_ray_or_of_its_keeper_is_an_error_with_the_reason(line, why, monkeypatch):
     read, write = os.pipe()
     death = Death()
     death.check()
     monkeypatch.setattr(cluster, "_death", death)
-    with os.fdopen(read) as said, os.fdopen(write, "w") as keeper_says:
-        waiting = threading.Thread(target=death.wait_for, args=(said,))
+    with os.fdopen(read) as output, os.fdopen(write, "w") as keeper_says:
+        waiting = threading.Thread(target=death.wait_for, args=(output,))
         waiting.start()
         keeper_says.write(line)
         keeper_says.close()
         waiting.join(5)
-    with pytest.raises(LostCluster, match=f"the local Ray died: {why} .*; what was done is kept") as found:
+    with pytest.raises(LostCluster, match=f"the local Ray died: {why} .*; what was done is kept") as error:
         cluster.answer(None)
-    assert found.value.exit_code == 1
+    assert error.value.exit_code == 1
 
 
-def test_an_error_of_ray_that_comes_just_before_the_news_is_the_death(monkeypatch):
+def test_an_error_of_ray_just_before_its_death_is_reported_as_the_death(monkeypatch):
     read, write = os.pipe()
     monkeypatch.setattr(cluster, "_death", death := Death())
 
@@ -45,13 +45,13 @@ def test_an_error_of_ray_that_comes_just_before_the_news_is_the_death(monkeypatc
             raise RuntimeError("the connection to the raylet is closed")
 
     monkeypatch.setattr(cluster, "_ray", lambda: Ray)
-    with os.fdopen(read) as said:
-        threading.Thread(target=death.wait_for, args=(said,), daemon=True).start()
+    with os.fdopen(read) as output:
+        threading.Thread(target=death.wait_for, args=(output,), daemon=True).start()
         with pytest.raises(LostCluster, match="its keeper was killed"):
             cluster.ready([1], 1.0)
 
 
-def test_the_keeper_hears_of_the_end_of_its_owner_or_of_the_raylet(monkeypatch):
+def test_the_keeper_notices_the_end_of_its_parent_or_of_the_raylet(monkeypatch):
     def stand_in():
         return subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
 
@@ -79,17 +79,17 @@ def below(pid):
         except OSError:
             continue
         children.setdefault(parent, []).append((int(stat.parent.name), command))
-    found, parents = {}, [pid]
+    commands, parents = {}, [pid]
     while parents:
         for child, command in children.get(parents.pop(), []):
-            found[child] = command
+            commands[child] = command
             parents.append(child)
-    return found
+    return commands
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["raylet/raylet", "poise.system.keeper"])
-def test_a_training_whose_ray_dies_says_so_and_leaves_nothing(name, tmp_path):
+def test_a_training_whose_ray_dies_reports_it_and_leaves_no_processes(name, tmp_path):
     options = ["--backend", "gymnasium", "--num-shards", "2", "--workers", "1", "--total-steps", "10M"]
     command = [sys.executable, "-m", "poise", "train", "InvertedPendulum-v5", *options, "--out", tmp_path]
     training = subprocess.Popen(
@@ -104,15 +104,15 @@ def test_a_training_whose_ray_dies_says_so_and_leaves_nothing(name, tmp_path):
     started = below(training.pid)
     assert training.poll() is None, training.communicate()[0]
     (victim,) = [pid for pid, line in started.items() if name in line]
-    (kept,) = [line for line in started.values() if "poise.system.keeper" in line]
-    folder = kept.split("\0")[4]  # python -P -m poise.system.keeper FOLDER
+    (keeper_command,) = [line for line in started.values() if "poise.system.keeper" in line]
+    folder = keeper_command.split("\0")[4]  # python -P -m poise.system.keeper FOLDER
     os.kill(victim, signal.SIGKILL)
-    told, _ = training.communicate(timeout=120)
-    assert training.returncode == 1, told
+    text, _ = training.communicate(timeout=120)
+    assert training.returncode == 1, text
     (run,) = tmp_path.glob("*/*")
     died = "its raylet was killed" if "raylet" in name else "its keeper was killed"
-    assert f"poise: the local Ray died: {died}" in told
-    assert f"; to resume: poise resume {run}\n" in told
+    assert f"poise: the local Ray died: {died}" in text
+    assert f"; to resume: poise resume {run}\n" in text
     assert json.loads((run / "summary.json").read_text())["status"] == "failed"
     until = time.monotonic() + 10
     while (left := [p for p in started if alive(p)]) and time.monotonic() < until:

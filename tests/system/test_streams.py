@@ -12,7 +12,7 @@ def broken_pipe():
     return open(writer, "w", buffering=1)
 
 
-def test_what_nobody_reads_is_lost_and_the_work_goes_on(monkeypatch):
+def test_output_that_nobody_reads_is_discarded_and_the_work_continues(monkeypatch):
     done = []
     with broken_pipe() as out:
         monkeypatch.setattr(sys, "stdout", out)
@@ -29,7 +29,7 @@ def test_a_process_without_standard_error_works(monkeypatch):
     assert main(["train", "nowhere"]) == 2
 
 
-def test_a_training_goes_on_when_its_reader_is_gone(tmp_path, monkeypatch):
+def test_a_training_continues_when_its_reader_is_gone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with broken_pipe() as out:
         monkeypatch.setattr(sys, "stdout", out)
@@ -39,7 +39,7 @@ def test_a_training_goes_on_when_its_reader_is_gone(tmp_path, monkeypatch):
     assert '"status": "finished"' in summary.read_text()
 
 
-def test_a_stream_that_is_read_gets_everything_and_keeps_its_ways():
+def test_a_working_stream_gets_everything_and_keeps_its_methods():
     stream = io.StringIO()
     lasting = Lasting(stream)
     assert lasting.write("abc") == 3

@@ -32,12 +32,12 @@ SOURCE = Path(__file__).parents[2] / "src" / "poise"
         ("line\n\ttab é 😀 日本 نستعلیق می\u200cخواهم 👩\u200d🚀 \xa0", None),
     ],
 )
-def test_what_a_terminal_obeys_is_shown_by_its_number(text, shown):
+def test_control_characters_are_shown_as_escapes(text, shown):
     assert visible(text) == (text if shown is None else shown)
 
 
 @given(st.text(st.characters()))
-def test_nothing_that_a_terminal_obeys_is_left(text):
+def test_no_control_character_is_left(text):
     left = {unicodedata.category(c) for c in visible(text) if c not in "\n\t\u200c\u200d"}
     assert not left & {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
@@ -62,16 +62,21 @@ def test_a_long_text_is_cut_in_its_middle():
     assert len(cut) < 4100
 
 
+<<<<<<< HEAD
 def test_json_holds_nothing_that_a_terminal_obeys():
     assert as_json({"a": "\x7f\x1b\x9b\u202e"}) == '{\n  "a": "\\u007f\\u001b\\u009b\\u202e"\n}'
+=======
+def test_json_contains_no_control_characters():
+    assert _json({"a": "\x7f\x1b\x9b\u202e"}) == '{\n  "a": "\\u007f\\u001b\\u009b\\u202e"\n}'
+>>>>>>> w-rest
 
 
 @given(st.text(st.characters(exclude_characters="\0")))
-def test_a_command_that_is_to_be_typed_is_one_command(name):
+def test_a_typed_command_is_parsed_back_to_its_words(name):
     assert shlex.split(typed("poise", "resume", name)) == ["poise", "resume", name]
 
 
-def test_the_name_in_an_advice_is_quoted():
+def test_a_name_in_advice_is_quoted():
     class Hostile:
         env = "a:b; rm -rf ~"
 
@@ -81,7 +86,7 @@ def test_the_name_in_an_advice_is_quoted():
         agent.world(None)
 
 
-def test_every_module_prints_by_the_one_function():
+def test_every_module_uses_the_print_of_terminal():
     """A print of its own would show what a terminal obeys. These print nothing of files or environments."""
     apart = {
         "system/terminal.py",
@@ -96,7 +101,7 @@ def test_every_module_prints_by_the_one_function():
             assert re.search(r"^from poise\.system\.terminal import .*\bprint\b", text, re.MULTILINE), name
 
 
-def test_a_lack_of_memory_is_a_sentence(monkeypatch, capsys):
+def test_a_lack_of_memory_is_reported_in_one_sentence(monkeypatch, capsys):
     def fail(*_):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes.")
 

@@ -65,14 +65,14 @@ def test_one_core_and_eight_give_the_same_bits():
     assert foreign["policy"] != one["policy"]
 
 
-def test_jax_that_runs_already_is_left_as_it_is_and_its_threads_are_counted():
+def test_a_running_jax_is_not_changed_and_its_threads_are_counted():
     before = num_threads()
     start_jax()
     assert num_threads() == before
     assert "PJRT_NPROC" not in os.environ
 
 
-def test_products_are_those_of_one_thread():
+def test_matrix_products_equal_those_of_one_thread():
     from threadpoolctl import threadpool_info, threadpool_limits
 
     rng = np.random.default_rng(0)

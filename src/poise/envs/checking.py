@@ -1,4 +1,4 @@
-"""A thin layer around each Gymnasium environment that says what went wrong, where and when."""
+"""A wrapper around each Gymnasium environment that reports what went wrong, where and when."""
 
 import math
 import traceback
@@ -13,24 +13,24 @@ from poise.envs.tape import as_returned, first_sum, next_sum
 from poise.errors import PoiseError, message_of, shortened
 
 LONGEST_TRACE = 20_000  # characters
-LARGEST = 1e15  # of observations and rewards: the sum of many squares has to fit a float32
+LARGEST = 1e15  # size of observations and rewards: the sum of many squares must fit a float32
 
 
 class EnvFault(PoiseError):
-    """An environment that raised or returned what no environment may.
+    """An environment raised, or returned something invalid.
 
-    The message names the environment's id, its index, the seed of the episode and the step.
+    The message names the id of the environment, its number, the seed of the episode and the step.
     """
 
     exit_code = 1
 
     def __init__(self, message: Any, index: int | None = None, trace: str = ""):
-        if isinstance(message, EnvFault):  # as Gymnasium raises again what a process of its own raised
+        if isinstance(message, EnvFault):  # Gymnasium wraps what an environment's process raised
             message, index, trace = message.args
         super().__init__(message, index, trace)
-        self.index = index  # of the environment; None where no one of them is to blame
-        self.trace = trace  # of what it raised; "" where it raised nothing
-        self.crash: Crash | None = None  # the episode, where it is known
+        self.index = index  # number of the environment; None if it is not known which one failed
+        self.trace = trace  # the traceback; "" if nothing was raised
+        self.crash: Crash | None = None  # the episode, if it is known
 
     def __str__(self) -> str:
         return self.args[0]
@@ -38,22 +38,22 @@ class EnvFault(PoiseError):
 
 @dataclass(frozen=True, eq=False)
 class Crash:
-    """An episode that ended in a fault, such that it can be played again."""
+    """An episode that ended in a fault, with all that is needed to play it again."""
 
     env: str
-    index: int  # of the environment
+    index: int  # number of the environment
     seed: int  # of the episode
-    step: int  # in which it failed, counted from 1; 0 at its reset
+    step: int  # in which it failed, counted from 1; 0: at the reset
     what: str  # the message
-    trace: str
-    actions: np.ndarray  # [steps, ...] as given to the environment, the last one that which failed
+    trace: str  # the traceback
+    actions: np.ndarray  # [steps, ...] as passed to the environment; the last one is the action that failed
 
 
 class Checked(gym.Wrapper):
-    """Checks all that ``reset`` and ``step`` return: types, shapes and dtypes, and that numbers are usable.
+    """Checks what ``reset`` and ``step`` return: types, shapes, dtypes, and that numbers are usable.
 
-    Whether an observation lies within the bounds of its space is not checked: many environments
-    that work well leave them. What they return as info is not passed on: nobody reads it.
+    The bounds of the observation space are not checked: many environments that work well leave them. The
+    info dictionaries are not passed on, because poise does not read them.
     """
 
     def __init__(self, env: gym.Env, id: str, index: int):
@@ -61,27 +61,27 @@ class Checked(gym.Wrapper):
         self._id, self._index = id, index
         self._seed: int | None = None
         self._step = 0
-        self.past: Any = None  # actions to step through after the next reset, once
-        self.intact = True  # whether the last such past was stepped through to its end
-        self.returned = 0  # a sum of all that it returned
+        self.past: Any = None  # actions to replay after the next reset, once
+        self.intact = True  # whether the last replay reached its last action
+        self.returned = 0  # checksum of everything that the replay returned
         self._inner = Inner(env)
 
     def inner(self) -> dict[str, int]:
-        """A hash of each attribute (``envs.inner``)."""
+        """A hash of each attribute (``poise.envs.inner``)."""
         return self._inner.state()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
         self._seed, self._step = seed, 0
-        before = self._inner.watch()
+        generators = self._inner.before_call()
         try:
             returned = self.env.reset(seed=seed, options=options)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # of sys.exit, too: it is not the environment's to end a training
+        except BaseException as error:  # also SystemExit: an environment must not end a training
             raise self._fault(f"reset raised {described(error)}", error) from error
         if not isinstance(returned, tuple) or len(returned) != 2:
             raise self._fault(f"reset returned {_brief(returned)}, should be (obs, info)")
-        self._inner.watched(before)
+        self._inner.after_call(generators)
         obs = self._obs(returned[0])
         past, self.past = self.past, None
         return obs if past is None else self._replay(obs, past), {}
@@ -100,7 +100,7 @@ class Checked(gym.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         self._step += 1
-        before = self._inner.watch()
+        generators = self._inner.before_call()
         try:
             returned = self.env.step(action)
         except KeyboardInterrupt:
@@ -110,7 +110,7 @@ class Checked(gym.Wrapper):
         if not isinstance(returned, tuple) or len(returned) != 5:
             shown = f"a tuple of {len(returned)}" if isinstance(returned, tuple) else _brief(returned)
             raise self._fault(f"step returned {shown}, should be (obs, reward, terminated, truncated, info)")
-        self._inner.watched(before)
+        self._inner.after_call(generators)
         obs, reward, terminated, truncated, _ = returned
         return (
             self._obs(obs),
@@ -127,12 +127,12 @@ class Checked(gym.Wrapper):
         try:
             array = np.asarray(obs)
         except ValueError as error:
-            raise self._fault(f"obs is no array: {error}") from error
+            raise self._fault(f"obs is not an array: {error}") from error
         if array.shape != space.shape:
             raise self._fault(f"obs has shape {array.shape}, the observation space has {space.shape}")
         if array.dtype.kind not in "fiub" or not np.can_cast(array.dtype, np.dtype(space.dtype), "same_kind"):
             raise self._fault(f"obs has dtype {array.dtype}, the observation space has {space.dtype}")
-        usable = np.abs(array.astype(np.float64)) <= LARGEST  # false for NaN, too
+        usable = np.abs(array.astype(np.float64)) <= LARGEST  # also false for NaN
         if not usable.all():
             where = np.argwhere(~usable)[0].tolist()
             raise self._fault(f"obs{where} is {_unusable(array[tuple(where)])}")
@@ -143,7 +143,7 @@ class Checked(gym.Wrapper):
             if isinstance(reward, complex | np.complexfloating):
                 raise TypeError("complex")
             value = float(reward)
-        except Exception as error:  # whatever its __float__ does
+        except Exception as error:  # __float__ may raise anything
             raise self._fault(f"reward is {_brief(reward)}, should be a number") from error
         if not abs(value) <= LARGEST:
             raise self._fault(f"reward is {_unusable(value)}")
@@ -169,12 +169,12 @@ def _brief(value: Any) -> str:
         return "None"
     try:
         return f"{type(value).__name__} {value!r:.60}"
-    except Exception:  # of its repr, for example because of too many digits
+    except Exception:  # its repr failed, for example because it has too many digits
         return type(value).__name__
 
 
 def described(error: BaseException) -> str:
-    """The exception and the line it came from."""
+    """The exception and the line that raised it."""
     trace, last = error.__traceback__, None
     while trace is not None:
         last, trace = trace, trace.tb_next

@@ -1,12 +1,12 @@
-"""Pictures of native environments, drawn with Pillow (Gymnasium's need pygame)."""
+"""Images of native environments, drawn with Pillow (Gymnasium draws with pygame)."""
 
 import math
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-SIZE = 480  # pixels, both ways
-_DRAWN = 3  # times as large as shown, then reduced: smooth edges
+SIZE = 480  # width and height in pixels
+_OVERSAMPLING = 3  # drawn so many times larger, then reduced: smooth edges
 
 
 def draw_pendulum(
@@ -15,7 +15,7 @@ def draw_pendulum(
     """The pole, its hinge, and an arc that shows the torque (counterclockwise is positive)."""
     from PIL import Image, ImageDraw
 
-    scale = SIZE * _DRAWN
+    scale = SIZE * _OVERSAMPLING
     image = Image.new("RGB", (scale, scale), "#f7f7f5")
     draw = ImageDraw.Draw(image)
     center, length, width = scale / 2, 0.36 * scale, 0.07 * scale

@@ -1,9 +1,9 @@
-"""What an environment carries with it beside what it returns, as far as Python can see it.
+"""The attributes of an environment as one hash each, to find state that a restored environment does not have.
 
-An episode that is repeated in a new environment shows what the episode itself depends on. It does not show
-what comes from earlier episodes and has an effect only later: running statistics, a counter of resets, a
-generator that no reset seeds. So the attributes themselves are compared, by a hash of each. Nothing of them
-is stored, and nothing is ever restored from it.
+A resumed training repeats the unfinished episode in a new environment. That does not bring back state that
+comes from earlier episodes and has an effect only later: running statistics, a counter of resets, a generator
+that no reset seeds. So the attributes themselves are compared, by a hash of each. The attributes are not
+stored, and nothing is restored from the hashes.
 """
 
 import array
@@ -26,9 +26,9 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from jaxtyping import Int
 
-OBJECTS = 4000  # of one environment; what lies beyond is not compared
+OBJECTS = 4000  # of one environment; further ones are not compared
 ENTRIES = 2**14  # of an array; of a larger one evenly spaced entries are compared
-WATCHED = 50  # steps in which it is observed whether the generators that all share are used
+WATCHED = 50  # steps in which the use of the global random generators is detected
 _PLAIN = (
     *(bool, int, float, complex, str, bytes, bytearray, np.generic, np.ndarray),
     *(list, tuple, dict, set, frozenset, collections.deque, random.Random),
@@ -36,7 +36,7 @@ _PLAIN = (
 )
 _SCALARS = {bool, int, float, str, type(None)}
 _SHOWN = (complex, datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, fractions.Fraction)
-_LEFT_OUT = {"env", "spec", "metadata", "_cached_spec"}  # of an environment: what it wraps, what it is called
+_LEFT_OUT = {"env", "spec", "metadata", "_cached_spec"}  # the wrapped environment, and descriptions
 
 
 class Inner:
@@ -47,35 +47,35 @@ class Inner:
 
     def __init__(self, outermost: Any):
         self._layers = list(_layers(outermost))
-        self._watched, self._shared = 0, False
-        self._spaces: dict[int, int | None] = {}  # where the generators of its spaces were at its first reset
+        self._num_watched, self._uses_global = 0, False
+        self._spaces: dict[int, int | None] = {}  # the generators of its spaces at its first reset
 
-    def watch(self) -> int | None:
-        """Before a reset or a step: where the generators are that all share. None: no longer of interest."""
-        if self._shared or self._watched == WATCHED:
+    def before_call(self) -> int | None:
+        """Before a reset or a step: a hash of the global random generators; None if it is not needed."""
+        if self._uses_global or self._num_watched == WATCHED:
             return None
-        if not self._watched:
-            # Gymnasium's vector environments make these generators. Unless used, they are not of the state.
+        if not self._num_watched:
+            # Gymnasium's vector environments make these generators. They are state only once they are used.
             self._spaces = {id(s): _generator(s) for layer in self._layers for s in _spaces(layer)}
-        self._watched += 1
-        return _shared_generators()
+        self._num_watched += 1
+        return _global_generators()
 
-    def watched(self, before: int | None) -> None:
-        """After it."""
-        self._shared |= before is not None and _shared_generators() != before
+    def after_call(self, generators: int | None) -> None:
+        """After it, with the hash that ``before_call`` returned: was a global generator used?"""
+        self._uses_global |= generators is not None and _global_generators() != generators
 
     def state(self) -> dict[str, int]:
         """A hash of each attribute, under a name that a person understands."""
-        found: dict[str, int] = {}
+        hashes: dict[str, int] = {}
         left = [OBJECTS]
         for name, value in self._attributes():
             count = 1
-            while (numbered := name if count == 1 else f"{name} ({count})") in found:
+            while (numbered := name if count == 1 else f"{name} ({count})") in hashes:
                 count += 1
-            found[numbered] = _hash(value, self._spaces, left)
-        if self._shared:
-            found["the generators of numpy.random and random"] = _shared_generators()
-        return found
+            hashes[numbered] = _hash(value, self._spaces, left)
+        if self._uses_global:
+            hashes["the generators of numpy.random and random"] = _global_generators()
+        return hashes
 
     def _attributes(self) -> Iterator[tuple[str, Any]]:
         classes: dict[type, None] = {}
@@ -105,7 +105,7 @@ def _spaces(layer: Any) -> Iterator[gym.Space]:
 
 
 def _is_library(module: str) -> bool:
-    """Whether its classes and variables are not the environment's own. Those of a notebook are anything."""
+    """Whether a module is not the user's, so that its classes and variables are not compared."""
     root = module.partition(".")[0]
     return root in sys.stdlib_module_names or root in ("gymnasium", "poise", "numpy", "__mp_main__")
 
@@ -116,14 +116,14 @@ def _plain(namespace: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _shared_generators() -> int:
+def _global_generators() -> int:
     legacy: Any = np.random.get_state(legacy=False)  # noqa: NPY002 (others use it)
     key = np.append(legacy["state"]["key"], legacy["state"]["pos"])
     return zlib.crc32(key.tobytes()) ^ _of_random(random.getstate())
 
 
 def _of_random(state: tuple[Any, ...]) -> int:
-    """A hash of the state of one of Python's generators, quickly; the same in each process."""
+    """A fast hash of the state of a Python generator; the same in each process."""
     return hash(state[1]) ^ zlib.crc32(repr(state[2]).encode())
 
 
@@ -133,7 +133,7 @@ def _generator(space: gym.Space) -> int | None:
 
 
 def _hash(value: Any, spaces: Mapping[int, int | None], left: list[int] | None = None) -> int:
-    if type(value) in _SCALARS:  # most of them: quicker than a walk
+    if type(value) in _SCALARS:  # the usual case, faster than a walk
         return _number(f"{type(value).__name__} {value!r}".encode())
     walk = _Walk(spaces, left or [OBJECTS])
     walk.add(value)
@@ -145,13 +145,13 @@ def _number(content: bytes) -> int:
 
 
 class _Walk:
-    """A hash over an object and what it holds. Objects of which nothing is known count by their type."""
+    """A hash over an object and its contents. Of an object that cannot be read only the type counts."""
 
     def __init__(self, spaces: Mapping[int, int | None], left: list[int]):
         self._spaces, self._left = spaces, left
         self._hash = hashlib.blake2b(digest_size=8)
         self._seen: dict[int, int] = {}
-        self._alive: list[Any] = []  # so that no number of an object is used twice
+        self._alive: list[Any] = []  # keeps objects alive, so that no id() is used twice
 
     def digest(self) -> bytes:
         return self._hash.digest()
@@ -173,7 +173,7 @@ class _Walk:
             self._note(f"{cls.__module__}.{cls.__qualname__}", b"")
             try:
                 self._add_object(value)
-            except Exception:  # an object that does not like to be looked at
+            except Exception:  # an object that raises when it is read
                 self._note("hidden", b"")
 
     def _note(self, kind: str, content: bytes) -> None:
@@ -204,7 +204,7 @@ class _Walk:
                 self._note("length", str(len(value)).encode())
                 for entry in value:
                     self.add(entry)
-            case set() | frozenset():  # the order of which is not that of another process
+            case set() | frozenset():  # its order differs between processes
                 self.add(sorted(_hash(entry, self._spaces, self._left) for entry in value))
             case _:
                 self._add_other(value)
@@ -250,7 +250,7 @@ class _Walk:
             self.add(entry)
 
     def _add_simulation(self, value: Any) -> bool:
-        """MuJoCo's own state and model, which lie outside of Python; where MuJoCo is loaded."""
+        """Add MuJoCo's state or model, which Python does not see. Whether the value was one of them."""
         mujoco: Any = sys.modules.get("mujoco")
         if mujoco is None or not hasattr(mujoco, "MjModel"):
             return False
@@ -274,7 +274,7 @@ def _slots(cls: type) -> tuple[str, ...]:
 
 
 def _is_opaque(value: Any) -> bool:
-    """Files, locks, loggers, processes: Python's own, and of this process. And what a registry says."""
+    """Objects of the standard library (files, locks, loggers, processes) and registry entries."""
     root = type(value).__module__.partition(".")[0]
     named = isinstance(value, EnvSpec)
     return named or (root in sys.stdlib_module_names and not isinstance(value, types.SimpleNamespace))
@@ -284,7 +284,7 @@ NAME, VALUE = 1, 2  # columns of ``packed``; the first is the number of the envi
 
 
 def packed(states: Sequence[Mapping[str, int]]) -> Int[np.ndarray, "attributes 3"]:
-    """The states of several environments as one array. Names are hashed: who reads it, shows none of it."""
+    """The states of several environments as one array. Names are hashed, so no text comes from a file."""
     rows = [(i, _name(name), value) for i, state in enumerate(states) for name, value in state.items()]
     return np.array(rows, np.int64).reshape(-1, 3)
 
@@ -292,17 +292,17 @@ def packed(states: Sequence[Mapping[str, int]]) -> Int[np.ndarray, "attributes 3
 def differing(
     states: Sequence[Mapping[str, int]], saved: Int[np.ndarray, "attributes 3"]
 ) -> dict[str, list[int]]:
-    """The attributes that are not as in ``saved``, and of which environments."""
-    found: dict[str, list[int]] = {}
+    """The attributes that differ from ``saved``, with the numbers of the environments."""
+    changed: dict[str, list[int]] = {}
     for i, state in enumerate(states):
-        of_this = saved[saved[:, 0] == i]
-        was = dict(zip(of_this[:, NAME].tolist(), of_this[:, VALUE].tolist(), strict=True))
+        rows = saved[saved[:, 0] == i]
+        before = dict(zip(rows[:, NAME].tolist(), rows[:, VALUE].tolist(), strict=True))
         for name, value in state.items():
-            if was.pop(_name(name), None) != value:
-                found.setdefault(name, []).append(i)
-        if was:
-            found.setdefault("an attribute that is missing now", []).append(i)
-    return found
+            if before.pop(_name(name), None) != value:
+                changed.setdefault(name, []).append(i)
+        if before:
+            changed.setdefault("an attribute that is missing now", []).append(i)
+    return changed
 
 
 @functools.lru_cache(maxsize=10_000)

@@ -1,4 +1,4 @@
-"""What there is to train on: environments with their backend, spaces, limit and bar."""
+"""The environments that can be trained on, with backend, spaces, time limit and threshold."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from poise.spec import Spec
 
 @dataclass(frozen=True)
 class Listed:
-    """One environment. ``solved`` is the mean return that Gymnasium calls solved, if it names one."""
+    """One environment. ``solved``: the mean return that Gymnasium calls solved, if it names one."""
 
     id: str
     backend: str
@@ -23,23 +23,23 @@ class Listed:
 
 
 def list_envs() -> tuple[list[Listed], list[str]]:
-    """The environments that can be trained on here, and the ids that need another package or space."""
+    """The environments that can be trained on here; and the ids that need another package or space."""
     own = [*NATIVE_TASKS, *TASKS]
     others = [id for id in sorted(registered_ids()) if id not in own]
     listed, refused = [], []
     for id in [*own, *others]:
         try:
-            found = envs.resolve(id)
+            resolved = envs.resolve(id)
             env = envs.make(id, 1)
         except PoiseError:
             refused.append(id)
             continue
-        listed.append(_listed(id, found.backend, env.spec))
+        listed.append(_describe(id, resolved.backend, env.spec))
         env.close()
     return sorted(listed, key=lambda row: row.id.lower()), refused
 
 
-def _listed(id: str, backend: str, spec: Spec) -> Listed:
+def _describe(id: str, backend: str, spec: Spec) -> Listed:
     action = f"{spec.num_choices} choices" if spec.discrete else " x ".join(map(str, spec.action_shape))
     obs = " x ".join(map(str, spec.obs_shape))
     return Listed(id, backend, obs, action, spec.time_limit, threshold(id))

@@ -1,8 +1,8 @@
-"""Any MuJoCo task on MuJoCo's own batch engine: N simulations stepped by a C++ thread pool."""
+"""MuJoCo tasks on MuJoCo's batch engine: N simulations stepped by a C++ thread pool."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import mujoco
 import numpy as np
@@ -18,19 +18,20 @@ from poise.envs.vector import EnvError, EnvStep, Restored
 from poise.spec import Spec
 from poise.system.cores import num_cores
 
-_mj: Any = mujoco  # its compiled names are invisible to a static checker
-MjModel = MjData = Any
+_mj: Any = mujoco  # a static checker does not see its compiled names
+MjModel: TypeAlias = Any
+MjData: TypeAlias = Any
 
 
 class Task(ABC):
     """A task: an MJCF model, a frame skip, a time limit, and functions over N simulations.
 
-    The functions read the batch's fields as they would MjData's, with a leading axis N:
-    ``batch.qpos`` is ``[N, nq]``. A derived field (``xpos``, ``sensordata``, ...) describes the
-    state before the last substep, as after ``mj_step``; name those that are read in ``derived``.
+    The functions read fields of the batch like those of MjData, with a leading axis N: ``batch.qpos`` is
+    ``[N, nq]``. A derived field (``xpos``, ``sensordata``, ...) describes the state before the last substep,
+    as after ``mj_step``. Derived fields that are read must be named in ``derived``.
 
     Fields of the model that are named in ``varied`` (``body_mass``, ``geom_friction``, ``opt.gravity``, ...)
-    may be others in each episode; ``vary`` draws them.
+    may differ in each episode; ``vary`` draws them.
     """
 
     model: ClassVar[str]  # path of the MJCF file
@@ -46,10 +47,10 @@ class Task(ABC):
         """The start of one episode; ``qpos``, ``qvel`` are the model's defaults."""
 
     def vary(self, rng: np.random.Generator, values: Mapping[str, np.ndarray]) -> None:  # noqa: B027
-        """Changes in place the fields of ``varied`` for one episode.
+        """Change the fields of ``varied`` in place, for one episode.
 
-        ``values`` has the model's own of each, in the model's shape. Called after ``draw``, with the same
-        generator. A task that names fields has to have it.
+        ``values`` holds the model's own value of each field, in the model's shape. Called after ``draw``,
+        with the same generator. Required if ``varied`` names a field.
         """
 
     @abstractmethod
@@ -57,7 +58,7 @@ class Task(ABC):
         """The observations of the current state."""
 
     def remember(self, batch: Batch) -> Any:
-        """A copy of what ``outcome`` needs of the state before the step."""
+        """A copy of the parts of the state before the step that ``outcome`` needs."""
         return None
 
     @abstractmethod
@@ -68,23 +69,23 @@ class Task(ABC):
 
 
 class Simulations(Batch):
-    """A batch that also computes ``cfrc_ext``, the outer forces on each body.
+    """A batch that also computes ``cfrc_ext``, the external forces on each body.
 
-    MuJoCo leaves them out of a step. As in Gymnasium they belong to the last substep, and are 0 at
-    the start of an episode.
+    MuJoCo does not compute them in a step. As in Gymnasium they describe the last substep, and are 0 at the
+    start of an episode.
     """
 
     def __init__(self, model: Any, num_envs: int, num_threads: int, derived: Sequence[str]):
         self._forces = np.zeros((num_envs, model.nbody, 6)) if "cfrc_ext" in derived else None
         super().__init__(model, num_envs, num_threads, persistent=self._forces is not None)
-        self._fresh = self.state[0].copy()
-        self._one = _mj.MjData(model)
+        self._default_state = self.state[0].copy()
+        self._single = _mj.MjData(model)
         for field in derived:
             if field != "cfrc_ext":
                 self.bind(field)
 
     def __getattr__(self, name: str) -> np.ndarray:
-        """A field of the data, made at its first use: the array is the engine's memory and stays."""
+        """A field of the data, kept after its first use: the array is the engine's own memory."""
         field = super().__getattr__(name)
         object.__setattr__(self, name, field)
         return field
@@ -92,29 +93,29 @@ class Simulations(Batch):
     @property
     def cfrc_ext(self) -> Float[np.ndarray, "N bodies 6"]:
         if self._forces is None:
-            raise AttributeError("cfrc_ext has to be named in the task's derived fields")
+            raise AttributeError("cfrc_ext must be named in the task's derived fields")
         return self._forces
 
     def begin(self, ids: Int[np.ndarray, " K"]) -> None:
-        """Puts those simulations back to the model's defaults; their state is to be written next."""
+        """Reset these simulations to the model's defaults. The caller writes their state next."""
         if self._forces is None:
-            self.state[ids] = self._fresh  # all it keeps of them; ``reset`` takes ten times as long
+            self.state[ids] = self._default_state  # all that is kept; ``reset`` takes ten times as long
             return
         self.reset(ids, stage=_mj.mjtStage.mjSTAGE_NONE)
         self._forces[ids] = 0
 
     def advance(self, frame_skip: int) -> None:
-        """So many substeps of all."""
+        """``frame_skip`` substeps of all simulations."""
         self.step(nstep=frame_skip)
         if self._forces is not None:
             for i in range(self.nsim):
-                self.get_data(i, self._one)
-                _mj.mj_rnePostConstraint(self.model, self._one)
-                self._forces[i] = self._one.cfrc_ext
+                self.get_data(i, self._single)
+                _mj.mj_rnePostConstraint(self.model, self._single)
+                self._forces[i] = self._single.cfrc_ext
 
 
 class MujocoEnv:
-    """N simulations of a ``Task``. The result is the same at any number of threads."""
+    """N simulations of a ``Task``. The result does not depend on the number of threads."""
 
     def __init__(self, id: str, task: Task, num_envs: int, num_threads: int | None = None):
         num_threads = min(num_threads or num_cores(), num_envs)
@@ -123,20 +124,20 @@ class MujocoEnv:
         self.backend = f"mujoco ({num_threads} thread{'s' * (num_threads > 1)})"
         self._id, self._task, self._inner = id, task, Inner(task)
         if task.varied and type(task).vary is Task.vary:
-            raise EnvError(f"{id}: {type(task).__name__} names varied fields and has no vary()")
+            raise EnvError(f"{id}: {type(task).__name__} names varied fields but has no vary()")
         try:
             self._model = _mj.MjModel.from_xml_path(task.model)
             self._batch = Simulations(self._model, num_envs, num_threads, task.derived)
             self._varied = {field: self._batch.expand(field) for field in task.varied}
         except (ValueError, OSError) as error:
             raise EnvError(f"{id}: {error}") from error
-        self._usual = {field: values[0].copy() for field, values in self._varied.items()}
+        self._defaults = {field: values[0].copy() for field, values in self._varied.items()}
         start = _mj.MjData(self._model)
         self._start = start.qpos.copy(), start.qvel.copy()
         self._elapsed = np.zeros(num_envs, np.int64)
         self._seed = np.zeros(num_envs, np.int64)  # of the running episode
-        self._stepped = np.zeros(num_envs, bool)  # whether it has had a step
-        self._before = np.zeros_like(self._batch.state)  # rows at the beginning of the last step
+        self._stepped = np.zeros(num_envs, bool)  # whether the episode has had a step
+        self._before = np.zeros_like(self._batch.state)  # rows before the last step
         self._never = np.zeros(num_envs, bool)
         self._batch.forward()
         try:
@@ -152,7 +153,7 @@ class MujocoEnv:
                 f"{id}: observe returns no numbers (shape {shape}); there is nothing to learn from"
             )
         if not self._model.nu:
-            raise EnvError(f"{id}: its model has no actuators; give it some: <actuator> in {task.model}")
+            raise EnvError(f"{id}: its model has no actuators; add some: <actuator> in {task.model}")
         low, high = self._bounds()
         self.spec = Spec(
             id=id,
@@ -170,7 +171,7 @@ class MujocoEnv:
             for i, seed in zip(ids.tolist(), seeds, strict=True):
                 self._begin(i, seed)
             if self._varied:
-                self._batch.set_const(ids)  # what MuJoCo derives from them
+                self._batch.set_const(ids)  # constants that MuJoCo derives from them
             self._batch.forward(ids)
             self._elapsed[ids] = 0
             self._seed[ids], self._stepped[ids] = seeds, False
@@ -181,13 +182,13 @@ class MujocoEnv:
             raise self._fault(error) from error
 
     def _begin(self, i: int, seed: int) -> None:
-        # the generator that Gymnasium makes of the same seed, so both begin alike
+        # the generator that Gymnasium makes from the same seed, so that both start alike
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
         qpos, qvel = (start.copy() for start in self._start)
         self._batch.qpos[i], self._batch.qvel[i] = self._task.draw(rng, qpos, qvel)
         if self._varied:
             for field, values in self._varied.items():
-                values[i] = self._usual[field]
+                values[i] = self._defaults[field]
             self._task.vary(rng, {field: values[i, ...] for field, values in self._varied.items()})
 
     def step(self, action: Float[np.ndarray, "N A"]) -> EnvStep:
@@ -225,18 +226,18 @@ class MujocoEnv:
         }
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> Restored:
-        """Begins each episode again and repeats its last step alone.
+        """Reset each environment with the seed of its episode, then repeat only the last step.
 
-        So fields of the model are varied as they were, and derived fields, which describe the state before
-        the last substep and cannot be written, are computed as they were.
+        The reset varies the fields of the model as before. The step computes the derived fields, which
+        describe the state before the last substep and cannot be written.
         """
-        mine, task = self.snapshot(), arrays.get("task")
-        del mine["task"]  # one of an earlier poise does not have it
-        fitted(mine, {name: array for name, array in arrays.items() if name != "task"})
+        layout, task = self.snapshot(), arrays.get("task")
+        del layout["task"]  # a snapshot of an earlier version of poise does not have it
+        fitted(layout, {name: array for name, array in arrays.items() if name != "task"})
         batch, stepped, rows = self._batch, arrays["stepped"], arrays["state"]
         seeds = arrays["seed"].tolist()
         if not all(0 <= seed <= LAST_SEED for seed in seeds):
-            raise ArraysError("array seed holds what is no seed")
+            raise ArraysError(f"array seed: every value must be from 0 to {LAST_SEED}")
         obs = self.reset(np.ones(self.num_envs, bool), seeds)
         if stepped.any():
             batch.state[stepped] = rows[stepped]
@@ -254,18 +255,18 @@ class MujocoEnv:
                 obs = self.reset(~stepped, [seeds[i] for i in np.flatnonzero(~stepped)])
         self._before[:], self._elapsed[:] = arrays["before"], arrays["elapsed"]
         self._stepped[:] = stepped
-        same = [mine.tobytes() == saved.tobytes() for mine, saved in zip(batch.state, rows, strict=True)]
+        same = [now.tobytes() == saved.tobytes() for now, saved in zip(batch.state, rows, strict=True)]
         return Restored(obs, np.array(same), self._differences(task))
 
     def _differences(self, saved: np.ndarray | None) -> tuple[str, ...]:
-        """What the task itself keeps, and should not, where it is not as it was."""
+        """State that the task itself keeps, and should not, if it differs from ``saved``; as a sentence."""
         if saved is None:
             return ()
         fitted({"task": np.empty((len(saved) if saved.ndim else 0, 3), np.int64)}, {"task": saved})
-        found = differing([self._inner.state()], saved)
+        changed = differing([self._inner.state()], saved)
         return tuple(
-            f"{name} is not as it was: a task must keep no state of its own beside the simulation's"
-            for name in list(found)[:1]
+            f"{name} is not as it was: a task must not keep state outside of the simulation"
+            for name in list(changed)[:1]
         )
 
     def engine(self, num_threads: int) -> Simulations:
@@ -273,7 +274,7 @@ class MujocoEnv:
         return Simulations(self._model, self.num_envs, num_threads, self._task.derived)
 
     def rows(self) -> Float[np.ndarray, "N S"]:
-        """A copy of the engine's own state of each simulation."""
+        """A copy of the engine's state, one row for each simulation."""
         return self._batch.state.copy()
 
     def replay(
@@ -281,7 +282,7 @@ class MujocoEnv:
         moves: Iterable[tuple[Float[np.ndarray, "N A"], Float[np.ndarray, "N S"] | None]],
         engine: Simulations,
     ) -> None:
-        """The engine alone through recorded moves: actions, and the ``rows`` before them where changed."""
+        """Step the engine alone through recorded actions; ``rows``, if given, are written before the step."""
         for action, rows in moves:
             if rows is not None:
                 engine.state[:] = rows
@@ -289,7 +290,7 @@ class MujocoEnv:
             engine.advance(self._task.frame_skip)
 
     def draw(self, scene: MjData) -> None:
-        """Writes the first simulation into ``scene``, all positions computed, to make a picture of it."""
+        """Write the first simulation into ``scene``, with all positions computed, to render it."""
         self._batch.get_data(0, scene)
         _mj.mj_forward(self._batch.get_model(0), scene)
 
@@ -306,12 +307,12 @@ class MujocoEnv:
         """Nothing to release: the thread pool ends with the batch."""
 
     def _bounds(self) -> tuple[list[float], list[float]]:
-        """Of the controls; infinite where the model does not limit one."""
+        """Bounds of the controls; infinite if the model does not limit one."""
         limited = self._model.actuator_ctrllimited.astype(bool)[:, None]
         bounds = np.where(limited, self._model.actuator_ctrlrange, [-np.inf, np.inf]).astype(np.float32)
         low, high = bounds.T.tolist()
         return low, high
 
     def _fault(self, error: BaseException) -> EnvFault:
-        """What a task's own functions raise, or the engine on its model, as one error with its name."""
+        """What a function of the task or the engine raised, as an error with the name of the task."""
         return EnvFault(f"{self._id}: its task raised {described(error)}")

@@ -1,27 +1,27 @@
-"""What MuJoCo warns of, for example that a simulation became unstable, said on standard error."""
+"""MuJoCo's warnings, for example of an unstable simulation, shown on standard error."""
 
 import contextlib
 import sys
 from typing import Any
 
-_said: set[str] = set()
+_shown: set[str] = set()
 
 
 def hear_mujoco() -> None:
-    """Has MuJoCo's warnings said, each kind once, where MuJoCo is loaded.
+    """Show each kind of MuJoCo warning once, if MuJoCo is loaded.
 
-    Left alone, it writes them to a file in the folder where the user stands.
+    By default MuJoCo writes them to a file in the working directory.
     """
     mujoco: Any = sys.modules.get("mujoco")
     if mujoco is not None and mujoco.get_mju_user_warning() is None:
-        mujoco.set_mju_user_warning(_say)
+        mujoco.set_mju_user_warning(_show)
 
 
-def _say(message: str) -> None:
-    what, _, _ = message.partition(" Time = ")
-    if "deprecated" in what:  # for the author of the MJCF file: Gymnasium's HalfCheetah-v5 has settotalmass
+def _show(message: str) -> None:
+    kind, _, _ = message.partition(" Time = ")
+    if "deprecated" in kind:  # for the author of the MJCF file: Gymnasium's HalfCheetah-v5 has settotalmass
         return
-    if what not in _said:
-        _said.add(what)
-        with contextlib.suppress(OSError):  # nobody reads it, and this is called from inside MuJoCo
-            print(f"MuJoCo: {what}", file=sys.stderr)
+    if kind not in _shown:
+        _shown.add(kind)
+        with contextlib.suppress(OSError):  # standard error is closed; this is called from inside MuJoCo
+            print(f"MuJoCo: {kind}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""From what a user typed for an environment to what makes it, or to one sentence that says what to type."""
+"""The name that a user typed for an environment: check it, import its module, or say what to type instead."""
 
 import difflib
 import importlib
@@ -12,7 +12,7 @@ from typing import Any
 from poise.envs.vector import EnvError
 from poise.errors import message_of
 
-# Of ids that a package registers when it is imported, how they begin; the module to name, and where to get it
+# how ids begin that a package registers when it is imported: the module to name, and the package
 _PACKAGES = {
     "ALE/": ("ale_py", "ale-py"),
     "MiniGrid-": ("minigrid", "minigrid"),
@@ -32,10 +32,10 @@ REGISTER = 'gymnasium.register("Mine-v0", {})'
 
 
 def checked_name(env: object) -> str:
-    """``env``, which must be a name.
+    """``env``, if it is a name.
 
     Raises:
-        EnvError: it is an environment, a class or a function; says how it gets a name.
+        EnvError: it is an environment, a class or a function. The message says how to register it.
     """
     if isinstance(env, str):
         return env
@@ -46,21 +46,21 @@ def checked_name(env: object) -> str:
     else:
         kind, maker = f"an object ({type(env).__name__})", "make"
     raise EnvError(
-        f"env is {kind}, and must be a name: each of the environments, and each process, makes its own. "
+        f"env is {kind}, and must be a name: each environment and each process makes its own. "
         f"Write {REGISTER.format(maker)}, where {maker} is the class or a function that returns a new "
         'environment, then give "Mine-v0"'
     )
 
 
 def import_module_of(id: str) -> str:
-    """The name in ``id``; of ``module:name`` the module is imported, which registers it.
+    """The name in ``id``. The module in ``module:name`` is imported, which registers the name.
 
     Raises:
-        EnvError: it is the path of a file, or the module cannot be imported.
+        EnvError: ``id`` is the path of a file, or the module cannot be imported.
     """
     module, colon, name = id.rpartition(":")
-    if (path := _file_in(id)) is not None:
-        raise EnvError(path)
+    if (advice := _advice_for_file(id)) is not None:
+        raise EnvError(advice)
     if colon and not (module and name):
         raise EnvError(f"{id}: write module:Name, for example tank:Tank")
     if module:
@@ -70,13 +70,13 @@ def import_module_of(id: str) -> str:
             raise
         except ModuleNotFoundError as error:
             raise EnvError(_missing(id, module, error)) from error
-        except BaseException as error:  # whatever runs at the top of somebody's module
+        except BaseException as error:  # code at the top of the module may raise anything
             raise EnvError(f"{id}: its module cannot be imported: {message_of(error)}") from error
     return name
 
 
-def _file_in(id: str) -> str | None:
-    """A sentence where a file is named in place of a module."""
+def _advice_for_file(id: str) -> str | None:
+    """What to type if ``id`` names a file instead of a module; otherwise None."""
     match = re.fullmatch(r"(?P<folder>.*[/\\])?(?P<module>[^/\\:]+)\.py(?::(?P<name>\w[\w.-]*))?", id)
     if match is None:
         return None
@@ -84,8 +84,8 @@ def _file_in(id: str) -> str | None:
     folder = match["folder"]
     where = f"in the folder {folder}" if folder and folder != "./" else "in its folder"
     return (
-        f"{id}: is a file; name the module and what is in it: {where} type {module}:{name}, where {name} is "
-        "a class or a registered id"
+        f"{id}: is a file; name its module and the environment: {where} type {module}:{name}, where {name} "
+        "is a class or a registered id"
     )
 
 
@@ -99,70 +99,75 @@ def _missing(id: str, module: str, error: ModuleNotFoundError) -> str:
 
 
 def unknown(id: str, known_ids: Iterable[str]) -> str:
-    """Why there is no environment ``id``, and what to type in place of it."""
+    """Why there is no environment ``id``, and what to type instead."""
     module, _, name = id.rpartition(":")
-    known = dict.fromkeys(known_ids)
-    if module and (said := _in_module(id, module, name)) is not None:
-        return said
-    if not module and (said := _in_package(id)) is not None:
-        return said
-    same = [other for other in known if other.lower() == name.lower()]
+    ids = dict.fromkeys(known_ids)
+    if module and (reason := _in_module(id, module, name)) is not None:
+        return reason
+    if not module and (reason := _in_package(id)) is not None:
+        return reason
+    same = [other for other in ids if other.lower() == name.lower()]
     prefix = f"{module}:" if module else ""
     if same:
         return f"there is no environment {id!r}; upper and lower case count: {prefix}{same[0]}"
-    hint = _nearest(name, known)
-    elsewhere = (
-        ""
-        if module
-        else (". Where a package or a module of yours registers it, name that too: module:" + name)
+    nearest = _nearest(name, ids)
+    if module:
+        return f"there is no environment {id!r}{nearest}"
+    return (
+        f"there is no environment {id!r}{nearest}. If a package or a module of yours registers it, type the "
+        f"module too: module:{name}"
     )
-    return f"there is no environment {id!r}{hint}{elsewhere}"
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    lower = {other.lower(): other for other in known}
+def _nearest(name: str, ids: Iterable[str]) -> str:
+    lower = {other.lower(): other for other in ids}
     near = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.7)
     return f"; the nearest names are {', '.join(lower[n] for n in near)}" if near else ""
 
 
 def _in_package(id: str) -> str | None:
-    found = next((place for start, place in _PACKAGES.items() if id.startswith(start)), None)
-    if found is None:
+    source = next((source for start, source in _PACKAGES.items() if id.startswith(start)), None)
+    if source is None:
         return None
-    module, package = found
+    module, package = source
     try:
         installed = importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
         installed = False
-    get = "" if installed else f", after uv pip install {package}"
-    return f"{id} is registered by the package {package}; name its module: {module}:{id}{get}"
+    install = "" if installed else f", after uv pip install {package}"
+    return f"{id} is registered by the package {package}; name its module: {module}:{id}{install}"
 
 
 def _in_module(id: str, module: str, name: str) -> str | None:
-    """What ``name`` of an imported module is, if it is not an environment; None where it has none."""
-    import gymnasium as gym
-
-    place = sys.modules.get(module)
-    found = getattr(place, name, None)
-    if found is None:
-        kinds = [n for n, v in vars(place).items() if isinstance(v, type) and issubclass(v, gym.Env)]
-        own = [n for n in kinds if vars(place)[n].__module__ == module] if place is not None else []
-        same = [other for other in own if other.lower() == name.lower()]
-        if same:
-            return f"there is no environment {id!r}; upper and lower case count: {module}:{same[0]}"
-        near = difflib.get_close_matches(name, own, n=3, cutoff=0.5) or own[:3]
-        if near:
-            return f"module {module} has no {name!r}; it has {', '.join(f'{module}:{n}' for n in near)}"
-        return None
-    if isinstance(found, type):
-        return _other_class(id, found)
+    """What ``name`` in an imported module is, if it is not an environment; None if nothing is known."""
+    value = getattr(sys.modules.get(module), name, None)
+    if value is None:
+        return _similar_in_module(id, module, name)
+    if isinstance(value, type):
+        return _other_class(id, value)
     new = f"{name[:1].upper()}{name[1:]}-v0".replace("_", "-")
-    if callable(found):
+    if callable(value):
         return (
             f'{id} is a function; give it an id: gymnasium.register("{new}", {name}) in {module}.py, then '
             f"type {module}:{new}"
         )
-    return f"{id} is an object ({type(found).__name__}), not an environment's class or id"
+    return f"{id} is an object ({type(value).__name__}), not an environment's class or id"
+
+
+def _similar_in_module(id: str, module: str, name: str) -> str | None:
+    """The environment classes of an imported module whose names are similar, in a sentence."""
+    import gymnasium as gym
+
+    namespace = vars(sys.modules[module]) if module in sys.modules else {}
+    kinds = [n for n, v in namespace.items() if isinstance(v, type) and issubclass(v, gym.Env)]
+    own = [n for n in kinds if namespace[n].__module__ == module]
+    same = [other for other in own if other.lower() == name.lower()]
+    if same:
+        return f"there is no environment {id!r}; upper and lower case count: {module}:{same[0]}"
+    near = difflib.get_close_matches(name, own, n=3, cutoff=0.5) or own[:3]
+    if near:
+        return f"module {module} has no {name!r}; it has {', '.join(f'{module}:{n}' for n in near)}"
+    return None
 
 
 def _other_class(id: str, cls: type) -> str:
@@ -179,10 +184,10 @@ def _other_class(id: str, cls: type) -> str:
 
 
 def is_gymnasiums(name: str, time_limit: int | None) -> bool:
-    """Whether ``name`` still stands for what Gymnasium itself registers under it, or for nothing.
+    """Whether ``name`` is registered as Gymnasium itself registers it, or not at all.
 
-    False where somebody registered something else under this name, or gave it other arguments, wrappers or
-    another time limit than ``time_limit``.
+    False if the user registered something else under this name, or with other arguments, wrappers or another
+    time limit than ``time_limit``.
     """
     spec = _registered(name)
     if spec is None:
@@ -194,24 +199,22 @@ def is_gymnasiums(name: str, time_limit: int | None) -> bool:
 
 
 def is_anothers(name: str) -> bool:
-    """Whether somebody else than Gymnasium registered ``name``."""
+    """Whether ``name`` is registered, but not by Gymnasium itself."""
     spec = _registered(name)
     return spec is not None and not _is_of_gymnasium(spec)
 
 
 def _registered(name: str) -> Any:
-    """What the registry says of ``name``. Where Gymnasium is not loaded, nobody has changed that."""
+    """The registry entry of ``name``; None if there is none or if Gymnasium is not loaded."""
     registry: dict[str, Any] = getattr(sys.modules.get("gymnasium"), "registry", {})
     return registry.get(name)
 
 
 def _entry_point(spec: Any) -> str:
     entry = spec.entry_point
-    return (
-        entry
-        if isinstance(entry, str)
-        else f"{getattr(entry, '__module__', '')}:{getattr(entry, '__name__', '')}"
-    )
+    if isinstance(entry, str):
+        return entry
+    return f"{getattr(entry, '__module__', '')}:{getattr(entry, '__name__', '')}"
 
 
 def _is_of_gymnasium(spec: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Environments written in JAX: the whole rollout, networks included, is one compiled call."""
+"""Environments written in JAX: the whole rollout, including the networks, is one compiled call."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from poise.system.threads import start_jax
 
 
 class NativeTask(eqx.Module):
-    """An environment as pure functions of one state. Frozen and hashable: its fields are settings."""
+    """An environment as pure functions of one state. Frozen and hashable; its fields are settings."""
 
     @property
     @abstractmethod
@@ -26,7 +26,7 @@ class NativeTask(eqx.Module):
 
     @abstractmethod
     def reset(self, *, key: PRNGKeyArray) -> PyTree:
-        """The state that an episode begins in."""
+        """The first state of an episode."""
 
     @abstractmethod
     def observe(self, state: PyTree) -> Float[Array, " O"]: ...
@@ -35,18 +35,18 @@ class NativeTask(eqx.Module):
     def step(
         self, state: PyTree, action: Shaped[Array, " *A"]
     ) -> tuple[PyTree, Float[Array, ""], Bool[Array, ""]]:
-        """Next state, reward, and whether the task ended. The time limit is not its business."""
+        """Next state, reward, and whether the task ended. The time limit is applied elsewhere."""
 
 
 class World(eqx.Module):
-    """N states, and the steps since each began."""
+    """N states, and the number of steps since each episode began."""
 
     state: PyTree[Shaped[Array, "N ..."]]
     elapsed: Int[Array, " N"]
 
 
 def begin(task: NativeTask, world: World, mask: Bool[Array, " N"], keys: Shaped[Array, " N"]) -> World:
-    """The world with an episode begun wherever ``mask`` says."""
+    """The world with a new episode in each environment of ``mask``."""
     fresh = jax.vmap(lambda key: task.reset(key=key))(keys)
 
     def choose(new, old):
@@ -56,7 +56,7 @@ def begin(task: NativeTask, world: World, mask: Bool[Array, " N"], keys: Shaped[
 
 
 def empty_world(task: NativeTask, num_envs: int) -> World:
-    """N worlds of which none has begun."""
+    """A world in which no episode has begun: all zeros."""
     keys = jax.random.split(jax.random.key(0), num_envs)
     state = jax.vmap(lambda key: task.reset(key=key))(keys)
     return World(jax.tree.map(jnp.zeros_like, state), jnp.zeros(num_envs, jnp.int32))
@@ -67,7 +67,7 @@ def observe(task: NativeTask, world: World) -> Float[Array, "N O"]:
 
 
 def advance(task: NativeTask, world: World, action: Shaped[Array, "N ..."]) -> tuple[World, EnvStep]:
-    """One step of all N, and the time limit."""
+    """One step of all N environments, with the time limit."""
     state, reward, terminated = jax.vmap(task.step)(world.state, action)
     after = World(state, world.elapsed + 1)
     limit = task.spec.time_limit
@@ -90,7 +90,7 @@ def _replay(task: NativeTask, world: World, actions: Shaped[Array, "T N ..."]) -
 
 
 class NativeEnv:
-    """A native task behind the interface of every other backend, one compiled call a step."""
+    """A native task with the interface of the other backends: one compiled call for each step."""
 
     def __init__(self, task: NativeTask, num_envs: int):
         start_jax()
@@ -101,9 +101,9 @@ class NativeEnv:
         self._world = empty_world(task, num_envs)
 
     def reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Float[np.ndarray, "N O"]:
-        every = np.zeros(self.num_envs, np.uint32)
-        every[mask] = seeds
-        self._world, obs = _begin(self.task, self._world, mask, every)
+        all_seeds = np.zeros(self.num_envs, np.uint32)
+        all_seeds[mask] = seeds
+        self._world, obs = _begin(self.task, self._world, mask, all_seeds)
         return np.asarray(obs)
 
     def step(self, action: Shaped[np.ndarray, "N ..."]) -> EnvStep:
@@ -120,7 +120,7 @@ class NativeEnv:
         return Restored(obs, np.ones(self.num_envs, bool))
 
     def replay(self, actions: Shaped[np.ndarray, "T N ..."]) -> None:
-        """The task alone through recorded actions, without new episodes, in one compiled loop."""
+        """Step the task alone through recorded actions, without resets, in one compiled loop."""
         jax.block_until_ready(_replay(self.task, self._world, actions))
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Environments in processes of their own: how such a process begins and ends, and what its end says."""
+"""Environments in processes of their own: how the processes start and end, and what their exit codes mean."""
 
 import errno
 import os
@@ -17,30 +17,30 @@ from poise.envs.vector import EnvError
 from poise.errors import PoiseError
 from poise.system.interrupts import UNGUARDED, end_group, leave_with_parent
 
-PATIENCE = 10.0  # seconds that environments in processes of their own have for their close()
-UNKNOWN = 79  # exit code of a process that does not know its environment
-_FILES, _FILES_BESIDE = 4, 32  # open files of each environment's process in this one, and of all else
+PATIENCE = 10.0  # seconds that environments have for their close()
+UNKNOWN = 79  # exit code of a process in which the environment is not registered
+_FILES, _OTHER_FILES = 4, 32  # open files in this process: for each environment, and for everything else
 GUARD = (
-    "this script is run again in each process that it starts, and trains there as well; put the call "
+    "this script runs again in each process that it starts, and would train there as well; put the call "
     'under if __name__ == "__main__":'
 )
 
 
 class UnguardedError(PoiseError):
-    """A script that trains with processes, and has no main guard."""
+    """A script trains with processes and has no main guard."""
 
 
-def begin_elsewhere() -> None:
-    """What a process does first that steps an environment."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent decides
+def start_env_process() -> None:
+    """The first call in a process that steps an environment."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent decides
     if hasattr(os, "setsid"):
-        with suppress(OSError):  # what an environment starts is of this group, and ends with it
+        with suppress(OSError):  # processes of the environment are in this group and end with it
             os.setsid()
     leave_with_parent()
 
 
 class Processes(AsyncVectorEnv):
-    """Gymnasium's, spawned, with an end to each process, and a sentence where one cannot begin."""
+    """Gymnasium's ``AsyncVectorEnv``, spawned; every process is ended, and a failed start is explained."""
 
     def __init__(self, id: str, makers: Sequence[Callable[[], gym.Env]]):
         self.processes, self.parent_pipes, self.closed = [], [], False
@@ -48,13 +48,13 @@ class Processes(AsyncVectorEnv):
         try:
             super().__init__(makers, autoreset_mode=AutoresetMode.DISABLED, context="spawn")
         except (EOFError, ConnectionError, OSError) as error:
-            raise self._unmade(id, error) from None
-        except BaseException:  # raised again
+            raise self._explain_failed_start(id, error) from None
+        except BaseException:
             self.end(0.0)
             raise
 
-    def _unmade(self, id: str, error: Exception) -> PoiseError:
-        """Why one of them did not begin."""
+    def _explain_failed_start(self, id: str, error: Exception) -> PoiseError:
+        """The reason why one of the processes did not start."""
         wait([process.sentinel for process in self.processes], PATIENCE)
         codes = set()
         for process in self.processes:
@@ -64,7 +64,7 @@ class Processes(AsyncVectorEnv):
         if UNGUARDED in codes:
             return UnguardedError(GUARD)
         if UNKNOWN in codes:
-            return EnvError(_unknown_there(id))
+            return EnvError(_not_registered_there(id))
         if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
             return EnvError(_too_many_files(id, len(self.env_fns)))
         if isinstance(error, EOFError | ConnectionError):
@@ -72,9 +72,12 @@ class Processes(AsyncVectorEnv):
         return EnvFault(f"{id}: a process cannot be started: {error}")
 
     def end(self, patience: float) -> None:
-        """Closes every environment, also where another one failed, died or hangs, and what they started.
+        """Close every environment and end its processes, also if another one failed, died or hangs.
 
-        Gymnasium's own would wait for ever for the answer of one that is gone.
+        Args:
+            patience: seconds that they have for their ``close``, all together.
+
+        Gymnasium's own ``close`` would wait forever for an environment that is gone.
         """
         for pipe in self.parent_pipes:
             if pipe is not None and not pipe.closed:
@@ -83,7 +86,7 @@ class Processes(AsyncVectorEnv):
         until = time.monotonic() + patience
         for process in self.processes:
             wait([process.sentinel], max(0.0, until - time.monotonic()))
-            end_group(process.pid)  # before the process is waited for: its number is its own until then
+            end_group(process.pid)  # before join: until then no other process can get this process id
             process.kill()
             process.join()
         for pipe in self.parent_pipes:
@@ -92,22 +95,22 @@ class Processes(AsyncVectorEnv):
         self.closed = True
 
 
-def _unknown_there(id: str) -> str:
+def _not_registered_there(id: str) -> str:
     return (
-        f"{id}: is registered here, and not in the process of its own that each environment has on backend "
-        "gymnasium-async: a spawned process runs neither a notebook nor what stands under the main guard. "
+        f"{id}: is registered in this process, but not in the spawned processes of backend gymnasium-async. "
+        "They run neither the cells of a notebook nor the code under the main guard. "
         f"Put its class and gymnasium.register(...) into a module, my_envs.py, and name it my_envs:{id}"
     )
 
 
 def _check_files(id: str, count: int) -> None:
-    limit = _most_files()
-    if limit is not None and count * _FILES + _FILES_BESIDE > limit:
+    limit = _max_files()
+    if limit is not None and count * _FILES + _OTHER_FILES > limit:
         raise EnvError(_too_many_files(id, count))
 
 
-def _most_files() -> int | None:
-    """Open files that this process may have; None where nobody says."""
+def _max_files() -> int | None:
+    """Limit of open files of this process; None if there is none, or if the system does not tell."""
     if sys.platform == "win32":
         return None
     import resource
@@ -117,8 +120,8 @@ def _most_files() -> int | None:
 
 
 def _too_many_files(id: str, count: int) -> str:
-    needed = count * _FILES + 2 * _FILES_BESIDE
+    needed = count * _FILES + 2 * _OTHER_FILES
     return (
-        f"{id}: {count} environments in processes of their own need about {needed} open files, and this "
-        f"process may have {_most_files()}: ulimit -n {needed}, or fewer with --num-envs"
+        f"{id}: {count} environments in processes of their own need about {needed} open files, but this "
+        f"process may have {_max_files()}; raise the limit with ulimit -n {needed}, or reduce --num-envs"
     )

@@ -1,4 +1,4 @@
-"""What is kept of unfinished episodes, to repeat them: the actions, and a sum of what they led to."""
+"""Records of unfinished episodes, to repeat them: the actions, and a checksum of what they returned."""
 
 import struct
 import zlib
@@ -8,75 +8,75 @@ import gymnasium as gym
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-LARGEST = 2**28  # bytes of actions of unfinished episodes; each checkpoint holds them
-_BUFFERED = 2**22  # bytes of observations from which on they are added to the sums
+LARGEST = 2**28  # bytes of actions of unfinished episodes; each checkpoint contains them
+_BUFFERED = 2**22  # bytes of observations that are buffered before they are added to the sums
 
 
 class TapeFull(Exception):
-    """The unfinished episodes have more actions than a checkpoint is to hold."""
+    """The unfinished episodes have more actions than a checkpoint may contain."""
 
 
 class Tape:
-    """The actions of all environments since the oldest unfinished episode began.
+    """The actions of all environments since the start of the oldest unfinished episode.
 
-    Rows are only appended: what ``rows`` returned never changes, so it is no copy.
+    Rows are only appended, so ``rows`` can return a view: its values never change.
     """
 
     def __init__(self, space: gym.Space):
         shape, dtype = cast(tuple[int, ...], space.shape), space.dtype
         self._rows = np.empty((256, *shape), dtype)
         self._used = 0
-        self._begun = np.zeros(shape[0], np.int64)  # the row of each environment's first action
+        self._first = np.zeros(shape[0], np.int64)  # the row of each environment's first action
 
     def begin(self, mask: Bool[np.ndarray, " N"]) -> None:
-        self._begun[mask] = self._used
+        self._first[mask] = self._used
 
     def add(self, action: Shaped[np.ndarray, "N ..."]) -> None:
-        """Appends one action of each.
+        """Append one action for each environment.
 
         Raises:
-            TapeFull: they would be larger than ``LARGEST``.
+            TapeFull: the actions would be larger than ``LARGEST``.
         """
         if self._used == len(self._rows):
-            kept = self.rows()
-            if kept.nbytes >= LARGEST:
+            needed = self.rows()
+            if needed.nbytes >= LARGEST:
                 raise TapeFull
             length = self.length
-            self._rows = np.empty((max(256, 2 * len(kept)), *kept.shape[1:]), kept.dtype)
-            self._rows[: len(kept)] = kept
-            self._used, self._begun = len(kept), len(kept) - length
+            self._rows = np.empty((max(256, 2 * len(needed)), *needed.shape[1:]), needed.dtype)
+            self._rows[: len(needed)] = needed
+            self._used, self._first = len(needed), len(needed) - length
         self._rows[self._used] = action
         self._used += 1
 
     def put(self, rows: Shaped[np.ndarray, "K N ..."], length: Int[np.ndarray, " N"]) -> None:
-        """Has these rows alone, the last ``length[n]`` of them of environment n's episode."""
+        """Replace all rows; the last ``length[n]`` of them belong to the episode of environment n."""
         self._rows = np.array(rows)
-        self._used, self._begun = len(rows), len(rows) - length
+        self._used, self._first = len(rows), len(rows) - length
 
     def rows(self) -> Shaped[np.ndarray, "K N ..."]:
-        return self._rows[self._begun.min() : self._used]
+        return self._rows[self._first.min() : self._used]
 
     def of(self, index: int) -> Shaped[np.ndarray, "K ..."]:
-        """Those of one environment's episode."""
-        return self._rows[self._begun[index] : self._used, index].copy()
+        """The actions of one environment's episode, copied."""
+        return self._rows[self._first[index] : self._used, index].copy()
 
     @property
     def length(self) -> Int[np.ndarray, " N"]:
-        """Steps since each episode began."""
-        return self._used - self._begun
+        """Steps since the start of each episode."""
+        return self._used - self._first
 
 
 class Sums:
-    """A CRC-32 of all that each environment returned in its running episode.
+    """A CRC-32 of everything that each environment returned in its current episode.
 
-    It finds a difference, and is no protection: two episodes that differ have the same sum once in 4e9 times.
-    Steps are gathered and added in blocks, which costs a tenth of adding them one by one.
+    Two different episodes have the same sum once in 4e9 cases: this detects faults, not attacks. Steps are
+    buffered and added in blocks, which costs a tenth of adding them one by one.
     """
 
     def __init__(self, num_envs: int):
         self._sum = [0] * num_envs
         self._steps: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
-        self._first = np.zeros(num_envs, np.int64)  # of these steps, the first of the running episode
+        self._first = np.zeros(num_envs, np.int64)  # index in _steps of the first step of each episode
 
     def begin(self, mask: Bool[np.ndarray, " N"], obs: Shaped[np.ndarray, "N ..."]) -> None:
         for i in np.flatnonzero(mask).tolist():
@@ -90,13 +90,13 @@ class Sums:
         terminated: Bool[np.ndarray, " N"],
         truncated: Bool[np.ndarray, " N"],
     ) -> None:
-        """One step. The arrays are kept for a while, and must not be written to."""
+        """One step of all environments. The arrays are buffered, so they must not be changed later."""
         self._steps.append((obs, reward, terminated, truncated))
         if obs.nbytes * len(self._steps) >= _BUFFERED:
             self.values()
 
     def put(self, values: Int[np.ndarray, " N"]) -> None:
-        """Continues from these."""
+        """Continue from these sums."""
         self._sum, self._steps = values.tolist(), []
         self._first[:] = 0
 
@@ -116,7 +116,7 @@ class Sums:
 
 
 def first_sum(obs: Shaped[np.ndarray, "..."]) -> int:
-    """The sum of an episode that has its first observation alone."""
+    """The sum of an episode that consists only of its first observation."""
     return zlib.crc32(np.ascontiguousarray(obs).tobytes())
 
 
@@ -127,5 +127,5 @@ def next_sum(value: int, obs: np.ndarray, reward: float, terminated: bool, trunc
 
 
 def as_returned(obs: Any, space: gym.Space) -> np.ndarray:
-    """An observation as Gymnasium's vector environments hand it on: in the dtype of its space."""
+    """An observation as Gymnasium's vector environments return it: in the dtype of its space."""
     return np.asarray(obs, dtype=space.dtype)

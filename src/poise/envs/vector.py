@@ -1,4 +1,4 @@
-"""What every backend offers: N environments stepped together, each episode with a seed of its own."""
+"""The interface of every backend: N environments stepped together, each episode with its own seed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -11,16 +11,16 @@ from poise.spec import Spec
 
 
 def usual_dtype(dtype: np.dtype) -> type[np.floating]:
-    """The float type that keeps the digits of an observation: float64 where float32 has too few."""
+    """The float type that keeps the digits of an observation: float32 if it has enough, otherwise float64."""
     narrow = dtype.itemsize < 4 or dtype == np.float32
     return np.float32 if narrow else np.float64
 
 
 class EnvStep(NamedTuple):
-    """What one step of every environment returned. No reset happens inside a step.
+    """The result of one step of all N environments. A step never resets an environment.
 
-    Arrays of NumPy, or of JAX inside a compiled rollout. The record stands here and not in ``types.py`` so
-    that a process which only steps an environment never loads JAX.
+    The arrays are NumPy's, or JAX's inside a compiled rollout. This record is not in ``types.py``, so that a
+    process that only steps an environment does not load JAX.
     """
 
     next_obs: Float[Any, "N O"]  # where the action led
@@ -30,11 +30,14 @@ class EnvStep(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """The current observation of all N, and which of them are for certain where they were.
+    """The state of all N environments after ``restore``.
 
-    Of those the observation is that of the snapshot, bit for bit, unless the environment does not repeat
-    itself: that is the caller's to compare. ``unlike``: what else is not as it was, a sentence each. What
-    follows may then be other than without the snapshot.
+    Attributes:
+        obs: the current observations.
+        exact: which environments are where they were. Their observation equals that of the snapshot, bit for
+            bit, unless the environment is not repeatable: the caller compares.
+        unlike: what else differs from the snapshot, one sentence each. The next steps may then differ from
+            those of a training that was not interrupted.
     """
 
     obs: Float[np.ndarray, "N O"]
@@ -50,8 +53,8 @@ class EnvError(PoiseError):
 class VectorEnv(Protocol):
     """N environments of one kind.
 
-    ``step`` never resets: after an end the caller resets that environment before it steps again.
-    The start of an episode is a function of its seed alone, so it can be had again.
+    ``step`` never resets: after the end of an episode the caller resets that environment before the next
+    step. The start of an episode is a function of its seed alone, so it can be repeated.
     """
 
     spec: Spec
@@ -59,14 +62,14 @@ class VectorEnv(Protocol):
     backend: str  # what to show on the terminal, for example "mujoco (2 threads)"
 
     def reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Float[np.ndarray, "N O"]:
-        """Begins an episode in each environment of ``mask``, ``seeds`` in their order.
+        """Start an episode in each environment of ``mask``, with ``seeds`` in the same order.
 
-        Returns the current observation of all N, also of those that were not reset.
+        Returns the current observations of all N, also of those that were not reset.
         """
         ...
 
     def step(self, action: Shaped[np.ndarray, "N ..."]) -> EnvStep:
-        """One step of all N. ``action`` is in the environment's units, or an index where discrete."""
+        """One step of all N. ``action`` is in the environment's units; an index if it is discrete."""
         ...
 
     def close(self) -> None: ...
@@ -74,16 +77,16 @@ class VectorEnv(Protocol):
 
 @runtime_checkable
 class Restorable(Protocol):
-    """A vector environment whose state can be had, and gone on from. Every backend of ``make`` is one."""
+    """A vector environment whose state can be saved and restored, as every backend of ``make``."""
 
     def snapshot(self) -> dict[str, np.ndarray]:
-        """Where all N are now: all that ``restore`` needs. Copies, which do not change later."""
+        """The state of all N, as ``restore`` needs it: copies, which do not change later."""
         ...
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> Restored:
-        """Goes on from a ``snapshot`` of the same environment, also in another process.
+        """Continue from a ``snapshot`` of the same environment, also one of another process.
 
         Raises:
-            ArraysError: these arrays are no snapshot of this environment.
+            ArraysError: these arrays are not a snapshot of this environment.
         """
         ...

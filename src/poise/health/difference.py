@@ -1,4 +1,4 @@
-"""Where two trainings part: the first iteration that differs, and in what."""
+"""``poise diff``: the first iteration in which two trainings differ, and in what."""
 
 import itertools
 import os
@@ -16,20 +16,22 @@ Pair = tuple[Any, Any]
 
 
 class DiffError(PoiseError):
-    """A folder that holds no run."""
+    """A folder that is not a run folder."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two runs, each pair in their order. Empty, None and True where they are the same.
+    """What differs between two runs. Each pair has the value of the first run, then that of the second.
+
+    Fields are empty or None if nothing differs.
 
     Attributes:
-        iterations: how many each has.
-        iteration: the first that differs, of those that both have.
+        iterations: the number of iterations of each run.
+        iteration: the first iteration that differs, among those that both have.
         steps: environment steps at its end.
-        metrics: what differs in it, by name. Times and the memory of the machine do not count.
+        metrics: what differs in that iteration, by name; times and machine memory are ignored.
         episodes: the first rows of ``episodes.csv`` that differ, up to that iteration.
-        parameters: the sums of the final parameters, where both ended at the same step and these differ.
+        parameters: the hashes of the final parameters, if both runs ended at the same step and they differ.
         config: options that differ.
         machine: versions, processor and backend that differ.
     """
@@ -45,48 +47,48 @@ class Difference:
 
     @property
     def same(self) -> bool:
-        """Whether both learned the same, bit for bit as far as both went."""
+        """Whether both learned the same, bit for bit, in the iterations that both have."""
         return self.iteration is None and self.episodes is None and self.parameters is None
 
     def to_dict(self) -> dict[str, Any]:
         return {"same": self.same, **self.__dict__}
 
     def lines(self) -> list[str]:
-        """What a person reads."""
-        shared, (one, other) = min(self.iterations), self.iterations
-        said = []
+        """As text for people."""
+        shared, (first, second) = min(self.iterations), self.iterations
+        lines = []
         if self.same:
-            said.append(f"the same in all of {shared} iterations")
+            lines.append(f"the same in all {shared} iterations")
         elif self.iteration is not None:
-            said.append(
+            lines.append(
                 f"the first difference is in iteration {self.iteration}, which ends at step {self.steps:,}:"
             )
         else:
-            said.append(f"the metrics of {shared} iterations are the same, not so:")
-        said += [f"  {name}: {_brief(a)} and {_brief(b)}" for name, (a, b) in self.metrics.items()]
+            lines.append(f"the metrics are the same in all {shared} iterations, but these differ:")
+        lines += [f"  {name}: {_brief(a)} and {_brief(b)}" for name, (a, b) in self.metrics.items()]
         if self.episodes is not None:
-            said.append(f"  episodes.csv: {self.episodes[0]} and {self.episodes[1]}")
+            lines.append(f"  episodes.csv: {self.episodes[0]} and {self.episodes[1]}")
         if self.parameters is not None:
-            said.append(f"  parameters_sha256: {self.parameters[0]} and {self.parameters[1]}")
-        if one != other:
-            said.append(f"one has {one} iterations, the other {other}")
+            lines.append(f"  parameters_sha256: {self.parameters[0]} and {self.parameters[1]}")
+        if first != second:
+            lines.append(f"the first run has {first} iterations, the second {second}")
         for title, pairs in (("configuration", self.config), ("machine", self.machine)):
-            said += [f"{title}: {name} {_brief(a)} and {_brief(b)}" for name, (a, b) in pairs.items()]
-        return said
+            lines += [f"{title}: {name} {_brief(a)} and {_brief(b)}" for name, (a, b) in pairs.items()]
+        return lines
 
 
-def compare(one: Path, other: Path) -> Difference:
-    """What two run folders say of their trainings.
+def compare(first: Path, second: Path) -> Difference:
+    """Compare the tables, configurations and summaries of two run folders.
 
     Raises:
-        DiffError: a folder holds no run.
+        DiffError: a folder is not a run folder, or one of its JSON files is damaged.
         JournalError: its tables are missing or damaged.
     """
-    runs = one, other
+    runs = first, second
     rows = [read_metrics(run) for run in runs]
     configs = [flat(_json(run / "config.json")) for run in runs]
     summaries = [_json(run / "summary.json") if _is_there(run / "summary.json") else {} for run in runs]
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "iterations": (len(rows[0]), len(rows[1])),
         "config": {name: pair for name, pair in _pairs(*configs).items() if name != "backend"},
         "machine": _machine(configs, summaries),
@@ -95,15 +97,13 @@ def compare(one: Path, other: Path) -> Difference:
     for a, b in (map(_without_times, pair) for pair in zip(*rows, strict=False)):
         if pairs := _pairs(a, b):
             until = max(a["steps"], b["steps"])
-            found |= {"iteration": a["iteration"], "steps": a["steps"], "metrics": pairs}
+            fields |= {"iteration": a["iteration"], "steps": a["steps"], "metrics": pairs}
             break
-    found["episodes"] = _episodes(runs, until)
-    (one_sum, other_sum), (one_end, other_end) = (
-        [summary.get(name) for summary in summaries] for name in ("parameters_sha256", "steps")
-    )
-    if one_end == other_end and None not in (one_sum, other_sum) and one_sum != other_sum:
-        found["parameters"] = one_sum, other_sum
-    return Difference(**found)
+    fields["episodes"] = _compare_episodes(runs, until)
+    hashes, ends = ([summary.get(name) for summary in summaries] for name in ("parameters_sha256", "steps"))
+    if ends[0] == ends[1] and None not in hashes and hashes[0] != hashes[1]:
+        fields["parameters"] = hashes[0], hashes[1]
+    return Difference(**fields)
 
 
 def _is_there(path: Path) -> bool:
@@ -116,24 +116,24 @@ def _without_times(row: dict[str, Any]) -> dict[str, Any]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = read_json(path)
+        content = read_json(path)
     except FileError as error:
         raise DiffError(str(error)) from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise DiffError(f"{path}: is damaged: it is not an object")
-    return found
+    return content
 
 
-def _episodes(runs: tuple[Path, Path], until: int) -> Pair | None:
-    """The first that differ of those that ended by step ``until``."""
+def _compare_episodes(runs: tuple[Path, Path], until: int) -> Pair | None:
+    """The first episodes that differ, among those that ended by step ``until``."""
     tables = [(e for e in read_episodes(run) if e.step <= until) for run in runs]
     for a, b in itertools.zip_longest(*tables):
         if a != b:
-            return _named(a), _named(b)
+            return _describe(a), _describe(b)
     return None
 
 
-def _named(episode: Episode | None) -> str:
+def _describe(episode: Episode | None) -> str:
     if episode is None:
         return "none"
     return f"environment {episode.env}, episode {episode.index}, return {episode.episodic_return:g}"
@@ -143,18 +143,18 @@ def _machine(configs: list[dict[str, Any]], summaries: list[dict[str, Any]]) -> 
     facts = []
     for config, summary in zip(configs, summaries, strict=True):
         versions = summary.get("versions")
-        known = dict(versions) if isinstance(versions, dict) else {}
-        facts.append({**known, **{k: summary[k] for k in ("processor", "fingerprint") if k in summary}})
-        facts[-1]["backend"] = config.get("backend")
-    if not all(len(f) > 1 for f in facts):  # one has no summary yet
+        machine = dict(versions) if isinstance(versions, dict) else {}
+        machine |= {k: summary[k] for k in ("processor", "fingerprint") if k in summary}
+        facts.append({**machine, "backend": config.get("backend")})
+    if not all(len(f) > 1 for f in facts):  # a run without a summary: only the backend can be compared
         facts = [{"backend": f["backend"]} for f in facts]
     return _pairs(*facts)
 
 
-def _pairs(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Pair]:
-    """What differs, in the order of the first."""
-    names = [*one, *(name for name in other if name not in one)]
-    return {n: (one.get(n), other.get(n)) for n in names if one.get(n) != other.get(n)}
+def _pairs(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Pair]:
+    """The values that differ, in the order of ``first``."""
+    names = [*first, *(name for name in second if name not in first)]
+    return {n: (first.get(n), second.get(n)) for n in names if first.get(n) != second.get(n)}
 
 
 def _brief(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What a look at a training or an environment finds, in a form that a person, a page and a test can read."""
+"""A finding about a training or an environment, as people, pages and programs read it."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -11,15 +11,15 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was noticed.
+    """One problem, or one thing worth knowing.
 
     Attributes:
-        rule: its name, one or two words with hyphens; the same at every finding of that rule.
-        severity: "error" where the result is wrong or would be, "warning" where it probably is worse than it
-            could be, "note" where it is only worth knowing.
-        seen: the facts: numbers, steps.
-        meaning: what follows from them, in a sentence.
-        fix: what to try; a command where one does it.
+        rule: the name of the rule, words with hyphens.
+        severity: "error": the result is wrong or would be; "warning": it is probably worse than it could be;
+            "note": worth knowing.
+        seen: the facts, with figures.
+        meaning: what follows from them.
+        fix: what to do; a command if there is one.
     """
 
     rule: str
@@ -32,10 +32,10 @@ class Finding:
         return dataclasses.asdict(self)
 
     def lines(self) -> list[str]:
-        """What a person reads."""
+        """As text for people."""
         return [f"{self.severity}: {self.rule}", *(f"  {t}" for t in (self.seen, self.meaning, self.fix))]
 
 
 def by_severity(findings: Iterable[Finding]) -> list[Finding]:
-    """The gravest first; those of one severity in the order given."""
+    """The most severe first; the order within a severity stays."""
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))

@@ -1,7 +1,7 @@
-"""``poise check ENV``: what in an environment would spoil a training, found by playing it.
+"""``poise check ENV``: play an environment and find what would degrade or break a training.
 
-All of it is done in a process of its own, which may die or hang. What is played is a function of fixed seeds.
-No rule knows an environment's name.
+The environment runs in a process of its own, which may die or hang. What is played follows from fixed seeds.
+No rule knows the name of an environment.
 """
 
 import itertools
@@ -24,24 +24,25 @@ from poise.envs.checking import Checked, EnvFault, described
 from poise.envs.gymnasium import is_registered, make_plain, spec_of
 from poise.envs.mujoco_warnings import hear_mujoco
 from poise.envs.vector import EnvError
-from poise.health.findings import Finding, by_severity
+from poise.health.findings import SEVERITIES, Finding, by_severity
 from poise.health.forecast import costs, in_words
-from poise.health.probing import Alone, Play, Send, fault_in_words, outside
+from poise.health.probing import Play, Send, TaskAdapter, fault_in_words, without_poise_lines
 from poise.health.symptoms import RULES
 from poise.spec import Spec
 from poise.system.terminal import typed
 
-SECONDS = 10.0  # of random play; a quick environment needs a tenth of that
+SECONDS = 10.0  # of random play; a fast environment needs a tenth of that
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found, gravest first, and the facts that go before it.
+    """The findings about an environment, the most severe first, and facts about it.
 
     Attributes:
         env: the id.
-        facts: spaces, time limit, backend, microseconds of a step and a reset, seconds that training would
-            take, how much was played; what is not known is missing.
+        facts: spaces, time limit, backend, microseconds of a step and a reset, seconds that a training would
+            take, how much was played. Facts that are not known are missing.
+        findings: empty if nothing was found.
     """
 
     env: str
@@ -50,7 +51,7 @@ class Inspection:
 
     @property
     def ok(self) -> bool:
-        """Whether a training would be right."""
+        """Whether nothing was found that makes a training wrong or impossible."""
         return all(finding.severity != "error" for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,56 +59,56 @@ class Inspection:
         return {"env": self.env, "ok": self.ok, "facts": self.facts, "findings": findings}
 
     def lines(self) -> list[str]:
-        """What a person reads."""
-        said = [self.env, *_facts_in_words(self.facts), ""]
+        """As text for people."""
+        text = [self.env, *_facts_in_words(self.facts), ""]
         for finding in self.findings:
-            said += [*finding.lines(), ""]
-        counts = {s: sum(f.severity == s for f in self.findings) for s in ("error", "warning", "note")}
-        named = [f"{n} {s}{'s' * (n > 1)}" for s, n in counts.items() if n]
-        said.append(", ".join(named) if named else "nothing found")
+            text += [*finding.lines(), ""]
+        counts = {s: sum(f.severity == s for f in self.findings) for s in SEVERITIES}
+        counted = [f"{n} {s}{'s' * (n > 1)}" for s, n in counts.items() if n]
+        text.append(", ".join(counted) if counted else "nothing found")
         if self.ok:
-            said.append(f"to train on it: {typed('poise', 'train', self.env)}")
-        return said
+            text.append(f"to train on it: {typed('poise', 'train', self.env)}")
+        return text
 
 
 def inspect(id: str, *, timeout: float = 60.0) -> Inspection:
-    """Plays an environment and says what is wrong with it.
+    """Play an environment in a process of its own, and report what is wrong with it.
 
     Args:
         id: a registered id, or ``module:name`` of an id or a class. The module is imported.
-        timeout: seconds after which a step, a reset or its making counts as hanging.
+        timeout: seconds after which a step, a reset or the constructor counts as hanging.
 
     Raises:
         EnvError: there is no such environment.
     """
     envs.resolve(id)
     context = multiprocessing.get_context("spawn")
-    mine, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_play_elsewhere, args=(id, theirs), daemon=True)
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_run_child, args=(id, sender), daemon=True)
     process.start()
-    theirs.close()
+    sender.close()
     facts: dict[str, Any] = {}
     findings: list[Finding] = []
-    doing = "being made"
+    doing = "making the environment"
     try:
         while True:
-            if not mine.poll(timeout):
+            if not receiver.poll(timeout):
                 findings.append(_hangs(doing, timeout))
                 break
-            kind, told = json.loads(mine.recv_bytes())
+            kind, content = json.loads(receiver.recv_bytes())
             if kind == "finding":
-                findings.append(Finding(**told))
+                findings.append(Finding(**content))
             elif kind == "facts":
-                facts |= told
+                facts |= content
             elif kind == "doing":
-                doing = told
+                doing = content
             else:
                 break
     except EOFError:
         process.join(5)
         findings.append(_dies(doing, process.exitcode))
     finally:
-        mine.close()
+        receiver.close()
         process.kill()
         process.join()
     return Inspection(id, facts, by_severity(findings))
@@ -118,7 +119,7 @@ def _hangs(doing: str, timeout: float) -> Finding:
         "hangs",
         "error",
         f"no response for {timeout:g} s while {doing}",
-        "A training would wait there for ever, or with --backend gymnasium-async until --env-timeout.",
+        "A training would wait there forever; with --backend gymnasium-async, until --env-timeout.",
         "if it is only slow, give it more time: --env-timeout SECONDS",
     )
 
@@ -128,9 +129,9 @@ def _dies(doing: str, code: int | None) -> Finding:
         "dies",
         "error",
         f"its process {_ending(code)} while {doing}",
-        "A training would end there, or with --backend gymnasium-async --on-crash restart go on without that "
-        "episode.",
-        "look for a crash in compiled code, or a call that ends the process",
+        "A training would end there. With --backend gymnasium-async --on-crash restart only that episode is "
+        "lost.",
+        "look for a crash in compiled code, or for a call that ends the process",
     )
 
 
@@ -142,14 +143,14 @@ def _ending(code: int | None) -> str:
     return f"was ended by signal {-code}"
 
 
-def _play_elsewhere(id: str, pipe: Connection) -> None:
-    """The child: tells the parent what it does, what it finds, and that it is done."""
+def _run_child(id: str, pipe: Connection) -> None:
+    """In the child process: send the parent what is being done, each finding, and the end."""
 
-    def send(kind: str, told: Any) -> None:
-        pipe.send_bytes(json.dumps([kind, told]).encode())
+    def send(kind: str, content: Any) -> None:
+        pipe.send_bytes(json.dumps([kind, content]).encode())
 
     with suppress(OSError):
-        os.dup2(2, 1)  # what an environment prints is no part of the result
+        os.dup2(2, 1)  # what an environment prints is not part of the result
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         for finding in look(id, send):
@@ -158,109 +159,108 @@ def _play_elsewhere(id: str, pipe: Connection) -> None:
 
 
 def look(id: str, send: Send, *, seconds: float = SECONDS) -> Iterator[Finding]:
-    """All rules, in this process. What an environment raises is a finding, and the end of what can be played.
+    """Apply all rules, in this process. What an environment raises is the last finding.
 
     Args:
         id: of the environment.
         send: is told what is being done, and facts.
-        seconds: what random play may take.
+        seconds: limit of random play.
+
+    Raises:
+        EnvError: there is no such environment.
     """
-    found = envs.resolve(id)
+    resolved = envs.resolve(id)
     hear_mujoco()
-    own = not is_registered(id)  # on the batch engine or in JAX alone
-    page = "docs/robots.md" if own else "docs/environments.md"
+    is_task = not is_registered(id)  # it exists only on the batch engine or in JAX
+    page = "docs/robots.md" if is_task else "docs/environments.md"
     try:
-        spec = envs.make(id, 1).spec if own else spec_of(id, lambda: make_plain(id))
-        send("facts", _described(spec, found.backend))
-        made = [Checked(Alone(found) if own else make_plain(id), id, i) for i in range(2)]
+        spec = envs.make(id, 1).spec if is_task else spec_of(id, lambda: make_plain(id))
+        send("facts", _describe(spec, resolved.backend))
+        instances = [Checked(TaskAdapter(resolved) if is_task else make_plain(id), id, i) for i in range(2)]
     except EnvError as error:
-        yield _error(
-            "cannot-be-made", outside(f"{error}".strip()), "poise cannot train on it.", f"see {page}"
-        )
+        yield _cannot_be_made(f"{error}".strip(), "poise cannot train on it.", f"see {page}")
         return
     except Exception as error:
         what = f"{error}" if isinstance(error, EnvFault) else f"making it raised {described(error)}"
-        yield _error(
-            "cannot-be-made", outside(what), "No training can begin.", "correct what the message names"
-        )
+        yield _cannot_be_made(what, "No training can start.", "fix the problem that the message describes")
         return
-    play = Play(id, spec, made, send, own=own, seconds=seconds)
-    grave = False
-    for finding in _judged(play, found, send):
-        grave |= finding.severity != "note"
+    play = Play(id, spec, instances, send, is_task=is_task, seconds=seconds)
+    only_notes = True
+    for finding in _apply_rules(play, resolved, send):
+        only_notes &= finding.severity == "note"
         yield finding
-    for env in made:
+    for env in instances:
         with suppress(Exception):
             env.close()
-    if not grave and not own:
-        yield from _gymnasiums(id, send)
+    if only_notes and not is_task:
+        yield from _run_gymnasium_checker(id, send)
 
 
-def _judged(play: Play, found: envs.Resolved, send: Send) -> Iterator[Finding]:
-    """What the rules say; a fault of the environment ends it, a fault of a rule is told as such."""
+def _apply_rules(play: Play, resolved: envs.Resolved, send: Send) -> Iterator[Finding]:
+    """A fault of the environment ends the check; so does a fault of a rule, which is reported as poise's."""
     try:
         yield from itertools.chain.from_iterable(rule(play) for rule in RULES)
-        send("facts", costs(play, found))
+        send("facts", costs(play, resolved))
     except EnvFault as fault:
-        yield _error(
+        yield Finding(
             "breaks",
+            "error",
             fault_in_words(fault, play),
-            "A training ends there, with the same message.",
-            "correct what the message names; the seed and the step repeat it",
+            "A training would end there, with the same message.",
+            "fix the problem that the message describes; the seed and the step reproduce it",
         )
     except Exception as error:
         yield Finding(
             "check-failed",
             "warning",
             f"the check itself failed: {described(error)}",
-            "This is a fault of poise. What was found before it holds; what comes after it was not "
-            "looked at.",
+            "This is a fault of poise. Earlier findings are right; the rest was not checked.",
             "please report it, with the environment",
         )
 
 
-def _error(rule: str, seen: str, meaning: str, fix: str) -> Finding:
-    return Finding(rule, "error", seen, meaning, fix)
+def _cannot_be_made(message: str, meaning: str, fix: str) -> Finding:
+    return Finding("cannot-be-made", "error", without_poise_lines(message), meaning, fix)
 
 
-# of Gymnasium's checker: what is a matter of taste, of drawing, or said by a rule above
+# messages of Gymnasium's checker that are about taste or rendering, or that a rule reports already
 _NOISE = re.compile(
     r"render|out of date|infinity|symmetric and normalized|no lower bound|no upper bound|is not within the "
     r"observation space|precision|float64|float32|dtype|`env.spec`|rgb|not within the expected|different "
     r"from the unwrapped|deepcopy|pickle|Casting|"
-    r"truncates after 1 step",  # said of a flag that is NumPy's
+    r"truncates after 1 step",  # this one is given for any flag that is a NumPy bool
     re.IGNORECASE,
 )
 
 
-def _gymnasiums(id: str, send: Send) -> Iterator[Finding]:
-    """What Gymnasium's own checker says, where the rules above found no error and no warning."""
+def _run_gymnasium_checker(id: str, send: Send) -> Iterator[Finding]:
+    """The messages of Gymnasium's own checker, as notes."""
     from gymnasium.utils.env_checker import check_env
 
-    send("doing", "Gymnasium's checker played it")
-    said: list[str] = []
-    with warnings.catch_warnings(record=True) as heard:
+    send("doing", "running Gymnasium's checker")
+    messages: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             check_env(make_plain(id).unwrapped, skip_render_check=True, skip_close_check=True)
         except AssertionError as error:
-            said.append(f"{error}")
+            messages.append(f"{error}")
         except Exception as error:
-            said.append(f"{type(error).__name__}: {error}")
-    said += [str(warning.message) for warning in heard]
-    plain = dict.fromkeys(re.sub(r"\x1b\[\d+m|WARN: ", "", text).strip() for text in said)
+            messages.append(f"{type(error).__name__}: {error}")
+    messages += [str(warning.message) for warning in caught]
+    plain = dict.fromkeys(re.sub(r"\x1b\[\d+m|WARN: ", "", text).strip() for text in messages)
     for text in plain:
         if not _NOISE.search(text):
             yield Finding(
                 "gymnasium-checker",
-                "note",  # what poise needs is judged by its own rules
+                "note",  # poise's own rules check what poise needs
                 text.split("\n")[0],
-                "Gymnasium asks for it; other programs may rely on it.",
-                "https://gymnasium.farama.org/api/env/ describes what an environment is",
+                "Gymnasium's interface asks for this. Other programs may rely on it.",
+                "see https://gymnasium.farama.org/api/env/",
             )
 
 
-def _described(spec: Spec, backend: str) -> dict[str, Any]:
+def _describe(spec: Spec, backend: str) -> dict[str, Any]:
     return {
         "obs_shape": list(spec.obs_shape),
         "action": f"{spec.num_choices} choices" if spec.discrete else _counted(spec.action_size),
@@ -279,14 +279,14 @@ def _facts_in_words(facts: dict[str, Any]) -> list[str]:
         return []
     shape = " x ".join(str(n) for n in facts["obs_shape"]) or "1"
     limit = facts["time_limit"]
-    said = [
+    lines = [
         f"  observes {shape if ' ' in shape else _counted(int(shape))}, acts by {facts['action']}, "
         + (f"at most {limit:,} steps" if limit else "no time limit"),
         f"  trained on backend {facts['backend']}, discount {facts['gamma']:.4g}",
     ]
     if "step_us" in facts:
-        said.append(
+        lines.append(
             f"  {facts['step_us']:,.0f} us a step, {facts['reset_us']:,.0f} us a reset "
-            f"({facts['played_steps']:,} steps of {facts['played_episodes']} episodes were played)"
+            f"({facts['played_steps']:,} steps in {facts['played_episodes']} episodes were played)"
         )
-    return said + in_words(facts)
+    return lines + in_words(facts)

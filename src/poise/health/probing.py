@@ -1,7 +1,7 @@
 """The episodes that ``poise check`` plays.
 
-Each action reaches the environment as in a training: from the policy's units, through the same scaling, as
-the type that Gymnasium's vector environments hand over. All that comes back is kept.
+Each action reaches the environment as in a training: from the policy's units, through the same scaling, in
+the type that Gymnasium's vector environments pass on. Everything that comes back is kept.
 """
 
 import re
@@ -22,18 +22,19 @@ from poise.envs.checking import EnvFault
 from poise.spec import Spec
 from poise.training.acting import ActionScale, quiet
 
-STEPS = 4000  # of one episode, and of all random episodes together, at most
-NUMBERS = 5_000_000  # observed numbers of one episode, at most: those of pictures would fill the memory
-EXTREME = 10.0  # the end of a dimension without bounds, in the policy's units
-WATCHED = 2000  # steps in which arrays are compared before and after
-STICKY = 0.95  # how probable it is that a sticky action is repeated: some 20 steps
+STEPS = 4000  # limit of one episode, and of all random episodes together
+NUMBERS = 5_000_000  # limit of observed numbers in one episode: images would fill the memory
+EXTREME = 10.0  # the extreme action of a dimension without bounds, in the policy's units
+COMPARED_STEPS = 2000  # steps in which arrays are compared before and after
+STICKY = 0.95  # probability that a sticky action is repeated: about 20 steps on average
+STICKY_STEPS = 1000  # limit of one episode with repeated or extreme actions
 Send = Callable[[str, Any], None]
-Choose = Callable[[int], Any]  # the action of each step, as the environment is given it
+Choose = Callable[[int], Any]  # the action for each step, as the environment gets it
 
 
 @dataclass
-class Played:
-    """An episode, or its beginning; ``obs`` has one row more than the others."""
+class PlayedEpisode:
+    """An episode or its beginning; ``obs`` has one row more than the other lists."""
 
     kind: str
     seed: int
@@ -49,36 +50,37 @@ class Played:
 
     @property
     def ended(self) -> bool:
-        """Whether it came to its end: it may have been left before."""
+        """Whether it was played to its end."""
         return self.terminated or self.truncated
 
 
-def differs_at(one: Played, two: Played) -> int | None:
-    """The first step whose observation, reward or end is not the same; None where all that both have is."""
-    count = min(one.length, two.length)
+def first_difference(first: PlayedEpisode, second: PlayedEpisode) -> int | None:
+    """The first step whose observation, reward or end differs; None if there is no such step in both."""
+    count = min(first.length, second.length)
     for step in range(count + 1):
-        if one.obs[step].tobytes() != two.obs[step].tobytes():
+        if first.obs[step].tobytes() != second.obs[step].tobytes():
             return step
-        if step and one.reward[step - 1] != two.reward[step - 1]:
+        if step and first.reward[step - 1] != second.reward[step - 1]:
             return step
-    return count if rewards_differ(one, two) else None
+    return count if rewards_differ(first, second) else None
 
 
-def rewards_differ(one: Played, two: Played) -> bool:
-    """Whether rewards or ends tell the two apart; what only one of them came to does not."""
-    count = min(one.length, two.length)
-    if one.reward[:count] != two.reward[:count]:
+def rewards_differ(first: PlayedEpisode, second: PlayedEpisode) -> bool:
+    """Whether rewards or ends differ in the steps that both episodes have."""
+    count = min(first.length, second.length)
+    if first.reward[:count] != second.reward[:count]:
         return True
-    ends = [(p.terminated, p.truncated) if p.length == count else (False, False) for p in (one, two)]
-    left = any(p.length == count and not p.ended for p in (one, two))
-    return ends[0] != ends[1] and not left
+    both = first, second
+    ends = [(e.terminated, e.truncated) if e.length == count else (False, False) for e in both]
+    stopped_early = any(e.length == count and not e.ended for e in both)
+    return ends[0] != ends[1] and not stopped_early
 
 
-class Alone(gym.Env):
-    """One simulation of a task that Gymnasium does not have, as Gymnasium would have it."""
+class TaskAdapter(gym.Env):
+    """One simulation of a task of poise's own backends, with Gymnasium's interface."""
 
-    def __init__(self, found: envs.Resolved):
-        self._env = envs.make(found.id, 1, found.backend)
+    def __init__(self, resolved: envs.Resolved):
+        self._env = envs.make(resolved.id, 1, resolved.backend)
         spec = self._env.spec
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, spec.obs_shape, np.float64)
         if spec.discrete:
@@ -96,36 +98,42 @@ class Alone(gym.Env):
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict]:
         spec = self._env.spec
         row = np.asarray(action).reshape(1, *spec.action_shape) - spec.first_choice
-        done = self._env.step(row)
-        obs = np.asarray(done.next_obs)[0].reshape(self.observation_space.shape or ())
-        return obs, float(done.reward[0]), bool(done.terminated[0]), bool(done.truncated[0]), {}
+        result = self._env.step(row)
+        obs = np.asarray(result.next_obs)[0].reshape(self.observation_space.shape or ())
+        return obs, float(result.reward[0]), bool(result.terminated[0]), bool(result.truncated[0]), {}
 
     def close(self) -> None:
         self._env.close()
 
 
 class Play:
-    """Two instances of an environment, what was played on the first, and how long it took.
+    """Two instances of an environment, the episodes that were played, and how long they took.
 
-    ``own``: whether it is not Gymnasium's (``Alone``). ``seconds``: what random play may take; a quick
-    environment needs a tenth of that. ``send`` hears what is being done.
+    Args:
+        id: of the environment.
+        spec: its spaces and time limit.
+        instances: two of the same environment; the first is played, the second compared with it.
+        send: is told what is being done.
+        is_task: whether it is a task of poise's own backends (``TaskAdapter``), not one of Gymnasium.
+        seconds: limit of random play; a fast environment needs a tenth of that.
     """
 
     def __init__(
-        self, id: str, spec: Spec, envs_made: Sequence[gym.Env], send: Send, *, own: bool, seconds: float
+        self, id: str, spec: Spec, instances: Sequence[gym.Env], send: Send, *, is_task: bool, seconds: float
     ):
-        self.id, self.spec, self.own = id, spec, own
-        self.env, self.other = envs_made
+        self.id, self.spec, self.is_task = id, spec, is_task
+        self.env, self.other = instances
         self.seconds = seconds
-        self.random_play: list[Played] = []
-        self.other_play: list[Played] = []  # with actions that are repeated, and with both ends
-        self.steps: list[float] = []  # seconds
-        self.resets: list[float] = []
-        self.aliased = self.changed = False
+        self.random_episodes: list[PlayedEpisode] = []
+        self.other_episodes: list[PlayedEpisode] = []  # with repeated actions, and with extreme ones
+        self.step_seconds: list[float] = []
+        self.reset_seconds: list[float] = []
+        self.obs_changed = False  # whether an array that was returned changed later
+        self.action_changed = False  # whether step wrote into its argument
         self.repeatable = True
-        self.place = (0, 0)  # the seed and the step that is being made
+        self.current = (0, 0)  # the seed and the step that is being made
         self._send = send
-        self._end, self._told = np.inf, 0.0
+        self._deadline, self._last_sent = np.inf, 0.0
         self._scale = ActionScale(spec, normalize=True)
         self._space = self.env.action_space
         self._scaled = np.array(spec.scaled, bool)
@@ -133,98 +141,100 @@ class Play:
         self._batched = batch_space(self._space, 1)
 
     @property
-    def episodes(self) -> list[Played]:
-        return self.random_play + self.other_play
+    def episodes(self) -> list[PlayedEpisode]:
+        return self.random_episodes + self.other_episodes
 
     @property
-    def most(self) -> int:
-        """Steps of an episode."""
+    def max_steps(self) -> int:
+        """Limit of one episode."""
         return int(np.clip(NUMBERS // max(1, self.spec.obs_size), 50, STEPS))
 
     @property
-    def late(self) -> bool:
-        return time.perf_counter() > self._end
+    def time_is_up(self) -> bool:
+        return time.perf_counter() > self._deadline
 
     @contextmanager
-    def within(self, seconds: float) -> Iterator[None]:
-        """Episodes are left after these seconds, or before where there are fewer already."""
-        before = self._end
-        self._end = min(before, time.perf_counter() + seconds)
+    def limit_time(self, seconds: float) -> Iterator[None]:
+        """Stop episodes after ``seconds``, or earlier if an outer limit ends earlier."""
+        outer = self._deadline
+        self._deadline = min(outer, time.perf_counter() + seconds)
         try:
             yield
         finally:
-            self._end = before
+            self._deadline = outer
 
-    def doing(self, what: str) -> None:
-        """Tells the parent, at most ten times a second."""
-        if time.perf_counter() - self._told > 0.1:
-            self._told = time.perf_counter()
-            self._send("doing", what)
+    def doing(self, activity: str) -> None:
+        """Tell the parent process, at most ten times a second."""
+        if time.perf_counter() - self._last_sent > 0.1:
+            self._last_sent = time.perf_counter()
+            self._send("doing", activity)
 
     def play(
-        self, kind: str, seed: int, choose: Choose, *, most: int | None = None, other: bool = False
-    ) -> Played:
-        """An episode, at most ``most`` steps of it; ``other``: in the other instance."""
+        self, kind: str, seed: int, choose: Choose, *, limit: int | None = None, other: bool = False
+    ) -> PlayedEpisode:
+        """One episode, at most ``limit`` steps of it; ``other``: in the other instance."""
         env = self.other if other else self.env
-        played, self.place = Played(kind, seed), (seed, 0)
-        self.doing(f"an episode of seed {seed} was begun")
-        begun = time.perf_counter()
+        episode, self.current = PlayedEpisode(kind, seed), (seed, 0)
+        self.doing(f"starting an episode (seed {seed})")
+        start = time.perf_counter()
         obs, _ = env.reset(seed=seed)
-        self.resets.append(time.perf_counter() - begun)
-        played.obs.append(np.array(obs))
-        for step in range(self.most if most is None else min(most, self.most)):
-            obs = self._step(env, played, obs, choose(step))
-            if played.ended or self.late:
+        self.reset_seconds.append(time.perf_counter() - start)
+        episode.obs.append(np.array(obs))
+        for step in range(self.max_steps if limit is None else min(limit, self.max_steps)):
+            obs = self._step(env, episode, obs, choose(step))
+            if episode.ended or self.time_is_up:
                 break
-        return played
+        return episode
 
-    def _step(self, env: gym.Env, played: Played, obs: Any, action: Any) -> Any:
-        look = len(self.steps) < WATCHED
-        before, given = np.array(obs) if look else obs, np.array(action)
-        self.place = (played.seed, played.length + 1)
-        self.doing(f"step {played.length + 1} of the episode of seed {played.seed} was made")
-        begun = time.perf_counter()
+    def _step(self, env: gym.Env, episode: PlayedEpisode, obs: Any, action: Any) -> Any:
+        compare = len(self.step_seconds) < COMPARED_STEPS
+        obs_before, action_before = np.array(obs) if compare else obs, np.array(action)
+        self.current = (episode.seed, episode.length + 1)
+        self.doing(f"making step {episode.length + 1} of an episode (seed {episode.seed})")
+        start = time.perf_counter()
         after, reward, terminated, truncated, _ = env.step(action)
-        self.steps.append(time.perf_counter() - begun)
-        if look:
-            self.aliased |= not np.array_equal(obs, before)
-            self.changed |= not np.array_equal(given, action)
-        played.obs.append(np.array(after))
-        played.action.append(given)
-        played.reward.append(float(reward))
-        played.terminated, played.truncated = bool(terminated), bool(truncated)
+        self.step_seconds.append(time.perf_counter() - start)
+        if compare:
+            self.obs_changed |= not np.array_equal(obs, obs_before)
+            self.action_changed |= not np.array_equal(action_before, action)
+        episode.obs.append(np.array(after))
+        episode.action.append(action_before)
+        episode.reward.append(float(reward))
+        episode.terminated, episode.truncated = bool(terminated), bool(truncated)
         return after
 
-    def given(self, action: Any) -> Any:
-        """What the environment gets for an action in the policy's units, or for a choice from 0 on."""
+    def to_env(self, action: Any) -> Any:
+        """The environment's action for one in the policy's units, or for a choice counted from 0."""
         batch = np.asarray(self._scale(np.asarray(action, None if self.spec.discrete else np.float32)[None]))
         batch = batch.reshape(self._shape) + self.spec.first_choice
         return next(iter(iterate(self._batched, batch.astype(self._batched.dtype))))
 
-    def again(self, played: Played, *, other: bool = False, most: int | None = None) -> Played:
-        """Its seed and its actions once more."""
-        rows = played.action
+    def repeat(
+        self, episode: PlayedEpisode, *, other: bool = False, limit: int | None = None
+    ) -> PlayedEpisode:
+        """Play again with the same seed and the same actions."""
+        rows = episode.action
 
         def choose(step: int) -> Any:
             row = np.array(rows[step])[None].astype(self._batched.dtype)
             return next(iter(iterate(self._batched, row)))
 
-        count = played.length if most is None else min(most, played.length)
-        return self.play("again", played.seed, choose, other=other, most=count)
+        count = episode.length if limit is None else min(limit, episode.length)
+        return self.play("again", episode.seed, choose, other=other, limit=count)
 
     def random(self, seed: int) -> Choose:
-        """Actions drawn evenly over the range; where there is no bound, from a normal distribution."""
+        """Uniform actions over the range; normally distributed in dimensions without bounds."""
         rng = np.random.default_rng(seed)
-        return lambda step: self.given(self._draw(rng))
+        return lambda step: self.to_env(self._draw(rng))
 
     def sticky(self, seed: int) -> Choose:
-        """The same, but each is mostly repeated: slow systems and far goals need that."""
-        rng, kept = np.random.default_rng((seed, 1)), [None]
+        """Random actions that are repeated for a while: slow systems and far goals need that."""
+        rng, held = np.random.default_rng((seed, 1)), [None]
 
         def choose(step: int) -> Any:
-            if kept[0] is None or rng.random() > STICKY:
-                kept[0] = self._draw(rng)
-            return self.given(kept[0])
+            if held[0] is None or rng.random() > STICKY:
+                held[0] = self._draw(rng)
+            return self.to_env(held[0])
 
         return choose
 
@@ -232,36 +242,39 @@ class Play:
         if self.spec.discrete:
             return int(rng.integers(self.spec.action_size))
         bounded = rng.uniform(-1, 1, self._scaled.size)
-        return bounded if self._scaled.all() else self.in_units(bounded, rng.normal(size=self._scaled.size))
+        if self._scaled.all():
+            return bounded
+        return self.by_bounds(bounded, rng.normal(size=self._scaled.size))
 
-    def held(self, action: Any) -> Choose:
-        """One action all the time, in the policy's units, or one choice."""
-        return lambda step: self.given(action)
+    def hold(self, action: Any) -> Choose:
+        """The same action at every step, in the policy's units, or the same choice."""
+        return lambda step: self.to_env(action)
 
-    def end(self, side: float) -> Float[np.ndarray, " A"]:
-        """One end of every dimension."""
+    def extreme(self, side: float) -> Float[np.ndarray, " A"]:
+        """The lower (-1) or upper (1) end of every dimension."""
         ones = np.full(self.spec.action_size, side)
-        return self.in_units(ones, EXTREME * ones)
+        return self.by_bounds(ones, EXTREME * ones)
 
-    def in_units(
+    def by_bounds(
         self, bounded: Float[np.ndarray, " A"], unbounded: Float[np.ndarray, " A"]
     ) -> Float[np.ndarray, " A"]:
-        """The first where a dimension has bounds that [-1, 1] is rescaled to, the second elsewhere."""
+        """``bounded`` in dimensions whose bounds [-1, 1] is rescaled to, ``unbounded`` in the others."""
         return np.where(self._scaled, bounded, unbounded).astype(np.float32)
 
 
 _INSIDE = re.compile(rf" \(line \d+ of {re.escape(str(Path(__file__).parents[1]))}[^)]*\)")
 
 
-def outside(text: str) -> str:
-    """A message without the lines of poise that were on its way: they say nothing of the environment."""
+def without_poise_lines(text: str) -> str:
+    """A message without references to lines of poise: they say nothing about the environment."""
     return _INSIDE.sub("", text)
 
 
 def fault_in_words(fault: EnvFault, play: Play) -> str:
-    """Its message. Of a task's own, which comes through ``Alone``, the inner one, with seed and step."""
+    """The message of a fault; for a ``TaskAdapter`` that of the task's own fault, with seed and step."""
     inner = fault.__cause__
-    if not (play.own and isinstance(inner, EnvFault)):
-        return outside(str(fault))
-    seed, step = play.place
-    return f"{outside(str(inner))}; episode seed {seed}, " + (f"step {step}" if step else "at its reset")
+    if not (play.is_task and isinstance(inner, EnvFault)):
+        return without_poise_lines(str(fault))
+    seed, step = play.current
+    place = f"step {step}" if step else "at its reset"
+    return f"{without_poise_lines(str(inner))}; episode seed {seed}, {place}"

@@ -1,4 +1,4 @@
-"""What a training came to, as lines for people."""
+"""The result of a training, as lines for people."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,44 +10,44 @@ from poise.health.findings import Finding
 from poise.runs.records import read_record
 from poise.wording import figure
 
-WHY = {
-    "steps": "its steps were used up (--eval-max-steps)",
-    "seconds": "its seconds were used up (--eval-max-seconds): on a faster machine there are more",
+STOPPED = {  # why the score has fewer episodes
+    "steps": "its budget of steps was used up (--eval-max-steps)",
+    "seconds": "its time was used up (--eval-max-seconds); a faster machine plays more",
     "interrupt": "it was interrupted",
 }
 
 
 def score_lines(evaluation: Evaluation) -> list[str]:
-    """The mean with its interval, and what it is not of."""
+    """The mean with its interval, and why the score is incomplete, if it is."""
     low, high = evaluation.interval
     lines = [
         f"greedy return {figure(evaluation.mean)} over {len(evaluation.length)} episodes "
         f"(95% interval {figure(low)} to {figure(high)})"
     ]
     if evaluation.num_cut:
-        cut = f"{evaluation.num_cut} of them did not end and were cut off after {evaluation.longest:,} steps"
+        cut = f"{evaluation.num_cut} of them did not end, and were cut off after {evaluation.longest:,} steps"
         lines.append(cut)
     if evaluation.stopped is not None:
-        lines.append(f"the score is of fewer episodes than asked for: {WHY[evaluation.stopped]}")
+        lines.append(f"the score has fewer episodes than requested: {STOPPED[evaluation.stopped]}")
     return lines
 
 
 def best_line(summary: Mapping[str, Any]) -> str | None:
-    """The best agent where it is not the last, with how it was chosen; None where it is."""
+    """The best agent and how it was chosen; None if it is the last one."""
     best = summary.get("best")
     if not best or best["steps"] == summary.get("steps"):
         return None
     score, last = best["evaluation"], summary.get("evaluation") or {}
-    same = "the same" if score["episodes"] == last.get("episodes") else f"the first {score['episodes']}"
+    which = "the same" if score["episodes"] == last.get("episodes") else f"the first {score['episodes']}"
     chosen = f", chosen on {best['chosen_on']} other episodes," if "chosen_on" in best else ""
     return (
         f"the best agent{chosen} is that of step {best['steps']:,}: "
-        f"{figure(score['mean'])} on {same} episodes of the score"
+        f"{figure(score['mean'])} on {which} episodes of the score"
     )
 
 
 def threshold_line(env: str, score: Mapping[str, Any] | None) -> str | None:
-    """Whether the mean reaches what Gymnasium calls solved; None where it names no return for that."""
+    """Whether the mean reaches the return that Gymnasium calls solved; None if Gymnasium names none."""
     if not score:
         return None
     from poise.envs.gymnasium import threshold
@@ -62,10 +62,10 @@ def threshold_line(env: str, score: Mapping[str, Any] | None) -> str | None:
 def run_lines(
     folder: Path, summary: Mapping[str, Any], evaluation: Evaluation | None
 ) -> tuple[list[str], list[Finding]]:
-    """All but the folder's name, and what was found in its health."""
+    """All lines but the folder's name, and the findings about its health."""
     lines = [] if evaluation is None else score_lines(evaluation)
-    others = threshold_line(summary["env"], summary["evaluation"]), best_line(summary)
-    lines += [line for line in others if line is not None]
+    optional = threshold_line(summary["env"], summary["evaluation"]), best_line(summary)
+    lines += [line for line in optional if line is not None]
     pace = summary["steps_per_second"]
     lines.append(
         f"{summary['steps']:,} steps in {summary['seconds']['total']:.1f} s"

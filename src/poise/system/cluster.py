@@ -1,7 +1,7 @@
-"""Ray: work in other processes of this machine or of many, and word of those that die.
+"""Ray: run work in processes on this machine or on a cluster, and detect when they die.
 
-A local Ray listens on the loopback interface alone, wants a token, shows no dashboard, and keeps its files in
-a private folder that is removed with it. One that is there already is joined as it is.
+A local Ray listens only on the loopback interface, requires a token, shows no dashboard, and keeps its files
+in a private folder that is removed with it. A cluster that runs already is joined as it is.
 """
 
 import contextlib
@@ -31,54 +31,54 @@ from poise.system.keeper import clear
 
 LOCAL = "local"
 _ADDRESS = re.compile(r"local|auto|\[?[\w.:-]+\]?:[0-9]{1,5}")
-_MEMORY = 2**29  # bytes of shared memory for what a local Ray passes between processes
-_REACH = 10.0  # seconds in which the head of a cluster has to answer
-_TOKEN = secrets.token_hex(32)  # of the local Rays of this process
+_MEMORY = 2**29  # bytes of shared memory, with which a local Ray passes objects between processes
+_REACH = 10.0  # seconds in which the head of a cluster must answer
+_TOKEN = secrets.token_hex(32)  # for the local Rays that this process starts
 
 
 class ClusterError(PoiseError):
-    """A cluster that cannot be joined, or that lacks what was asked of it."""
+    """A cluster cannot be joined, or lacks something that is needed."""
 
 
 class LostCluster(ClusterError):
-    """The local Ray of this process died under it."""
+    """The local Ray that this process uses died."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True)
 class Lost:
-    """In place of an answer: the process that was to give it is gone."""
+    """Instead of a result: the process that computed it is gone."""
 
     why: str
 
 
 def checked_address(address: str | None) -> str | None:
-    """``address``, if it is one.
+    """``address``, if it is valid.
 
     Raises:
-        ClusterError: it is none.
+        ClusterError: it is not valid.
     """
     if address is None or _ADDRESS.fullmatch(address):
         return address
     raise ClusterError(
-        f"ray = {address!r}: must be HOST:PORT of a cluster, auto for the one of this machine, or nothing to "
+        f"ray = {address!r}: must be HOST:PORT of a cluster, auto for the one on this machine, or nothing to "
         "start a local one (write ENV before --ray)"
     )
 
 
 def check(address: str | None) -> None:
-    """Refuses early what ``joined`` would refuse late: before folders are made.
+    """Check early, before folders are made, what ``joined`` checks later.
 
     Raises:
-        ClusterError: it is no address, or Ray is not installed.
+        ClusterError: the address is not valid, or Ray is not installed.
     """
     if checked_address(address) is not None and importlib.util.find_spec("ray") is None:
         raise ClusterError(_missing())
 
 
 def typed(address: str | None) -> str:
-    """The option as it is typed, with a space before it; nothing where there is no cluster."""
+    """The option as it is typed, with a leading space; \"\" without a cluster."""
     return "" if address is None else " --ray" if address == LOCAL else f" --ray {shlex.quote(address)}"
 
 
@@ -87,36 +87,39 @@ _joined: str | None = None  # the address at which this process joined a cluster
 
 @contextlib.contextmanager
 def joined(address: str, *, processes: int | None = None) -> Iterator[None]:
-    """Within, this process is one of a Ray cluster: of the one at ``address``, or of a local one.
+    """While the context is open, this process is part of the Ray cluster at ``address``, or of a local one.
 
-    ``processes``: how many a local one has to have room for; None: one a core. Where this process is in
-    that cluster already, or in any and none is named by HOST:PORT, it stays there.
+    A process that is in a cluster already stays in it, unless ``address`` names another one by HOST:PORT.
+
+    Args:
+        address: HOST:PORT, "auto" or "local".
+        processes: how many processes a local Ray must have room for; None: one for each core.
 
     Raises:
-        ClusterError: Ray is not installed, no cluster answers, or this process is in another one.
+        ClusterError: Ray is not installed, no cluster answers, or this process is in another cluster.
     """
     global _joined
     checked_address(address)
     ray = _ray()
     if ray.is_initialized():
-        where = ray.get_runtime_context().gcs_address
-        if address not in (LOCAL, "auto", _joined, where):
-            raise ClusterError(f"ray = {address!r}: this process is in the cluster at {where} already")
+        current = ray.get_runtime_context().gcs_address
+        if address not in (LOCAL, "auto", _joined, current):
+            raise ClusterError(f"ray = {address!r}: this process is in the cluster at {current} already")
         yield
         return
     with contextlib.ExitStack() as stack:
-        stack.callback(_reread)  # last, when the environment is as it was
+        stack.callback(_reread_environment)  # called last, when the environment variables are restored
         stack.enter_context(_environment(_LOCAL_SETTINGS if address == LOCAL else _SETTINGS))
-        _reread()
+        _reread_environment()
         stack.enter_context(_silenced())
-        where = address
+        actual = address
         if address == LOCAL:
-            where = stack.enter_context(_local_ray(max(num_cores(), processes or 0)))
-            # Ray ends a process without a word when the raylet of this number is gone; _watched says it
+            actual = stack.enter_context(_local_ray(max(num_cores(), processes or 0)))
+            # Ray ends a process without a message when the raylet with this pid is gone; _watched reports it
             stack.enter_context(_environment({"RAY_RAYLET_PID": str(os.getpid())}))
-            _reread()
+            _reread_environment()
         stack.callback(ray.shutdown)
-        _join(where)
+        _join(actual)
         _joined = address
         try:
             yield
@@ -125,12 +128,12 @@ def joined(address: str, *, processes: int | None = None) -> Iterator[None]:
 
 
 _SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to anybody
+    "RAY_USAGE_STATS_ENABLED": "0",  # send no usage statistics
 }
 _LOCAL_SETTINGS = _SETTINGS | {
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": _TOKEN,
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # what has Ray take 127.0.0.1 for the address of this machine
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # makes Ray use 127.0.0.1 as the address of this machine
 }
 
 
@@ -162,9 +165,9 @@ def _ray() -> Any:
 
 @contextlib.contextmanager
 def _silenced() -> Iterator[None]:
-    """Keeps Ray from telling of dead processes on standard output, which a program may read.
+    """Keep Ray from reporting dead processes on standard output, which a program may read.
 
-    There is no setting for that. What matters of it is told by those who asked for the process.
+    Ray has no setting for that. The callers report what matters.
     """
     inner: Any = importlib.import_module("ray._private.worker")
     before, inner.print_to_stdstream = inner.print_to_stdstream, lambda *_, **__: None
@@ -174,11 +177,10 @@ def _silenced() -> Iterator[None]:
         inner.print_to_stdstream = before
 
 
-def _reread() -> None:
-    """Has Ray heed the environment as it is: it read it when it was imported, perhaps for another cluster.
+def _reread_environment() -> None:
+    """Make Ray read its environment variables again: it read them at its import, perhaps for another cluster.
 
-    That is whether it takes 127.0.0.1 for the address of this machine or the one that others see, and what
-    it shows to be let in.
+    They decide whether it uses 127.0.0.1 as the address of this machine, and with which token it connects.
     """
     constants: Any = importlib.import_module("ray._private.ray_constants")
     inner: Any = importlib.import_module("ray._raylet")
@@ -191,13 +193,13 @@ def _reread() -> None:
 
 @contextlib.contextmanager
 def _our_signals() -> Iterator[None]:
-    """Puts back what hears Ctrl-C and SIGTERM: Ray sets its own when it starts."""
-    heard = {number: signal.getsignal(number) for number in SIGNALS}
+    """Restore the handlers of Ctrl-C and SIGTERM: Ray sets its own when it starts."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield
     finally:
         if threading.current_thread() is threading.main_thread():
-            for number, handler in heard.items():
+            for number, handler in handlers.items():
                 signal.signal(number, handler)
 
 
@@ -213,16 +215,16 @@ def _join(address: str) -> None:
         with _our_signals():
             ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
     except Exception as error:  # another version, a wrong token, no node of it on this machine, ...
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ClusterError(f"ray = {address!r}: it cannot be joined: {said}") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ClusterError(f"ray = {address!r}: it cannot be joined: {reason}") from error
 
 
 @contextlib.contextmanager
 def _local_ray(cores: int) -> Iterator[str]:
-    """The address of a Ray that ends with this, however this process ends (``keeper``).
+    """The address of a new Ray. It ends with the context, however this process ends (``keeper``).
 
-    Its folder, which nobody else may enter, has a short name: sockets lie in it, whose paths may have about
-    100 characters.
+    Its folder is private, and has a short name: it contains sockets, whose paths are limited to about 100
+    characters.
     """
     folder = tempfile.mkdtemp(prefix="poise-ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
     command = [sys.executable, "-P", "-m", "poise.system.keeper", folder, str(cores), str(_MEMORY)]
@@ -232,29 +234,29 @@ def _local_ray(cores: int) -> Iterator[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        start_new_session=True,  # Ctrl-C is not meant for it
+        start_new_session=True,  # Ctrl-C does not reach it
     )
     assert keeper.stdin is not None
     assert keeper.stdout is not None
     try:
-        said = keeper.stdout.readline().strip()
-        if not _ADDRESS.fullmatch(said):
-            raise ClusterError(f"a local Ray did not start: {said or 'its keeper ended'}")
+        line = keeper.stdout.readline().strip()
+        if not _ADDRESS.fullmatch(line):
+            raise ClusterError(f"a local Ray did not start: {line or 'its keeper ended'}")
         with _watched(keeper.stdout):
-            yield said
+            yield line
     finally:
         keeper.stdin.close()
         keeper.wait()
         keeper.stdout.close()
-        clear(folder, {os.getpid()})  # where the keeper could not, or was killed
+        clear(folder, {os.getpid()})  # in case the keeper failed or was killed
 
 
 @contextlib.contextmanager
-def _watched(said: Any) -> Iterator[None]:
-    """Within, it is known at once when the keeper says that its Ray died, or is gone itself."""
+def _watched(keeper_output: Any) -> Iterator[None]:
+    """While the context is open, notice at once if the keeper reports the death of Ray, or is gone."""
     global _death
     death = _death = Death()
-    threading.Thread(target=death.wait_for, args=(said,), daemon=True).start()
+    threading.Thread(target=death.wait_for, args=(keeper_output,), daemon=True).start()
     try:
         yield
     finally:
@@ -262,27 +264,27 @@ def _watched(said: Any) -> Iterator[None]:
 
 
 class Death:
-    """Whether a local Ray died, and of what."""
+    """Whether a local Ray died, and why."""
 
     def __init__(self) -> None:
         self.why: str | None = None
-        self._known = threading.Event()
+        self._died = threading.Event()
 
-    def wait_for(self, said: Any) -> None:
-        """Reads what the keeper says next; it says nothing while all is well."""
+    def wait_for(self, keeper_output: Any) -> None:
+        """Wait for the keeper's next line: it writes none while Ray is alive."""
         try:
-            self.why = said.readline().strip() or "its keeper was killed"
-        except ValueError:  # it was closed: this process left
+            self.why = keeper_output.readline().strip() or "its keeper was killed"
+        except ValueError:  # closed: this process left the cluster
             return
-        self._known.set()
+        self._died.set()
 
     def check(self, seconds: float = 0.0) -> None:
-        """Waits that long for the news.
+        """Wait for ``seconds`` whether it dies.
 
         Raises:
             LostCluster: it died.
         """
-        if self._known.wait(seconds):
+        if self._died.wait(seconds):
             raise LostCluster(
                 f"the local Ray died: {self.why} (the usual cause is lack of memory); what was done is kept"
             )
@@ -293,10 +295,10 @@ _death: Death | None = None  # of the local Ray that this process is in
 
 @contextlib.contextmanager
 def _alive() -> Iterator[None]:
-    """Within, an error of Ray that comes of the death of the local one says so.
+    """While the context is open, an error of Ray because the local Ray died becomes ``LostCluster``.
 
     Raises:
-        LostCluster: it died.
+        LostCluster: the local Ray died.
     """
     if _death is None:
         yield
@@ -310,14 +312,14 @@ def _alive() -> Iterator[None]:
 
 
 class Process:
-    """An object of ``kind`` in a process of its own with a core. It does what it is asked for in turn."""
+    """An object of class ``kind`` in a process of its own, with a core. Its calls run one after the other."""
 
     def __init__(self, kind: type, *arguments: Any):
         actor = _ray().remote(kind).options(num_cpus=1, max_restarts=0, scheduling_strategy="SPREAD")
         self._actor = actor.remote(*arguments)
 
     def ask(self, method: str, *arguments: Any) -> Any:
-        """A promise of what ``method`` returns."""
+        """A promise of the result of ``method``."""
         return getattr(self._actor, method).remote(*arguments)
 
     def kill(self) -> None:
@@ -326,7 +328,7 @@ class Process:
 
 
 class Tasks:
-    """Calls of ``function``, each in some process that has a core."""
+    """Calls of ``function``, each in a process that has a core."""
 
     def __init__(self, function: Callable[..., Any]):
         self._function = (
@@ -334,12 +336,12 @@ class Tasks:
         )
 
     def ask(self, *arguments: Any) -> Any:
-        """A promise of what it returns."""
+        """A promise of the result."""
         return self._function.remote(*arguments)
 
 
 def room() -> str:
-    """What the cluster has, in words."""
+    """The cores of the cluster, in words."""
     ray = _ray()
     with _alive():
         cores, free = (r.get("CPU", 0) for r in (ray.cluster_resources(), ray.available_resources()))
@@ -347,21 +349,21 @@ def room() -> str:
 
 
 def share(value: Any) -> Any:
-    """A promise of ``value``, which every process that asks for it gets from memory."""
+    """Put ``value`` into the shared memory of the cluster: a promise of it, for every process."""
     with _alive():
         return _ray().put(value)
 
 
 def ready(promises: Sequence[Any], seconds: float) -> list[Any]:
-    """Those that are kept by then; returns with the first, and with what is there beside it."""
+    """The promises fulfilled within ``seconds``; returns as soon as one is."""
     ray, promises = _ray(), list(promises)
     with _alive():
-        kept, _ = ray.wait(promises, timeout=seconds)
-        return ray.wait(promises, num_returns=len(promises), timeout=0)[0] if kept else []
+        fulfilled, _ = ray.wait(promises, timeout=seconds)
+        return ray.wait(promises, num_returns=len(promises), timeout=0)[0] if fulfilled else []
 
 
 def answer(promise: Any) -> Any:
-    """What was promised, or ``Lost``. What its function raised is raised here.
+    """The promised result, or ``Lost``. An exception of the function is raised here.
 
     Raises:
         ClusterError: a machine of the cluster lacks a package or module that this one has.
@@ -377,12 +379,12 @@ def answer(promise: Any) -> Any:
         raise
     except ray.exceptions.RayError as error:
         first, *others = str(error).strip().splitlines()
-        said = others[-1] if others and "creation task" in first else first  # what its making raised
-        return Lost(f"{type(error).__name__}: {said}")
+        reason = others[-1] if others and "creation task" in first else first  # what its constructor raised
+        return Lost(f"{type(error).__name__}: {reason}")
 
 
 def interrupt(promises: Sequence[Any]) -> None:
-    """Has Ctrl-C reach those that are at work, and those that are not never begin."""
+    """Interrupt the running calls as Ctrl-C would, and cancel those that have not started."""
     with contextlib.suppress(LostCluster):
         for promise in promises:
             with _alive():
@@ -390,12 +392,12 @@ def interrupt(promises: Sequence[Any]) -> None:
 
 
 def search_path() -> list[str]:
-    """Where this process finds modules, as another can use it."""
+    """The module search path of this process, as absolute paths for another process."""
     return [os.path.abspath(place) for place in sys.path]
 
 
 def settle_in(path: Sequence[str]) -> None:
-    """In a process of a cluster: finds the modules that the driver finds, and takes a core of its own."""
+    """In a process of a cluster: use the driver's module search path, and take a core of its own."""
     sys.path.extend(place for place in path if place not in sys.path)
     _take_core()
 
@@ -405,14 +407,14 @@ _core: Any = None  # the claim of this process on its core
 
 
 def _take_core() -> None:
-    """Has this process compute on one core that no other process of a cluster here has, where one is free.
+    """Bind this process to a core that no other cluster process on this machine has taken, if one is free.
 
-    Claims are sockets that have a name in memory alone: they are gone with the process.
+    A claim is a socket with a name in memory only: it disappears with the process.
     """
     global _core
     if _core is not None or not hasattr(os, "sched_setaffinity"):
         return
-    # in any order: containers on one machine do not see each other's claims
+    # in random order: containers on one machine do not see each other's claims
     for core in random.sample(cores := sorted(os.sched_getaffinity(0)), len(cores)):
         claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:

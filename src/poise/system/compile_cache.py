@@ -1,4 +1,4 @@
-"""What JAX has compiled is kept between starts, in a folder of the user's own."""
+"""Keep compiled programs between starts, in a folder of the user's own."""
 
 import contextlib
 import functools
@@ -19,14 +19,19 @@ import jax
 from poise.system.terminal import print
 from poise.system.threads import num_threads
 
+NOT_KEPT = "compiled programs are not kept for the next start"
+
 
 def keep_compiled(keep: bool) -> None:
-    """Has JAX read and write what it compiles, unless its own cache is configured already.
+    """Make JAX save and load compiled programs, unless its cache is configured already.
 
-    In ``$XDG_CACHE_HOME/poise/<key>`` (``~/.cache`` without the variable), where the key stands for
-    processor and versions: code compiled for another processor may crash this one. What lies in the folder is
-    executed: it is not used where another user may write it, or may put another in the place of one of its
-    parents. What cannot be read of it is replaced.
+    The folder is ``$XDG_CACHE_HOME/poise/<key>`` (``~/.cache`` without the variable). The key depends on
+    processor and versions: code compiled for another processor may crash this one. The contents are executed,
+    so the folder is not used if another user may write to it, or may replace one of its parents. Entries that
+    cannot be read are replaced.
+
+    Args:
+        keep: whether to do so; False changes nothing.
     """
     if not keep or jax.config.values["jax_compilation_cache_dir"] is not None:
         return
@@ -34,10 +39,10 @@ def keep_compiled(keep: bool) -> None:
     if folder is None:
         return
     if (why := _insecure(folder)) is not None:
-        _tell(f"what is compiled is not kept for the next start: {why}")
+        _tell(f"{NOT_KEPT}: {why}")
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    # by itself JAX keeps only what took a second; a training has many small functions, too
+    # by default JAX keeps only programs that took a second; a training also has many small ones
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     _replace_damaged(folder)
@@ -46,65 +51,66 @@ def keep_compiled(keep: bool) -> None:
 def forget_compiled() -> None:
     """Clear JAX's caches once they use a third of the memory mappings that Linux allows.
 
-    Each setting that is trained leaves 1,000 to 1,700 mappings, and a process may have 65,530: one that went
-    on to its 65th setting ended with a segmentation fault in jaxlib 0.10.2.
+    Each trained setting leaves 1,000 to 1,700 mappings, and a process may have 65,530. Without this, a
+    process ended with a segmentation fault at its 65th setting (jaxlib 0.10.2).
     """
     try:
         mapped = Path("/proc/self/maps").read_bytes().count(b"\n")
         allowed = int(Path("/proc/sys/vm/max_map_count").read_text())
-    except (OSError, ValueError):  # another system
+    except (OSError, ValueError):  # not on Linux
         return
     if mapped > allowed // 3:
         jax.clear_caches()
 
 
 def _folder() -> Path | None:
-    """Where links lead to, made where it is missing; None where it cannot be."""
+    """The folder, with links resolved; made if it is missing; None if it cannot be made."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     try:
         folder = (root / "poise" / _key()).resolve()
         missing = list(itertools.takewhile(lambda place: not place.exists(), (folder, *folder.parents)))
         for place in reversed(missing):
             place.mkdir(mode=0o700, exist_ok=True)
-    except (OSError, RuntimeError):  # no home, a disk that is full or read-only
+    except (OSError, RuntimeError):  # no home, or a disk that is full or read-only
         return None
     return folder if folder.is_dir() else None
 
 
 def _insecure(folder: Path) -> str | None:
-    """Why another user could change what lies in the folder; None where none can."""
+    """Why another user could change the contents of the folder; None if nobody can."""
     if not hasattr(os, "getuid"):
         return None
     for place in (folder, *folder.parents):
-        found = place.stat()
-        if found.st_uid not in (0, os.getuid()):
+        status = place.stat()
+        if status.st_uid not in (0, os.getuid()):
             return f"{place} belongs to another user"
-        own = place in (folder, folder.parent)  # the others have their modes for reasons of their own
-        if found.st_mode & stat.S_ISVTX and not own:
-            continue  # as in /tmp: others may not rename what is mine
-        writers = stat.S_IWOTH if not own and _private(found.st_gid) else stat.S_IWOTH | stat.S_IWGRP
-        if found.st_mode & writers:
+        is_poises = place in (folder, folder.parent)  # poise made these two; the rules for parents are weaker
+        if status.st_mode & stat.S_ISVTX and not is_poises:
+            continue  # as in /tmp: others cannot rename this user's files
+        group_is_private = not is_poises and _private(status.st_gid)
+        writers = stat.S_IWOTH if group_is_private else stat.S_IWOTH | stat.S_IWGRP
+        if status.st_mode & writers:
             return f"other users may write {place} (chmod go-w {shlex.quote(str(place))})"
     return None
 
 
 def _private(group: int) -> bool:
-    """Whether a group is this user's alone, as many systems make one for each user."""
+    """Whether this user is the only member of a group, as on systems with a group for each user."""
     try:
         import grp
         import pwd
 
-        name, found = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(group)
+        user, entry = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(group)
     except (ImportError, KeyError):
         return False
-    return found.gr_name == name and set(found.gr_mem) <= {name}
+    return entry.gr_name == user and set(entry.gr_mem) <= {user}
 
 
 def _replace_damaged(folder: Path) -> None:
-    """Has JAX drop an entry that it cannot read, or that it could not write.
+    """Make JAX delete an entry that it cannot read, or could not write completely.
 
-    By itself JAX warns of it at each start, compiles, and does not write what it compiled because there is an
-    entry. It has no setting for that.
+    By default JAX warns about it at each start, compiles, and does not write the result because an entry
+    exists. It has no setting for this.
     """
     inner: Any = importlib.import_module("jax._src.compilation_cache")
     read, write = inner.get_executable_and_time, inner.put_executable_and_time
@@ -116,35 +122,35 @@ def _replace_damaged(folder: Path) -> None:
     def read_or_drop(key: str, *others: Any) -> tuple[Any, int | None]:
         try:
             return read(key, *others)
-        except Exception:  # whatever a decompressor or the compiler raises
+        except Exception:  # a decompressor or the compiler may raise anything
             drop(key)
-            return None, None  # there is none: it is compiled, and written
+            return None, None  # no entry: JAX compiles and writes one
 
     def write_or_drop(key: str, *others: Any) -> None:
         try:
             write(key, *others)
         except OSError as error:  # the disk is full
             drop(key)
-            _tell(f"what is compiled is not kept for the next start: {folder}: {error.strerror}")
+            _tell(f"{NOT_KEPT}: {folder}: {error.strerror}")
 
     inner.get_executable_and_time, inner.put_executable_and_time = read_or_drop, write_or_drop
 
 
-@functools.cache  # once
+@functools.cache  # each line only once
 def _tell(line: str) -> None:
     if sys.stderr is not None:
         print(line, file=sys.stderr, flush=True)
 
 
 def _key() -> str:
-    """A name for this processor, these versions, and the threads that compiled code splits its sums among."""
+    """A hash of the processor, the versions, and the number of threads that compiled code uses."""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib")]
     facts = "\n".join([platform.machine(), processor(), *versions, f"{num_threads()} threads"])
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
 def processor() -> str:
-    """Model and instruction sets, as the system tells them."""
+    """The model and the instruction sets of the processor, as the system reports them."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What to type to install an extra, for the way in which poise itself is installed."""
+"""The command that installs an extra, depending on how poise itself is installed."""
 
 import importlib.metadata
 import importlib.util
@@ -17,18 +17,18 @@ from packaging.requirements import Requirement
 
 @dataclass(frozen=True)
 class Place:
-    """The environment in which poise runs."""
+    """The Python environment in which poise runs."""
 
     prefix: Path  # its folder
     python: Path
-    checkout: Path | None  # the folder of poise's source, where it is installed from one
-    uv: str | None  # the command, or None
-    pip: bool  # whether this Python has it
-    active: bool  # whether a shell has activated it
+    checkout: Path | None  # the folder of poise's source, if it is installed from one
+    uv: str | None  # the command that runs uv, if there is one
+    pip: bool  # whether this Python has pip
+    active: bool  # whether a shell has activated the environment
 
     @classmethod
     def here(cls) -> "Place":
-        """That of this process."""
+        """The environment of this process."""
         prefix = Path(sys.prefix)
         uv = "uv" if shutil.which("uv") else None
         if uv is None and importlib.util.find_spec("uv") is not None:
@@ -49,10 +49,10 @@ def needs(extra: str) -> str:
 
 
 def command(extra: str, place: Place) -> str:
-    """What installs the extra and removes nothing that is there.
+    """The command that installs the extra and removes nothing.
 
-    Poise is not on a package index, so that ``pip install 'poise[extra]'`` cannot work: the packages of the
-    extra are named instead, except in poise's own folder, where uv knows them.
+    Poise is not on a package index, so ``pip install 'poise[extra]'`` cannot work. The command names the
+    packages of the extra, except in poise's own folder, where uv knows them.
     """
     project = place.prefix.parent
     if place.uv and place.checkout == project and _made_by_uv(place.prefix):
@@ -72,19 +72,19 @@ def command(extra: str, place: Place) -> str:
 
 
 def requirements(extra: str) -> list[str]:
-    """The packages of an extra that this Python needs, as poise's own metadata names them."""
-    found = []
+    """The packages of an extra that this Python needs, from poise's metadata."""
+    packages = []
     for text in importlib.metadata.requires("poise") or []:
         requirement = Requirement(text)
         marker, requirement.marker = requirement.marker, None
         if marker and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""}):
-            found.append(str(requirement))
-    return found
+            packages.append(str(requirement))
+    return packages
 
 
 def _checkout() -> Path | None:
-    told = importlib.metadata.distribution("poise").read_text("direct_url.json")
-    url = urlparse(json.loads(told)["url"] if told else "")
+    source = importlib.metadata.distribution("poise").read_text("direct_url.json")
+    url = urlparse(json.loads(source)["url"] if source else "")
     folder = Path(url2pathname(unquote(url.path))) if url.scheme == "file" else None
     return folder if folder and (folder / "pyproject.toml").exists() else None
 
@@ -95,7 +95,7 @@ def _made_by_uv(prefix: Path) -> bool:
 
 
 def _quoted(word: str) -> str:
-    """For the shell of this system; that of Windows knows no single quotes."""
+    """A word, quoted for the shell of this system; the shell of Windows has no single quotes."""
     if os.name == "nt":
         return f'"{word}"' if set(word) & set(" <>&|^,;") else word
     return shlex.quote(word)

@@ -1,8 +1,8 @@
-"""Ctrl-C and SIGTERM: what was done is kept, and the process ends in time.
+"""Ctrl-C and SIGTERM: finished work is saved, and the process ends in time.
 
-Python runs a signal's handler only when its main thread comes back from what it calls, and one compiled
-iteration may take minutes. So a second thread hears of the signal at once. It gives the main thread a few
-seconds to unwind; then it saves what the main thread had finished, and ends the process.
+Python runs a signal handler only when the main thread returns from compiled code, and one compiled iteration
+may take minutes. So a second thread is notified of the signal at once. It gives the main thread a few seconds
+to unwind; then it saves the finished work and ends the process.
 """
 
 import _thread
@@ -21,15 +21,15 @@ from multiprocessing.connection import wait
 from types import FrameType
 
 GRACE = 2.5  # seconds that the main thread has to unwind
-SAVING = 1.5  # seconds in which what was finished has to be saved
-RELEASING = 0.3  # seconds in which the system has to get back what is its own
-ASKING = 0.1  # seconds after which a main thread that put the signal off is asked again
+SAVING = 1.5  # seconds to save the finished work
+RELEASING = 0.3  # seconds to release semaphores and other resources of the system
+ASKING = 0.1  # seconds after which a main thread that deferred the signal is interrupted again
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-UNGUARDED = 78  # exit code of a process that runs a script again only because that script started it
+UNGUARDED = 78  # exit code of a child process that runs its parent's script because of a missing main guard
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM."""
+    """Ctrl-C or SIGTERM; ``exit_code`` is 128 plus the number of the signal."""
 
     def __init__(self, number: int):
         super().__init__()
@@ -37,25 +37,25 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Guard:
-    """Knows what to save where the main thread cannot, and whether an interrupt came."""
+    """Raises ``Interrupted`` in the main thread, and knows what to save if that thread does not unwind."""
 
     def __init__(self) -> None:
         self._saves: list[Callable[[], None]] = []
         self.number: int | None = None  # of the first signal
-        self.began = False  # whether there is a run folder, and so something to resume
-        self._raised = False  # whether the main thread was told
-        self.asked = 0  # signals that this process sent to itself, and has not heard of yet
+        self.began = False  # whether there is a run folder, that is, something to resume
+        self._raised = False  # whether the exception was raised in the main thread
+        self.asked = 0  # signals that this process sent to itself and has not received yet
         self._depth, self._pending = 0, False
         self._handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]] = {}
         self._wakeup = -1
 
     def handle(self, numbers: Sequence[signal.Signals], wakeup: int) -> None:
-        """Has this guard hear of these signals from here on, and ``wakeup``, the descriptor of a socket."""
+        """Handle these signals from now on; each is also written to ``wakeup``, a socket's descriptor."""
         self._handlers, self._wakeup = dict.fromkeys(numbers, self.hear), wakeup
         self.restore()
 
     def restore(self) -> None:
-        """Hears of its signals again, where an environment has put a handler of its own in the place."""
+        """Set the handlers again, if an environment has replaced them."""
         if not self._handlers or threading.current_thread() is not threading.main_thread():
             return
         signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
@@ -65,7 +65,7 @@ class Guard:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within, the main thread is not interrupted; at the end it is, if it was to be."""
+        """While the context is open, signals are deferred; ``Interrupted`` is raised at its end."""
         self._depth += 1
         try:
             yield
@@ -76,18 +76,18 @@ class Guard:
             raise Interrupted(self.number or signal.SIGINT)
 
     def done(self) -> None:
-        """From here on all is done, and an interrupt has nothing to stop."""
+        """All work is done: from now on signals are ignored."""
         self._depth += 1
         self._pending = False
 
     def hear(self, number: int, frame: FrameType | None) -> None:
-        """Of a signal, in the main thread.
+        """The handler of the signals, in the main thread.
 
-        An exception in the midst of JAX can end the process: its compiled parts call Python, and are not
-        made to be left that way. There it is put off, and the other thread asks again.
+        An exception inside JAX can end the process: its compiled parts call Python and do not expect it.
+        There the signal is deferred, and the other thread interrupts again.
 
         Raises:
-            Interrupted: now, or at the end of what is ``deferred``.
+            Interrupted: unless the signal is deferred.
         """
         if self._raised:
             return
@@ -101,14 +101,14 @@ class Guard:
         raise Interrupted(number)
 
     def ask_again(self) -> None:
-        """Has the main thread hear of the signal once more, where it was put off."""
+        """Interrupt the main thread again, if it deferred the signal."""
         if self.number is not None and not self._raised and not self._depth:
             self.asked += 1
             _thread.interrupt_main(signal.Signals(self.number))
 
     @contextlib.contextmanager
     def saving(self, save: Callable[[], None]) -> Iterator[None]:
-        """Within, ``save`` is called (in another thread) where the main thread does not unwind in time."""
+        """While the context is open, another thread calls ``save`` if this one does not unwind in time."""
         self._saves.append(save)
         try:
             yield
@@ -116,7 +116,7 @@ class Guard:
             self._saves.remove(save)
 
     def leave(self, save: bool) -> None:
-        """Ends the process at once, and those that it started."""
+        """End the process at once, and the processes that it started; ``save``: save the work before."""
         if save and self._saves:
             saver = threading.Thread(target=_quietly, args=(self._saves.copy(),), daemon=True)
             saver.start()
@@ -125,17 +125,18 @@ class Guard:
             end_group(child.pid)
             child.kill()
         if sys.stderr is not None and sys.stderr.isatty():
-            os.write(2, b"\x1b[?25h\n")  # the cursor, which a moving line hides
+            os.write(2, b"\x1b[?25h\n")  # show the cursor, which a progress line hides
         with contextlib.suppress(OSError):
-            os.write(2, b"poise: interrupted\n")  # as the main thread would say
+            os.write(2, b"poise: interrupted\n")  # the message of the main thread
         release()
         os._exit(128 + (self.number or signal.SIGTERM))
 
 
 def release() -> None:
-    """Gives back what Python's own end would: the semaphores of a pool, which it would otherwise complain of.
+    """Run the finalizers that a normal exit of Python runs: they release the semaphores of a process pool.
 
-    For a process that ends without it. What of that hangs is left.
+    For a process that ends by ``os._exit``. Without this, Python's resource tracker prints a warning.
+    Finalizers that hang are left.
     """
     finalizers = threading.Thread(target=util._run_finalizers, args=(0,), daemon=True)  # pyright: ignore
     finalizers.start()
@@ -143,30 +144,30 @@ def release() -> None:
 
 
 def leave_with_parent() -> None:
-    """Has this process end, even where it hangs, when the one that started it is gone."""
+    """End this process, even if it hangs, when its parent process is gone."""
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=_outlive, args=(parent.sentinel,), daemon=True).start()
+        threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
 
 
-def _outlive(parent: int) -> None:
+def _end_after(parent: int) -> None:
     wait([parent])
-    if hasattr(os, "getpgrp") and os.getpgrp() == os.getpid():  # what this process started is of its group
+    if hasattr(os, "getpgrp") and os.getpgrp() == os.getpid():  # its child processes are in its group
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
 
 def end_group(pid: int | None) -> None:
-    """Ends a process that leads a group of its own (``os.setsid``), and all that it started. Else nothing."""
+    """Kill the process group that ``pid`` leads (``os.setsid``), if it leads one."""
     if pid is not None and hasattr(os, "killpg"):
         with contextlib.suppress(OSError):  # there is no such group
             os.killpg(pid, signal.SIGKILL)
 
 
 def refuse_imported_script() -> None:
-    """Ends a process that runs a script again only because that script, without a main guard, started it.
+    """End a child process that runs the script of its parent because the script has no main guard.
 
-    The process that started it says what to do. Called before any work: each of N processes would do it.
+    The parent reports what to do. Call this before any work, which each of the child processes would repeat.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise SystemExit(UNGUARDED)
@@ -181,27 +182,27 @@ def _inside_jax(frame: FrameType | None) -> bool:
 
 
 class Member(Guard):
-    """The guard of one of several trainings in a process: that one is done does not end the others."""
+    """The guard of one of several trainings in a process: ``done`` has no effect on the others."""
 
     def __init__(self, guard: Guard):
         super().__init__()
-        self._of = guard
+        self._shared = guard
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        with self._of.deferred():
+        with self._shared.deferred():
             yield
 
     @contextlib.contextmanager
     def saving(self, save: Callable[[], None]) -> Iterator[None]:
-        with self._of.saving(save):
+        with self._shared.saving(save):
             yield
 
     def restore(self) -> None:
-        self._of.restore()
+        self._shared.restore()
 
     def done(self) -> None:
-        """Of this one alone."""
+        """No effect: the other trainings are not done."""
 
 
 def _quietly(saves: Sequence[Callable[[], None]]) -> None:
@@ -212,34 +213,35 @@ def _quietly(saves: Sequence[Callable[[], None]]) -> None:
 
 @contextlib.contextmanager
 def guarded(grace: float = GRACE, signals: Sequence[signal.Signals] = SIGNALS) -> Iterator[Guard]:
-    """Has these signals raise ``Interrupted`` in the main thread, within, and the process end in time.
+    """While the context is open, these signals raise ``Interrupted`` in the main thread.
 
-    A second one ends it at once. Elsewhere than in the main thread nothing is done.
+    If the main thread does not unwind within ``grace`` seconds, its work is saved and the process ends. A
+    second signal ends the process at once. In another thread than the main one this has no effect.
     """
     guard = Guard()
     if threading.current_thread() is not threading.main_thread():
         yield guard
         return
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    theirs.setblocking(False)
+    sender, receiver = socket.socketpair()
+    sender.setblocking(False)
+    receiver.setblocking(False)
 
-    watcher = threading.Thread(target=_watch, args=(theirs, guard, grace), daemon=True)
-    before = {number: signal.getsignal(number) for number in signals}
-    woken = signal.set_wakeup_fd(-1)
-    guard.handle(signals, ours.fileno())
+    watcher = threading.Thread(target=_watch, args=(receiver, guard, grace), daemon=True)
+    handlers = {number: signal.getsignal(number) for number in signals}
+    wakeup = signal.set_wakeup_fd(-1)
+    guard.handle(signals, sender.fileno())
     watcher.start()
     try:
         yield guard
     finally:
-        signal.set_wakeup_fd(woken)
-        for number, handler in before.items():
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         with contextlib.suppress(OSError):
-            ours.send(b"\0")  # no signal has this number: the watcher ends
+            sender.send(b"\0")  # no signal has this number: it ends the watcher
         watcher.join()
-        ours.close()
-        theirs.close()
+        sender.close()
+        receiver.close()
 
 
 def _watch(signals: socket.socket, guard: Guard, grace: float) -> None:

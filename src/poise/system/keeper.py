@@ -1,10 +1,10 @@
-"""A program that starts a local Ray for the process that started it, and ends it when that is done or gone.
+"""A program that starts a local Ray for its parent process, and ends it when the parent is done or gone.
 
-Ray forks to start its processes, which a process that computes with JAX must not do; and one that is killed
-cannot clear up behind itself. So this one does both. It is given a folder, in which all of that Ray's
-processes write their logs, how many cores that Ray is to have, and how much memory for what it passes. It
-prints the address, or what went wrong; later, if that dies, that its raylet ended. When its standard input
-closes, it ends them and removes the folder.
+Ray forks to start its processes, which a process that computes with JAX must not do; and a process that is
+killed cannot clean up. So this program does both. Its arguments are a folder, in which all processes of that
+Ray write their logs, the number of cores, and the bytes of shared memory. It prints the address, or an error;
+later, if Ray dies, that its raylet ended. When its standard input closes, it ends Ray's processes and removes
+the folder.
 """
 
 import importlib
@@ -20,12 +20,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 5.0  # seconds for processes to be gone
-POLL = 0.1  # seconds between two looks at a process
+PATIENCE = 5.0  # seconds in which killed processes must end
+POLL = 0.1  # seconds between two checks of a process
 
 
 def start(folder: str, cores: int, memory: int) -> str:
-    """Starts it with what the environment says; the address at which it is joined."""
+    """Start Ray with the settings of the environment variables. Returns its address."""
     import ray
 
     ray.init(
@@ -36,31 +36,31 @@ def start(folder: str, cores: int, memory: int) -> str:
         object_store_memory=memory,
         log_to_driver=False,
         logging_level=logging.CRITICAL,
-        _temp_dir=f"{folder}/r",  # which it opens to everybody
+        _temp_dir=f"{folder}/r",  # Ray makes it accessible to everybody, so it is inside a private folder
     )
     return ray.get_runtime_context().gcs_address
 
 
 def at_work_in(folder: str) -> list[int]:
-    """Processes of this user that write a file there; none where the system does not show it."""
-    found = []
+    """Processes of this user that write a file in the folder; none if the system does not show them."""
+    pids = []
     for files in Path("/proc").glob("[0-9]*/fd"):
         try:
             own = files.stat().st_uid == os.getuid()
             if own and any(_is_written(file, folder) for file in files.iterdir()):
-                found.append(int(files.parent.name))
-        except OSError:  # another user's, or one that has just ended
+                pids.append(int(files.parent.name))
+        except OSError:  # of another user, or it has just ended
             continue
-    return found
+    return pids
 
 
 def _is_written(file: Path, folder: str) -> bool:
-    """Whether an open file lies there, and is not only read."""
+    """Whether an open file is in the folder and open for writing."""
     return os.readlink(file).startswith(folder + "/") and bool(file.lstat().st_mode & stat.S_IWUSR)
 
 
 def clear(folder: str, spared: set[int]) -> None:
-    """Ends what is at work in the folder, and removes it."""
+    """Kill the processes that write in the folder, except ``spared``, and remove it."""
     until = time.monotonic() + PATIENCE
     while (left := set(at_work_in(folder)) - spared) and time.monotonic() < until:
         for pid in left:
@@ -73,14 +73,14 @@ def clear(folder: str, spared: set[int]) -> None:
 
 
 def raylet() -> "subprocess.Popen[bytes]":
-    """The process of Ray that all others of this machine depend on."""
+    """The process of Ray on which all its others depend."""
     inner: Any = importlib.import_module("ray._private.worker")
-    (found,) = inner._global_node.all_processes["raylet"]
-    return found.process
+    (info,) = inner._global_node.all_processes["raylet"]
+    return info.process
 
 
 def outlives(process: "subprocess.Popen[bytes]") -> bool:
-    """Waits for the end of standard input or of the process: whether the process is still there."""
+    """Wait for the end of standard input or of the process: whether the process is still alive."""
     while process.poll() is None:
         if select.select([sys.stdin], [], [], POLL)[0]:
             return True
@@ -90,21 +90,21 @@ def outlives(process: "subprocess.Popen[bytes]") -> bool:
 def main() -> None:
     folder, cores, memory = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     spared = {os.getpid(), os.getppid()}
-    said = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # Ray prints there, too, when its processes die
-    os.environ["RAY_RAYLET_PID"] = str(os.getpid())  # or Ray would end this process with its raylet
-    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the process that started this one
+    output = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # Ray also prints to standard output when its processes die
+    os.environ["RAY_RAYLET_PID"] = str(os.getpid())  # otherwise Ray ends this process with its raylet
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent handles them
         signal.signal(number, signal.SIG_IGN)
     try:
-        print(start(folder, cores, memory), file=said, flush=True)
-    except Exception as error:  # whatever of its processes does not come up
-        print(f"failed: {type(error).__name__}: {' '.join(str(error).split())}", file=said, flush=True)
+        print(start(folder, cores, memory), file=output, flush=True)
+    except Exception as error:  # any of Ray's processes may fail to start
+        print(f"failed: {type(error).__name__}: {' '.join(str(error).split())}", file=output, flush=True)
     else:
         if not outlives(raylet()):
-            print("its raylet was killed", file=said, flush=True)
+            print("its raylet was killed", file=output, flush=True)
     sys.stdin.read()
     clear(folder, spared)
-    os._exit(0)  # Ray would take its time to end what is gone
+    os._exit(0)  # a normal exit would wait for Ray to end processes that are gone
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What decides the bits of a training beside its configuration, and the memory that it takes."""
+"""What determines the bits of a training besides its configuration; and the memory that it uses."""
 
 import hashlib
 import importlib.metadata
@@ -14,14 +14,14 @@ from poise.system.threads import num_threads, start_jax
 
 
 class PlatformError(PoiseError):
-    """JAX cannot use the platform that JAX_PLATFORMS names."""
+    """JAX cannot use the platform in JAX_PLATFORMS."""
 
 
 def start_platform() -> None:
-    """``start_jax``, on the platform that the user chose.
+    """``start_jax`` on the platform that the user chose.
 
     Raises:
-        PlatformError: JAX cannot use it.
+        PlatformError: JAX cannot use the platform.
     """
     try:
         start_jax()
@@ -31,10 +31,10 @@ def start_platform() -> None:
 
 
 def check_platform() -> None:
-    """Refuses a platform that JAX cannot use, where the user chose one.
+    """Check the platform, if the user chose one.
 
     Raises:
-        PlatformError: it cannot. The message names the platforms that there are.
+        PlatformError: JAX cannot use it. The message names the available platforms.
     """
     import jax
 
@@ -43,7 +43,7 @@ def check_platform() -> None:
         return
     try:
         jax.devices()
-    except Exception as error:  # an AssertionError where no plugin of that name is installed
+    except Exception as error:  # an AssertionError if no plugin of that name is installed
         import jax.extend.backend
 
         jax.config.update("jax_platforms", None)
@@ -56,7 +56,7 @@ def check_platform() -> None:
 
 
 def peak_memory() -> int | None:
-    """The most bytes of this process that were resident at once, since it began; None where nobody counts."""
+    """Peak resident memory of this process in bytes; None if the system does not count it."""
     try:
         import resource
     except ImportError:  # on Windows
@@ -66,26 +66,27 @@ def peak_memory() -> int | None:
 
 
 def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that determine the bits of a training."""
     names = ("poise", "jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "mujoco")
     return {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names}
 
 
 def processor_name() -> str:
-    """The processor's model in a line."""
+    """The model of the processor, in one line."""
     lines = dict(line.split(":", 1) for line in processor().splitlines() if ":" in line)
     named = {key.strip(): value.strip() for key, value in lines.items()}
     return named.get("model name") or platform.processor() or platform.machine()
 
 
 def made_with() -> dict[str, Any]:
-    """What is in the fingerprint, for people, and the fingerprint."""
+    """The fingerprint, and what it stands for in readable form."""
     return {"fingerprint": fingerprint(), "processor": processor_name(), "versions": versions()}
 
 
 def fingerprint() -> str:
-    """Stands for all that decides the bits of a training beside its configuration.
+    """A hash of everything that determines the bits of a training besides its configuration.
 
-    Versions, processor, and the number of threads where it is not the usual one (``poise.system.threads``).
+    Versions, system, processor, and the number of threads (``poise.system.threads``).
     """
     computing = [versions(), platform.machine(), platform.system(), processor(), num_threads()]
     facts = json.dumps(computing, sort_keys=True)

@@ -1,4 +1,4 @@
-"""A line now and then while something lasts, so that nobody has to ask whether it still works."""
+"""A line from time to time during long work, so that the user sees that it still runs."""
 
 import threading
 import time
@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 SILENCE = 5.0  # seconds without a line after which there is one
-LOOKING = 0.5  # seconds between two looks at the clock
+LOOKING = 0.5  # seconds between two checks of the time
 
 
 class Pulse:
-    """Says again what is being done where nothing was said for ``SILENCE`` seconds.
+    """Shows what is being done if no line was shown for ``SILENCE`` seconds.
 
     Args:
         say: shows a line.
-        share: of the time that has passed since the start, which the silence may last as well: a training of
-            hours does not need a line every 5 seconds. 0: it does.
+        share: the silence may also last this share of the time since the start, because a training of hours
+            needs no line every 5 seconds. 0: always ``SILENCE``.
     """
 
     def __init__(self, say: Callable[[str], None], share: float = 0.0):
@@ -24,17 +24,17 @@ class Pulse:
         self._start = self._since = self._heard = time.monotonic()
 
     def doing(self, text: str) -> None:
-        """What is being done from here on; "": nothing that needs a line."""
+        """Set what is being done from now on; "": nothing that needs a line."""
         if text != self._doing:
             with self._lock:
                 self._doing, self._since = text, time.monotonic()
 
     def heard(self) -> None:
-        """Something was said."""
+        """A line was shown by somebody else."""
         self._heard = time.monotonic()
 
     def beat(self) -> None:
-        """A line, where it is time."""
+        """Show a line if it is time for one."""
         now = time.monotonic()
         with self._lock:
             if not self._doing or now - self._heard < max(SILENCE, self.share * (now - self._start)):
@@ -47,7 +47,7 @@ class Pulse:
 
     @contextmanager
     def beating(self) -> Iterator[None]:
-        """Within, another thread calls ``beat`` again and again."""
+        """While the context is open, another thread calls ``beat`` regularly."""
         over = threading.Event()
 
         def watch() -> None:
@@ -65,7 +65,7 @@ class Pulse:
 
 @contextmanager
 def announced(text: str, say: Callable[[str], None]) -> Iterator[Pulse]:
-    """Within, ``text`` is said every few seconds, and nothing where it does not last so long."""
+    """While the context is open, show ``text`` every ``SILENCE`` seconds."""
     pulse = Pulse(say)
     pulse.doing(text)
     with pulse.beating():

@@ -1,4 +1,4 @@
-"""Where text for people goes."""
+"""Standard output and standard error: streams that never fail, and redirections."""
 
 import contextlib
 import ctypes
@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 @runtime_checkable
 class TextOut(Protocol):
-    """What is needed of a stream to show progress on: sys.stdout has it, and a notebook's, and StringIO."""
+    """The methods that a stream for progress needs, as sys.stdout, a notebook's stream and StringIO have."""
 
     def write(self, text: str, /) -> int: ...
     def flush(self) -> None: ...
@@ -19,15 +19,15 @@ class TextOut(Protocol):
 
 
 class Lasting:
-    """A stream that never fails: what cannot be written is lost, and the work goes on.
+    """A stream that never fails: text that cannot be written is discarded, and the work continues.
 
-    Its reader may be gone (``| head``), its disk full, its encoding without the character: that one is
+    The reader may be gone (``| head``) or the disk full. A character that the encoding does not have is
     written as an escape.
 
     Args:
         stream: the stream itself.
-        whole: whether after a failure everything that follows is lost as well, so that what the stream still
-            holds does not fail again when the process ends. Only for a stream that belongs to this process.
+        whole: whether everything after a failure is discarded as well, so that text in the stream's buffer
+            does not fail again when the process ends. Only for a stream that belongs to this process.
     """
 
     def __init__(self, stream: TextOut, *, whole: bool = True):
@@ -61,19 +61,19 @@ class Lasting:
         except OSError:
             if not self._whole:
                 return
-            # what is still in the stream's buffer goes there too
+            # text in the stream's buffer goes there, too
             with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
                 os.dup2(nowhere.fileno(), cast(Any, self._stream).fileno())
 
 
 @contextlib.contextmanager
 def lasting_output() -> Iterator[None]:
-    """Makes standard output and standard error last, and keeps the first for what poise prints.
+    """While the context is open, standard output and error never fail, and only poise prints to the former.
 
-    A training goes on when nobody reads it any more. Nor does anything depend on there being one: a process
-    started without (``2>&-``) has None in its place.
+    So a training continues when nobody reads its output. A process that was started without a stream
+    (``2>&-``) has None instead; that works as well.
     """
-    with open(os.devnull, "w") as nowhere, _kept_apart() as stdout:
+    with open(os.devnull, "w") as nowhere, _separate_stdout() as stdout:
         out, err = Lasting(stdout or nowhere), Lasting(sys.stderr or nowhere)
         with contextlib.redirect_stdout(cast(Any, out)), contextlib.redirect_stderr(cast(Any, err)):
             try:
@@ -84,10 +84,10 @@ def lasting_output() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _kept_apart() -> Iterator[TextOut | None]:
-    """Standard output under another descriptor; what a C library or a child writes to 1 goes to 2.
+def _separate_stdout() -> Iterator[TextOut | None]:
+    """Standard output as another descriptor; what C libraries and child processes write to 1 goes to 2.
 
-    Without effect where sys.stdout is not descriptor 1: somebody has put another stream in its place.
+    Without effect if sys.stdout is not descriptor 1, because it was replaced.
     """
     stdout: Any = sys.stdout
     try:
@@ -114,32 +114,32 @@ def _kept_apart() -> Iterator[TextOut | None]:
 def _to_standard_error() -> None:
     try:
         os.dup2(2, 1)
-    except OSError:  # there is none
+    except OSError:  # there is no standard error
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 1)
 
 
 def _flush_c() -> None:
-    """What C libraries have printed and still hold goes to where they printed it."""
-    with contextlib.suppress(Exception):  # a system whose C library is not found that way
+    """Flush the buffers of C libraries to where they printed."""
+    with contextlib.suppress(Exception):  # on some systems the C library is not found this way
         ctypes.CDLL(None).fflush(None)
 
 
 @contextlib.contextmanager
 def quiet_output() -> Iterator[None]:
-    """Within, what is printed in Python goes to standard error: environments print, and results go out."""
+    """While the context is open, Python prints to standard error: environments may print, results go out."""
     with contextlib.redirect_stdout(sys.stderr):
         yield
 
 
 @contextlib.contextmanager
 def logged_output(log: TextOut) -> Iterator[None]:
-    """Within, what this process prints goes to ``log``, an open file, also from C libraries and children."""
+    """While the context is open, all output goes to the file ``log``, also of C libraries and children."""
     sys.stdout.flush()
     sys.stderr.flush()
     _flush_c()
-    kept = [(number, os.dup(number)) for number in (1, 2)]
-    for number, _ in kept:
+    copies = [(number, os.dup(number)) for number in (1, 2)]
+    for number, _ in copies:
         os.dup2(cast(Any, log).fileno(), number)
     out: Any = Lasting(log)
     try:
@@ -147,6 +147,6 @@ def logged_output(log: TextOut) -> Iterator[None]:
             yield
     finally:
         _flush_c()
-        for number, copy in kept:
+        for number, copy in copies:
             os.dup2(copy, number)
             os.close(copy)

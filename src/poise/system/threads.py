@@ -1,9 +1,9 @@
-"""How many threads compute: a fixed number, because the last bits of sums and products depend on it.
+"""A fixed number of computing threads, because the last bits of sums and products depend on it.
 
 XLA splits the sum of a long reduction, or the inner dimension of a matrix product, among the threads of its
-pool, and OpenBLAS does the same for NumPy. By default both take as many threads as the process has cores.
-Then the same seed trains another agent on another machine. So poise gives XLA two threads and OpenBLAS one,
-on one core and on sixty-four.
+pool, and OpenBLAS does the same for NumPy. By default both use as many threads as the process has cores, so
+the same seed would train a different agent on another machine. poise gives XLA two threads and OpenBLAS one,
+on any number of cores.
 """
 
 import contextlib
@@ -22,11 +22,11 @@ VARIABLE = "PJRT_NPROC"  # what XLA reads for the size of its pool when it start
 
 
 def start_jax() -> None:
-    """Starts JAX on the CPU with two devices and ``THREADS`` threads. Changes nothing where it runs already.
+    """Start JAX on the CPU with two devices and ``THREADS`` threads. No effect if JAX runs already.
 
-    Whoever sets ``PJRT_NPROC`` chooses another number of threads. ``num_threads`` says what it is.
+    The variable ``PJRT_NPROC``, if set, chooses another number of threads; ``num_threads`` returns it.
     """
-    with contextlib.suppress(RuntimeError):  # raised where JAX runs already
+    with contextlib.suppress(RuntimeError):  # raised if JAX runs already
         jax.config.update("jax_num_cpu_devices", THREADS)
     if VARIABLE in os.environ:
         jax.devices()
@@ -35,14 +35,14 @@ def start_jax() -> None:
     try:
         jax.devices()
     finally:
-        del os.environ[VARIABLE]  # other processes that are started from here may use all cores
+        del os.environ[VARIABLE]  # child processes may use all cores
 
 
 @functools.cache
 def num_threads() -> int:
-    """Threads of XLA's pool in this process. JAX is started where it does not run.
+    """The number of threads of XLA's pool in this process. Starts JAX if it does not run.
 
-    Linux lists them. Elsewhere the number is what XLA would have taken.
+    Counted on Linux. On other systems it is the number that XLA chooses by its rules.
     """
     start_jax()
     tasks = Path("/proc/self/task")
@@ -56,19 +56,19 @@ def num_threads() -> int:
 def _name(task: Path) -> str:
     try:
         return (task / "comm").read_text().strip()
-    except OSError:  # it ended
+    except OSError:  # the thread ended
         return ""
 
 
 @functools.cache
 def _controller() -> ThreadpoolController:
-    import scipy.linalg  # noqa: F401  JAX takes its LAPACK from there, at the first use
+    import scipy.linalg  # noqa: F401  JAX loads its LAPACK from there, at the first use
 
     return ThreadpoolController()
 
 
 @contextlib.contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """While the context is open, matrix products of NumPy and decompositions of JAX use one thread."""
+    """While the context is open, NumPy's matrix products and JAX's decompositions use one thread."""
     with _controller().limit(limits=1, user_api="blas"):
         yield

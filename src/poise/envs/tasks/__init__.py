@@ -1,4 +1,4 @@
-"""The tasks of the batch engine: Gymnasium's, each tested against Gymnasium's own, and those of users."""
+"""The tasks of the batch engine: Gymnasium's, each tested against Gymnasium, and those of users."""
 
 from poise.envs.mujoco import Task
 from poise.envs.tasks.humanoid import HumanoidStandupV4, HumanoidStandupV5, HumanoidV4, HumanoidV5
@@ -45,16 +45,16 @@ TASKS: dict[str, type[Task]] = {
     "HumanoidStandup-v4": HumanoidStandupV4,
     "HumanoidStandup-v5": HumanoidStandupV5,
 }
-GYMNASIUMS = frozenset(TASKS)  # those that Gymnasium has as well
+GYMNASIUMS = frozenset(TASKS)  # tasks that Gymnasium has as well
 
 
 def register(name: str, task: type[Task]) -> None:
-    """Makes ``task`` known as ``name``, for ``poise train module:name`` and ``poise.train``.
+    """Register ``task`` as ``name``, for ``poise train module:name`` and ``poise.train``.
 
-    A name that was registered before now stands for this task.
+    A task that was registered under this name before is replaced.
 
     Raises:
-        EnvError: the name is one of Gymnasium's, or a part of the task is missing.
+        EnvError: the name is one of Gymnasium's or contains a colon, or a part of the task is missing.
     """
     if name in GYMNASIUMS or ":" in name or not name:
         raise EnvError(

@@ -1,4 +1,4 @@
-"""Where Gymnasium keeps its MJCF models, found without importing Gymnasium."""
+"""The paths of Gymnasium's MJCF models, without importing Gymnasium."""
 
 import importlib.util
 from pathlib import Path

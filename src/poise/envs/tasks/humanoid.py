@@ -9,17 +9,17 @@ from poise.envs.tasks.assets import gymnasium_model
 
 
 class _Body(Task):
-    """What Humanoid and HumanoidStandup share.
+    """The common part of Humanoid and HumanoidStandup.
 
-    Observation: positions but the first two, velocities, and of each body inertia, velocity of the
-    center of mass, and outer force, with the motors' forces before the last.
+    Observation: positions without the first two, velocities; inertia and velocity of the center of mass of
+    each body; forces of the motors; external force on each body.
     """
 
     frame_skip = 5
     time_limit = 1000
     derived = ("xipos", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
-    first_body: ClassVar[int] = 0  # from which on bodies are observed; 0 is the world
-    first_motor: ClassVar[int] = 0  # degree of freedom from which on forces are observed
+    first_body: ClassVar[int] = 0  # the first observed body; 0 is the world
+    first_motor: ClassVar[int] = 0  # the first degree of freedom whose force is observed
 
     def draw(self, rng, qpos, qvel):
         return (
@@ -75,7 +75,7 @@ class HumanoidV4(_Body):
 
 
 class HumanoidV5(HumanoidV4):
-    """Gymnasium's Humanoid-v5: outer forces cost, the world is not observed, no bonus for the last step."""
+    """Gymnasium's Humanoid-v5: external forces cost, the world is not observed, no bonus at the end."""
 
     bonus_for_last = False
     impact_cost = 5e-7
@@ -95,7 +95,7 @@ class HumanoidStandupV4(_Body):
 
 
 class HumanoidStandupV5(HumanoidStandupV4):
-    """Gymnasium's HumanoidStandup-v5: the world and the motors that are not there are not observed."""
+    """Gymnasium's HumanoidStandup-v5: the world and degrees of freedom without a motor are not observed."""
 
     first_body = 1
     first_motor = 6

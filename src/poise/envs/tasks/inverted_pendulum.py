@@ -45,7 +45,7 @@ class InvertedPendulumV5(InvertedPendulumV4):
 
 
 class InvertedDoublePendulumV4(Task):
-    """Gymnasium's InvertedDoublePendulum-v4: +10 a step, less for a tip that is low, off the middle or fast.
+    """Gymnasium's InvertedDoublePendulum-v4: +10 a step, minus penalties for a low, off-center or fast tip.
 
     Observation: cart position (m), sin and cos of both angles, velocities and constraint
     forces, both within 10.
@@ -55,8 +55,8 @@ class InvertedDoublePendulumV4(Task):
     frame_skip = 5
     time_limit = 1000
     derived = ("site_xpos", "qfrc_constraint")
-    num_forces: ClassVar[int] = 3  # of the constraint forces, how many are observed
-    bonus_for_last: ClassVar[bool] = True  # whether the step that ends the episode is paid, too
+    num_forces: ClassVar[int] = 3  # number of observed constraint forces
+    bonus_for_last: ClassVar[bool] = True  # also for the step that ends the episode
 
     def draw(self, rng, qpos, qvel):
         return (

@@ -1,4 +1,4 @@
-"""Run forward: speed (m/s), a bonus for staying upright where the body can fall, minus effort."""
+"""Run forward: speed (m/s), a bonus for staying upright if the body can fall, minus effort."""
 
 from abc import abstractmethod
 from typing import ClassVar
@@ -10,10 +10,10 @@ from poise.envs.tasks.assets import gymnasium_model
 
 
 class _Runner(Task):
-    """What HalfCheetah, Hopper and Walker2d share. Observation: positions but the first, and velocities."""
+    """The common part of the runners. Observation: positions without the first, and velocities."""
 
     time_limit = 1000
-    noise: ClassVar[float]  # half width of the start's noise
+    noise: ClassVar[float]  # half the range of the noise at the start
     control_cost: ClassVar[float]
 
     def draw(self, rng, qpos, qvel):
@@ -32,7 +32,7 @@ class _Runner(Task):
         return self._run_reward(batch, before) - self._effort(action), np.zeros(len(action), bool)
 
     def _place(self, batch):
-        """How far it has come (m)."""
+        """Distance from the origin (m)."""
         return batch.qpos[:, 0]
 
     def _run_reward(self, batch, before):
@@ -43,7 +43,7 @@ class _Runner(Task):
 
 
 class _Faller(_Runner):
-    """A runner whose episode ends when it is not healthy any more."""
+    """A runner whose episode ends when it falls."""
 
     noise = 5e-3
     control_cost = 1e-3
@@ -162,7 +162,7 @@ class AntV4(_Kicked):
 
 
 class AntV5(AntV4):
-    """Gymnasium's Ant-v5: outer forces, within 1, are observed and cost; no bonus for the last step."""
+    """Gymnasium's Ant-v5: external forces, clipped to 1, are observed and cost; no bonus at the end."""
 
     derived = ("xpos", "cfrc_ext")
 

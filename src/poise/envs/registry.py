@@ -1,0 +1,164 @@
+"""From a name to an environment: which backend has it (``resolve``), and N of them (``make``)."""
+
+import re
+from typing import Literal, NamedTuple
+
+from poise.envs.naming import checked_name, import_module_of, is_anothers, is_gymnasiums, unknown
+from poise.envs.vector import EnvError, VectorEnv
+from poise.errors import message_of
+from poise.spec import Backend
+from poise.system.interrupts import refuse_imported_script
+
+# Gymnasium's MuJoCo tasks that had a -v2 or a -v3; True: poise runs -v2 as -v4
+_OLD_TASKS = {
+    "InvertedPendulum": True,
+    "Reacher": True,
+    "HalfCheetah": True,
+    "Hopper": True,
+    "Walker2d": True,
+    "InvertedDoublePendulum": False,
+    "Ant": False,
+    "Swimmer": False,
+    "Pusher": False,
+    "Humanoid": False,
+    "HumanoidStandup": False,
+}
+
+
+class Resolved(NamedTuple):
+    """The environment and the backend that will be used; ``note``: a sentence for the user, if any."""
+
+    id: str
+    backend: Literal["mujoco", "native", "gymnasium", "gymnasium-async"]
+    note: str | None = None
+
+
+def resolve(id: str, backend: Backend = "auto") -> Resolved:
+    """The environment and backend that ``make`` would use. No environment is made.
+
+    Raises:
+        EnvError: there is no such environment (the message gives the nearest names), this backend does
+            not have it, or the module of ``module:name`` cannot be imported.
+    """
+    id, note = _replace_retired(checked_name(id))
+    name = import_module_of(id)
+    offered: list[str] = []
+    replaced = False  # whether the user registered another environment under the name
+    # Each backend is imported only if the ones before it do not have the environment.
+    if backend in ("auto", "native"):
+        from poise.envs.classic import NATIVE_TASKS
+
+        if (task := NATIVE_TASKS.get(id)) is not None:
+            if is_gymnasiums(id, task.spec.time_limit):
+                return Resolved(id, "native", note)
+            replaced = True
+        offered = sorted(NATIVE_TASKS)
+    if backend in ("auto", "mujoco"):
+        from poise.envs.tasks import GYMNASIUMS, TASKS
+
+        if (kind := TASKS.get(name)) is not None:
+            if name not in GYMNASIUMS or is_gymnasiums(name, kind.time_limit):
+                return Resolved(id, "mujoco", note)
+            replaced = True
+        offered = sorted(TASKS)
+    if backend in ("native", "mujoco"):
+        if replaced:
+            raise EnvError(
+                f"backend {backend} has Gymnasium's own {name}, but something else is registered under that "
+                "name; --backend gymnasium trains on it"
+            )
+        raise EnvError(f"backend {backend} has no {id}; it has {', '.join(offered)}")
+
+    from poise.envs.gymnasium import is_registered
+
+    if is_registered(id):
+        return Resolved(id, "gymnasium" if backend == "auto" else backend, note)
+    raise EnvError(_explain_unknown(id))
+
+
+def _replace_retired(id: str) -> tuple[str, str | None]:
+    """``id``, or its -v4 if that is the same task, and a note that says so."""
+    match = re.fullmatch(r"(\w+)-v([23])", id)
+    if match is None or match[1] not in _OLD_TASKS or is_anothers(id):
+        return id, None
+    name, version = match.groups()
+    if version == "2" and _OLD_TASKS[name]:
+        return (
+            f"{name}-v4",
+            f"{id} is run as {name}-v4: the same task and model, on a MuJoCo that is maintained.",
+        )
+    raise EnvError(
+        f"{id} needs mujoco-py, which is retired, and it differs from {name}-v4 (Ant's observation, for "
+        f"example); choose {name}-v5"
+    )
+
+
+def _explain_unknown(id: str) -> str:
+    from poise.envs.classic import NATIVE_TASKS
+    from poise.envs.gymnasium import registered_ids
+    from poise.envs.tasks import TASKS
+
+    if id in NATIVE_TASKS:
+        return f"Gymnasium has no {id}; backend native has it"
+    return unknown(id, [*registered_ids(), *NATIVE_TASKS, *TASKS])
+
+
+def make(
+    id: str,
+    num_envs: int,
+    backend: Backend = "auto",
+    *,
+    timeout: float | None = None,
+    restart: bool = False,
+    first: int = 0,
+) -> VectorEnv:
+    """``num_envs`` environments ``id``, stepped together.
+
+    Args:
+        id: a registered id, or ``module:name`` of an id or a class. The module is imported.
+        num_envs: how many.
+        backend: ``auto`` takes the fastest one that has the environment: native (JAX), then mujoco (batch
+            engine), then gymnasium.
+        timeout: seconds for a step or a reset (gymnasium-async only); None: no limit.
+        restart: whether an environment that fails is made again (gymnasium-async only); otherwise the fault
+            is raised.
+        first: the number of the first environment in error messages (gymnasium and gymnasium-async).
+
+    Raises:
+        EnvError: there is no such environment, this backend does not have it, or its spaces are not
+            supported.
+    """
+    refuse_imported_script()
+    resolved = resolve(id, backend)
+    match resolved.backend:
+        case "native":
+            from poise.envs.classic import NATIVE_TASKS
+            from poise.envs.native import NativeEnv
+
+            return NativeEnv(NATIVE_TASKS[resolved.id], num_envs)
+        case "mujoco":
+            return _make_mujoco(resolved.id, num_envs)
+        case "gymnasium":
+            from poise.envs.gymnasium import GymnasiumEnv
+
+            return GymnasiumEnv(resolved.id, num_envs, first=first)
+        case "gymnasium-async":
+            from poise.envs.gymnasium import GymnasiumEnv
+
+            return GymnasiumEnv(
+                resolved.id, num_envs, processes=True, timeout=timeout, restart=restart, first=first
+            )
+
+
+def _make_mujoco(id: str, num_envs: int) -> VectorEnv:
+    from poise.envs.mujoco import MujocoEnv
+    from poise.envs.tasks import TASKS
+
+    kind = TASKS[import_module_of(id)]
+    try:
+        task = kind()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # of sys.exit, too
+        raise EnvError(f"{id}: making its task raised {message_of(error)}") from error
+    return MujocoEnv(id, task, num_envs)

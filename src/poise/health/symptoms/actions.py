@@ -1,0 +1,160 @@
+"""Rules about actions: their range, whether they have an effect, and which size they need."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from poise.health.findings import Finding
+from poise.health.probing import STICKY_STEPS, Play, PlayedEpisode, first_difference, rewards_differ
+from poise.health.symptoms.observations import list_places
+
+COMPARED = 200  # steps without any difference from which on actions count as ignored
+COMPARED_FOR_REWARD = 1000  # steps without another reward from which on rewards count as independent
+ENOUGH_COMPARED = 10_000
+CHOICES = 16  # of a discrete action that are held, at most
+# sizes of unbounded actions: those that a policy begins with, and those that it hardly finds
+USUAL, FAR = 3.0, 30.0
+SIZES = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4)
+PROBES, PROBE_STEPS = 8, 20
+
+
+def check_action_bounds(play: Play) -> Iterator[Finding]:
+    """Each dimension of the action has a range."""
+    low, high = np.array(play.spec.action_low), np.array(play.spec.action_high)
+    empty = np.flatnonzero(~(low < high))
+    if not len(empty):
+        return
+    first = empty[0]
+    every = len(empty) == len(low)
+    yield Finding(
+        "action-range-empty",
+        "error" if every else "warning",
+        f"action {list_places(empty)} of {len(low)} has no range: low = {low[first]:g}, "
+        f"high = {high[first]:g}",
+        "The agent has no choice there." + (" It cannot do anything at all." if every else ""),
+        "set low below high in the action space; in an MJCF file give the actuator a ctrlrange, for example "
+        'ctrlrange="-1 1"',
+    )
+
+
+def check_action_effect(play: Play) -> Iterator[Finding]:
+    """Actions have an effect: somewhere another action leads to something else."""
+    if not play.repeatable or not np.all(np.array(play.spec.action_low) < play.spec.action_high):
+        return  # differences then have another cause
+    compared, for_reward, whole, obs_differ = 0, 0, 0, False
+    with play.limit_time(play.seconds):
+        for first, second in _pairs(play):
+            step = first_difference(first, second)
+            obs_differ |= step is not None
+            if rewards_differ(first, second):
+                return
+            both = min(first.length, second.length)
+            compared += both
+            whole += first.ended and second.ended
+            if step is not None and np.ptp(first.reward[step:both] or [0.0]) > 0:
+                for_reward += both - step
+            if compared > ENOUGH_COMPARED:
+                break
+    if not obs_differ and (compared >= COMPARED or whole >= 4):
+        yield from _ignored(play, compared)
+    elif for_reward >= COMPARED_FOR_REWARD:
+        yield Finding(
+            "reward-ignores-action",
+            "warning",
+            f"in {for_reward:,} steps, other actions changed observations, but neither rewards nor ends",
+            "Nothing can be learned if the reward does not depend on the actions.",
+            "compute the reward from the state after the step",
+        )
+
+
+def _pairs(play: Play) -> Iterator[tuple[PlayedEpisode, PlayedEpisode]]:
+    """Each random episode beside others of the same seed with other actions."""
+    for episode in play.random_episodes:
+        for alternative in _alternatives(play, episode.seed):
+            yield episode, alternative
+            if play.time_is_up:
+                return
+
+
+def _alternatives(play: Play, seed: int) -> Iterator[PlayedEpisode]:
+    """Episodes of this seed with other actions: random, sticky, and held ones."""
+    yield play.play("other", seed, play.random(seed + 1000), limit=STICKY_STEPS)
+    yield play.play("other", seed, play.sticky(seed + 1000), limit=STICKY_STEPS)
+    if play.spec.discrete:
+        choices = np.linspace(0, play.spec.action_size - 1, min(CHOICES, play.spec.action_size)).round()
+        held = [play.hold(int(choice)) for choice in choices]
+    else:
+        held = [play.hold(play.extreme(side)) for side in (-1.0, 1.0)]
+    for choose in held:
+        yield play.play("other", seed, choose, limit=STICKY_STEPS)
+
+
+def _ignored(play: Play, compared: int) -> Iterator[Finding]:
+    if not all(play.spec.scaled) and _only_far_actions_matter(play):
+        return  # reported by check_action_size
+    yield Finding(
+        "action-ignored",
+        "error",
+        f"in {compared:,} steps, other actions led to the same observations and rewards",
+        "Nothing can be learned if actions have no effect.",
+        "use the action in outcome, or check that an actuator moves what is observed"
+        if play.is_task
+        else "use the action in step",
+    )
+
+
+def check_action_size(play: Play) -> Iterator[Finding]:
+    """Actions without bounds are useful at a size of about 1, with which a policy begins."""
+    if all(play.spec.scaled) or not play.repeatable:
+        return
+    unbounded = np.flatnonzero(~np.array(play.spec.scaled))
+    with play.limit_time(play.seconds):
+        best = [size for size in (_best_size(play, seed) for seed in range(PROBES)) if size is not None]
+    far = [size for size in best if size >= FAR]
+    if len(best) >= 4 and len(far) > len(best) / 2:
+        observed = f"the best of the tried actions had a size of about {np.median(far):g}"
+    elif _only_far_actions_matter(play):
+        observed = f"only sizes of {FAR:g} and more changed anything"
+    else:
+        return
+    yield Finding(
+        "action-size",
+        "warning",
+        f"action {list_places(unbounded)} has no bounds, and {observed}",
+        "A policy begins with actions of a size of about 1. It takes long to find much larger ones.",
+        "give the action space bounds (the agent's [-1, 1] is rescaled to them), or multiply the action in "
+        + ("the MJCF file (gear)" if play.is_task else "step"),
+    )
+
+
+def _probe(play: Play, seed: int, size: float, rng_seed: int) -> PlayedEpisode:
+    """Hold an action of this size in a random direction; dimensions with bounds stay in the middle."""
+    signs = np.random.default_rng((seed, rng_seed)).choice([-1.0, 1.0], play.spec.action_size)
+    action = play.by_bounds(np.zeros(play.spec.action_size), size * signs)
+    return play.play("probe", seed, play.hold(action), limit=PROBE_STEPS)
+
+
+def _best_size(play: Play, seed: int) -> float | None:
+    """The size of a held action with the best return after one step, or after all; None if all are equal."""
+    probes = {size: [_probe(play, seed, size, k) for k in range(4)] for size in SIZES}
+    for steps in (1, PROBE_STEPS):
+        returns = {size: max(sum(e.reward[:steps]) for e in episodes) for size, episodes in probes.items()}
+        best = max(returns.values())
+        usual = [value for size, value in returns.items() if size <= USUAL]
+        # a larger size counts only if it gains more than the usual sizes differ among themselves
+        if best - max(usual) > max(usual) - min(usual) and best > max(usual):
+            return next(size for size, value in returns.items() if value == best)
+    return 1.0 if len({tuple(e.reward) for episodes in probes.values() for e in episodes}) > 1 else None
+
+
+def _only_far_actions_matter(play: Play) -> bool:
+    """Whether sizes below FAR change nothing, and larger ones do."""
+
+    def matter(seed: int, sizes: list[float]) -> bool:
+        still = _probe(play, seed, 0.0, 0)
+        probes = (_probe(play, seed, size, k) for size in sizes for k in range(4))
+        return any(first_difference(still, probe) is not None for probe in probes)
+
+    near, far = [s for s in SIZES if 0 < s < FAR], [s for s in SIZES if s >= FAR]
+    with play.limit_time(play.seconds):
+        return not any(matter(seed, near) for seed in (0, 1)) and any(matter(seed, far) for seed in (0, 1))

@@ -1,0 +1,69 @@
+"""The rule about rendering: whether a film of the trained agent can be made."""
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import load_env_creator
+
+from poise.envs.gymnasium import registered_name
+from poise.envs.naming import is_anothers
+from poise.health.findings import Finding
+from poise.health.probing import Play
+
+
+def check_rendering(play: Play) -> Iterator[Finding]:
+    """An environment of the user can be made with render_mode="rgb_array", and draws itself.
+
+    Nothing is drawn here: without a screen that can fail for other reasons. Tasks of poise's own backends and
+    Gymnasium's environments are not checked.
+    """
+    if play.is_task or not is_anothers(registered_name(play.id)):
+        return
+    spec = gym.spec(registered_name(play.id))
+    if not _takes_render_mode(spec):
+        missing = "it cannot be made with a render_mode"
+    elif not _has_render(play.env):
+        missing = "it has no render()"
+    elif _is_unlisted(spec, play.env):
+        missing = 'its metadata["render_modes"] does not list it'
+    else:
+        return
+    yield Finding(
+        "no-render-mode",
+        "note",
+        f'no render_mode "rgb_array": {missing}',
+        "No film of the agent can be made. The training itself is not affected.",
+        'set metadata = {"render_modes": ["rgb_array"]}, accept render_mode in __init__ and return an image '
+        "from render(); or train with --no-video",
+    )
+
+
+def _takes_render_mode(spec: Any) -> bool:
+    """Whether the class or function that makes the environment accepts the argument; True if unknown."""
+    entry = spec.entry_point
+    try:
+        maker = load_env_creator(entry) if isinstance(entry, str) else entry
+        parameters = inspect.signature(maker).parameters
+    except Exception:  # whatever a module raises, or a callable without a signature
+        return True
+    kinds = [parameter.kind for parameter in parameters.values()]
+    return "render_mode" in parameters or inspect.Parameter.VAR_KEYWORD in kinds
+
+
+def _has_render(env: gym.Env) -> bool:
+    """Whether the environment, or a wrapper of the user's, has a render method of its own."""
+    while isinstance(env, gym.Wrapper):
+        if getattr(type(env).render, "__module__", "").partition(".")[0] not in ("gymnasium", "poise"):
+            return True
+        env = env.env
+    return type(env).render is not gym.Env.render
+
+
+def _is_unlisted(spec: Any, env: gym.Env) -> bool:
+    """Whether Gymnasium's checker, which a film runs with, refuses the mode that the environment stores."""
+    modes = env.metadata.get("render_modes")
+    stores_mode = "render_mode" in vars(env.unwrapped)
+    listed = not isinstance(modes, list | tuple) or "rgb_array" in modes
+    return stores_mode and not listed and not spec.disable_env_checker
