@@ -9,6 +9,11 @@ from poise.counts import figure as figure
 WIDTH = 44  # characters of a command that fit a telephone
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 trial``, ``2 trials``, ``10,000 trials``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """The first column to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
