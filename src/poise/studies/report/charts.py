@@ -121,7 +121,8 @@ def draw_lines(
 ) -> Callable[[Any], None]:
     """Lines with their bands, from step 0 to step ``until``; a legend if there is more than one line.
 
-    ``dots``: steps and values of single episodes. ``level``: name, value and bounds of a score, drawn as a horizontal line.
+    ``dots``: steps and values of single episodes. ``level``: name, value and bounds of a score, drawn as
+    a horizontal line.
     """
 
     def draw(axes: Any) -> None:
