@@ -17,7 +17,8 @@ from probes import first_state
 
 from poise.agents import export as exporting
 from poise.agents.agent import load
-from poise.agents.export import ExportError, ParityError, export, make_plan, observations
+from poise.agents.export import export, observations
+from poise.agents.export_plan import ExportError, ParityError, make_plan
 from poise.algo.normalize import Normalizer, RunningStats
 from poise.cli.main import main
 from poise.config import Config
@@ -67,24 +68,24 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_an_export_acts_as_the_agent_does(case, format, tmp_path):
     spec, groups = CASES[case]
-    mine = agent(tmp_path, spec, **groups)
-    done = export(tmp_path, format=format, which="best")
-    assert done.path == tmp_path / ("best_policy.py" if format == "numpy" else "best_policy.onnx")
-    assert done.difference < 1e-3
+    original = agent(tmp_path, spec, **groups)
+    exported = export(tmp_path, format=format, which="best")
+    assert exported.path == tmp_path / ("best_policy.py" if format == "numpy" else "best_policy.onnx")
+    assert exported.difference < 1e-3
     obs = np.random.default_rng(2).normal(3, 1, (7, *spec.obs_shape)).astype(np.float32)
     for rows in (obs, obs[:1]):
-        action = (exporting._act_numpy if format == "numpy" else exporting._act_onnx)(done.path, rows)
-        np.testing.assert_allclose(action, mine.act(rows), rtol=1e-4, atol=1e-5)
+        action = exporting.FORMATS[format][2](exported.path, rows)
+        np.testing.assert_allclose(action, original.act(rows), rtol=1e-4, atol=1e-5)
 
 
-def test_what_is_compared_reaches_the_bounds_of_observations_and_of_actions(tmp_path):
-    mine = agent(tmp_path, BOX)
+def test_compared_observations_reach_the_bounds_of_observations_and_of_actions(tmp_path):
+    original = agent(tmp_path, BOX)
     plan = make_plan(*load_parts(tmp_path))
     rows = observations(plan)
     assert rows.shape == (1000, 3)
     np.testing.assert_array_equal(rows[0], plan.mean)
     assert 50 < (np.abs((rows - plan.mean) / plan.std) > 10).any(axis=1).sum() < 500
-    action = mine.act(rows)
+    action = original.act(rows)
     cut = ((action == plan.low) | (action == plan.high)).mean()
     assert 0.1 < cut < 0.9
 
@@ -100,8 +101,8 @@ def load_parts(folder):
 def test_an_export_that_is_wrong_in_one_part_is_not_kept(part, format, tmp_path, monkeypatch):
     agent(tmp_path, BOX)
 
-    def wrong(*given):
-        plan = make_plan(*given)
+    def wrong(*parts):
+        plan = make_plan(*parts)
         weight, bias = plan.layers[0]
         others = {
             "mean": None if plan.mean is None else plan.mean + 0.01,
@@ -120,19 +121,19 @@ def test_an_export_that_is_wrong_in_one_part_is_not_kept(part, format, tmp_path,
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_wrong_choice_is_found(format, tmp_path, monkeypatch):
+def test_a_wrong_choice_is_an_error(format, tmp_path, monkeypatch):
     spec, groups = CASES["choices from 5 on"]
     agent(tmp_path, spec, **groups)
 
-    def wrong(*given):
-        plan = make_plan(*given)
+    def wrong(*parts):
+        plan = make_plan(*parts)
         weight, bias = plan.layers[-1]
         return dataclasses.replace(
             plan, layers=(*plan.layers[:-1], (weight, bias + np.arange(4, dtype=np.float32)))
         )
 
     monkeypatch.setattr(exporting, "make_plan", wrong)
-    with pytest.raises(ParityError, match=r"chooses otherwise on \d+ of 1000 observations"):
+    with pytest.raises(ParityError, match=r"choice differs from the agent's on \d+ of 1000 observations"):
         export(tmp_path, format=format, which="best")
 
 
@@ -142,13 +143,13 @@ HOSTILE = '"""\nimport os; raise SystemExit("executed")  # {x} \\'
 def test_a_name_from_a_file_is_data_in_the_export(tmp_path):
     spec = dataclasses.replace(BOX, id=HOSTILE)
     agent(tmp_path, spec)
-    done = export(tmp_path, which="best", out=tmp_path / "a.b c.py")
+    exported = export(tmp_path, which="best", out=tmp_path / "a.b c.py")
     shown = subprocess.run(
-        [sys.executable, "-I", done.path], capture_output=True, text=True, check=True
+        [sys.executable, "-I", exported.path], capture_output=True, text=True, check=True
     ).stdout
-    told, at, _ = shown.partition("at an observation of zeros:")
+    about, at, _ = shown.partition("at an observation of zeros:")
     assert at
-    assert json.loads(told)["env"] == HOSTILE
+    assert json.loads(about)["env"] == HOSTILE
     model = onnx.load(export(tmp_path, which="best", format="onnx").path)
     assert json.loads({p.key: p.value for p in model.metadata_props}["env"]) == HOSTILE
 
@@ -157,20 +158,20 @@ def test_the_graph_names_what_goes_in_and_out(tmp_path):
     agent(tmp_path, CASES["shapes of more axes"][0])
     path = export(tmp_path, which="best", format="onnx").path
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    (given,), (taken,) = session.get_inputs(), session.get_outputs()
-    assert (given.name, given.shape, given.type) == ("obs", ["N", 2, 3], "tensor(float)")
-    assert (taken.name, taken.shape, taken.type) == ("action", ["N", 2, 2], "tensor(float)")
+    (obs,), (action,) = session.get_inputs(), session.get_outputs()
+    assert (obs.name, obs.shape, obs.type) == ("obs", ["N", 2, 3], "tensor(float)")
+    assert (action.name, action.shape, action.type) == ("action", ["N", 2, 2], "tensor(float)")
 
 
 def test_the_python_file_takes_one_observation_or_many(tmp_path):
     import runpy
 
-    mine = agent(tmp_path, BOX)
+    original = agent(tmp_path, BOX)
     act = runpy.run_path(str(export(tmp_path, which="best").path))["act"]
     obs = np.array([3.0, 3.1, 2.0])
     assert act(obs).shape == (2,)
     assert act([obs.tolist()] * 4).shape == (4, 2)
-    np.testing.assert_allclose(act(obs), mine.act(obs), atol=1e-6)
+    np.testing.assert_allclose(act(obs), original.act(obs), atol=1e-6)
 
 
 def test_without_onnx_the_error_names_the_extra(tmp_path, monkeypatch):
@@ -190,12 +191,12 @@ def test_without_onnx_the_error_names_the_extra(tmp_path, monkeypatch):
 def test_the_command_names_the_file_and_the_difference(tmp_path, capsys):
     agent(tmp_path, BOX)
     assert main(["export", str(tmp_path), "--which", "best"]) == 0
-    said, path = capsys.readouterr().out.splitlines()
-    assert said.startswith("compared with the agent on 1,000 observations: largest difference ")
+    comparison, path = capsys.readouterr().out.splitlines()
+    assert comparison.startswith("compared with the agent on 1,000 observations: largest difference ")
     assert path == str(tmp_path / "best_policy.py")
     assert main(["export", str(tmp_path), "--which", "best", "--format", "onnx", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["path"] == str(tmp_path / "best_policy.onnx")
-    assert told["largest_difference"] < 1e-4
+    exported = json.loads(capsys.readouterr().out)
+    assert exported["path"] == str(tmp_path / "best_policy.onnx")
+    assert exported["largest_difference"] < 1e-4
     assert main(["export", str(tmp_path), "--which", "best", "--out", "/nowhere/policy.py"]) == 2
     assert "/nowhere/policy.py: cannot be written" in capsys.readouterr().err

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 import poise
-from poise.agents import film as recording
+from poise.agents import film as filming
+from poise.agents import stages
 from poise.agents.film import VideoError, film
 from poise.envs import make
 from poise.envs.drawing import draw_pendulum
@@ -26,9 +27,9 @@ def pendulum(tmp_path_factory):
     return trained("Pendulum-v1", tmp_path_factory.mktemp("runs"))
 
 
-def test_without_an_encoder_the_film_is_a_gif_of_so_many_seconds(pendulum, tmp_path, monkeypatch):
-    monkeypatch.setattr(recording, "find_encoder", lambda: None)
-    monkeypatch.setattr(recording, "MAX_SECONDS", 3.0)
+def test_without_an_encoder_the_film_is_a_gif_of_the_set_length(pendulum, tmp_path, monkeypatch):
+    monkeypatch.setattr(filming, "find_encoder", lambda: None)
+    monkeypatch.setattr(filming, "MAX_SECONDS", 3.0)
     path = film(pendulum, tmp_path / "video")
     assert path.name == "video.gif"
     with Image.open(path) as image:
@@ -41,17 +42,17 @@ def test_without_an_encoder_the_film_is_a_gif_of_so_many_seconds(pendulum, tmp_p
     assert np.abs(frames[0] - frames[1]).max() > 100  # it moves
 
 
-@pytest.mark.skipif(recording.find_encoder() is None, reason="no ffmpeg on this machine")
+@pytest.mark.skipif(filming.find_encoder() is None, reason="no ffmpeg on this machine")
 def test_with_an_encoder_the_film_is_an_mp4(pendulum, tmp_path, monkeypatch):
-    monkeypatch.setattr(recording, "MAX_SECONDS", 1.0)
+    monkeypatch.setattr(filming, "MAX_SECONDS", 1.0)
     path = film(pendulum, tmp_path / "video")
     assert path.name == "video.mp4"
     assert path.read_bytes()[4:8] == b"ftyp"
 
 
-def test_an_earlier_film_of_another_kind_is_not_left_beside_a_new_one(pendulum, tmp_path, monkeypatch):
-    monkeypatch.setattr(recording, "find_encoder", lambda: None)
-    monkeypatch.setattr(recording, "MAX_SECONDS", 0.2)
+def test_a_new_film_replaces_an_earlier_one_of_the_other_format(pendulum, tmp_path, monkeypatch):
+    monkeypatch.setattr(filming, "find_encoder", lambda: None)
+    monkeypatch.setattr(filming, "MAX_SECONDS", 0.2)
     for name in ("video.mp4", "video_best.mp4"):
         (tmp_path / name).write_bytes(b"old")
     film(pendulum, tmp_path / "video")
@@ -59,7 +60,7 @@ def test_an_earlier_film_of_another_kind_is_not_left_beside_a_new_one(pendulum, 
 
 
 def test_an_encoder_that_fails_leaves_no_file_and_says_so(pendulum, tmp_path, monkeypatch):
-    monkeypatch.setattr(recording, "find_encoder", lambda: "/bin/false")
+    monkeypatch.setattr(filming, "find_encoder", lambda: "/bin/false")
     with pytest.raises(VideoError, match="/bin/false failed"):
         film(pendulum, tmp_path / "video")
     assert not list(tmp_path.iterdir())
@@ -114,11 +115,11 @@ def breaking(tmp_path_factory):
         ("steps", "the motor is hot"),
         ("resizes", "its pictures change from (64, 64, 3) to (64, 80, 3)"),
         ("grows", "obs has shape [3]; BreaksLate-v0 has [2], or [N, 2] for a batch"),
-        ("gray", "render() gives no picture (an array of bytes, height x width x 3)"),
-        ("fps", "its metadata has render_fps 'fast', should be a number above 0"),
+        ("gray", "render() must return a picture: an array of uint8, height x width x 3"),
+        ("fps", "its metadata has render_fps 'fast', must be a number above 0"),
     ],
 )
-def test_what_breaks_in_the_middle_of_a_film_is_said_and_leaves_no_stump(
+def test_an_error_in_the_middle_of_a_film_is_reported_and_leaves_no_file(
     how, message, breaking, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(gym.registry["BreaksLate-v0"], "kwargs", {"how": how})
@@ -129,23 +130,23 @@ def test_what_breaks_in_the_middle_of_a_film_is_said_and_leaves_no_stump(
 
 
 @pytest.mark.parametrize("how", ["closes", "slow", "numpy", "unknown"])
-def test_an_environment_that_cannot_close_or_has_an_odd_rate_is_filmed(how, breaking, tmp_path, monkeypatch):
-    monkeypatch.setattr(recording, "find_encoder", lambda: None)
-    monkeypatch.setattr(recording, "MAX_SECONDS", 0.5)
+def test_a_stuck_environment_or_an_unusual_frame_rate_is_filmed(how, breaking, tmp_path, monkeypatch):
+    monkeypatch.setattr(filming, "find_encoder", lambda: None)
+    monkeypatch.setattr(filming, "MAX_SECONDS", 0.5)
     monkeypatch.setattr(gym.registry["BreaksLate-v0"], "kwargs", {"how": how})
     assert [film(breaking, tmp_path / "video")] == list(tmp_path.iterdir())
 
 
-def test_an_encoder_that_cannot_be_found_out_is_one_line(pendulum, tmp_path, monkeypatch):
+def test_an_error_in_the_search_for_an_encoder_is_one_line(pendulum, tmp_path, monkeypatch):
     def broken():
         raise RuntimeError("no exe")
 
-    monkeypatch.setattr(recording, "find_encoder", broken)
+    monkeypatch.setattr(filming, "find_encoder", broken)
     with pytest.raises(VideoError, match="no video: RuntimeError: no exe"):
         film(pendulum, tmp_path / "video")
 
 
-def test_another_environment_of_other_shapes_is_named(breaking, tmp_path):
+def test_an_environment_with_other_shapes_is_named(breaking, tmp_path):
     with pytest.raises(VideoError, match=r"no video of Pendulum-v1: obs has shape \[3\]; BreaksLate-v0 has"):
         film(breaking, tmp_path / "video", env="Pendulum-v1")
 
@@ -161,10 +162,10 @@ def test_a_film_that_breaks_leaves_a_finished_run(tmp_path):
 
 def test_the_film_shows_the_episodes_of_the_evaluation_on_either_backend(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(recording, "find_encoder", lambda: None)
-    monkeypatch.setattr(recording, "MAX_SECONDS", 0.5)
-    real = recording.draw_pendulum
-    monkeypatch.setattr(recording, "draw_pendulum", lambda obs, *rest: drawn.append(obs) or real(obs, *rest))
+    monkeypatch.setattr(filming, "find_encoder", lambda: None)
+    monkeypatch.setattr(filming, "MAX_SECONDS", 0.5)
+    real = stages.draw_pendulum
+    monkeypatch.setattr(stages, "draw_pendulum", lambda obs, *rest: drawn.append(obs) or real(obs, *rest))
     quick = {"total_steps": 256, "num_envs": 2, "ppo": {"num_steps": 64}, "evaluate": False, "video": False}
     for backend in ("native", "gymnasium"):
         run = poise.train("Pendulum-v1", backend=backend, out=tmp_path, file=io.StringIO(), **quick)
@@ -200,7 +201,7 @@ def test_torque_is_an_arc_on_the_side_it_turns_to():
     assert blue_column(-2.0) > 250
 
 
-def test_training_goes_on_where_nothing_can_be_drawn(tmp_path, monkeypatch):
+def test_training_continues_if_nothing_can_be_drawn(tmp_path, monkeypatch):
     def fails(*_, **__):
         raise VideoError("no video of Pendulum-v1: MuJoCo needs EGL to draw")
 
@@ -212,7 +213,7 @@ def test_training_goes_on_where_nothing_can_be_drawn(tmp_path, monkeypatch):
     assert "no video of Pendulum-v1: MuJoCo needs EGL to draw" in shown.getvalue().splitlines()
 
 
-def test_a_renderer_that_is_missing_is_one_line_with_the_package(tmp_path):
+def test_a_missing_renderer_is_one_line_with_the_package(tmp_path):
     if importlib.util.find_spec("pygame"):
         pytest.skip("pygame is installed, so CartPole can be drawn")
     with pytest.raises(VideoError) as error:
@@ -223,8 +224,8 @@ def test_a_renderer_that_is_missing_is_one_line_with_the_package(tmp_path):
 
 
 def test_mujoco_is_drawn_without_a_screen(tmp_path, monkeypatch):
-    monkeypatch.setattr(recording, "find_encoder", lambda: None)
-    monkeypatch.setattr(recording, "MAX_SECONDS", 1.0)
+    monkeypatch.setattr(filming, "find_encoder", lambda: None)
+    monkeypatch.setattr(filming, "MAX_SECONDS", 1.0)
     agent = trained("Reacher-v4", tmp_path)
     if ctypes.util.find_library("EGL") is None:
         with pytest.raises(VideoError, match="apt install libegl1"):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from poise import envs
-from poise.agents.film import VideoError, _faults
+from poise.agents.stages import VideoError, video_errors
 from poise.envs import EnvError, processes
 from poise.envs.checking import LONGEST_TRACE, Checked, EnvFault
 from poise.envs.gymnasium import GymnasiumEnv
@@ -129,7 +129,7 @@ def test_a_training_that_exits_is_a_failure_of_that_training_alone(error, tmp_pa
 
 @pytest.mark.parametrize(("error", "said"), [(SystemExit(0), "0"), (ERRORS[-2][0], "(its message cannot")])
 def test_an_exit_during_drawing_costs_only_the_film(error, said):
-    with pytest.raises(VideoError) as film, _faults("X-v0"):
+    with pytest.raises(VideoError) as film, video_errors("X-v0"):
         raise error
     assert str(film.value).startswith(f"no video of X-v0: {said}")
 

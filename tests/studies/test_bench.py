@@ -1,4 +1,4 @@
-"""What ``poise bench`` says of a training, and of the limits."""
+"""The numbers of ``poise bench``, and how they are measured."""
 
 import dataclasses
 import json
@@ -14,7 +14,8 @@ from poise.cli.main import main
 from poise.config import PPO, Config, Normalize, Policy
 from poise.store.checkpoint import Trained
 from poise.studies import bench
-from poise.studies.bench import Bench, Round, flags, flops_a_step, physics_alone, record
+from poise.studies.bench import Bench, Round, flags
+from poise.studies.limits import flops_a_step, physics_alone, record
 
 SMALL = Config(num_envs=2, total_steps=1024, ppo=PPO(num_steps=64))
 
@@ -27,8 +28,8 @@ def trained_on(env, config):
 def round_of(**changes):
     seconds = {"import": 1.0, "compile": 2.0, "rollout": 3.0, "physics": 2.5, "learn": 1.5, "prepare": 0.5}
     seconds |= {"log": 0.5, "evaluate": 0.0}
-    usual = Round(10.0, 400_000_000, seconds, 2048, 1000.0, {1: 2000.0, 2: 3000.0}, 6e6)
-    return dataclasses.replace(usual, **changes)
+    default = Round(10.0, 400_000_000, seconds, 2048, 1000.0, {1: 2000.0, 2: 3000.0}, 6e6)
+    return dataclasses.replace(default, **changes)
 
 
 def test_the_parts_of_a_process_add_up_to_it():
@@ -57,7 +58,7 @@ def test_the_limit_is_the_time_of_physics_and_of_learning_added():
     json.dumps(measured.to_dict())
 
 
-def test_figures_are_medians_of_the_rounds():
+def test_results_are_medians_of_the_rounds():
     paces = [round_of(steps_per_second=pace, whole=whole) for pace, whole in ((9.0, 5), (1.0, 7), (4.0, 6))]
     measured = Bench("Some-v0", "mujoco", SMALL, paces, 1000.0)
     assert measured.steps_per_second == 4
@@ -68,8 +69,8 @@ def test_the_work_of_learning_counted_by_hand():
     env = envs.make("InvertedPendulum-v5", 2)
     config = dataclasses.replace(SMALL, ppo=PPO(num_steps=64, num_epochs=3, minibatch_size=50))
     # of each network: forward 2 (4 64 + 64 64 + 64), weights as much, inputs 2 (64 64 + 64); 100 of 128 rows
-    a_row = 2 * (4 * (256 + 4096 + 64) + 2 * (4096 + 64))
-    assert flops_a_step(trained_on(env, config), config) == pytest.approx(3 * a_row * 100 / 128)
+    per_row = 2 * (4 * (256 + 4096 + 64) + 2 * (4096 + 64))
+    assert flops_a_step(trained_on(env, config), config) == pytest.approx(3 * per_row * 100 / 128)
 
 
 @pytest.mark.parametrize(
@@ -81,13 +82,13 @@ def test_the_work_of_learning_counted_by_hand():
     ],
 )
 def test_the_environments_alone_are_measured_on_every_backend(id, backend, threads):
-    found = envs.resolve(id, backend)
+    task = envs.resolve(id, backend)
     env = envs.make(id, 2, backend)
-    moves = record(found, SMALL, trained_on(env, SMALL))
+    moves = record(task, SMALL, trained_on(env, SMALL))
     env.close()
     assert len(moves) == 64
-    assert moves[0].begun is not None
-    paces = physics_alone(found, moves)
+    assert moves[0].reset is not None
+    paces = physics_alone(task, moves)
     assert (0 in paces) is not threads
     assert all(pace > 0 for pace in paces.values())
 
@@ -95,11 +96,11 @@ def test_the_environments_alone_are_measured_on_every_backend(id, backend, threa
 def test_a_replay_goes_where_the_recording_went():
     env = envs.make("InvertedPendulum-v5", 2)
     moves = record(envs.resolve(env.spec.id), SMALL, trained_on(env, SMALL))
-    assert sum(move.begun is not None for move in moves) > 2
+    assert sum(move.reset is not None for move in moves) > 2
     again = envs.make("InvertedPendulum-v5", 2)
     for move in moves:
-        if move.begun is not None:
-            again.reset(move.begun, move.seeds)
+        if move.reset is not None:
+            again.reset(move.reset, move.seeds)
         again.step(move.action)
     engine = env.engine(1)
     env.replay([(m.action, m.state) for m in moves], engine)
@@ -140,7 +141,7 @@ def test_the_command_measures_and_prints(capsys):
         ),
     ],
 )
-def test_what_cannot_be_measured_is_said(options, message, capsys):
+def test_invalid_options_are_an_error(options, message, capsys):
     assert main(["bench", "Pendulum-v1", *shlex.split(options)]) == 2
     assert message in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""Which trainings are put together, and what is said of them."""
+"""How trainings are grouped into settings, and the results of a comparison."""
 
 import dataclasses
 import io
@@ -13,7 +13,9 @@ from poise.cli.main import main
 from poise.runs.journal import JournalError
 from poise.runs.records import read_record
 from poise.store.checkpoint import CheckpointError
-from poise.studies.comparison import CompareError, Pair, compare_runs, grouped
+from poise.studies.comparison import CompareError, compare_runs
+from poise.studies.pairs import Pair
+from poise.studies.settings import grouped
 
 QUICK = {"total_steps": 512, "video": False}
 
@@ -61,15 +63,15 @@ def as_asked(runs, monkeypatch):
 
 
 def test_runs_of_one_configuration_are_a_setting_whatever_their_seeds(runs):
-    given = [runs(clip, seed, 0.0) for seed in (2, 0) for clip in (0.2, 0.1)]
-    compared = compare_runs(given)
+    folders = [runs(clip, seed, 0.0) for seed in (2, 0) for clip in (0.2, 0.1)]
+    compared = compare_runs(folders)
     assert [(s.label, [r.config.seed for r in s.records]) for s in compared.settings] == [
         ("defaults", [0, 2]),
         ("ppo.clip 0.1", [0, 2]),
     ]
 
 
-def test_what_is_not_the_default_is_not_called_so(runs):
+def test_only_the_defaults_are_called_defaults(runs):
     changed = [runs(clip, 0, 0.0) for clip in (0.3, 0.1)]
     assert [s.label for s in compare_runs(changed).settings] == ["ppo.clip 0.3", "ppo.clip 0.1"]
     alone = [runs(0.3, seed, 0.0) for seed in (1, 2)]
@@ -78,37 +80,38 @@ def test_what_is_not_the_default_is_not_called_so(runs):
 
 def test_a_clear_difference_has_a_winner_and_an_unclear_one_none(runs):
     scores = {0.2: [-200, -210, -190], 0.1: [-150, -155, -145], 0.3: [-205, -180, -225]}
-    given = [runs(clip, seed, mean) for clip, means in scores.items() for seed, mean in enumerate(means)]
-    better, other = compare_runs(given).pairs["Pendulum-v1"]
+    folders = [runs(clip, seed, mean) for clip, means in scores.items() for seed, mean in enumerate(means)]
+    better, other = compare_runs(folders).pairs["Pendulum-v1"]
     assert (better.winner, better.value) == ("ppo.clip 0.1", 50)
     assert better.sentence().startswith("ppo.clip 0.1 is better than defaults over seeds, by 50.00 (95% ")
     assert f"interval {better.low:.2f} to {better.high:.2f}, p = 0.0" in better.sentence()
     assert better.sentence().endswith(", judged by the final scores alone")
     assert better.improvement == pytest.approx((1, 0.025 ** (1 / 3), 1, None))  # of three wins in three
     assert other.winner is None
-    interval = f"the 95% interval of the difference, {other.low:.2f} to {other.high:.2f}, holds 0"
+    interval = f"the 95% interval of the difference, {other.low:.2f} to {other.high:.2f}, includes 0"
     assert f"no winner between defaults and ppo.clip 0.3 over seeds: {interval} (p = " in other.sentence()
-    assert "would show with about" in other.sentence()
+    assert "to detect a difference of this size takes about" in other.sentence()
     assert other.sentence().endswith(
-        "; this judges the final scores alone, and does not show that they learn equally fast: see the curves"
+        "; this compares the final scores alone, and does not show that both learn equally fast: "
+        "see the curves"
     )
     assert other.low < 0 < other.high
 
 
-def test_one_seed_of_a_setting_compares_agents_and_says_so(runs, capsys):
-    given = [runs(0.2, 0, -200.0), runs(0.1, 0, -150.0)]
-    (pair,) = compare_runs(given).pairs["Pendulum-v1"]
+def test_with_one_seed_per_setting_agents_are_compared(runs, capsys):
+    folders = [runs(0.2, 0, -200.0), runs(0.1, 0, -150.0)]
+    (pair,) = compare_runs(folders).pairs["Pendulum-v1"]
     assert (pair.kind, pair.winner, pair.improvement) == ("agents", "ppo.clip 0.1, seed 0", None)
     assert pair.value == pytest.approx(50, abs=0.5)
-    assert main(["compare", *map(str, given)]) == 0
+    assert main(["compare", *map(str, folders)]) == 0
     out = capsys.readouterr().out
-    assert "one training says nothing of its setting" in out
+    assert "this compares single trainings, not their settings" in out
     assert "probability of improvement" not in out
 
 
 def test_seeds_of_one_setting_are_compared_as_agents(runs):
-    given = [runs(0.2, seed, -200.0) for seed in (0, 1)]
-    (pair,) = compare_runs(given).pairs["Pendulum-v1"]
+    folders = [runs(0.2, seed, -200.0) for seed in (0, 1)]
+    (pair,) = compare_runs(folders).pairs["Pendulum-v1"]
     assert (pair.kind, pair.one, pair.other, pair.winner) == ("agents", "seed 0", "seed 1", None)
 
 
@@ -124,7 +127,7 @@ def test_several_comparisons_are_corrected(runs):
     assert one.p < among.p <= 2 * one.p
 
 
-def test_what_has_a_long_name_is_a_number(runs):
+def test_a_setting_with_a_long_description_gets_a_number(runs):
     records = [read_record(runs(0.2, 0, 0.0)) for _ in range(2)]
     ppo = dataclasses.replace(records[1].config.ppo, clip=0.1, lam=0.5, gamma=0.5, num_epochs=3)
     records[1] = dataclasses.replace(records[1], config=dataclasses.replace(records[1].config, ppo=ppo))
@@ -134,18 +137,18 @@ def test_what_has_a_long_name_is_a_number(runs):
 
 
 def test_runs_without_a_score_are_named_and_left_out(runs):
-    given = [runs(0.2, seed, 0.0) for seed in range(3)]
-    (given[2] / "summary.json").unlink()
-    going_on = f"is not finished (poise resume {given[2]})"
-    assert compare_runs(given).left_out == {str(given[2]): going_on}
+    folders = [runs(0.2, seed, 0.0) for seed in range(3)]
+    (folders[2] / "summary.json").unlink()
+    reason = f"is not finished (poise resume {folders[2]})"
+    assert compare_runs(folders).left_out == {str(folders[2]): reason}
     with pytest.raises(
-        CompareError, match=r"of 2 runs 1 can be compared, at least two are needed.*\n  .*poise resume"
+        CompareError, match=r"at least 2 runs are needed, 1 of 2 can be compared.*\n  .*poise resume"
     ):
-        compare_runs(given[1:])
-    changed(given[1], status="interrupted", evaluation=None)
-    changed(given[2], copy=given[0], evaluation=None)
+        compare_runs(folders[1:])
+    changed(folders[1], status="interrupted", evaluation=None)
+    changed(folders[2], copy=folders[0], evaluation=None)
     with pytest.raises(CompareError, match=r"(?s)-1-1: is interrupted .*-2-2: has no final score "):
-        compare_runs(given)
+        compare_runs(folders)
 
 
 def changed(folder, copy=None, **entries):
@@ -155,15 +158,13 @@ def changed(folder, copy=None, **entries):
 
 
 def test_the_same_training_twice_counts_once(runs):
-    given = [runs(0.2, seed, -200.0) for seed in (0, 1, 1)]
-    compared = compare_runs(given)
+    folders = [runs(0.2, seed, -200.0) for seed in (0, 1, 1)]
+    compared = compare_runs(folders)
     assert [len(s.records) for s in compared.settings] == [2]
-    assert compared.left_out == {
-        str(given[2]): f"is bit for bit the training {given[1]}, and would count twice"
-    }
+    assert compared.left_out == {str(folders[2]): f"is bit-identical to {folders[1]}, and would count twice"}
 
 
-def test_what_only_the_correction_keeps_from_winning_says_so():
+def test_a_pair_without_a_winner_only_by_the_correction_says_so():
     pair = Pair("settings", "a", "b", 2.0, 0.5, 3.5, None, None, 0.06, None)
     assert (
         "0.50 to 3.50, excludes 0, but with several comparisons this can happen by chance" in pair.sentence()
@@ -176,15 +177,15 @@ def test_what_only_the_correction_keeps_from_winning_says_so():
 
 def test_equal_scores_have_no_interval_and_three_seeds_of_them_no_winner(runs, capsys):
     for count, winner in ((3, None), (4, "defaults")):
-        given = [
+        folders = [
             runs(clip, seed, mean) for clip, mean in ((0.2, 1000.0), (0.1, 990.0)) for seed in range(count)
         ]
-        compared = compare_runs(given)
+        compared = compare_runs(folders)
         (pair,) = compared.pairs["Pendulum-v1"]
         assert pair.winner == winner
         assert "on each side all scores are equal" in pair.sentence()
-        told = json.loads(json.dumps(compared.to_dict(), allow_nan=False))["tasks"]["Pendulum-v1"]
-        assert told["settings"][0]["evaluation"] == {
+        tasks = json.loads(json.dumps(compared.to_dict(), allow_nan=False))["tasks"]["Pendulum-v1"]
+        assert tasks["settings"][0]["evaluation"] == {
             "mean": 1000.0,
             "low": None,
             "high": None,
@@ -198,20 +199,20 @@ def test_equal_scores_have_no_interval_and_three_seeds_of_them_no_winner(runs, c
             "seeds": count,
             "each": [1000.0] * count,
         }
-        assert (told["pairs"][0]["low"], told["pairs"][0]["high"]) == (None, None)
-        assert told["pairs"][0]["no_interval"] == "on each side all scores are equal"
-        assert main(["compare", *map(str, given)]) == 0
+        assert (tasks["pairs"][0]["low"], tasks["pairs"][0]["high"]) == (None, None)
+        assert tasks["pairs"][0]["no_interval"] == "on each side all scores are equal"
+        assert main(["compare", *map(str, folders)]) == 0
         assert f"all {count} seeds have the same score" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("rows", [None, "return\nx\n", "return\nnan\n", "episode\n0\n", ""])
 def test_a_damaged_table_of_the_score_is_an_error_with_its_name(rows, runs):
-    given = [runs(0.2, seed, -200.0) for seed in (0, 1)]
-    (given[1] / "evaluation.csv").unlink()
+    folders = [runs(0.2, seed, -200.0) for seed in (0, 1)]
+    (folders[1] / "evaluation.csv").unlink()
     if rows is not None:
-        (given[1] / "evaluation.csv").write_text(rows)
+        (folders[1] / "evaluation.csv").write_text(rows)
     with pytest.raises(JournalError, match=r"evaluation\.csv: (cannot be read|is damaged)"):
-        compare_runs(given)
+        compare_runs(folders)
 
 
 @pytest.mark.parametrize(
@@ -234,26 +235,26 @@ def test_a_damaged_summary_is_an_error_with_its_name(entries, run, tmp_path):
         read_record(folder)
 
 
-def test_what_cannot_be_compared_is_refused(runs, tmp_path):
+def test_runs_that_cannot_be_compared_are_an_error(runs, tmp_path):
     one = runs(0.2, 0, 0.0)
     with pytest.raises(CompareError, match="a run is named twice"):
         compare_runs([one, one])
-    with pytest.raises(CompareError, match="each run has another environment: Pendulum-v1, Reacher-v4"):
+    with pytest.raises(CompareError, match="no two runs have the same environment: Pendulum-v1, Reacher-v4"):
         compare_runs([one, runs(0.2, 0, 0.0, env="Reacher-v4")])
-    with pytest.raises(CompareError, match="is no folder of a run, nor of an experiment"):
+    with pytest.raises(CompareError, match="is not the folder of a run, an experiment or a sweep"):
         compare_runs([one, tmp_path])
 
 
 def test_the_command_draws_and_tells(runs, tmp_path, capsys):
-    given = [runs(clip, seed, seed + clip) for clip in (0.2, 0.1) for seed in (0, 1)]
+    folders = [runs(clip, seed, seed + clip) for clip in (0.2, 0.1) for seed in (0, 1)]
     plot = tmp_path / "curves.png"
-    assert main(["compare", *map(str, given), "--plot", str(plot), "--json"]) == 0
+    assert main(["compare", *map(str, folders), "--plot", str(plot), "--json"]) == 0
     task = json.loads(capsys.readouterr().out)["tasks"]["Pendulum-v1"]
     assert [s["label"] for s in task["settings"]] == ["defaults", "ppo.clip 0.1"]
     assert task["pairs"][0]["winner"] is None
     assert plot.read_bytes()[:4] == b"\x89PNG"
-    for wrong, why in (("a.txt", "has to end in .png"), ("no/a.png", "cannot be written: No such file")):
-        assert main(["compare", *map(str, given), "--plot", str(tmp_path / wrong)]) == 2
+    for wrong, why in (("a.txt", "must end in .png"), ("no/a.png", "cannot be written: No such file")):
+        assert main(["compare", *map(str, folders), "--plot", str(tmp_path / wrong)]) == 2
         assert why in capsys.readouterr().err
     assert main(["compare"]) == 2
     assert "must be one folder or more" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The page of a report: what it says, that files cannot speak in it, and what a browser makes of it."""
+"""The page of a report: its content, that text from files is escaped, and how a browser shows it."""
 
 import dataclasses
 import io
@@ -15,9 +15,10 @@ from poise.agents.film import find_encoder
 from poise.cli.main import main
 from poise.runs.journal import read_evaluation
 from poise.runs.records import read_record
-from poise.studies.comparison import curves, grouped
+from poise.studies.comparison import curves
 from poise.studies.report.charts import Charts
 from poise.studies.report.report import page, report
+from poise.studies.settings import grouped
 
 QUICK = {"total_steps": 2048, "num_envs": 2, "ppo": {"num_steps": 128}}
 
@@ -55,7 +56,7 @@ def test_a_report_of_one_training_says_what_its_folder_says(run):
         "KL",
         "best 1",
         "worst 1",
-        "Every option",
+        "All options",
     ):
         assert part in text
     command = " ".join(text.replace("\\\n", " ").split())
@@ -68,7 +69,7 @@ def test_a_report_of_one_training_says_what_its_folder_says(run):
     # the curve wide and narrow, the returns behind the score, and one for each metric
     assert path.read_text().count("<svg") == 2 + 1 + 6
     returns = read_evaluation(run)
-    assert f"100 greedy episodes that training never saw, from {returns.min():.1f} to " in text
+    assert f"100 greedy episodes that training never saw, returns from {returns.min():.1f} to " in text
 
 
 def test_a_report_needs_nothing_but_itself(run):
@@ -118,11 +119,11 @@ def test_a_training_that_has_not_ended_is_reported_as_such(run, others, tmp_path
     (copy / "summary.json").unlink()
     next(copy.glob("video.*")).unlink()
     text = parsed(report([copy]).read_text())
-    going_on = f"is not ended, at step 2,048 of 2,048. To go on with it: poise resume '{copy}'"
-    assert f"This training {going_on}" in text
+    unfinished = f"is not finished, at step 2,048 of 2,048. To resume it: poise resume '{copy}'"
+    assert f"This training {unfinished}" in text
     assert "The agent" not in text
     both = parsed(report([copy, *others], tmp_path / "both.html").read_text())
-    assert f"The training ppo.clip 0.2, seed 0 {going_on}" in both
+    assert f"The training ppo.clip 0.2, seed 0 {unfinished}" in both
 
 
 def test_a_training_that_was_cut_off_leaves_the_curve_of_the_others_whole(run):
@@ -133,10 +134,10 @@ def test_a_training_that_was_cut_off_leaves_the_curve_of_the_others_whole(run):
     np.testing.assert_allclose(line.value, whole.column("episode/return"))
 
 
-def test_what_is_too_short_is_not_called_healthy(run):
+def test_a_training_that_is_too_short_is_not_called_healthy(run):
     record = read_record(run)
     text = parsed(page([dataclasses.replace(record, rows=record.rows[:3])], None))
-    assert "health not judged too few iterations to judge: at least 4 needed" in text
+    assert "health not judged too few iterations to judge: at least 4 are needed" in text
     assert "nothing found too few" not in text
 
 
@@ -163,7 +164,7 @@ def test_a_film_that_is_too_large_stays_a_file(run, tmp_path, monkeypatch):
 HOSTILE = "<script>alert(1)</script>\"'>&{{7*7}}$x^$<svg onload=alert(2)>"
 
 
-def test_what_files_say_is_text(run):
+def test_text_from_files_is_escaped(run):
     record = read_record(run)
     summary = {**record.summary, "processor": HOSTILE, "versions": {HOSTILE: HOSTILE}, "status": HOSTILE}
     spec = dataclasses.replace(record.spec, id=HOSTILE)
@@ -175,7 +176,7 @@ def test_what_files_say_is_text(run):
     assert HOSTILE in parsed(text)
 
 
-def test_findings_are_told_with_what_to_try(run):
+def test_findings_are_shown_with_what_to_try(run):
     record = read_record(run)
     config = dataclasses.replace(record.config, ppo=dataclasses.replace(record.config.ppo, gamma=0.9999))
     text = parsed(page([dataclasses.replace(record, config=config)], None))

@@ -115,7 +115,7 @@ def test_a_pipe_gets_the_progress_of_several_trainings(clock, tmp_path, monkeypa
         watch.say("seed 1: greedy return 5.00")
         print("from a caller", file=watch.lines)
     assert file.getvalue().splitlines() == [
-        "seed 0 43%; seed 1 finishing; 1 not begun or compiling (6 s)",
+        "seed 0 43%; seed 1 finishing; 1 not started or compiling (6 s)",
         "seed 1: greedy return 5.00",
         "from a caller",
     ]
@@ -135,7 +135,7 @@ def test_several_trainings_have_bars_on_a_terminal(tmp_path, monkeypatch):
         watch.look(jobs)
         watch.say("seed 7: greedy return 5.00")
     shown = file.getvalue()
-    for part in ("seed 0", "43%", "1 not begun or compiling", "seed 7: greedy return 5.00"):
+    for part in ("seed 0", "43%", "1 not started or compiling", "seed 7: greedy return 5.00"):
         assert part in shown
 
 

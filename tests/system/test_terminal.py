@@ -62,13 +62,8 @@ def test_a_long_text_is_cut_in_its_middle():
     assert len(cut) < 4100
 
 
-<<<<<<< HEAD
-def test_json_holds_nothing_that_a_terminal_obeys():
-    assert as_json({"a": "\x7f\x1b\x9b\u202e"}) == '{\n  "a": "\\u007f\\u001b\\u009b\\u202e"\n}'
-=======
 def test_json_contains_no_control_characters():
-    assert _json({"a": "\x7f\x1b\x9b\u202e"}) == '{\n  "a": "\\u007f\\u001b\\u009b\\u202e"\n}'
->>>>>>> w-rest
+    assert as_json({"a": "\x7f\x1b\x9b\u202e"}) == '{\n  "a": "\\u007f\\u001b\\u009b\\u202e"\n}'
 
 
 @given(st.text(st.characters(exclude_characters="\0")))

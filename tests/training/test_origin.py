@@ -9,7 +9,8 @@ import pytest
 
 from poise import envs
 from poise.agents.agent import Agent
-from poise.agents.export import FORMATS, make_plan, observations
+from poise.agents.export import FORMATS, observations
+from poise.agents.export_plan import make_plan
 from poise.algo.normalize import Normalizer, RunningStats, normalize_obs
 from poise.config import PPO, Config, Normalize
 from poise.envs.vector import EnvStep, Restored

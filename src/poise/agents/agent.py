@@ -1,4 +1,4 @@
-"""A trained agent, as one uses it: raw observations in, the environment's actions out."""
+"""A trained agent: raw observations in, the environment's actions out."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from poise.training.acting import ActionScale, Actor, quiet
 
 
 class AgentError(PoiseError):
-    """An agent that is asked for what it cannot do."""
+    """The agent cannot do this: for example, the observation has another shape."""
 
 
 class Agent:
@@ -73,9 +73,9 @@ class Agent:
         array = array.astype(usual_dtype(array.dtype), copy=False)
         single = array.shape == spec.obs_shape
         if not single and array.shape[1:] != spec.obs_shape:
-            wanted = ", ".join(str(n) for n in spec.obs_shape)
+            shape = ", ".join(str(n) for n in spec.obs_shape)
             raise AgentError(
-                f"obs has shape {list(array.shape)}; {spec.id} has [{wanted}], or [N, {wanted}] for a batch"
+                f"obs has shape {list(array.shape)}; {spec.id} has [{shape}], or [N, {shape}] for a batch"
             )
         rows = array.reshape(-1, spec.obs_size)
         noise = spec.draw_noise(rng or self._rng, len(rows), dtype=float) if sample else None
@@ -99,7 +99,7 @@ class Agent:
 
         Args:
             episodes: how many.
-            seed: what their seeds derive from; by default the run's, which repeats the score of the run.
+            seed: the seeds of the episodes derive from it; by default the run's, which repeats its score.
             env: another environment with the same spaces. Also needed where the agent's own names a
                 module (``module:Task``): a folder alone never makes Python import one.
             limits: steps and seconds that it may take (``poise.agents.evaluation.Limits``).
@@ -125,30 +125,33 @@ class Agent:
         )
 
     def world(self, env: str | None) -> envs.Resolved:
-        """Where to act: in ``env``, or in the agent's own environment unless that would import a module.
+        """The environment to act in: ``env``, or the agent's own.
 
         The agent's own is stepped by the backend it was trained on, another by the fastest.
+
+        Raises:
+            AgentError: the agent's own names a module, and ``env`` does not repeat it.
         """
-        known = self._manifest.env
-        if env is None and ":" in known:
+        own = self._manifest.env
+        if env is None and ":" in own:
             raise AgentError(
-                f"this agent's environment {known!r} names a Python module; to import and run it, "
-                f"repeat the name: {typed('--env', known)} (in Python: env={known!r})"
+                f"this agent's environment {own!r} names a Python module; to import and run it, "
+                f"repeat the name: {typed('--env', own)} (in Python: env={own!r})"
             )
-        found = envs.resolve(known if env is None else env)
-        return envs.resolve(known, self._manifest.backend) if found.id == known else found
+        task = envs.resolve(own if env is None else env)
+        return envs.resolve(own, self._manifest.backend) if task.id == own else task
 
 
 def load(folder: str | Path, which: Which = "last") -> Agent:
     """The agent of a run folder, or of one checkpoint folder.
 
-    Reads two files and executes nothing of them; neither Gymnasium nor MuJoCo is imported.
+    Reads two files and executes nothing in them; neither Gymnasium nor MuJoCo is imported.
 
     Args:
         folder: the run folder that ``poise.train`` left, or a checkpoint in it.
-        which: of a run folder its last agent, or the one that scored best when the training ended.
+        which: the last agent of a run folder, or the one that scored best when the training ended.
 
     Raises:
-        CheckpointError: there is none, or it was changed or damaged.
+        CheckpointError: the folder holds no agent, or the agent was changed or damaged.
     """
     return Agent(*load_agent(agent_folder(Path(folder), which)))

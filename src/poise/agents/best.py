@@ -1,4 +1,4 @@
-"""The best agent of a training: a few candidates are kept, and scored again before one is called best."""
+"""The best agent of a training: a few candidates are kept, and scored again before one is chosen."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -39,16 +39,16 @@ class Podium:
         self.candidates = tuple(candidates)
 
     def consider(self, steps: int, episodes: Sequence[Episode], agent: Trained) -> None:
-        """The agent after so many steps, and the episodes that ended since the last."""
+        """Considers the agent after ``steps`` steps; ``episodes``: those that ended since the last call."""
         self._recent.extend(e.episodic_return for e in episodes)
         if not episodes:
             return
-        found = Candidate(steps, float(np.mean(self._recent)), agent)
-        place = self._place(found)
+        candidate = Candidate(steps, float(np.mean(self._recent)), agent)
+        place = self._place(candidate)
         rivals = [c for c in self.candidates if self._place(c) == place]
-        if all(found.episodic_return > c.episodic_return for c in rivals):
+        if all(candidate.episodic_return > c.episodic_return for c in rivals):
             others = [c for c in self.candidates if self._place(c) != place]
-            ranked = sorted([*others, found], key=lambda c: c.episodic_return, reverse=True)
+            ranked = sorted([*others, candidate], key=lambda c: c.episodic_return, reverse=True)
             self.candidates = tuple(ranked[:PLACES])
 
     def _place(self, candidate: Candidate) -> int:
@@ -63,7 +63,7 @@ class Choice(NamedTuple):
 
 
 def choose(
-    found: envs.Resolved,
+    task: envs.Resolved,
     spec: Spec,
     config: Config,
     candidates: Sequence[Candidate],
@@ -78,7 +78,7 @@ def choose(
     ``limits``: of each candidate. Where one of them ends the list early, the others are compared on what it
     has played.
     """
-    env = envs.make(found.id, evaluation_lanes(found.backend, episodes, limits), found.backend)
+    env = envs.make(task.id, evaluation_lanes(task.backend, episodes, limits), task.backend)
     scale = ActionScale(spec, normalize=config.normalize.action)
     options = {"seed": config.seed, "stream": Stream.RESCORING, "limits": limits}
     returns, shared = [], episodes
@@ -89,5 +89,5 @@ def choose(
             shared = min(shared, len(returns[-1]))
     finally:
         env.close()
-    scores = [float(np.mean(each[:shared])) for each in returns]
+    scores = [float(np.mean(values[:shared])) for values in returns]
     return Choice(max(range(len(scores)), key=lambda i: (scores[i], i)), shared)

@@ -26,9 +26,9 @@ class Evaluation:
 
     episodic_return: Float[np.ndarray, " episodes"]
     length: Int[np.ndarray, " episodes"]
-    num_cut: int = 0  # episodes that did not end by themselves within ``longest`` steps
+    num_cut: int = 0  # episodes that did not end within ``longest`` steps and were cut off
     longest: int = LONGEST
-    stopped: Literal["steps", "seconds", "interrupt"] | None = None  # why there are fewer than asked for
+    stopped: Literal["steps", "seconds", "interrupt"] | None = None  # why there are fewer than requested
 
     @property
     def mean(self) -> float:
@@ -36,7 +36,7 @@ class Evaluation:
 
     @property
     def std(self) -> float:
-        """Sample deviation between episodes; 0 of a single one."""
+        """Sample standard deviation between episodes; 0 for a single one."""
         return float(np.std(self.episodic_return, ddof=1)) if len(self.length) > 1 else 0.0
 
     @property
@@ -62,18 +62,18 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Limits:
-    """What an evaluation may cost, and who is told of it.
+    """What an evaluation may cost, and the functions that it calls.
 
     Attributes:
         steps: an episode counts while those before it in the list have had fewer steps than this in all.
-            None: all count. So it is known from the lengths of the episodes alone which count, whatever the
-            number of environments and the speed of the machine.
+            None: all count. So which episodes count depends on their lengths alone, not on the number of
+            environments or the speed of the machine.
         longest: steps after which an episode is cut off; None: the environment's time limit, or LONGEST.
-        seconds: after these no further episode begins. Each that has begun is played to its end and counts,
-            or the short ones would count more often.
+        seconds: after these no further episode starts. Each that has started is played to its end and counts;
+            otherwise short ones would count more often.
         watch: is called after every step with the episodes that have ended, their number in all, and the
             steps of these and of those under way.
-        keep: is called with what there is, where the evaluation is interrupted.
+        keep: is called with the evaluation so far if it is interrupted.
     """
 
     steps: int | None = None
@@ -87,9 +87,9 @@ UNLIMITED = Limits()
 
 
 def evaluation_lanes(backend: str, episodes: int, limits: Limits = UNLIMITED) -> int:
-    """How many environments to evaluate with: cheap simulations all at once, others sixteen.
+    """How many environments to evaluate with: up to 128 of a cheap simulation, up to 16 of others.
 
-    Fewer where the steps would be spent before so many had ended one episode.
+    Fewer if the step limit would be used up before each of them had ended an episode.
     """
     lanes = min(episodes, 16 if backend.startswith("gymnasium") else 128)
     if limits.steps is None or limits.longest is None:
@@ -98,7 +98,7 @@ def evaluation_lanes(backend: str, episodes: int, limits: Limits = UNLIMITED) ->
 
 
 def evaluate_agent(
-    found: envs.Resolved,
+    task: envs.Resolved,
     spec: Spec,
     actor: Actor,
     scale: ActionScale,
@@ -112,12 +112,12 @@ def evaluate_agent(
     Raises:
         EnvError: they cannot be made, or do not have the shapes of ``spec``.
     """
-    world = envs.make(found.id, evaluation_lanes(found.backend, episodes, limits), found.backend)
+    world = envs.make(task.id, evaluation_lanes(task.backend, episodes, limits), task.backend)
     try:
         for name in ("obs_shape", "action_shape", "num_choices"):
-            got, wanted = getattr(world.spec, name), getattr(spec, name)
-            if got != wanted:
-                raise envs.EnvError(f"{found.id} has {name} {got}, the agent was trained with {wanted}")
+            here, trained = getattr(world.spec, name), getattr(spec, name)
+            if here != trained:
+                raise envs.EnvError(f"{task.id} has {name} {here}, the agent was trained with {trained}")
         return evaluate(world, actor, scale, seed=seed, episodes=episodes, limits=limits)
     finally:
         world.close()
@@ -129,7 +129,7 @@ class _Tally:
     def __init__(self, episodes: int, longest: int, limits: Limits):
         self.returns, self.lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
         self._ended, self._cut = np.zeros(episodes, bool), np.zeros(episodes, bool)
-        self._longest, self._limits, self._begun = longest, limits, time.monotonic()
+        self._longest, self._limits, self._start = longest, limits, time.monotonic()
         self.wanted = episodes
         self._stopped: Literal["steps", "seconds"] | None = None
 
@@ -142,9 +142,9 @@ class _Tally:
         self._ended[episode], self._cut[episode] = True, cut
 
     def settle(self, waiting: int) -> None:
-        """How many are to be played; ``waiting``: the first that has not begun."""
+        """Applies the limits to how many are to be played; ``waiting``: the first that has not started."""
         limits = self._limits
-        late = limits.seconds is not None and time.monotonic() - self._begun >= limits.seconds
+        late = limits.seconds is not None and time.monotonic() - self._start >= limits.seconds
         if late and waiting < self.wanted:
             self.wanted, self._stopped = waiting, "seconds"
         if limits.steps is not None:
@@ -154,7 +154,7 @@ class _Tally:
                 self.wanted, self._stopped = enough, "steps"
 
     def _in_a_row(self) -> int:
-        """Episodes from the first of the list on that have ended."""
+        """How many episodes from the first of the list on have ended, without a gap."""
         return len(self._ended) if self._ended.all() else int(np.argmin(self._ended))
 
     def result(self, *, interrupted: bool = False) -> Evaluation:
@@ -208,7 +208,7 @@ def _play(
     longest: int,
     watch: Callable[[int, int, int], None] | None,
 ) -> None:
-    """Plays the episodes of the list until the tally has all that it wants."""
+    """Plays the episodes of the list until the tally has enough."""
     episodes, lanes = len(seeds), env.num_envs
     playing = np.arange(lanes)  # the episode each environment plays; beyond the list it only idles
     waiting, past = lanes, 0

@@ -1,4 +1,4 @@
-"""The one interval that all figures carry."""
+"""The interval of a mean that all pictures and tables show."""
 
 import math
 
@@ -11,7 +11,7 @@ def mean_interval(
 ) -> tuple[Float[np.ndarray, "*S"], Float[np.ndarray, "*S"], Float[np.ndarray, "*S"]]:
     """Mean and 95% interval of the mean over the first axis: mean -+ t s / sqrt(n).
 
-    Student's t with n - 1 degrees of freedom. One value says nothing of the spread: its interval is infinite.
+    Student's t with n - 1 degrees of freedom. The interval of a single value is infinite.
     """
     n = len(values)
     mean = np.asarray(np.mean(values, axis=0))

@@ -39,8 +39,12 @@ def evaluate(
         def watch(ended: int, total: int, steps: int) -> None:
             pulse.doing(f"{ended} / {counted(total, 'episode')}, {counted(steps, 'step')}")
 
-        evaluation = load(run, which).evaluate(episodes, seed=seed, env=env, limits=Limits(watch=watch))
-    print(as_json(evaluation.summary()) if json_ else "\n".join(score_lines(evaluation)))
+        agent = load(run, which)
+        evaluation = agent.evaluate(episodes, seed=seed, env=env, limits=Limits(watch=watch))
+    lines = score_lines(evaluation)
+    if which == "best":
+        lines[0] = f"the best agent, from step {agent.steps:,}: {lines[0]}"
+    print(as_json(evaluation.summary()) if json_ else "\n".join(lines))
 
 
 def video(run: RunFolder, which: WhichAgent = "last", env: Env = None, json_: Json = False) -> None:

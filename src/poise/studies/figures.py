@@ -1,4 +1,4 @@
-"""Pictures of many seeds: the mean of each setting, and the 95% interval of that mean."""
+"""Pictures of many seeds: a curve for each setting, with its 95% interval."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ NAMES = {
 
 
 def draw(path: Path, figure: Figure, curves: Mapping[str, Curves], dots: Dots) -> None:
-    """Writes a PNG, 200 dots an inch: a column for each panel, and rows for the losses where wanted."""
+    """Writes a PNG with 200 dots per inch: a column for each panel, and rows for the losses if wanted."""
     from matplotlib.figure import Figure as Canvas
 
     rows = QUANTITIES if figure.losses else QUANTITIES[:1]
@@ -44,8 +44,8 @@ def draw(path: Path, figure: Figure, curves: Mapping[str, Curves], dots: Dots) -
         if panel.limits is not None:
             axes.set_ylim(*panel.limits)
     seeds = max(len(c.values["return"]) for c in curves.values())
-    said = f"mean of {seeds} seeds; the band is the 95% interval of the mean" if seeds > 1 else "one seed"
-    canvas.suptitle(f"{figure.title}\n{said}", x=0.01, ha="left", fontsize=11)
+    caption = f"mean of {seeds} seeds; the band is the 95% interval of the mean" if seeds > 1 else "one seed"
+    canvas.suptitle(f"{figure.title}\n{caption}", x=0.01, ha="left", fontsize=11)
     with fresh_path(path) as fresh:
         canvas.savefig(fresh)
 
@@ -66,7 +66,7 @@ MOST_COLUMNS = 3
 
 
 def draw_tasks(path: Path, panels: Mapping[str, Sequence[Line]], num_seeds: int) -> None:
-    """Writes a PNG, 200 dots an inch: a panel for each task, at most three in a row."""
+    """Writes a PNG with 200 dots per inch: a panel for each task, at most three in a row."""
     from matplotlib.figure import Figure as Canvas
 
     columns = min(len(panels), MOST_COLUMNS)
@@ -96,18 +96,18 @@ def draw_tasks(path: Path, panels: Mapping[str, Sequence[Line]], num_seeds: int)
     canvas.legend(
         named.values(), named.keys(), loc="outside lower left", frameon=False, fontsize=9, ncols=columns
     )
-    said = "one seed"
+    caption = "one seed"
     if num_seeds > 1:
-        said = f"interquartile mean of {num_seeds} seeds; the band is its 95% interval, where they differ"
-    canvas.suptitle(said, x=0.01, ha="left", fontsize=11)
+        caption = f"interquartile mean of {num_seeds} seeds; the band is its 95% interval, where they differ"
+    canvas.suptitle(caption, x=0.01, ha="left", fontsize=11)
     with fresh_path(path) as fresh:
         canvas.savefig(fresh)
 
 
 def keep_readable(axes: Any, lines: Sequence[Line]) -> None:
-    """Has bands end at the edge that would press the curves flat.
+    """Limits the vertical axis, so that wide bands do not press the curves flat.
 
-    Of two seeds the interval is 13 times as wide as their spread, of three 5 times.
+    The interval of two seeds is 13 times as wide as their spread, that of three 5 times.
     """
     values = np.concatenate([line.value for line in lines])
     values = values[np.isfinite(values)]
@@ -118,24 +118,24 @@ def keep_readable(axes: Any, lines: Sequence[Line]) -> None:
 
 
 def _lines(axes: Any, panel: Panel, quantity: str, curves: Mapping[str, Curves], dots: Dots) -> None:
-    """One line and band for each setting, the first on top."""
+    """Draws a line and a band for each setting, the first on top."""
     for i, variant in enumerate(panel.variants):
         color = COLORS[i % len(COLORS)]
         if quantity == "return" and variant.name in dots:
             steps, returns = dots[variant.name]
             label = "an episode, sampled actions"
             axes.scatter(steps, returns, s=2, color=color, alpha=0.25, linewidths=0, label=label)
-        given = curves[variant.name]
-        mean, low, high = _band(quantity, given.values[quantity])
-        axes.plot(given.steps, mean, color=color, linewidth=1.6, label=variant.label, zorder=20 - i)
+        curve = curves[variant.name]
+        mean, low, high = _band(quantity, curve.values[quantity])
+        axes.plot(curve.steps, mean, color=color, linewidth=1.6, label=variant.label, zorder=20 - i)
         if np.isfinite(low).any():
-            axes.fill_between(given.steps, low, high, color=color, alpha=0.15, linewidth=0, zorder=10 - i)
+            axes.fill_between(curve.steps, low, high, color=color, alpha=0.15, linewidth=0, zorder=10 - i)
 
 
 def _band(
     quantity: str, values: Float[np.ndarray, "seeds iterations"]
 ) -> tuple[Float[np.ndarray, " iterations"], ...]:
-    """Mean and interval. Of a loss that spans many powers of ten, those of its logarithm."""
+    """Mean and interval; of the value loss, which spans many powers of ten, those of its logarithm."""
     if quantity == "value_loss":
         return tuple(np.exp(v) for v in mean_interval(np.log(values)))
     return mean_interval(held(values))

@@ -8,7 +8,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ MOST_SEEDS = 10_000  # of one setting: each is a training, a folder and a row
 def check_count(name: str, seeds: int) -> None:
     """
     Raises:
-        ConfigError: so many trainings are not to be had.
+        ConfigError: the number is not between 1 and ``MOST_SEEDS``.
     """
     if not 1 <= seeds <= MOST_SEEDS:
         raise ConfigError(f"{name} = {seeds}: must be >= 1 and <= {MOST_SEEDS}; each is a training")
@@ -46,13 +46,13 @@ def check_count(name: str, seeds: int) -> None:
 
 @runtime_checkable
 class Work(Protocol):
-    """What a process does by itself, and the folder that it fills. Sent to the process whole."""
+    """What one process of a pool does, and the folder that it fills. It is pickled to reach the process."""
 
     @property
     def folder(self) -> Path: ...
 
     def run(self, guard: Guard, file: TextOut) -> dict[str, Any]:
-        """Does what is not done of it yet, and returns its summary; ``file`` is its log."""
+        """Starts it, or resumes it, and returns its summary; ``file`` is its log."""
         ...
 
 
@@ -61,7 +61,7 @@ W = TypeVar("W", bound=Work)
 
 @dataclass(frozen=True)
 class Job:
-    """One training and the folder that it is to fill."""
+    """One training and the folder that it fills."""
 
     env: str
     config: Config
@@ -69,20 +69,20 @@ class Job:
     folder: Path
 
     def run(self, guard: Guard, file: TextOut) -> dict[str, Any]:
-        done = execute_or_proceed(self.env, self.config, self.options, self.folder, Conditions(file, guard))
-        return done.summary
+        run = execute_or_proceed(self.env, self.config, self.options, self.folder, Conditions(file, guard))
+        return run.summary
 
 
-GRACE = 1.0  # seconds that an interrupted training has to unwind; its parent waits a little longer
+GRACE = 1.0  # seconds that an interrupted training has to save and end; its parent waits a little longer
 
 
 class PoolError(PoiseError):
-    """A process that trained ended without a word."""
+    """A process that trained was killed, or its training raised an unexpected error."""
 
     exit_code = 1
 
 
-TICK = 0.5  # seconds after which ``look`` is called again
+TICK = 0.5  # seconds between two calls of ``look``
 
 
 def run_jobs(
@@ -91,19 +91,20 @@ def run_jobs(
     say: Callable[[str], None] = lambda line: None,
     look: Callable[[Sequence[Any]], None] = lambda jobs: None,
 ) -> Iterator[tuple[W, dict[str, Any] | PoiseError]]:
-    """Runs all jobs on all cores and yields each with its summary, or with what went wrong, as it ends.
+    """Runs all jobs on all cores and yields each with its summary, or with its error, as it ends.
 
-    What a training prints goes to ``log.txt`` in its folder. One that was interrupted there goes on from its
-    last checkpoint. An interrupt of this process reaches all: each saves what it has done. On a core of its
-    own a training steps and learns with one thread; its result is the same bits as with more.
+    What a training prints goes to ``log.txt`` in its folder. A training that was interrupted before resumes
+    from its last checkpoint. An interrupt of this process reaches all trainings, and each saves its state.
+    Each training has one core and one thread; its result is bit-identical with more.
 
-    ``ray``: the cluster on whose cores they run (``poise.system.cluster``) in place of this machine's. There
-    one whose process or machine is lost goes on elsewhere, from its last checkpoint. ``say``: shows a line
-    about that, and about a checkpoint that cannot be used. ``look`` is called again and again with the jobs
-    that have not ended.
+    Args:
+        ray: the cluster whose cores are used (``poise.system.cluster``) in place of this machine's. A
+            training whose process or machine is lost resumes elsewhere from its last checkpoint.
+        say: shows a line about such a loss, or about a checkpoint that cannot be used.
+        look: is called at least every second with the jobs that have not ended.
 
     Raises:
-        PoolError: a process was killed, by a lack of memory for example.
+        PoolError: a process was killed, for example because memory ran out.
         ClusterError: the cluster cannot be joined.
     """
     if not jobs:
@@ -111,23 +112,24 @@ def run_jobs(
     for job in jobs:
         for line in unusable(job.folder):
             say(line)
-    if ray is not None:
-        yield from _run_on_cluster(jobs, ray, say, look)
-        return
+    yield from _run_here(jobs, look) if ray is None else _run_on_cluster(jobs, ray, say, look)
+
+
+def _run_here(
+    jobs: Sequence[W], look: Callable[[Sequence[Any]], None]
+) -> Iterator[tuple[W, dict[str, Any] | PoiseError]]:
+    """``run_jobs`` on the cores of this machine."""
     context = multiprocessing.get_context("spawn")  # a process that has loaded JAX must not be forked
     cores: Any = context.SimpleQueue()
     workers = min(num_cores(), len(jobs))
     for core in _cores()[:workers]:
         cores.put(core)
-    stop = context.Event()  # the pool hands out one job more than it has processes
-    with ProcessPoolExecutor(workers, context, initializer=_settle, initargs=(cores, stop)) as pool:
+    stop = context.Event()  # the executor hands out one job more than it has processes
+    with ProcessPoolExecutor(workers, context, initializer=_prepare_process, initargs=(cores, stop)) as pool:
         # an environment may change the working directory of a process, which does several jobs
-        futures = {pool.submit(_work, _placed(job, job.folder.absolute())): job for job in jobs}
+        futures = {pool.submit(_work, _with_folder(job, job.folder.absolute())): job for job in jobs}
         try:
-            while futures:
-                look(list(futures.values()))
-                for future in wait(futures, TICK, FIRST_COMPLETED).done:
-                    yield futures.pop(future), future.result()
+            yield from _completed(futures, look)
         except KeyboardInterrupt:
             for process in multiprocessing.active_children():
                 process.terminate()
@@ -139,14 +141,25 @@ def run_jobs(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _completed(
+    futures: dict[Future[Any], W], look: Callable[[Sequence[Any]], None]
+) -> Iterator[tuple[W, dict[str, Any] | PoiseError]]:
+    """Each job with its result as it ends; it is then removed from ``futures``."""
+    while futures:
+        look(list(futures.values()))
+        for future in wait(futures, TICK, FIRST_COMPLETED).done:
+            yield futures.pop(future), future.result()
+
+
 def _cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0] * num_cores()
 
 
-_stop: Any = None  # of the process: whether what has not begun is not to begin any more
+_stop: Any = None  # in a process of the pool: an event; when set, no further job starts
 
 
-def _settle(cores: Any, stop: Any) -> None:
+def _prepare_process(cores: Any, stop: Any) -> None:
+    """Runs once in each process of the pool, and takes one of the cores."""
     global _stop
     _stop = stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent decides
@@ -158,30 +171,30 @@ def _settle(cores: Any, stop: Any) -> None:
 
 def _work(job: Work) -> dict[str, Any] | PoiseError:
     if _stop.is_set():
-        return PoolError("not begun")
+        return PoolError("not started")
     return _logged(job, (signal.SIGTERM,), alone=True)
 
 
-def _placed(job: Any, folder: Path) -> Any:
+def _with_folder(job: Any, folder: Path) -> Any:
     return dataclasses.replace(job, folder=folder)
 
 
 def _logged(
     job: Work, signals: Sequence[signal.Signals], *, alone: bool = False
 ) -> dict[str, Any] | PoiseError:
-    """What the job comes to; what it prints goes to its log.
+    """Runs the job and returns its summary, or its error; what it prints goes to its log.
 
-    ``alone``: whether this process is the pool's own, so that all that it prints goes there, too: what the
-    environments print is not for the terminal of the whole.
+    ``alone``: whether this process is the pool's own. Then what the environments print goes to the log, too,
+    and not to the terminal.
     """
     try:
-        _made(job.folder)
+        _make_folder(job.folder)
         with ExitStack() as stack:
             log = stack.enter_context(append_to(job.folder / LOG))
             guard = stack.enter_context(guarded(GRACE, signals))
             if alone:
                 stack.enter_context(logged_output(log))
-            return _answered(job, guard, Lasting(log))
+            return _run_job(job, guard, Lasting(log))
     except FileError as error:  # the log, or the folder
         return error
     except OSError as error:
@@ -190,7 +203,8 @@ def _logged(
     raise AssertionError
 
 
-def _answered(job: Work, guard: Guard, file: TextOut) -> dict[str, Any] | PoiseError:
+def _run_job(job: Work, guard: Guard, file: TextOut) -> dict[str, Any] | PoiseError:
+    """The summary of the job, or its error; only a full disk raises."""
     try:
         return job.run(guard, file)
     except PoiseError as error:
@@ -201,70 +215,92 @@ def _answered(job: Work, guard: Guard, file: TextOut) -> dict[str, Any] | PoiseE
     except OSError as error:
         if is_full(error):
             raise
-        return _failed(job, error, file)
-    except BaseException as error:  # raised again, sys.exit would end all of them, with its exit code
-        return _failed(job, error, file)
+        return _unexpected(job, error, file)
+    except BaseException as error:  # a sys.exit of one training must not end the others
+        return _unexpected(job, error, file)
 
 
-def _failed(job: Work, error: BaseException, file: TextOut) -> PoolError:
+def _unexpected(job: Work, error: BaseException, file: TextOut) -> PoolError:
+    """Writes the traceback to the log."""
     print("".join(traceback.format_exception(error)), file=file)
     return PoolError(f"its training raised {message_of(error)}; see {job.folder / LOG}")
 
 
-def _made(folder: Path) -> Path:
-    """A folder that is there, and is not a link."""
+def _make_folder(folder: Path) -> None:
+    """Makes the folder; refuses a link in its place."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return own_folder(folder.parent, folder)
+    own_folder(folder.parent, folder)
 
 
-MOST_DEATHS = 5  # of the processes of one job, without a checkpoint between them
-SCARCE = 10.0  # seconds after which it is said that a cluster has no core that is free
-PATIENCE = 60.0  # seconds in which the process that trained before has to let go of the folder
+MOST_DEATHS = 5  # lost processes of one job, without a new checkpoint between them
+SCARCE = 10.0  # seconds without news after which a line says that the cluster has no free core
+PATIENCE = 60.0  # seconds to wait until the process that trained before releases the folder
 
 
 def _run_on_cluster(
     jobs: Sequence[W], ray: str, say: Callable[[str], None], look: Callable[[Sequence[Any]], None]
 ) -> Iterator[tuple[W, dict[str, Any] | PoiseError]]:
+    """``run_jobs`` on the cores of a Ray cluster."""
     for job in jobs:
-        _made(job.folder)
+        _make_folder(job.folder)
     with cluster.joined(ray):
-        tasks, path = cluster.Tasks(_work_on_cluster), cluster.search_path()
-        waiting = {tasks.ask(job, job.folder.resolve(), path): job for job in jobs}
-        deaths = {job.folder: _Deaths() for job in jobs}
-        silence = _Silence(say)
+        running = _ClusterJobs(jobs, say)
         try:
-            while waiting:
-                look(list(waiting.values()))
-                kept = cluster.ready(list(waiting), 1.0)
-                silence.hear(kept, waiting.values())
-                for promise in kept:
-                    job, result = waiting.pop(promise), cluster.answer(promise)
-                    if not isinstance(result, cluster.Lost):
-                        yield job, result
-                    elif deaths[job.folder].again(job.folder):
-                        say(f"{job.folder}: its process was lost; it goes on from its last checkpoint")
-                        waiting[tasks.ask(job, job.folder.resolve(), path)] = job
-                    else:
-                        often = f"its process was lost {MOST_DEATHS} times in a row"
-                        yield job, PoolError(f"{often}: {result.why}")
-        except BaseException:  # raised again: whatever ends this, each saves what it has done
-            cluster.interrupt(list(waiting))
-            until = time.monotonic() + 2 * GRACE
-            while waiting and time.monotonic() < until:
-                for promise in cluster.ready(list(waiting), GRACE / 10):
-                    del waiting[promise]
+            while running.jobs:
+                look(list(running.jobs.values()))
+                yield from running.completed()
+        except BaseException:  # whatever ends this, each training saves its state first
+            running.interrupt()
             raise
 
 
+class _ClusterJobs:
+    """The jobs that run on a cluster, or wait there for a core."""
+
+    def __init__(self, jobs: Sequence[Any], say: Callable[[str], None]):
+        self._tasks, self._path = cluster.Tasks(_work_on_cluster), cluster.search_path()
+        self._say, self._silence = say, _Silence(say)
+        self._deaths = {job.folder: _Deaths() for job in jobs}
+        self.jobs: dict[Any, Any] = {}  # by the promise of their result
+        for job in jobs:
+            self._start(job)
+
+    def _start(self, job: Any) -> None:
+        self.jobs[self._tasks.ask(job, job.folder.resolve(), self._path)] = job
+
+    def completed(self) -> Iterator[tuple[Any, dict[str, Any] | PoiseError]]:
+        """The jobs that ended within a second, each with its result; a job whose process was lost resumes."""
+        promises = cluster.ready(list(self.jobs), 1.0)
+        self._silence.hear(promises, self.jobs.values())
+        for promise in promises:
+            job, result = self.jobs.pop(promise), cluster.answer(promise)
+            if not isinstance(result, cluster.Lost):
+                yield job, result
+            elif self._deaths[job.folder].again(job.folder):
+                self._say(f"{job.folder}: its process was lost; it resumes from its last checkpoint")
+                self._start(job)
+            else:
+                often = f"its process was lost {MOST_DEATHS} times in a row"
+                yield job, PoolError(f"{often}: {result.why}")
+
+    def interrupt(self) -> None:
+        """Interrupts all jobs and waits until each has saved its state, for 2 ``GRACE`` seconds at most."""
+        cluster.interrupt(list(self.jobs))
+        until = time.monotonic() + 2 * GRACE
+        while self.jobs and time.monotonic() < until:
+            for promise in cluster.ready(list(self.jobs), GRACE / 10):
+                del self.jobs[promise]
+
+
 class _Silence:
-    """Says once, of each time that nothing is heard, that there is no core for any of the jobs."""
+    """Says that the cluster has no free core, once in each time without news of any job."""
 
     def __init__(self, say: Callable[[str], None]):
         self._say, self._since, self._wall, self._said = say, time.monotonic(), time.time(), False
 
-    def hear(self, kept: Sequence[Any], jobs: Iterable[Work]) -> None:
-        """``kept``: what has ended meanwhile; ``jobs``: what is to be trained."""
-        if kept:
+    def hear(self, ended: Sequence[Any], jobs: Iterable[Work]) -> None:
+        """``ended``: the jobs that ended since the last call; ``jobs``: those that have not ended."""
+        if ended:
             self._since, self._wall, self._said = time.monotonic(), time.time(), False
             return
         if self._said or time.monotonic() - self._since < SCARCE:
@@ -276,26 +312,31 @@ class _Silence:
 
 
 class _Deaths:
-    """Of the processes of one job."""
+    """The lost processes of one job."""
 
     def __init__(self) -> None:
         self._count, self._steps = 0, 0
 
     def again(self, folder: Path) -> bool:
-        """Whether to begin once more after another one: it has come further since, or they are few."""
-        steps = sum(int(kept[0].name) for run in runs_under(folder) if (kept := checkpoints(run)))
+        """Counts another loss; whether to start the job again.
+
+        It starts again if it has a new checkpoint since the last loss, or was lost fewer than ``MOST_DEATHS``
+        times.
+        """
+        saved = [checkpoints(run) for run in runs_under(folder)]
+        steps = sum(int(newest_first[0].name) for newest_first in saved if newest_first)
         self._count, self._steps = 1 if steps > self._steps else self._count + 1, steps
         return self._count < MOST_DEATHS
 
 
 def _work_on_cluster(job: Any, folder: Path, path: Sequence[str]) -> dict[str, Any] | PoiseError:
-    """``_work`` in a process of a cluster. ``folder``: of the job, as the driver's machine calls it."""
+    """``_work`` in a process of a cluster. ``folder``: the job's, by its path on the driver's machine."""
     if not folder.is_dir():
         return PoolError(
             f"{folder}: is not on {platform.node()}; --out must be a folder that all machines share"
         )
     cluster.settle_in(path)
-    job, until = _placed(job, folder), time.monotonic() + PATIENCE
+    job, until = _with_folder(job, folder), time.monotonic() + PATIENCE
     while True:
         result = _logged(job, SIGNALS)
         if not isinstance(result, ClaimError) or time.monotonic() > until:

@@ -1,4 +1,4 @@
-"""What a few runs can say: robust means, differences, and intervals that hold with two runs as with twenty.
+"""Statistics of a few runs: robust means, differences, and intervals that hold with two runs as with twenty.
 
 The quantities are those of Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical
 Precipice", arXiv:2108.13264, section 4. Their bootstrap intervals are not used: called 95%, they cover 48%,
@@ -15,12 +15,12 @@ from jaxtyping import Float
 from poise.agents.intervals import mean_interval
 
 COVERAGE = 0.95
-MOST_RUNS = 10_000  # beyond which nobody wants to know how many
+MOST_RUNS = 10_000  # the largest answer of ``runs_needed``
 ONE_SEED = "one seed"
 
 
 class Estimate(NamedTuple):
-    """A value and its 95% interval. Without one its bounds are infinite, and ``no_interval`` says why."""
+    """A value and its 95% interval. Without an interval the bounds are infinite; ``no_interval`` says why."""
 
     value: float
     low: float
@@ -29,12 +29,12 @@ class Estimate(NamedTuple):
 
 
 def without_interval(value: float, reason: str) -> Estimate:
-    """Of runs whose spread is not known, and so says nothing about other runs."""
+    """An estimate from runs whose spread is unknown, so that nothing can be said about other runs."""
     return Estimate(value, -np.inf, np.inf, reason)
 
 
 def mean_estimate(scores: Float[np.ndarray, " runs"]) -> Estimate:
-    """The mean with Student's interval; none where all runs score the same, as at the highest return."""
+    """The mean with Student's interval; no interval if all runs score the same, as at a maximal return."""
     if len(scores) == 1:
         return without_interval(float(scores[0]), ONE_SEED)
     if _constant(scores):
@@ -51,7 +51,7 @@ def interquartile_mean(scores: Float[np.ndarray, "*S runs"]) -> Float[np.ndarray
 
 
 def interquartile_estimate(scores: Float[np.ndarray, " runs"]) -> Estimate:
-    """The interquartile mean, and the interval of ``interquartile_band`` where there is one."""
+    """The interquartile mean, and the interval of ``interquartile_band`` if there is one."""
     value, low, high = (float(bound[0]) for bound in interquartile_band(scores[:, None]))
     if np.isfinite(low):
         return Estimate(value, low, high)
@@ -144,11 +144,11 @@ def _improvement_interval(
 
 
 def difference(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " m"]) -> Estimate:
-    """Mean of ``x`` minus mean of ``y``, with the interval of Welch's t test (unequal deviations).
+    """Mean of ``x`` minus mean of ``y``, with the interval of Welch's t test (unequal variances).
 
     Welch 1947, "The generalization of Student's problem when several different population variances are
-    involved". SciPy's own warns where all runs of a side score the same, which is common here. Where that
-    holds of both sides there is no interval.
+    involved". SciPy's own warns if all runs of a side score the same, which is common here. If both sides
+    do so, there is no interval.
     """
     value = float(np.mean(x) - np.mean(y))
     if min(len(x), len(y)) == 1:
@@ -163,10 +163,10 @@ def difference(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " m"]) -> Estima
 
 
 def p_value(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " m"]) -> float:
-    """Of Welch's two-sided t test that both have the same mean; 1 where a side has one value alone.
+    """The p-value of Welch's two-sided t test for equal means; 1 if a side has a single value.
 
-    It is below 0.05 where the interval of ``difference`` leaves out 0. Where on each side all values are
-    equal, t is not defined: there it is that of the permutation test, two of all ways to deal them out.
+    It is below 0.05 if the interval of ``difference`` excludes 0. If all values of each side are equal, t is
+    not defined, and p is that of the permutation test: two of all ways to divide the values.
     """
     if min(len(x), len(y)) == 1:
         return 1.0
@@ -180,7 +180,7 @@ def p_value(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " m"]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """These p-values corrected for being several: each is below 0.05 where Holm's procedure rejects.
+    """P-values corrected for several tests: each is below 0.05 where Holm's procedure rejects.
 
     Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
@@ -193,12 +193,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def runs_needed(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " m"]) -> int | None:
-    """Runs of each side with which a difference of means as seen would be found in 4 of 5 tries.
+    """Runs of each side with which a difference of this size is detected in 4 of 5 experiments.
 
     The smallest n >= 2 with n >= 2 (t(0.975) + t(0.8))^2 s^2 / d^2, t of 2 n - 2 degrees of freedom, s^2 the
     mean of both variances: the power of a two-sample t test, near enough (Cohen 1988, "Statistical Power
-    Analysis for the Behavioral Sciences", section 2.4). None where there is no difference, or one run of a
-    side alone.
+    Analysis for the Behavioral Sciences", section 2.4). None if there is no difference, or a
+    single run on one side.
     """
     distance = float(np.mean(x) - np.mean(y))
     if min(len(x), len(y)) == 1 or distance == 0:
@@ -216,9 +216,9 @@ def runs_needed(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " m"]) -> int |
 
 def _welch(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " m"]) -> tuple[tuple[float, float], float]:
     """The variance of each mean, and the degrees of freedom of their difference."""
-    one, other = (float(np.var(side, ddof=1)) / len(side) for side in (x, y))
-    shares = one**2 / (len(x) - 1) + other**2 / (len(y) - 1)
-    return (one, other), (one + other) ** 2 / shares
+    left, right = (float(np.var(side, ddof=1)) / len(side) for side in (x, y))
+    shares = left**2 / (len(x) - 1) + right**2 / (len(y) - 1)
+    return (left, right), (left + right) ** 2 / shares
 
 
 def _constant(scores: Float[np.ndarray, " runs"]) -> bool:

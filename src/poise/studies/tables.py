@@ -22,7 +22,7 @@ Row = Mapping[str, Any]  # as read from a table: text
 
 @dataclass(frozen=True)
 class Curves:
-    """What one setting did, seed by seed, at the end of each iteration. NaN where no episode ended."""
+    """The curves of one setting, one for each seed. NaN in an iteration in which no episode ended."""
 
     steps: Float[np.ndarray, " iterations"]
     values: Mapping[str, Float[np.ndarray, "seeds iterations"]]  # of each of QUANTITIES
@@ -32,7 +32,7 @@ Dots = Mapping[str, tuple[np.ndarray, np.ndarray]]  # of each setting: steps and
 
 
 def curve_rows(variant: str, seed: int, run: Path) -> list[Sequence[Any]]:
-    """Of one run, a row of CURVE_COLUMNS for each iteration."""
+    """A row of CURVE_COLUMNS for each iteration of a run."""
     names = ("episode/return", "value/loss", "policy/loss")
     return [
         (variant, seed, r["steps"], *("" if r.get(n) is None else f"{r[n]:.5g}" for n in names))
@@ -41,7 +41,7 @@ def curve_rows(variant: str, seed: int, run: Path) -> list[Sequence[Any]]:
 
 
 def episode_rows(variant: str, seed: int, run: Path) -> list[Sequence[Any]]:
-    """Of one run, a row of EPISODE_COLUMNS for each episode of the training."""
+    """A row of EPISODE_COLUMNS for each training episode of a run."""
     return [(variant, seed, e.step, f"{e.episodic_return:.4g}") for e in read_episodes(run)]
 
 
@@ -54,7 +54,7 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]
 
 
 def read_table(path: Path) -> list[Row]:
-    """What ``write_table`` wrote.
+    """Reads a table that ``write_table`` wrote, as text.
 
     Raises:
         FileError: the file is missing or damaged.
@@ -64,29 +64,29 @@ def read_table(path: Path) -> list[Row]:
 
 
 def as_curves(rows: Iterable[Row]) -> dict[str, Curves]:
-    """The rows of CURVE_COLUMNS by setting. Every seed of a setting has the same iterations."""
-    found: dict[str, dict[str, list[list[float]]]] = {}
+    """The curves by setting, from rows of CURVE_COLUMNS. All seeds of a setting have the same iterations."""
+    settings: dict[str, dict[str, list[list[float]]]] = {}
     for row in rows:
-        seeds = found.setdefault(row["variant"], {})
+        seeds = settings.setdefault(row["variant"], {})
         point = [float(row[name] or "nan") for name in ("steps", *QUANTITIES)]
         seeds.setdefault(row["seed"], []).append(point)
     curves = {}
-    for variant, seeds in found.items():
-        whole = np.array(list(seeds.values()))  # [seeds, iterations, 4]
-        values = {name: whole[:, :, i] for i, name in enumerate(QUANTITIES, start=1)}
-        curves[variant] = Curves(whole[0, :, 0], values)
+    for variant, seeds in settings.items():
+        points = np.array(list(seeds.values()))  # [seeds, iterations, 4]
+        values = {name: points[:, :, i] for i, name in enumerate(QUANTITIES, start=1)}
+        curves[variant] = Curves(points[0, :, 0], values)
     return curves
 
 
 def held(values: Float[np.ndarray, "seeds iterations"]) -> Float[np.ndarray, "seeds iterations"]:
-    """Where no episode ended in an iteration (NaN), the return of the last one that had some stands."""
-    known = np.where(np.isnan(values), 0, np.arange(values.shape[1])[None])
-    return np.take_along_axis(values, np.maximum.accumulate(known, axis=1), axis=1)
+    """Replaces NaN, which stands where no episode ended, by the value of the last iteration that has one."""
+    last = np.where(np.isnan(values), 0, np.arange(values.shape[1])[None])
+    return np.take_along_axis(values, np.maximum.accumulate(last, axis=1), axis=1)
 
 
 def as_dots(rows: Iterable[Row]) -> Dots:
-    """The rows of EPISODE_COLUMNS by setting."""
-    found: dict[str, list[tuple[float, float]]] = {}
+    """Steps and returns of the episodes by setting, from rows of EPISODE_COLUMNS."""
+    settings: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
-        found.setdefault(row["variant"], []).append((float(row["step"]), float(row["return"])))
-    return {name: (np.array(pairs)[:, 0], np.array(pairs)[:, 1]) for name, pairs in found.items()}
+        settings.setdefault(row["variant"], []).append((float(row["step"]), float(row["return"])))
+    return {name: (np.array(pairs)[:, 0], np.array(pairs)[:, 1]) for name, pairs in settings.items()}

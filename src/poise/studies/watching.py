@@ -1,6 +1,6 @@
-"""Signs of life of many trainings: a bar for each that is under way on a terminal, a line elsewhere.
+"""The progress of many trainings: a bar for each running one on a terminal, otherwise a line now and then.
 
-What a training has done is read from its table, so it makes no difference where it is trained.
+Progress is read from a training's table of metrics, so that it does not matter on which machine it runs.
 """
 
 import json
@@ -23,35 +23,35 @@ from poise.system.pulse import Pulse
 from poise.system.streams import TextOut
 from poise.system.terminal import print
 
-TAIL = 2**16  # bytes of a file that are looked at: the last line is in them
-LOOKING = 1.0  # seconds between two looks at the tables
+TAIL = 2**16  # bytes read from the end of a file: they hold its last line
+LOOKING = 1.0  # seconds between two readings of the tables
 SHOWN = 4  # trainings that a line names
 
 
 class Watch(ABC):
-    """Of the jobs of a pool; ``look`` is called again and again with those that have not ended."""
+    """Shows the progress of the jobs of a pool. The pool calls ``look`` with those that have not ended."""
 
     def __init__(self, name: Callable[[Any], str]):
         self._name, self._looked = name, 0.0
-        self.lines = _Lines(self)  # what is printed there is said
+        self.lines = _Lines(self)  # a stream: each line printed to it is shown
 
     def look(self, jobs: Sequence[Any]) -> None:
-        """Shows where they are."""
+        """Shows their progress, once per second at most."""
         if time.monotonic() - self._looked >= LOOKING:
             self._looked = time.monotonic()
             self._show({job.folder: _State(self._name(job), *_steps_of(job)) for job in jobs})
 
     @abstractmethod
     def say(self, text: str) -> None:
-        """A line for the person."""
+        """Shows a line of text."""
 
     @abstractmethod
     def _show(self, states: dict[Path, "_State"]) -> None:
-        """Of each that has not ended."""
+        """Shows the states, by folder."""
 
 
 class _State(NamedTuple):
-    """Of a training; 0 steps: it has not begun, or is compiling."""
+    """The progress of a training in environment steps; 0 steps: it has not started, or is compiling."""
 
     name: str
     steps: int
@@ -63,7 +63,7 @@ class _State(NamedTuple):
 
 
 class _Lines:
-    """A stream whose lines a watch says, so that they do not go through its bars."""
+    """A stream that hands its lines to a watch, so that they do not break its bars."""
 
     def __init__(self, watch: Watch):
         self._watch, self._rest = watch, ""
@@ -75,7 +75,7 @@ class _Lines:
         return len(text)
 
     def flush(self) -> None:
-        """Nothing is held back but a line that has no end yet."""
+        """Does nothing: only a line without an end is held back."""
 
     def isatty(self) -> bool:
         return False
@@ -96,15 +96,15 @@ class _Plain(Watch):
         print(text, file=self._file, flush=True)
 
     def _show(self, states: dict[Path, _State]) -> None:
-        begun = [f"{state.name} {state.text}" for state in states.values() if state.steps]
-        others = len(states) - len(begun)
-        parts = [*begun[:SHOWN], *([f"{len(begun) - SHOWN} others"] if len(begun) > SHOWN else [])]
-        parts += [f"{others} not begun or compiling"] if others else []
+        running = [f"{state.name} {state.text}" for state in states.values() if state.steps]
+        waiting = len(states) - len(running)
+        parts = running[:SHOWN] + ([f"{len(running) - SHOWN} more"] if len(running) > SHOWN else [])
+        parts += [f"{waiting} not started or compiling"] if waiting else []
         self.pulse.doing("; ".join(parts))
 
 
 class _Terminal(Watch):
-    """A bar for each training that is under way."""
+    """A bar for each running training."""
 
     def __init__(self, name: Callable[[Any], str], bars: Progress):
         super().__init__(name)
@@ -124,12 +124,15 @@ class _Terminal(Watch):
             if folder in self._tasks:
                 self._bars.update(self._tasks[folder], completed=state.steps, state=state.text)
         waiting = len(states) - len(self._tasks)
-        self._waiting.plain = f"{waiting} not begun or compiling" if waiting else ""
+        self._waiting.plain = f"{waiting} not started or compiling" if waiting else ""
 
 
 @contextmanager
 def watching(file: TextOut, name: Callable[[Any], str]) -> Iterator[Watch]:
-    """A view of many trainings that suits ``file``; ``name``: of a job, as it is shown."""
+    """The progress of many trainings on ``file``: bars on a terminal, lines elsewhere.
+
+    ``name``: gives the name of a job that is shown.
+    """
     if not file.isatty():
         plain = _Plain(name, file)
         with plain.pulse.beating():
@@ -144,26 +147,26 @@ def watching(file: TextOut, name: Callable[[Any], str]) -> Iterator[Watch]:
 
 
 def _steps_of(job: Any) -> tuple[int, int]:
-    """What is done of it, and all."""
+    """Environment steps of a job so far, and in all."""
     total = job.config.num_iterations * job.config.rollout_size * getattr(job, "num_seeds", 1)
     return steps_done(job.folder), total
 
 
 def steps_done(folder: Path) -> int:
-    """Environment steps of the training in ``folder``, or of all in the folders below."""
+    """Environment steps of the training in ``folder``, plus those of the folders in it."""
     tables = [folder / METRICS, *folder.glob(f"*/{METRICS}")]
     return sum(_steps(table) for table in tables)
 
 
 def _steps(table: Path) -> int:
-    """Of the last row that is whole; 0 where there is none."""
+    """Steps in the last complete row of a table; 0 if there is none."""
     try:
         descriptor = os.open(table, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_NOFOLLOW", 0))
         with open(descriptor, "rb") as file:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
                 return 0
-            file.seek(max(0, found.st_size - TAIL))
+            file.seek(max(0, status.st_size - TAIL))
             rows = file.read(TAIL).split(b"\n")[:-1]
         return int(json.loads(rows[-1])["steps"])
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):

@@ -1,4 +1,4 @@
-"""What the paper tried, figure by figure, and what it reports: its settings, and one change at a time."""
+"""The settings that the paper tried, figure by figure, and the results that it reports."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Variant:
-    """One line of a figure: a preset or environment, and what is changed of it."""
+    """One line of a figure: a preset or an environment, and the options that are changed."""
 
     name: str  # of its folder and in the CSV
     label: str
     target: str
     changes: Mapping[str, Any]
-    paper: str  # what the paper says of it
+    paper: str  # the result that the paper reports
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,10 @@ class Panel:
 
 @dataclass(frozen=True)
 class Figure:
-    """``losses``: value and policy loss stand below the return. ``episodes``: every episode is a dot."""
+    """A figure of the paper.
+
+    ``losses``: value and policy loss are drawn below the return. ``episodes``: every episode is a dot.
+    """
 
     name: str
     title: str
@@ -45,7 +48,7 @@ INVERTED = "paper/inverted-pendulum"
 REACHER = "paper/reacher"
 PENDULUM = "paper/pendulum"
 NOT_TRIED = "not in the paper"
-UP_TO_1000 = (0.0, 1050.0)  # InvertedPendulum's returns; the interval of a mean knows no cap
+UP_TO_1000 = (0.0, 1050.0)  # InvertedPendulum's returns end at 1,000; the interval of their mean does not
 
 _ip = Variant(
     "ip-paper",

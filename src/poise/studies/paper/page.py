@@ -1,4 +1,4 @@
-"""The page of a reproduction, written from its tables alone."""
+"""The Markdown page of a reproduction, written from its tables alone."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,22 +26,22 @@ Rows = Sequence[Mapping[str, str]]
 
 
 def markdown(figures: Sequence[Figure], scores: Rows, about: Mapping[str, Any]) -> str:
-    """``scores`` are the rows of scores.csv, ``about`` what about.json says."""
+    """The page. ``scores``: the rows of ``scores.csv``; ``about``: the content of ``about.json``."""
     seeds = len({row["seed"] for row in scores})
     lines = [
         "# Results",
         "",
         f"Made by `{about['command']}` on {about['date']}, on a machine with {about['cores']} cores: "
-        f"{seeds} seed{'s' * (seeds > 1)} of each setting, one run on each core. "
-        "Pictures and page come from the tables beside them, `figure*.csv` and `scores.csv`.",
+        f"{wording.counted(seeds, 'seed')} of each setting, one run on each core. "
+        "Pictures and page are made from the tables beside them, `figure*.csv` and `scores.csv`.",
         "",
-        "Greedy return: mean over the seeds of what an agent scores after training, acting greedily in "
+        "Greedy return: mean over the seeds of the agent's score after training, with greedy actions in "
         "100 episodes that training never saw. The interval is that of this mean (95%, Student's t over "
-        "the seeds). Last iteration: mean return of the last in which an episode ended, actions sampled, "
-        "as in the figures. Seconds: median of a whole run, score included.",
+        "the seeds). Last iteration: mean return of the last iteration in which an episode ended, with "
+        "sampled actions, as in the figures. Seconds: median of a whole run, including the score.",
     ]
     if about["quick"]:
-        lines += ["", "**Quick: a tenth of the steps. These figures say that everything runs, and no more.**"]
+        lines += ["", "**Quick: a tenth of the steps. These figures only show that everything runs.**"]
     for figure in figures:
         lines += ["", f"## {_heading(figure)}", "", f"![{figure.title}]({figure.name}.png)", ""]
         lines += [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
@@ -77,7 +77,7 @@ def _row(variant: Variant, rows: Rows) -> str:
 def _ten(paper: str, rows: Rows) -> str:
     ten = np.array([float(row["greedy_10"]) for row in rows])
     return (
-        f"Over the first 10 of the greedy episodes, the number that the paper reports: {number(ten.mean())} "
+        f"Over the first 10 greedy episodes, as many as the paper's score is over: {number(ten.mean())} "
         f"(95% interval {_interval(ten)}; each seed {', '.join(number(t) for t in ten)}). The paper: {paper}."
     )
 
@@ -87,5 +87,5 @@ def _interval(values: np.ndarray) -> str:
 
 
 def number(value: float) -> str:
-    """With one decimal from 100 on, with two below."""
+    """One decimal from 100 on, two below; NaN: no episode ended."""
     return "none ended" if math.isnan(value) else wording.figure(value)

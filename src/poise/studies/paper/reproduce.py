@@ -1,4 +1,4 @@
-"""The paper's figures, from its settings to a page: run what is missing, then draw and write what is there.
+"""The paper's figures, from its settings to a page: trains the missing runs, draws and writes the page.
 
 out/runs/<variant>/<seed>/   the run folders
 out/figure1.csv ...          return and losses of every iteration of every seed
@@ -6,7 +6,7 @@ out/scores.csv               one row a run: greedy return, seconds
 out/about.json               command, date, cores
 out/figure1.png ...          drawn from the tables alone
 out/results.md               written from the tables alone
-out/best/<task>/             of the best agent: configuration, TensorBoard log, summary, video
+out/best/<task>/             the best agent's configuration, TensorBoard log, summary and video
 """
 
 import dataclasses
@@ -52,21 +52,22 @@ from poise.system.cores import num_cores
 from poise.system.pulse import announced
 from poise.system.streams import TextOut
 from poise.system.terminal import print
+from poise.wording import counted
 
 SCORE_COLUMNS = ("variant", "env", "steps", "seed", "greedy", "greedy_10", "last", "seconds")
-QUICK = 10  # --quick leaves one step of so many
+QUICK = 10  # --quick divides the steps by this
 USUAL_SEEDS, USUAL_SEEDS_QUICK = 5, 1
 
 
 class ReproduceError(PoiseError):
-    """Runs that failed, without which a figure cannot be made."""
+    """Some runs failed, and the figures that need them are not made."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be run, and where to."""
+    """Which figures to make, with how many seeds, in which folder."""
 
     figures: Sequence[Figure]
     out: Path
@@ -78,17 +79,21 @@ class Plan:
 
     @property
     def command(self) -> str:
-        """What makes all of it, wherever it is put."""
+        """The command line that makes it, without the folder."""
         usual = USUAL_SEEDS_QUICK if self.quick else USUAL_SEEDS
         seeds = "" if self.seeds == usual else f" --seeds {self.seeds}"
         return "poise reproduce" + (" --quick" if self.quick else "") + seeds
 
     def jobs(self) -> list[Job]:
+        return [job for _, job in self.named_jobs()]
+
+    def named_jobs(self) -> list[tuple[str, Job]]:
+        """Each training, by the name of its variant. A variant of several figures is trained once."""
         variants = {v.name: v for figure in self.figures for v in figure.variants}
-        return [_job(v, seed, self) for v in variants.values() for seed in range(self.seeds)]
+        return [(v.name, _job(v, seed, self)) for v in variants.values() for seed in range(self.seeds)]
 
     def complete(self) -> "Plan":
-        """The same of all figures that can be made: its own, and those that were run earlier."""
+        """The same plan for all figures whose runs are finished: its own, and those of earlier commands."""
         every = {figure.name: figure for figure in (*FIGURES, *self.figures)}
         plans = [dataclasses.replace(self, figures=(figure,)) for figure in every.values()]
         figures = [f for plan in plans if all(map(is_finished, plan.jobs())) for f in plan.figures]
@@ -103,13 +108,13 @@ def _job(variant: Variant, seed: int, plan: Plan) -> Job:
 
 
 def is_finished(job: Job) -> bool:
-    """Whether its folder holds the finished run of exactly this configuration."""
+    """Whether the job's folder holds the finished run of exactly this configuration."""
     summary = finished(job.folder, resolved(job.env, job.options.backend), job.config, job.options)
     return summary is not None and summary["evaluation"] is not None
 
 
 def run_plan(plan: Plan, *, ray: str | None = None, file: TextOut) -> Path:
-    """Runs what is missing of the plan, then writes pictures, tables and the page.
+    """Trains the missing runs of the plan, then writes pictures, tables and the page.
 
     ``ray``: the cluster to train on (``run_jobs``).
 
@@ -117,8 +122,8 @@ def run_plan(plan: Plan, *, ray: str | None = None, file: TextOut) -> Path:
         The page, ``results.md``.
 
     Raises:
-        RunError: its folder cannot be made.
-        ReproduceError: a run failed. What could be made without it was made.
+        RunError: the folder cannot be made.
+        ReproduceError: a run failed. The figures that do not need it are made.
         PoolError: a process was killed.
     """
     cluster.check(ray)
@@ -137,7 +142,11 @@ def _run_claimed(plan: Plan, ray: str | None, file: TextOut) -> Path:
     missing = [job for job in jobs if not is_finished(job)]
     for job in missing:
         own_folder(plan.out, job.folder)
-    print(f"{len(jobs)} runs, {len(jobs) - len(missing)} of them finished already", file=file, flush=True)
+    print(
+        f"{counted(len(jobs), 'run')}, {len(jobs) - len(missing)} of them finished already",
+        file=file,
+        flush=True,
+    )
     failed = _run_missing(missing, ray, file)
     if missing or not (plan.out / "about.json").exists():
         today = date.today().isoformat()
@@ -151,14 +160,16 @@ def _run_claimed(plan: Plan, ray: str | None, file: TextOut) -> Path:
         render(plan.out, complete.figures)
     keep_best(plan.out, file)
     if failed:
-        raise ReproduceError(f"runs of {', '.join(sorted(failed))} failed; log.txt in their folders says why")
+        raise ReproduceError(
+            f"runs of {', '.join(sorted(failed))} failed; see log.txt in their folders, then run this again"
+        )
     return plan.out / "results.md"
 
 
 def _run_missing(jobs: Sequence[Job], ray: str | None, file: TextOut) -> set[str]:
-    """Runs them all; the names of the variants of which one failed."""
+    """Runs all jobs; returns the names of the variants with a failed run."""
     failed: set[str] = set()
-    begun = time.perf_counter()
+    start = time.perf_counter()
     with watching(file, _name) as watch:
         for done, (job, result) in enumerate(run_jobs(jobs, ray, watch.say, watch.look), start=1):
             if isinstance(result, StorageError):
@@ -168,35 +179,29 @@ def _run_missing(jobs: Sequence[Job], ray: str | None, file: TextOut) -> set[str
                 outcome = f"failed: {result}"
             else:
                 outcome = f"greedy return {result['evaluation']['mean']:.1f}"
-            left = (time.perf_counter() - begun) / done * (len(jobs) - done)
+            left = (time.perf_counter() - start) / done * (len(jobs) - done)
             then = f"{left / 60:.0f} min left" if done < len(jobs) else "then figures and films"
             watch.say(f"{done:>4} / {len(jobs)}  {_name(job)}: {outcome}  ({then})")
     return failed
 
 
 def _name(job: Job) -> str:
-    """As it is shown."""
+    """The name of a job for people."""
     return f"{job.folder.parent.name}, seed {job.config.seed}"
 
 
 def gather(plan: Plan) -> None:
-    """The tables, from the run folders."""
-    scores: list[Sequence[Any]] = []
-    seen: set[str] = set()
+    """Writes the tables, from the run folders."""
     for figure in plan.figures:
-        curves, episodes = [], []
-        for variant in {v.name: v for v in figure.variants}.values():
-            for seed in range(plan.seeds):
-                job = _job(variant, seed, plan)
-                curves += tables.curve_rows(variant.name, seed, job.folder)
-                if figure.episodes:
-                    episodes += tables.episode_rows(variant.name, seed, job.folder)
-                if variant.name not in seen:
-                    scores.append(_score(variant.name, job))
-            seen.add(variant.name)
+        jobs = dataclasses.replace(plan, figures=(figure,)).named_jobs()
+        curves = [row for name, job in jobs for row in tables.curve_rows(name, job.config.seed, job.folder)]
         tables.write_table(plan.out / f"{figure.name}.csv", tables.CURVE_COLUMNS, curves)
         if figure.episodes:
+            episodes = [
+                row for name, job in jobs for row in tables.episode_rows(name, job.config.seed, job.folder)
+            ]
             tables.write_table(_episodes_of(plan.out, figure), tables.EPISODE_COLUMNS, episodes)
+    scores = [_score(name, job) for name, job in plan.named_jobs()]
     tables.write_table(plan.out / "scores.csv", SCORE_COLUMNS, scores)
 
 
@@ -205,6 +210,7 @@ def _episodes_of(out: Path, figure: Figure) -> Path:
 
 
 def _score(variant: str, job: Job) -> Sequence[Any]:
+    """The row of SCORE_COLUMNS of one run."""
     summary = json.loads((job.folder / "summary.json").read_text())
     greedy = read_evaluation(job.folder)
     ended = [row[3] for row in tables.curve_rows(variant, job.config.seed, job.folder) if row[3] != ""]
@@ -215,7 +221,7 @@ def _score(variant: str, job: Job) -> Sequence[Any]:
 
 
 def render(out: Path, figures: Sequence[Figure]) -> None:
-    """Pictures and page, from the tables in ``out`` alone."""
+    """Draws the pictures and writes the page, from the tables in ``out`` alone."""
     for figure in figures:
         curves = tables.as_curves(tables.read_table(out / f"{figure.name}.csv"))
         dots = tables.as_dots(tables.read_table(_episodes_of(out, figure))) if figure.episodes else {}
@@ -225,9 +231,10 @@ def render(out: Path, figures: Sequence[Figure]) -> None:
 
 
 def keep_best(out: Path, file: TextOut) -> None:
-    """Of each task, what is left of the best agent that the paper's settings or a variant of them made.
+    """Keeps, for each task, the files of the best agent that the paper's settings or a variant of them made.
 
-    Best by its 100 greedy episodes, at the paper's budget; the first of equals.
+    The best agent has the highest mean over its 100 greedy episodes, at the paper's budget; of equal ones
+    the first is kept.
     """
     tried = {v.name: v for figure in FIGURES for v in figure.variants if v.target in PRESETS}
     budget = {name: starting_point(v.target)[1].total_steps for name, v in tried.items()}
@@ -238,19 +245,19 @@ def keep_best(out: Path, file: TextOut) -> None:
         if row["env"] not in best or float(row["greedy"]) > float(best[row["env"]]["greedy"]):
             best[row["env"]] = row
     for env, row in best.items():
-        run, kept = out / "runs" / row["variant"] / row["seed"], out / "best" / env
+        run, target = out / "runs" / row["variant"] / row["seed"], out / "best" / env
         with suppress(FileError):
-            if read_json(kept / "summary.json") == read_json(run / "summary.json"):
+            if read_json(target / "summary.json") == read_json(run / "summary.json"):
                 continue
-        shutil.rmtree(own_folder(out, kept))
-        own_folder(out, kept)
+        shutil.rmtree(own_folder(out, target))
+        own_folder(out, target)
         for name in ("config.json", "summary.json", "evaluation.csv", "curve.png"):
-            write_bytes(kept / name, read_plain(run / name, LARGEST_FILE))
+            write_bytes(target / name, read_plain(run / name, LARGEST_FILE))
         for events in run.glob("events.out.tfevents.*"):
-            write_bytes(kept / "events.out.tfevents.1", read_plain(events, LARGEST_FILE))
+            write_bytes(target / "events.out.tfevents.1", read_plain(events, LARGEST_FILE))
         print(f"filming the best agent of {env}", file=file, flush=True)
         try:
             with announced(f"filming the best agent of {env}", partial(print, file=file, flush=True)):
-                film(load(run), kept / "video", env=env)
+                film(load(run), target / "video", env=env)
         except (VideoError, CheckpointError) as error:
             print(error, file=file)

@@ -12,30 +12,30 @@ from markupsafe import Markup, escape
 from poise.studies.figures import COLORS, Line, keep_readable
 from poise.wording import figure
 
-# what Matplotlib draws with, and the style's variable that takes its place
+# the colors that Matplotlib draws with, and the variable of the page's style that replaces each
 STAND_INS = {"#010101": "--ink", "#020202": "--faint", "#030303": "--line", "#040404": "--healthy"}
 SERIES = tuple(f"#05050{i}" for i in range(1, len(COLORS) + 1))
 STAND_INS |= {color: f"--series-{i}" for i, color in enumerate(SERIES, start=1)}
 INK, FAINT, LINE, HEALTHY = list(STAND_INS)[:4]
 
-WIDE, NARROW, SMALL = (7.6, 3.3), (3.7, 2.9), (2.9, 1.75)  # inches, of which a page makes what it likes
+WIDE, NARROW, SMALL = (7.6, 3.3), (3.7, 2.9), (2.9, 1.75)  # inches; the page scales them
 HALF = (4.2, 2.7)
-MOST_DOTS = 500  # of a chart; of more episodes so many are drawn, at even distances
+MOST_DOTS = 500  # of a chart; of more episodes only so many are drawn, evenly spaced
 
 
 class Charts:
-    """Makes the charts of one page. Each has ids of its own."""
+    """Makes the charts of one page. The ids in each are unique in the page."""
 
     def __init__(self) -> None:
         self._count = 0
 
     def both(self, draw: Callable[[Any], None], label: str) -> Markup:
-        """A chart for a wide page and one for a narrow page, of which the style shows one."""
+        """A chart in two sizes; the style shows the one that suits the width of the window."""
         wide, narrow = (self.one(draw, label, size) for size in (WIDE, NARROW))
         return Markup('<div class="wide">{}</div><div class="narrow">{}</div>').format(wide, narrow)
 
     def one(self, draw: Callable[[Any], None], label: str, size: tuple[float, float] = SMALL) -> Markup:
-        """``draw`` gets the axes. ``label`` says what a reader would see who cannot."""
+        """A chart. ``draw`` draws on the axes; ``label`` describes the chart for a screen reader."""
         import matplotlib
         from matplotlib.figure import Figure
 
@@ -76,10 +76,10 @@ def _steps(x: float) -> str:
 
 
 def _themed(svg: str, label: str) -> str:
-    """The picture without what only a file of its own needs, and with the page's colors and font."""
+    """The picture with the page's colors and font, without what only a separate file needs."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, flags=re.S)  # it would be one of the whole page
+    svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, flags=re.S)  # it would apply to the whole page
     svg = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda found: _rounded(found[0]), svg)
     svg = re.sub(r'(<svg [^>]*?) ?width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg [^>]*?) ?height="[^"]*"', r"\1", svg, count=1)
@@ -92,12 +92,12 @@ def _themed(svg: str, label: str) -> str:
 
 
 def _rounded(attribute: str) -> str:
-    """To hundredths of a point: nobody sees more, and it is half of the page."""
+    """Rounds to hundredths of a point: more digits are invisible, and would double the size of the page."""
     return re.sub(r"\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", attribute)
 
 
 def _legend(axes: Any) -> None:
-    """Below the chart, where it hides nothing: in a row, or one below the other where names are long."""
+    """A legend below the chart, where it hides nothing: in one row, or in one column if names are long."""
     labels = axes.get_legend_handles_labels()[1]
     in_a_row = sum(len(label) + 6 for label in labels) <= 48
     axes.legend(
@@ -119,9 +119,10 @@ def draw_lines(
     dots: tuple[np.ndarray, np.ndarray] | None = None,
     level: tuple[str, float, float, float] | None = None,
 ) -> Callable[[Any], None]:
-    """Each line with its band, from step 0 ``until`` the last; a legend where there is more than one thing.
+    """Lines with their bands, from step 0 to step ``until``; a legend if there is more than one line.
 
-    ``dots``: steps and values of single episodes. ``level``: name, value and interval of a score, across.
+    ``dots``: steps and values of single episodes. ``level``: name, value and bounds of a score, drawn as
+    a horizontal line.
     """
 
     def draw(axes: Any) -> None:
@@ -153,7 +154,7 @@ def draw_lines(
 def draw_metric(
     curves: Sequence[tuple[int, Any, Any]], title: str, low: float | None, high: float | None
 ) -> Callable[[Any], None]:
-    """A metric of some runs, each with the number of its color; the healthy range shaded where it is near."""
+    """A metric of several runs, each with the number of its color; the healthy range is shaded."""
 
     def draw(axes: Any) -> None:
         for color, steps, values in curves:
@@ -168,7 +169,7 @@ def draw_metric(
 
 
 def draw_histogram(values: Float[np.ndarray, " n"], title: str) -> Callable[[Any], None]:
-    """How many values lie where, and their mean."""
+    """A histogram of values, with their mean."""
 
     def draw(axes: Any) -> None:
         from matplotlib.ticker import MaxNLocator, ScalarFormatter
@@ -191,7 +192,7 @@ def draw_history(
     stopped: Float[np.ndarray, " m"],
     title: str,
 ) -> Callable[[Any], None]:
-    """Scores by the number of their trial, and the best so far; a cross below for each that was stopped."""
+    """Scores by trial number, and the best score so far; a cross below for each stopped trial."""
 
     def draw(axes: Any) -> None:
         from matplotlib.ticker import MaxNLocator
@@ -237,9 +238,9 @@ def draw_values(
     scale: str,
     order: Sequence[str] = (),
 ) -> Callable[[Any], None]:
-    """Scores over the values of an option; ``marked`` is the winner's, ``usual`` the default.
+    """Scores over the values of an option; ``marked``: the winner's value; ``usual``: the default.
 
-    ``scale``: "choice" sets them side by side, in ``order``; "log", "horizon" or "linear" are numbers.
+    ``scale``: "choice": names side by side, in ``order``; "log", "horizon" and "linear": numbers.
     """
 
     def draw(axes: Any) -> None:
@@ -253,8 +254,8 @@ def draw_values(
             places = {value: 1 / (1 - value) for value in names}
         style = {"markersize": 4.5, "markeredgewidth": 0, "alpha": 0.8}
         for color, chosen in ((SERIES[0], False), (SERIES[1], True)):
-            mine = [(places[v], score) for v, score in points if (v == marked) == chosen]
-            axes.plot(*np.array(mine, float).reshape(-1, 2).T, "o", color=color, **style)
+            dots = [(places[v], score) for v, score in points if (v == marked) == chosen]
+            axes.plot(*np.array(dots, float).reshape(-1, 2).T, "o", color=color, **style)
         if scale in ("log", "horizon"):
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)))
@@ -264,7 +265,7 @@ def draw_values(
             axes.set_xticks(range(len(names)), [str(name) for name in names])
         else:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        if usual in places:  # trial 0 has it, or a choice is it
+        if usual in places:  # as the value of trial 0, or as a choice
             axes.axvline(places[usual], color=FAINT, linewidth=1, linestyle=(0, (2, 3)))
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.margins(x=0.12)
@@ -276,9 +277,9 @@ def draw_values(
 def draw_rungs(
     lines: Sequence[tuple[str, np.ndarray, np.ndarray]], title: str, until: float
 ) -> Callable[[Any], None]:
-    """What each trial was worth over its steps; of each its kind: "finished", "stopped" or "winner"."""
+    """The score of each trial over its steps; its kind is "finished", "stopped" or "winner"."""
     styles = {
-        "finished": (SERIES[0], 0.45, 1.1, "came to its end"),
+        "finished": (SERIES[0], 0.45, 1.1, "finished"),
         "stopped": (FAINT, 0.7, 1.0, "stopped"),
         "winner": (SERIES[1], 1.0, 2.0, "the best setting drawn"),
     }

@@ -1,4 +1,4 @@
-"""``poise report``: one HTML file of a training or of several, which needs no network and no script."""
+"""``poise report``: one training or several as one HTML file, which needs no network and no script."""
 
 import base64
 import itertools
@@ -21,33 +21,26 @@ from poise.health.telling import best_line
 from poise.runs.journal import EVALUATION, read_evaluation, read_greedy
 from poise.runs.records import Record, read_record
 from poise.store.files import FileError, check_room, read_plain, write_text
-from poise.studies.comparison import (
-    CompareError,
-    Comparison,
-    Pair,
-    Setting,
-    compare_records,
-    curves,
-    find_runs,
-    grouped,
-)
+from poise.studies.comparison import CompareError, Comparison, compare_records, curves, find_runs
 from poise.studies.experiment import evaluation
 from poise.studies.figures import COLORS, Line
+from poise.studies.pairs import Pair, correction
 from poise.studies.report.charts import HALF, Charts, draw_histogram, draw_lines, draw_metric
+from poise.studies.settings import Setting, grouped
 from poise.system.terminal import typed
 from poise.training.metrics import BY_NAME
-from poise.wording import between, continued, figure, interval
+from poise.wording import between, continued, counted, figure, interval
 
-DARK = ("#6db3e2", "#f0995a", "#7cc796", "#c79ada", "#e0bd5c", "#9aa7b2")  # as COLORS, on a dark page
-LARGEST_FILM = 2**24  # bytes; a page of more is slow to open
-SHOWN_EPISODES, LISTED_EPISODES = 5, 200  # best and worst; the last ones
+DARK = ("#6db3e2", "#f0995a", "#7cc796", "#c79ada", "#e0bd5c", "#9aa7b2")  # COLORS for a dark page
+LARGEST_FILM = 2**24  # bytes; a larger page is slow to open
+SHOWN_EPISODES, LISTED_EPISODES = 5, 200  # of the best and of the worst; of the last
 MOST_CARDS = 4  # scores at the top of the page
-MOST_SEEN = 6  # trainings of which a finding is told with its numbers
+MOST_SEEN = 6  # trainings for which the numbers of a finding are shown
 HEALTH = {
     "policy/kl": "KL",
     "policy/clip_fraction": "clip fraction",
     "value/explained_variance": "explained variance",
-    "policy/std": "deviation of actions",
+    "policy/std": "standard deviation of actions",
     "policy/saturation": "actions at a bound",
     "value/loss": "value loss",
 }
@@ -63,23 +56,24 @@ PARTS = {
 
 
 class ReportError(PoiseError):
-    """A report that cannot be written."""
+    """The report cannot be written."""
 
 
 def report(places: Sequence[Path], out: Path | None = None) -> Path:
-    """Writes the page of some run folders, of seeds or of an experiment, and returns its path.
+    """Writes one page about some runs, seeds or experiments, and returns its path.
 
     Args:
-        places: folders; one that holds several runs stands for all of them.
-        out: the file; by default ``report.html`` in the one folder, or here where there are several.
+        places: folders; an experiment stands for all its runs.
+        out: the file; by default ``report.html`` in the folder, or in the working directory if there are
+            several folders.
 
     Raises:
-        ReportError: there is no run, or the page cannot be written.
+        ReportError: there are no runs, or the page cannot be written.
         CompareError, RecordError, CheckpointError, JournalError: a folder holds no run, or is damaged.
     """
     records = [read_record(path) for path in find_runs(places)]
     if not records:
-        raise ReportError(f"{places[0]}: holds no run")
+        raise ReportError(f"{places[0]}: contains no runs")
     if out is None:
         out = (places[0] if len(places) == 1 else Path()) / "report.html"
     try:
@@ -91,7 +85,7 @@ def report(places: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def _comparison(records: Sequence[Record]) -> Comparison | None:
-    """None where there is nothing to compare."""
+    """None if the runs cannot be compared."""
     if len(records) < 2:
         return None
     try:
@@ -101,12 +95,12 @@ def _comparison(records: Sequence[Record]) -> Comparison | None:
 
 
 def page(records: Sequence[Record], comparison: Comparison | None) -> str:
-    """The whole page."""
+    """The page as HTML."""
     return rendered("report/report.html.j2", _content(records, comparison))
 
 
 def rendered(template: str, content: Mapping[str, Any]) -> str:
-    """A page of this look. All that comes from files is escaped."""
+    """Fills a template of the package; everything that comes from files is escaped."""
     templates = Environment(
         loader=PackageLoader("poise.studies", "."),
         autoescape=True,
@@ -123,14 +117,14 @@ def _content(records: Sequence[Record], comparison: Comparison | None) -> dict[s
     findings = {record.folder: examine(record) for record in records}
     named = _names(records, settings)
     envs = dict.fromkeys(setting.env for setting in settings)
-    shown = [max((r for r in records if r.env == env), key=_mean) for env in envs]  # of each the best
+    shown = [max((r for r in records if r.env == env), key=_mean) for env in envs]  # the best of each
     content: dict[str, Any] = {
         "title": ", ".join(dict.fromkeys(record.env for record in records)),
         "facts": _facts(records),
         "unfinished": _unfinished(records, named),
         "cards": _cards(records, settings, findings),
         "comparison": _compared(comparison),
-        "findings": _told(findings, named if len(records) > 1 else {}),
+        "findings": _finding_cards(findings, named if len(records) > 1 else {}),
         "healthy": _healthy(records),
         "runs": [_run_row(record, named, findings) for record in records],
         "change_columns": [setting.label for setting in settings] if len(settings) > 1 else ["value"],
@@ -158,7 +152,7 @@ def _mean(record: Record) -> float:
 
 
 def _names(records: Sequence[Record], settings: Sequence[Setting]) -> dict[Path, str]:
-    """What tells a run from the others: environment, setting and seed, as far as these differ."""
+    """A name for each run: environment and setting, as far as these differ, and the seed."""
     names = {}
     envs = {record.env for record in records}
     for setting in settings:
@@ -173,34 +167,34 @@ def _facts(records: Sequence[Record]) -> list[str]:
     seeds = sorted({record.config.seed for record in records})
     steps = sorted({int(record.rows[-1]["steps"]) if record.rows else 0 for record in records})
     numbers = ", ".join(str(seed) for seed in seeds[:8]) + (", ..." if len(seeds) > 8 else "")
-    facts = [f"{steps[-1]:,} steps", f"seed{'s' * (len(seeds) > 1)} {numbers}"]
+    facts = [f"{steps[-1]:,} steps", f"{'seed' if len(seeds) == 1 else 'seeds'} {numbers}"]
     facts.append(" and ".join(dict.fromkeys(f"backend {record.backend}" for record in records)))
-    dates = sorted({found for record in records if (found := day(record.folder))})
+    dates = sorted({date for record in records if (date := day(record.folder))})
     if dates:
         facts.append(" to ".join(dict.fromkeys([dates[0], dates[-1]])))
-    return [*([f"{len(records)} trainings"] if len(records) > 1 else []), *facts]
+    return [*([counted(len(records), "training")] if len(records) > 1 else []), *facts]
 
 
 def day(folder: Path) -> str | None:
-    """When a training began, as the name of its folder or of its experiment's says; of other names none."""
+    """The date in the name of a run folder or of its experiment's folder; None if no name holds one."""
     for part in reversed(folder.absolute().parts):
-        if found := re.fullmatch(r"(\d{4})(\d\d)(\d\d)-\d{6}-.*", part):
-            return "-".join(found.groups())
+        if match := re.fullmatch(r"(\d{4})(\d\d)(\d\d)-\d{6}-.*", part):
+            return "-".join(match.groups())
     return None
 
 
 def _unfinished(records: Sequence[Record], named: dict[Path, str]) -> list[dict[str, str]]:
-    """What is to be known of those that did not come to their end."""
-    said = []
+    """The state of each training that is not finished, and the command that resumes it."""
+    banners = []
     for record in records:
-        state = record.summary.get("status", "not ended")
+        state = record.summary.get("status", "not finished")
         if state != "finished":
             name = "This training" if len(records) == 1 else f"The training {named[record.folder]}"
             done = int(record.rows[-1]["steps"]) if record.rows else 0
             budget = record.config.num_iterations * record.config.rollout_size
-            text = f"{name} is {state}, at step {done:,} of {budget:,}. To go on with it:"
-            said.append({"text": text, "command": typed("poise", "resume", record.folder)})
-    return said
+            text = f"{name} is {state}, at step {done:,} of {budget:,}. To resume it:"
+            banners.append({"text": text, "command": typed("poise", "resume", record.folder)})
+    return banners
 
 
 def _cards(
@@ -214,28 +208,31 @@ def _cards(
         name = ", ".join(["greedy return", *parts])
         if len(scored) == 1:
             score = scored[0].summary["evaluation"]
-            more = f"95% interval {between(score['low'], score['high'])}, {score['episodes']} episodes"
+            episodes = counted(score["episodes"], "episode")
+            more = f"95% interval {between(score['low'], score['high'])}, {episodes}"
             cards.append(_card(name, figure(score["mean"]), more))
         elif scored:
             over = evaluation(np.array([_mean(record) for record in scored]))
-            more = f"95% interval {interval(over)}, {len(scored)} trainings"
+            more = f"95% interval {interval(over)}, {counted(len(scored), 'training')}"
             cards.append(_card(name, figure(over["mean"]), more))
-    if len(cards) > MOST_CARDS:  # the table has them all
+    if len(cards) > MOST_CARDS:  # the table shows all of them
         cards = []
-    count = sum(len(found) for found in findings.values())
+    count = sum(len(listed) for listed in findings.values())
     if count:
-        every = [finding for found in findings.values() for finding in found]
+        every = [finding for listed in findings.values() for finding in listed]
         worst = by_severity(every)[0].severity
         names = ", ".join(dict.fromkeys(finding.rule for finding in every))
-        cards.append(_card("health", f"{count} finding{'s' * (count > 1)}", names, f"text {worst}"))
+        cards.append(_card("health", counted(count, "finding"), names, f"text {worst}"))
     else:
         judged = any(len(record.rows) >= FEWEST for record in records)
         value, kind = ("good", "text good") if judged else ("not judged", "text")
         cards.append(_card("health", value, _healthy(records), kind))
     paces = [record.summary.get("steps_per_second") for record in records]
-    if known := [pace for pace in paces if pace]:
+    if measured := [pace for pace in paces if pace]:
         total = sum(record.summary["seconds"]["total"] for record in records if record.summary)
-        cards.append(_card("pace", f"{np.median(known):,.0f}", f"steps a second; {total:.1f} s in all"))
+        cards.append(
+            _card("pace", f"{np.median(measured):,.0f}", f"steps per second; {total:.1f} s in total")
+        )
     return cards
 
 
@@ -246,22 +243,22 @@ def _card(name: str, value: str, more: str, kind: str = "") -> dict[str, str]:
 def _healthy(records: Sequence[Record]) -> str:
     judged = [len(record.rows) for record in records if len(record.rows) >= FEWEST]
     if not judged:
-        return f"too few iterations to judge: at least {FEWEST} needed"
-    said = f"none of {len(RULES)} rules applies in {sum(judged):,} iterations"
+        return f"too few iterations to judge: at least {FEWEST} are needed"
+    sentence = f"none of {len(RULES)} rules found a problem in {counted(sum(judged), 'iteration')}"
     if short := len(records) - len(judged):
-        said += f"; {short} training{'s' * (short > 1)} too short to judge"
-    return said
+        sentence += f"; {counted(short, 'training')} too short to judge"
+    return sentence
 
 
-def _told(findings: dict[Path, list[Finding]], named: dict[Path, str]) -> list[dict[str, Any]]:
-    """A card for each rule, the gravest first: what was seen where, and what to try in the first of them."""
-    every = [(finding, folder) for folder, found in findings.items() for finding in found]
+def _finding_cards(findings: dict[Path, list[Finding]], named: dict[Path, str]) -> list[dict[str, Any]]:
+    """A card for each rule, the most severe first: what was seen in which training, and what to try."""
+    every = [(finding, folder) for folder, listed in findings.items() for finding in listed]
     rules = dict.fromkeys(finding.rule for finding in by_severity(finding for finding, _ in every))
     cards = []
     for rule in rules:
-        mine = [(finding, folder) for finding, folder in every if finding.rule == rule]
-        seen = [(named.get(folder, ""), finding.seen) for finding, folder in mine]
-        cards.append({**mine[0][0].to_dict(), "seen": seen[:MOST_SEEN], "more": len(seen[MOST_SEEN:])})
+        matching = [(finding, folder) for finding, folder in every if finding.rule == rule]
+        seen = [(named.get(folder, ""), finding.seen) for finding, folder in matching]
+        cards.append({**matching[0][0].to_dict(), "seen": seen[:MOST_SEEN], "more": len(seen[MOST_SEEN:])})
     return cards
 
 
@@ -274,45 +271,44 @@ def _compared(comparison: Comparison | None) -> list[dict[str, Any]]:
         rows, legend = [s.row() for s in settings], [s.legend for s in settings if s.legend]
         tasks.append({"env": env, "rows": rows, "legend": legend, "sentences": [_sentence(p) for p in pairs]})
         if len(pairs) > 1:
-            tasks[-1]["sentences"].append(f"p is corrected for {len(pairs)} comparisons, after Holm.")
+            tasks[-1]["sentences"].append(f"{correction(pairs)}.")
     return tasks
 
 
 def _sentence(pair: Pair) -> str:
-    said = pair.sentence()
-    return f"{said[0].upper()}{said[1:]}." if said.startswith("no ") else f"{said}."
+    sentence = pair.sentence()  # a winner's label is not capitalized
+    return f"{sentence[0].upper()}{sentence[1:]}." if sentence.startswith("no ") else f"{sentence}."
 
 
 def _learning(settings: Sequence[Setting], charts: Charts) -> dict[str, Any]:
-    """A chart for each environment: sampled returns with their band, greedy ones where there are."""
+    """A chart for each environment: returns of sampled actions with their band, and greedy scores if any."""
     drawn = []
     for env in dict.fromkeys(setting.env for setting in settings):
-        mine = [
-            setting for setting in settings if setting.env == env and any(r.rows for r in setting.records)
-        ]
-        if not mine:
+        started = [s for s in settings if s.env == env and any(r.rows for r in s.records)]
+        if not started:
             continue
-        lines, more = curves(mine), {}
-        if len(mine) == 1 and len(mine[0].records) == 1:
-            (record,) = mine[0].records
-            lines = [Line("mean of an iteration", *_plain(lines[0])), *_greedy(record)]
+        lines, more = curves(started), {}
+        if len(started) == 1 and len(started[0].records) == 1:
+            (record,) = started[0].records
+            lines = [Line("mean of each iteration", *_points(lines[0])), *_greedy(record)]
             more = {"dots": _dots(record), "level": _level(record)}
-        ends = "; ".join(f"{line.label}: {_known(line.value)}" for line in lines)
-        label = f"Mean return of the episodes of each iteration in {env}, over steps. At the end {ends}."
+        ends = "; ".join(f"{line.label}: {_last(line.value)}" for line in lines)
+        label = f"Mean return of the episodes of each iteration in {env}, over steps. Final values: {ends}."
         if level := more.get("level"):
             label += f" {level[0][0].upper()}{level[0][1:]}."
         title = env if len({setting.env for setting in settings}) > 1 else "episodic return"
-        drawn.append(charts.both(draw_lines(lines, title, until=_until(mine), **more), label))
+        drawn.append(charts.both(draw_lines(lines, title, until=_until(started), **more), label))
     many = any(len(setting.records) > 1 for setting in settings)
     caption = (
-        "Return over environment steps: mean of the episodes that ended in each iteration, actions sampled"
+        "Return over environment steps: mean of the episodes that ended in each iteration, "
+        "with sampled actions"
     )
     caption += "; interquartile mean over the seeds and its 95% interval." if many else "."
     return {"learning": drawn, "learning_caption": caption}
 
 
 def _until(settings: Sequence[Setting]) -> float:
-    """The largest budget, in steps: a training that was cut off is seen to be."""
+    """The largest budget, in steps: the axis shows if a training stopped early."""
     configs = [record.config for setting in settings for record in setting.records]
     return float(max(config.num_iterations * config.rollout_size for config in configs))
 
@@ -335,7 +331,7 @@ def _level(record: Record) -> tuple[str, float, float, float] | None:
     return name, float(score["mean"]), low, high
 
 
-def _plain(line: Line) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _points(line: Line) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return line.steps, line.value, line.low, line.high
 
 
@@ -347,18 +343,19 @@ def _greedy(record: Record) -> list[Line]:
     return [Line("greedy, while training", points[:, 0], points[:, 1], nothing, nothing, dashed=True)]
 
 
-def _known(values: np.ndarray) -> str:
-    known = values[np.isfinite(values)]
-    return figure(float(known[-1])) if len(known) else "none ended"
+def _last(values: np.ndarray) -> str:
+    """The last return of a curve, as text."""
+    finite = values[np.isfinite(values)]
+    return figure(float(finite[-1])) if len(finite) else "no episode ended"
 
 
 def _metrics(settings: Sequence[Setting], charts: Charts) -> dict[str, Any]:
     """Small multiples of each environment; the color of a line is that of its setting, as in the curves."""
     tasks = []
     for env in dict.fromkeys(setting.env for setting in settings):
-        mine = [setting for setting in settings if setting.env == env]
-        drawn = [chart for name in HEALTH if (chart := _metric(name, mine, charts))]
-        legend = [setting.label for setting in mine] if len(mine) > 1 else []
+        of_env = [setting for setting in settings if setting.env == env]
+        drawn = [chart for name in HEALTH if (chart := _metric(name, of_env, charts))]
+        legend = [setting.label for setting in of_env] if len(of_env) > 1 else []
         if drawn:
             tasks.append({"env": env, "charts": drawn, "legend": legend})
     return {"metrics": tasks}
@@ -375,12 +372,12 @@ def _metric(name: str, settings: Sequence[Setting], charts: Charts) -> Markup | 
     ends = ", ".join(f"{values[np.isfinite(values)][-1]:.2g}" for _, _, values in lines[:6])
     high = metric.high and metric.highest(settings[0].records[0].spec.dimensions)
     healthy = "" if metric.low is None else f" Healthy: {metric.low:g} to {high:g}."
-    label = f"{title} over environment steps; at the end {ends}.{healthy}"
+    label = f"{title} over environment steps; final values: {ends}.{healthy}"
     return charts.one(draw_metric(lines, title, metric.low, high), label)
 
 
 def _agent(record: Record, titled: dict[Path, str], charts: Charts) -> dict[str, Any] | None:
-    """The film, and the returns behind the score; None where there is neither."""
+    """The film, and the returns behind the score; None if there is neither."""
     (film, filmed), score = _film(record), record.summary.get("evaluation")
     if film is None and not score:
         return None
@@ -390,19 +387,20 @@ def _agent(record: Record, titled: dict[Path, str], charts: Charts) -> dict[str,
     if score and os.path.lexists(record.folder / EVALUATION):
         returns = read_evaluation(record.folder)
         low, high = (figure(float(bound)) for bound in (returns.min(), returns.max()))
-        label = f"Returns of {len(returns)} greedy episodes: {low} to {high}, mean {figure(score['mean'])}."
-        title = f"returns of {len(returns)} greedy episodes"
+        count = counted(len(returns), "greedy episode")
+        label = f"Returns of {count}: {low} to {high}, mean {figure(score['mean'])}."
+        title = f"returns of {count}"
         if np.ptp(returns) > 0:
             agent["chart"] = charts.one(draw_histogram(returns, title), label, HALF)
-        span = f"from {low} to {high}" if np.ptp(returns) > 0 else f"each with a return of {low}"
-        agent["facts"].append(f"{len(returns)} greedy episodes that training never saw, {span}.")
+        span = f"returns from {low} to {high}" if np.ptp(returns) > 0 else f"each with a return of {low}"
+        agent["facts"].append(f"{count} that training never saw, {span}.")
     if (line := best_line(record.summary)) is not None:
         agent["facts"].append(f"{line[0].upper()}{line[1:]}.")
     return agent
 
 
 def _film(record: Record) -> tuple[Markup | None, str]:
-    """The video, and which agent it shows. That of the last agent is preferred, as the score is of it."""
+    """The video, and which agent it shows: preferably the last one, because the score is its score."""
     for name, agent in (("video", "the agent at the end of the training"), ("video_best", "the best agent")):
         if (film := _embedded(record, name)) is not None:
             return film, agent
@@ -410,7 +408,7 @@ def _film(record: Record) -> tuple[Markup | None, str]:
 
 
 def _embedded(record: Record, name: str) -> Markup | None:
-    """The video inside the page; a sentence where it is too large; None where there is none."""
+    """The video inside the page; a sentence if the file is too large; None if there is none."""
     for suffix, kind in ((".mp4", "video/mp4"), (".gif", "image/gif")):
         path = record.folder / f"{name}{suffix}"
         if not os.path.lexists(path):
@@ -447,7 +445,7 @@ def _episodes(record: Record, titled: dict[Path, str]) -> dict[str, Any]:
     rows = [_episode(f"best {i}", e) for i, e in enumerate(best, start=1)]
     rows += [_episode(f"worst {len(worst) - i}", e) for i, e in enumerate(worst)]
     last = [_episode(f"{e.env}, {e.index}", e) for e in record.episodes[-LISTED_EPISODES:]]
-    caption = f"{len(record.episodes):,} ended while training, actions sampled."
+    caption = f"{counted(len(record.episodes), 'episode')} ended during training, with sampled actions."
     if name := titled.get(record.folder):
         caption = f"{name}: {caption}"
     return {"rows": rows, "last": last[::-1], "caption": caption}
@@ -459,11 +457,11 @@ def _episode(name: str, e: Any) -> tuple[str, ...]:
 
 
 def _changes(settings: Sequence[Setting]) -> list[tuple[str, ...]]:
-    """A row for each option that is not the default somewhere."""
-    told = [setting.records[0].config.changes(setting.records[0].spec) for setting in settings]
-    names = dict.fromkeys(itertools.chain.from_iterable(told))
+    """A row for each option that some setting changed from its default."""
+    changes = [setting.records[0].config.changes(setting.records[0].spec) for setting in settings]
+    names = dict.fromkeys(itertools.chain.from_iterable(changes))
     return [
-        (name.replace("_", "-"), *(_shown(t[name]) if name in t else "default" for t in told))
+        (name.replace("_", "-"), *(_shown(c[name]) if name in c else "default" for c in changes))
         for name in names
     ]
 
@@ -475,27 +473,27 @@ def _shown(value: Any) -> str:
 
 
 def _times(records: Sequence[Record]) -> dict[str, Any]:
-    """What the seconds of all went to."""
-    known = [record.summary["seconds"] for record in records if record.summary.get("seconds")]
-    parts = {name: sum(float(seconds.get(name, 0.0)) for seconds in known) for name in PARTS}
-    total = sum(float(seconds["total"]) for seconds in known)
+    """The seconds of all trainings by phase."""
+    seconds_of = [record.summary["seconds"] for record in records if record.summary.get("seconds")]
+    parts = {name: sum(float(seconds.get(name, 0.0)) for seconds in seconds_of) for name in PARTS}
+    total = sum(float(seconds["total"]) for seconds in seconds_of)
     parts = {name: value for name, value in parts.items() if value > 0}
     whole = max(total, sum(parts.values()), 1e-9)
     times = [
         {"name": PARTS[name], "seconds": f"{value:.1f}", "share": f"{100 * value / whole:.2f}"}
         for name, value in parts.items()
     ]
-    label = ", ".join(f"{t['name']} {t['seconds']} s" for t in times) or "not known"
+    label = ", ".join(f"{t['name']} {t['seconds']} s" for t in times) or "not measured"
     return {
         "times": times,
         "time_label": f"Seconds: {label}",
-        "time_caption": f"{total:.1f} s in all"
-        + (f", over {len(known)} trainings." if len(known) > 1 else "."),
+        "time_caption": f"{total:.1f} s in total"
+        + (f", over {counted(len(seconds_of), 'training')}." if len(seconds_of) > 1 else "."),
     }
 
 
 def _again(setting: Setting) -> str:
-    """The command of the first of its seeds, or of all where they follow each other."""
+    """The command for all its seeds if they are consecutive, otherwise for the first."""
     seeds = [record.config.seed for record in setting.records]
     command = setting.records[0].again()
     if len(seeds) > 1 and seeds == list(range(seeds[0], seeds[0] + len(seeds))):
@@ -507,4 +505,6 @@ def _machine(record: Record) -> str:
     versions = record.summary.get("versions", {})
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
     processor = record.summary.get("processor", "")
-    return f"{processor}; {named}. The last bits of a result depend on both." if named else ""
+    if not named:
+        return ""
+    return f"{processor}; {named}. Another processor or other versions can change the last bits of a result."

@@ -1,0 +1,212 @@
+"""Stages of a film: one environment of any backend that plays an episode and draws its state."""
+
+import math
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+
+from poise import envs
+from poise.envs.classic import NATIVE_TASKS
+from poise.envs.drawing import draw_pendulum
+from poise.envs.gymnasium import is_registered, registered_name
+from poise.envs.mujoco_warnings import hear_mujoco
+from poise.errors import PoiseError, message_of
+from poise.system.extras import needs
+
+MAX_FPS = 30.0  # of a film; also the rate of an environment that names none
+
+Frame = UInt8[np.ndarray, "height width 3"]
+
+
+class VideoError(PoiseError):
+    """The environment cannot be drawn here. The message says which packages to install."""
+
+    exit_code = 1
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """One environment that can be drawn."""
+
+    fps: float  # environment steps per second of simulated time
+
+    def reset(self, seed: int) -> np.ndarray:
+        """Starts an episode and returns its first observation."""
+        ...
+
+    def step(self, action: Any) -> tuple[np.ndarray, bool]:
+        """Takes an action; returns the observation it leads to, and whether the episode has ended."""
+        ...
+
+    def draw(self) -> Frame:
+        """A picture of the current state."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def open_stage(task: envs.Resolved) -> Stage:
+    """The stage that can draw this task.
+
+    Raises:
+        VideoError: it cannot be drawn on this machine.
+    """
+    if task.id in NATIVE_TASKS:
+        return _PendulumStage(task)
+    return _GymnasiumStage(task.id) if is_registered(task.id) else _MujocoStage(task)
+
+
+def close_quietly(closable: Any) -> None:
+    """Closes an object that is not needed any more, and ignores whatever that raises."""
+    with suppress(Exception, SystemExit):
+        closable.close()
+
+
+@contextmanager
+def video_errors(id: str) -> Iterator[None]:
+    """Turns whatever an environment or its renderer raises into a VideoError.
+
+    So it ends the film alone, not the training.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        raise VideoError(f"no video of {id}: {_advice(error)}") from error
+
+
+def _advice(error: BaseException) -> str:
+    text = message_of(error)
+    if "egl" in text.lower() or "opengl" in text.lower():
+        return "MuJoCo needs EGL to draw; on Debian: apt install libegl1 libegl-mesa0 libgl1-mesa-dri"
+    if "pygame" in text:
+        return f"Gymnasium draws it with pygame and {needs('video')}"
+    message = text.partition(": ")[2].strip()  # without the type of the error
+    return message.splitlines()[0] if message else text
+
+
+@contextmanager
+def _headless() -> Iterator[None]:
+    """Draws without a screen: MuJoCo through EGL (Gymnasium would try a window first), pygame likewise."""
+    wanted = {"MUJOCO_GL": "egl", "SDL_VIDEODRIVER": "dummy"} if sys.platform == "linux" else {}
+    missing = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(missing)
+    try:
+        yield
+    finally:
+        for name in missing:
+            del os.environ[name]
+
+
+class _MujocoStage:
+    """A task of the batch engine that Gymnasium does not have."""
+
+    def __init__(self, task: envs.Resolved):
+        from poise.envs.mujoco import MujocoEnv
+
+        env = envs.make(task.id, 1, task.backend)
+        assert isinstance(env, MujocoEnv)
+        self._env, self.fps = env, 1 / env.seconds_a_step
+        with _headless(), video_errors(task.id):
+            import mujoco
+            from gymnasium.envs.mujoco.mujoco_rendering import OffScreenViewer
+
+            self._scene: Any = mujoco.MjData(env.model)  # pyright: ignore[reportAttributeAccessIssue]
+            env.draw(self._scene)
+            self._viewer: Any = OffScreenViewer(env.model, self._scene, 480, 480)
+            self.draw()
+
+    def reset(self, seed: int) -> np.ndarray:
+        return self._env.reset(np.ones(1, bool), [seed])[0]
+
+    def step(self, action: Any) -> tuple[np.ndarray, bool]:
+        step = self._env.step(action[None])
+        return step.next_obs[0], bool(step.terminated[0] | step.truncated[0])
+
+    def draw(self) -> Frame:
+        self._env.draw(self._scene)
+        return np.ascontiguousarray(self._viewer.render("rgb_array"))
+
+    def close(self) -> None:
+        self._viewer.close()
+
+
+class _PendulumStage:
+    """The only native task, stepped by any backend and drawn from its observation."""
+
+    fps = 20.0  # its time step is 0.05 s
+
+    def __init__(self, task: envs.Resolved):
+        self._env = envs.make(task.id, 1, task.backend)
+        self._torque = 0.0
+
+    def reset(self, seed: int) -> np.ndarray:
+        self._torque = 0.0
+        self._obs = self._env.reset(np.ones(1, bool), [seed])[0]
+        return self._obs
+
+    def step(self, action: Any) -> tuple[np.ndarray, bool]:
+        step = self._env.step(action[None])
+        self._torque, self._obs = float(action[0]), step.next_obs[0]
+        return self._obs, bool(step.terminated[0] | step.truncated[0])
+
+    def draw(self) -> Frame:
+        return draw_pendulum(self._obs, self._torque, self._env.spec.action_high[0])
+
+    def close(self) -> None:
+        self._env.close()
+
+
+class _GymnasiumStage:
+    """A Gymnasium environment that draws itself."""
+
+    def __init__(self, id: str):
+        import gymnasium as gym
+
+        with warnings.catch_warnings(), _headless():
+            warnings.simplefilter("ignore")
+            hear_mujoco()
+            with video_errors(id):
+                self._env: Any = gym.make(registered_name(id), render_mode="rgb_array")
+            hear_mujoco()  # again: the first call does nothing if gym.make is what loads MuJoCo
+            try:
+                with video_errors(id):
+                    self._env.reset(seed=0)
+                    self.draw()
+                    self.fps = _frame_rate(self._env.metadata.get("render_fps"))
+            except VideoError:
+                close_quietly(self._env)
+                raise
+
+    def reset(self, seed: int) -> np.ndarray:
+        return self._env.reset(seed=seed)[0]
+
+    def step(self, action: Any) -> tuple[np.ndarray, bool]:
+        obs, _, terminated, truncated, _ = self._env.step(action)
+        return obs, bool(terminated or truncated)
+
+    def draw(self) -> Frame:
+        frame = self._env.render()
+        is_image = isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] in (3, 4)
+        if not is_image or not frame.size or frame.dtype != np.uint8:
+            raise TypeError("render() must return a picture: an array of uint8, height x width x 3")
+        return np.ascontiguousarray(frame[:, :, :3])
+
+    def close(self) -> None:
+        self._env.close()
+
+
+def _frame_rate(render_fps: Any) -> float:
+    """The frame rate that an environment's metadata names; MAX_FPS if it names none."""
+    try:
+        rate = float(render_fps or MAX_FPS)
+    except (TypeError, ValueError):
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise ValueError(f"its metadata has render_fps {render_fps!r}, must be a number above 0")
+    return rate
