@@ -1,9 +1,9 @@
-"""What each change of a setting did: the tables of docs/defaults.md, from ablations.csv.
+"""The effect of each change of a setting: the tables of docs/defaults.md, from ablations.csv.
 
     .venv/bin/python benchmarks/ablations.py benchmarks/ablations.csv
 
-The settings were tried in stages. A stage has a base, and each other setting of it is the base with one
-change, on the same seeds. The last of a stage that was kept is the next stage's base.
+The settings were tried in stages. A stage has a base, and each other setting of the stage is the base with
+one change, on the same seeds. The last setting of a stage that was kept is the base of the next stage.
 """
 
 import argparse
@@ -22,7 +22,7 @@ BASES = {
     "staggered": "staggered: first episodes cut in turn",
     "recomputed": "recomputed: advantages anew after 5 epochs",
 }
-STEPS = (  # from each stage to the next
+STEPS = (  # base and change, from each stage to the next
     ("first: former defaults", "budget: discount, rollouts of budget/48, rates 1e-3"),
     ("budget: discount, rollouts of budget/48, rates 1e-3", BASES["rate"]),
     (BASES["rate"], BASES["deviation"]),
@@ -40,15 +40,15 @@ Scores = Mapping[str, Mapping[tuple[str, int], Mapping[int, float]]]
 
 def read(path: Path) -> Scores:
     """Final returns by setting, then task and budget, then seed."""
-    found: dict[str, dict[tuple[str, int], dict[int, float]]] = {}
+    scores: dict[str, dict[tuple[str, int], dict[int, float]]] = {}
     for row in read_table(path):
         part = row["env"], int(row["budget"])
-        found.setdefault(row["setting"], {}).setdefault(part, {})[int(row["seed"])] = float(row["return"])
-    return found
+        scores.setdefault(row["setting"], {}).setdefault(part, {})[int(row["seed"])] = float(row["return"])
+    return scores
 
 
 def effect(scores: Scores, base: str, change: str) -> str:
-    """A row of Markdown: of each task and budget that both have, the difference of means and its interval."""
+    """A row of Markdown: for each task and budget of both, the difference of means and its interval."""
     cells, pairs = [], []
     for part, changed in scores[change].items():
         seeds = sorted(changed.keys() & scores[base].get(part, {}).keys())
@@ -56,13 +56,14 @@ def effect(scores: Scores, base: str, change: str) -> str:
             continue
         pair = np.array([changed[s] for s in seeds]), np.array([scores[base][part][s] for s in seeds])
         pairs.append(pair)
-        d = difference(*pair)
+        estimate = difference(*pair)
         task = SHORT.get(part[0], part[0].removesuffix("-v4"))
-        bounds = "all equal" if d.no_interval else f"{d.low:+.1f}, {d.high:+.1f}"
-        cells.append(f"{task} {part[1] // 1000}k {d.value:+.1f} ({bounds}; {len(seeds)})")
-    p = improvement(pairs)
+        bounds = "all equal" if estimate.no_interval else f"{estimate.low:+.1f}, {estimate.high:+.1f}"
+        cells.append(f"{task} {part[1] // 1000}k {estimate.value:+.1f} ({bounds}; {len(seeds)})")
+    probability = improvement(pairs)
     name = change.partition(": ")[2]
-    return f"| {name} | {'; '.join(cells)} | {p.value:.2f} ({p.low:.2f} to {p.high:.2f}) |"
+    bounds = f"{probability.low:.2f} to {probability.high:.2f}"
+    return f"| {name} | {'; '.join(cells)} | {probability.value:.2f} ({bounds}) |"
 
 
 def main() -> None:

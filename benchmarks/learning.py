@@ -1,11 +1,11 @@
-"""What the defaults learn: the tasks, budgets and seeds of docs/defaults.md, one row of CSV a score.
+"""The scores of the defaults: the tasks, budgets and seeds of docs/defaults.md, one row of CSV a score.
 
     .venv/bin/python benchmarks/learning.py learning.csv                       # the defaults, the whole suite
     .venv/bin/python benchmarks/learning.py tries.csv --screen --set ppo.lam=0.9    # one change
     .venv/bin/python benchmarks/learning.py tries.csv --table                  # each against the defaults
 
-Greedy scores: 500 episodes of Pendulum-v1, 100 of the others. Rows that the file has already are not run
-again, so what was cut off can be started again; trainings that were cut off go on from their checkpoints.
+Greedy scores: 500 episodes of Pendulum-v1, 100 of the other tasks. If you start the command again, it skips
+the rows that the file already has, and resumes interrupted trainings from their checkpoints.
 """
 
 import argparse
@@ -49,7 +49,7 @@ DEFAULTS = "defaults"
 
 @dataclass(frozen=True)
 class Part:
-    """One task and budget; ``every``: steps between two greedy scores on the way."""
+    """One task and budget; ``every``: steps between two greedy scores during the training."""
 
     env: str
     budget: int
@@ -89,21 +89,21 @@ SCREEN = (
 def run_parts(
     parts: Iterable[Part], setting: str, changes: dict, first: int, table: Path, out: Path, file_commit: str
 ) -> None:
-    """Runs what the table does not have, and adds its rows."""
-    known = {tuple(row[n] for n in COLUMNS[:4]) for row in read_table(table)} if table.exists() else set()
+    """Runs the trainings that the table does not have, and adds their rows."""
+    finished = {tuple(row[n] for n in COLUMNS[:4]) for row in read_table(table)} if table.exists() else set()
     jobs: dict[Path, tuple[Part, Job]] = {}
     for part in parts:
         for seed in range(first, first + part.seeds):
-            if (setting, part.env, str(part.budget), str(seed)) in known:
+            if (setting, part.env, str(part.budget), str(seed)) in finished:
                 continue
             id, config = configure(part.env, seed=seed, total_steps=part.budget, **changes)
-            watched = {} if part.every is None else {"eval_every": part.every, "eval_episodes": part.episodes}
+            scoring = {} if part.every is None else {"eval_every": part.every, "eval_episodes": part.episodes}
             folder = out / setting.replace("/", "-") / f"{part.env}-{part.budget}" / str(seed)
-            options = Options(evaluate=False, video=False, **watched)
+            options = Options(evaluate=False, video=False, **scoring)
             jobs[folder] = part, Job(id, config, options, folder)
     with table.open("a", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
-        if not known:
+        if not finished:
             rows.writerow(COLUMNS)
         for job, summary in run_jobs([job for _, job in jobs.values()]):
             if isinstance(summary, PoiseError):
@@ -111,58 +111,58 @@ def run_parts(
                 continue
             part, _ = jobs[job.folder]
             score = load(job.folder).evaluate(part.episodes).mean
-            facts = setting, part.env, part.budget, job.config.seed
+            training = setting, part.env, part.budget, job.config.seed
             seconds = f"{summary['seconds']['total']:.1f}"
-            ending = part.episodes, f"{score:.6g}", seconds, file_commit, date.today().isoformat()
+            results = part.episodes, f"{score:.6g}", seconds, file_commit, date.today().isoformat()
             for steps, mean in read_greedy(job.folder):
-                rows.writerow((*facts, "greedy", steps, part.episodes, f"{mean:.6g}", "", *ending[-2:]))
-            rows.writerow((*facts, "final", summary["steps"], *ending))
+                rows.writerow((*training, "greedy", steps, part.episodes, f"{mean:.6g}", "", *results[-2:]))
+            rows.writerow((*training, "final", summary["steps"], *results))
             file.flush()
             print(f"{setting}  {part.env} {part.budget:,}  seed {job.config.seed}: {score:.2f}", flush=True)
 
 
 def finals(rows: Iterable[dict]) -> dict[tuple[str, int], dict[str, dict[int, float]]]:
     """Final scores by task and budget, then setting, then seed."""
-    found: dict[tuple[str, int], dict[str, dict[int, float]]] = {}
+    scores: dict[tuple[str, int], dict[str, dict[int, float]]] = {}
     for row in rows:
         if row["kind"] == "final":
-            settings = found.setdefault((row["env"], int(row["budget"])), {})
+            settings = scores.setdefault((row["env"], int(row["budget"])), {})
             settings.setdefault(row["setting"], {})[int(row["seed"])] = float(row["return"])
-    return found
+    return scores
 
 
 def summary_table(rows: Sequence[dict]) -> list[str]:
-    """Of the defaults, mean and interval over seeds for each task and budget, in Markdown."""
+    """The defaults: mean and interval over seeds for each task and budget, in Markdown."""
     lines = [
         "| task | budget | seeds | mean greedy return | 95% interval | interquartile mean | lowest |",
         "|---|---|---|---|---|---|---|",
     ]
     for (env, budget), settings in finals(rows).items():
-        each = np.array(list(settings[DEFAULTS].values()))
-        mean, low, high, none = mean_estimate(each)
-        middle = interquartile_estimate(each).value
+        scores = np.array(list(settings[DEFAULTS].values()))
+        mean, low, high, none = mean_estimate(scores)
+        middle = interquartile_estimate(scores).value
         bounds = none or f"{low:.1f} to {high:.1f}"
-        figures = f"{mean:.1f} | {bounds} | {middle:.1f} | {min(each):.1f}"
-        lines.append(f"| {env} | {budget:,} | {len(each)} | {figures} |")
+        figures = f"{mean:.1f} | {bounds} | {middle:.1f} | {min(scores):.1f}"
+        lines.append(f"| {env} | {budget:,} | {len(scores)} | {figures} |")
     return lines
 
 
 def change_table(rows: Sequence[dict]) -> list[str]:
     """Each setting against the defaults on the seeds of both: difference of means with Welch's interval."""
-    found = finals(rows)
-    settings = list(dict.fromkeys(s for each in found.values() for s in each if s != DEFAULTS))
-    parts = list(found)
+    scores = finals(rows)
+    settings = list(dict.fromkeys(s for by_setting in scores.values() for s in by_setting if s != DEFAULTS))
+    parts = list(scores)
     head = ["change", *(f"{env} {budget // 1000}k" for env, budget in parts), "probability of improvement"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for setting in settings:
         cells, pairs = [], []
         for part in parts:
-            usual, changed = found[part].get(DEFAULTS, {}), found[part].get(setting, {})
-            seeds = sorted(usual.keys() & changed.keys())
+            default, changed = scores[part].get(DEFAULTS, {}), scores[part].get(setting, {})
+            seeds = sorted(default.keys() & changed.keys())
             if not seeds:
                 cells.append("")
                 continue
-            pair = np.array([changed[s] for s in seeds]), np.array([usual[s] for s in seeds])
+            pair = np.array([changed[s] for s in seeds]), np.array([default[s] for s in seeds])
             pairs.append(pair)
             effect = difference(*pair)
             bounds = effect.no_interval or f"{effect.low:+.1f} to {effect.high:+.1f}"
@@ -174,17 +174,17 @@ def change_table(rows: Sequence[dict]) -> list[str]:
 
 
 def commit() -> str:
-    """Of the code that runs; marked where it has changes."""
+    """The commit of the code that runs; a ``+`` marks uncommitted changes."""
     ask = ["git", "-C", str(Path(__file__).parent)]
-    found = subprocess.run(
+    head = subprocess.run(
         [*ask, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
     ).stdout.strip()
     changed = subprocess.run([*ask, "status", "--porcelain", "src"], capture_output=True, text=True).stdout
-    return found + ("+" if changed else "")
+    return head + ("+" if changed else "")
 
 
 def read_value(text: str) -> Any:
-    """JSON, or a word as it stands: relu, 64x64."""
+    """JSON, or else the text itself: relu, 64x64."""
     with contextlib.suppress(json.JSONDecodeError):
         return json.loads(text)
     return text
@@ -196,31 +196,30 @@ def main() -> None:
     )
     parser.add_argument("csv", type=Path)
     parser.add_argument("--screen", action="store_true", help="the short part of the suite, 3 seeds")
-    parser.add_argument("--tasks", nargs="+", help="only these of the suite")
-    parser.add_argument("--budgets", nargs="+", type=int, help="only these")
+    parser.add_argument("--tasks", nargs="+", help="only these tasks of the suite")
+    parser.add_argument("--budgets", nargs="+", type=int, help="only these budgets")
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--seeds", type=int, help="instead of the suite's numbers")
+    parser.add_argument("--seeds", type=int, help="number of seeds, instead of the suite's")
     parser.add_argument("--set", nargs="*", default=[], metavar="GROUP.OPTION=VALUE")
-    parser.add_argument("--out", type=Path, default=Path("learning"), help="where the run folders go")
-    parser.add_argument("--table", action="store_true", help="show what the file holds, run nothing")
-    given = parser.parse_args()
-    if given.table:
-        rows = read_table(given.csv)
+    parser.add_argument("--out", type=Path, default=Path("learning"), help="folder for the run folders")
+    parser.add_argument("--table", action="store_true", help="print the tables of the file, run nothing")
+    args = parser.parse_args()
+    if args.table:
+        rows = read_table(args.csv)
         print(*summary_table(rows), "", *change_table(rows), sep="\n")
         return
     changes: dict = {}
-    for item in given.set:
+    for item in args.set:
         path, value = item.split("=", 1)
         group, _, name = path.rpartition(".")
         (changes.setdefault(group, {}) if group else changes)[name] = read_value(value)
     parts = [
-        dataclasses.replace(part, seeds=given.seeds or part.seeds)
-        for part in (SCREEN if given.screen else SUITE)
-        if (not given.tasks or part.env in given.tasks)
-        and (not given.budgets or part.budget in given.budgets)
+        dataclasses.replace(part, seeds=args.seeds or part.seeds)
+        for part in (SCREEN if args.screen else SUITE)
+        if (not args.tasks or part.env in args.tasks) and (not args.budgets or part.budget in args.budgets)
     ]
-    setting = " ".join(given.set) or DEFAULTS
-    run_parts(parts, setting, changes, given.first_seed, given.csv, given.out, commit())
+    setting = " ".join(args.set) or DEFAULTS
+    run_parts(parts, setting, changes, args.first_seed, args.csv, args.out, commit())
 
 
 if __name__ == "__main__":

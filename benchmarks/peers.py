@@ -1,14 +1,14 @@
-"""The same work through poise and through what one could pick instead, as whole processes, in turn.
+"""The same work in poise and in other systems: whole processes, one after another.
 
     .venv/bin/python benchmarks/peers.py peers.csv --torch TORCH/bin/python --rejax REJAX/bin/python
 
 TORCH is a virtual environment with stable-baselines3, sbx-rl and gymnasium[mujoco] on a CPU build of
-PyTorch, REJAX one with rejax and gymnax; neither is ever a dependency of poise.
+PyTorch. REJAX is one with rejax and gymnax. poise does not depend on any of them.
 
 The work: 100,000 steps, 16 environments x 128 steps (or 1 x 2048), 10 epochs, minibatches of 64, two 2x64
 tanh networks, observations and rewards normalized, no evaluation. Each row of the CSV is one process:
 seconds from start to exit, and steps a second between the end of its first iteration and the end of its last.
-The first process of each kind warms the caches and is not counted. Rows that are there are not run again.
+The first process of each kind fills the caches and is not counted. Rows that the file has are not run again.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def stable_baselines(name: str, task: str, envs: int) -> float:
         import torch
         from stable_baselines3 import PPO
 
-        torch.set_num_threads(1)  # for networks of this size the fastest
+        torch.set_num_threads(1)  # the fastest setting for networks of this size
         activation = torch.nn.Tanh
     else:
         import flax.linen as nn
@@ -50,7 +50,7 @@ def stable_baselines(name: str, task: str, envs: int) -> float:
         activation = nn.tanh
 
     class Ends(BaseCallback):
-        """The time at which each rollout begins, which is the end of the iteration before."""
+        """Records the start of each rollout, which is the end of the iteration before."""
 
         def _on_rollout_start(self) -> None:
             times.append((time.perf_counter(), self.num_timesteps))
@@ -72,12 +72,12 @@ def stable_baselines(name: str, task: str, envs: int) -> float:
     )
     model.learn(STEPS, callback=Ends())
     times.append((time.perf_counter(), model.num_timesteps))
-    (first, begun), (last, done) = times[1], times[-1]
-    return (done - begun) / (last - first)
+    (first_time, first_steps), (last_time, last_steps) = times[1], times[-1]
+    return (last_steps - first_steps) / (last_time - first_time)
 
 
 def rejax(task: str, envs: int) -> float:
-    """Trains with rejax twice in this process, compiled by the first; steps a second of the second."""
+    """Trains with rejax twice in this process, the first time to compile; steps a second of the other."""
     import jax
     from rejax import PPO
 
@@ -96,13 +96,13 @@ def rejax(task: str, envs: int) -> float:
     ).replace(eval_callback=lambda *_: ())
     train = jax.jit(PPO.train)
     jax.block_until_ready(train(algorithm, jax.random.key(0)))
-    begun = time.perf_counter()
+    start = time.perf_counter()
     jax.block_until_ready(train(algorithm, jax.random.key(1)))
-    return -(-STEPS // 2048) * 2048 / (time.perf_counter() - begun)  # it rounds up
+    return -(-STEPS // 2048) * 2048 / (time.perf_counter() - start)  # it rounds up
 
 
 def poise_command(task: str, envs: int, out: str) -> list[str]:
-    work = "--ppo.minibatch-size 64 --ppo.recompute-every None"  # what the others do
+    work = "--ppo.minibatch-size 64 --ppo.recompute-every None"  # as in the other systems
     options = f"--num-envs {envs} --ppo.num-steps {2048 // envs} {work} --total-steps {STEPS}".split()
     return [
         sys.executable,
@@ -125,11 +125,11 @@ def measure(system: str, task: str, envs: int, pythons: dict[str, str]) -> tuple
         command = poise_command(task, envs, out)
         if system != "poise":
             command = [pythons[system], __file__, "--in-process", system, task, str(envs)]
-        # every module compiled, as in anybody's second start
+        # every module is compiled, as at a user's second start
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-        begun = time.perf_counter()
+        start = time.perf_counter()
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - start
     if done.returncode:
         raise SystemExit(f"{system} on {task} failed:\n{done.stderr[-2000:]}")
     if system == "poise":
@@ -146,27 +146,31 @@ def main() -> None:
     parser.add_argument("--rejax", help="Python with rejax and gymnax")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--in-process", nargs=3, metavar=("SYSTEM", "TASK", "ENVS"), help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.in_process:
-        system, task, envs = given.in_process
+    args = parser.parse_args()
+    if args.in_process:
+        system, task, envs = args.in_process
         pace = rejax(task, int(envs)) if system == "rejax" else stable_baselines(system, task, int(envs))
         print(pace)
         return
-    pythons = {"sb3": given.torch, "sbx": given.torch, "rejax": given.rejax}
-    known = set()
-    if given.csv.exists():
-        with given.csv.open(newline="") as file:
-            known = {(r["task"], int(r["envs"]), r["system"], int(r["round"])) for r in csv.DictReader(file)}
-    with given.csv.open("a", newline="") as file:
+    pythons = {"sb3": args.torch, "sbx": args.torch, "rejax": args.rejax}
+    finished = set()
+    if args.csv.exists():
+        with args.csv.open(newline="") as file:
+            finished = {
+                (r["task"], int(r["envs"]), r["system"], int(r["round"])) for r in csv.DictReader(file)
+            }
+    with args.csv.open("a", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
-        if not known:
+        if not finished:
             rows.writerow(COLUMNS)
         for task, envs, systems in WORK:
             systems = [s for s in systems if s == "poise" or pythons[s]]
-            wanted = [(r, s) for r in range(given.rounds) for s in systems if (task, envs, s, r) not in known]
-            for system in {s: None for _, s in wanted}:
+            missing = [
+                (r, s) for r in range(args.rounds) for s in systems if (task, envs, s, r) not in finished
+            ]
+            for system in {s: None for _, s in missing}:
                 measure(system, task, envs, pythons)
-            for number, system in wanted:
+            for number, system in missing:
                 seconds, pace = measure(system, task, envs, pythons)
                 rows.writerow([task, envs, system, number, f"{seconds:.2f}", f"{pace:.0f}"])
                 file.flush()

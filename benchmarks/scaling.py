@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/scaling.py benchmarks/scaling.csv
     .venv/bin/python benchmarks/scaling.py benchmarks/scaling.csv --draw docs/images/scaling.png
 
-Each row is one training as a process of its own, followed by the limits, as ``poise bench`` measures them:
-seed 0, after one training that fills the caches. Rows that are there are not run again.
+Each row is one training in its own process, followed by the limits, as ``poise bench`` measures them: seed 0,
+after one training that fills the caches. Rows that the file has are not run again.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from poise.config import PPO, Config, Policy, Value
 from poise.studies.bench import Bench, measure
 
 STEPS = 100_000
-LONG = PPO(num_steps=128, minibatch_size=64, recompute_every=None)  # the same work, whatever the budget
+LONG = PPO(num_steps=128, minibatch_size=64, recompute_every=None)  # the same work for every budget
 PARTS = ("acting", "physics", "preparing", "learning")
 COLUMNS = (
     "curve",
@@ -52,7 +52,7 @@ def epochs(value: int) -> Config:
 
 
 def rollout(value: int) -> Config:
-    """64 environments and few epochs: what counts is what is kept."""
+    """64 environments and one epoch: most of the memory is the rollout."""
     return Config(num_envs=64, total_steps=2 * value, ppo=PPO(num_steps=value // 64, num_epochs=1))
 
 
@@ -66,36 +66,36 @@ WORK = [
 
 
 def rows(measured: Bench) -> list[list[str]]:
-    """One for each round."""
-    found = []
+    """One row of the table for each round."""
+    cells = []
     for r in measured.rounds:
-        one = replace(measured, rounds=[r])
-        a_step = {name: 1e6 * seconds / r.steps for name, seconds in one.parts().items()}
-        threads, _ = one.physics
-        found.append(
+        round_alone = replace(measured, rounds=[r])
+        a_step = {name: 1e6 * seconds / r.steps for name, seconds in round_alone.parts().items()}
+        threads, _ = round_alone.physics
+        cells.append(
             [
                 str(r.steps),
                 f"{r.steps_per_second:.0f}",
                 *(f"{a_step[part]:.3f}" for part in PARTS),
-                f"{one.limit:.0f}",
+                f"{round_alone.limit:.0f}",
                 str(threads),
                 f"{(r.memory or 0) / 1e6:.0f}",
             ]
         )
-    return found
+    return cells
 
 
 def run(path: Path, rounds: int) -> None:
-    known = set()
+    finished = set()
     if path.exists():
-        known = {(r["curve"], r["task"], int(r["value"])) for r in read(path)}
+        finished = {(r["curve"], r["task"], int(r["value"])) for r in read(path)}
     with path.open("a", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        if not known:
+        if not finished:
             table.writerow(COLUMNS)
         for curve, configure, task, values in WORK:
             for value in values:
-                if (curve, task, value) in known:
+                if (curve, task, value) in finished:
                     continue
                 # memory is the same in each round
                 number = 1 if curve == "rollout" else rounds
@@ -112,13 +112,13 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def medians(table: list[dict[str, str]], curve: str, task: str) -> dict[int, dict[str, float]]:
-    """For each value of a curve, the median of each column over its rounds."""
+    """The median of each column over the rounds, for each value of a curve."""
     by_value = defaultdict(list)
     for row in table:
         if (row["curve"], row["task"]) == (curve, task):
             by_value[int(row["value"])].append(row)
     numbers = COLUMNS[COLUMNS.index("steps") :]
-    return {v: {n: median(float(r[n]) for r in found) for n in numbers} for v, found in by_value.items()}
+    return {v: {n: median(float(r[n]) for r in rounds) for n in numbers} for v, rounds in by_value.items()}
 
 
 def draw(table: list[dict[str, str]], path: Path) -> None:
@@ -135,16 +135,16 @@ def draw(table: list[dict[str, str]], path: Path) -> None:
         "epochs": "epochs, 16 environments",
     }
     for axes, (curve, title) in zip(panels.flat[:3], titles.items(), strict=True):
-        found = medians(table, curve, "InvertedPendulum-v5")
-        bottom = [0.0] * len(found)
-        places = range(len(found))
+        columns = medians(table, curve, "InvertedPendulum-v5")
+        bottom = [0.0] * len(columns)
+        places = range(len(columns))
         for part in PARTS:
-            height = [m[f"{part}_us"] for m in found.values()]
+            height = [m[f"{part}_us"] for m in columns.values()]
             axes.bar(places, height, bottom=bottom, width=0.7, color=colors[part], label=part)
             bottom = [b + h for b, h in zip(bottom, height, strict=True)]
-        limits = [1e6 / m["limit"] for m in found.values()]
+        limits = [1e6 / m["limit"] for m in columns.values()]
         axes.plot(places, limits, "o-", color="0.1", markersize=4, linewidth=1, label="limit of the machine")
-        for place, m, height in zip(places, found.values(), bottom, strict=True):
+        for place, m, height in zip(places, columns.values(), bottom, strict=True):
             axes.annotate(
                 f"{m['steps_per_second'] / 1e3:.1f}k",
                 (place, height),
@@ -152,15 +152,15 @@ def draw(table: list[dict[str, str]], path: Path) -> None:
                 va="bottom",
                 fontsize=8,
             )
-        axes.set_xticks(places, [f"{v:,}" for v in found])
+        axes.set_xticks(places, [f"{v:,}" for v in columns])
         axes.set_xlabel(title)
         axes.set_ylabel("microseconds a step")
         axes.set_title(f"by {curve}; above the bars: steps a second", loc="left", fontsize=11)
     panels[0, 0].legend(frameon=False, fontsize=9)
     axes = panels[1, 1]
     for task, color in (("InvertedPendulum-v5", "#14507a"), ("Ant-v5", "#c2571a")):
-        found = medians(table, "rollout", task)
-        axes.plot(list(found), [m["memory_mb"] for m in found.values()], "o-", color=color, label=task)
+        columns = medians(table, "rollout", task)
+        axes.plot(list(columns), [m["memory_mb"] for m in columns.values()], "o-", color=color, label=task)
     axes.set_xscale("log", base=2)
     axes.set_ylim(0)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
@@ -181,12 +181,12 @@ def main() -> None:
     )
     parser.add_argument("csv", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--draw", type=Path, metavar="PNG", help="draw what the table holds, measure nothing")
-    given = parser.parse_args()
-    if given.draw:
-        draw(read(given.csv), given.draw)
+    parser.add_argument("--draw", type=Path, metavar="PNG", help="draw the table, measure nothing")
+    args = parser.parse_args()
+    if args.draw:
+        draw(read(args.csv), args.draw)
     else:
-        run(given.csv, given.rounds)
+        run(args.csv, args.rounds)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""What it costs to spread a training's environments over the workers of a Ray cluster, and what follows.
+"""The cost of distributing the environments of a training over the workers of a Ray cluster.
 
     .venv/bin/python benchmarks/spread.py benchmarks/spread.csv --measure
     .venv/bin/python benchmarks/spread.py benchmarks/spread.csv
 
-The first measures iterations on a local Ray with two workers: the bytes that go out and come in, and the
-milliseconds beyond what the busier worker needs for its rollouts. The second fits these and prints the tables
-of docs/scale.md. Environments are HalfCheetah's in size (17 observations, 6 actions), and cost nothing.
+The first command measures iterations on a local Ray with two workers: the bytes that are sent and received,
+and the milliseconds beyond the rollouts of the busier worker. The second command fits a line to these numbers
+and prints the tables of docs/scale.md. The environments have the size of HalfCheetah (17 observations, 6
+actions) and cost nothing.
 """
 
 import argparse
@@ -20,14 +21,14 @@ import numpy as np
 
 SHARDS = (1, 2, 4, 8, 16, 32, 64)
 ENVS, STEPS = 4, 128  # of a shard
-ITERATIONS = 24  # of which the first few are warm-up
-WARM = 4
+ITERATIONS = 24
+WARM = 4  # iterations at the start that are not counted
 COLUMNS = ("shards", "iteration", "out_bytes", "in_bytes", "ray_ms", "collect_ms", "learn_ms")
 NETWORK = 125e6  # bytes a second: one gigabit
 
 
 class Free(gymnasium.Env):
-    """Costs nothing and ends after 1,000 steps."""
+    """An environment that costs nothing and ends after 1,000 steps."""
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (17,), np.float32)
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (6,), np.float32)
@@ -43,7 +44,7 @@ class Free(gymnasium.Env):
 
 
 def measure(out: Path) -> None:
-    """Iterations of trainings with more and more shards, on two workers."""
+    """Measures iterations of trainings with more and more shards, on two workers."""
     from poise.config import PPO, Config
     from poise.envs import resolve
     from poise.system import cluster
@@ -51,18 +52,18 @@ def measure(out: Path) -> None:
     from poise.training.loop import iterations
 
     class Timed(workers._Worker):
-        """Also says how long it took."""
+        """A worker that also returns the seconds of its rollout."""
 
         def collect(self, *arguments):
-            begun = time.perf_counter()
+            start = time.perf_counter()
             answer = super().collect(*arguments)
-            return answer | {"seconds": time.perf_counter() - begun}
+            return answer | {"seconds": time.perf_counter() - start}
 
     answers: list[dict] = []
     unpacked = workers._unpacked
     workers._Worker = Timed
     workers._unpacked = lambda data: answers.append(dict(data)) or unpacked(data)
-    found = resolve("spread:Free")
+    task = resolve("spread:Free")
     rows = []
     with cluster.joined(cluster.LOCAL, processes=2):
         for shards in SHARDS:
@@ -71,7 +72,7 @@ def measure(out: Path) -> None:
             config = Config(total_steps=ITERATIONS * size, num_envs=shards * ENVS, num_shards=shards, ppo=ppo)
             count = min(2, shards)
             world = workers.Workers(
-                found, config, workers.WorkerSettings(count, 60.0, restart=False), sys.stderr
+                task, config, workers.WorkerSettings(count, 60.0, restart=False), sys.stderr
             )
             for progress in iterations(config, world):
                 seconds = [answer["seconds"] for answer in answers]
@@ -104,7 +105,7 @@ def _bytes(tree: object) -> int:
 
 
 def read(path: Path) -> dict[int, dict[str, float]]:
-    """The medians of each number of shards, without the first iterations."""
+    """The medians for each number of shards, without the first iterations."""
     with path.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if int(row["iteration"]) > WARM]
     return {
@@ -115,8 +116,8 @@ def read(path: Path) -> dict[int, dict[str, float]]:
     }
 
 
-def fitted(measured: dict[int, dict[str, float]]) -> dict[str, float]:
-    """Milliseconds of an iteration of S shards: ``base + shard S``; of learning, for each row."""
+def fit_costs(measured: dict[int, dict[str, float]]) -> dict[str, float]:
+    """Milliseconds of an iteration with S shards: ``base + shard S``; milliseconds of learning a row."""
     shards = np.array(list(measured))
     slope, base = np.polyfit(shards, [measured[s]["ray_ms"] for s in measured], 1)
     last = measured[int(shards[-1])]
@@ -128,12 +129,12 @@ def fitted(measured: dict[int, dict[str, float]]) -> dict[str, float]:
         "out": last["out_bytes"],
         "in": last["in_bytes"] / shards[-1],
         "learn": last["learn_ms"] / rows,
-        "acting": acting,  # ms of a step of one shard beside its environments
+        "acting": acting,  # ms of a step of one shard without its environments
     }
 
 
 def efficiency(fit: dict[str, float], workers: int, step_ms: float) -> float:
-    """Steps a second of so many workers, each with a shard, over those that their environments allow."""
+    """Steps a second of the workers, each with one shard, divided by what their environments allow."""
     stepping = step_ms * ENVS * STEPS
     passing = fit["base"] + fit["shard"] * workers
     wire = 1e3 * workers * (fit["out"] + fit["in"]) / NETWORK
@@ -143,7 +144,7 @@ def efficiency(fit: dict[str, float], workers: int, step_ms: float) -> float:
 
 def tables(path: Path) -> str:
     measured = read(path)
-    fit = fitted(measured)
+    fit = fit_costs(measured)
     lines = [
         "| shards | bytes out, each worker | bytes in, all | Ray, ms | learning, ms |",
         "|---|---|---|---|---|",
@@ -164,8 +165,8 @@ def tables(path: Path) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("results", type=Path)
-    parser.add_argument("--measure", action="store_true", help="measure, into the file that is named")
-    given = parser.parse_args()
-    if given.measure:
-        measure(given.results)
-    print(tables(given.results))
+    parser.add_argument("--measure", action="store_true", help="measure, and write the file")
+    args = parser.parse_args()
+    if args.measure:
+        measure(args.results)
+    print(tables(args.results))

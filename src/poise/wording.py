@@ -1,7 +1,9 @@
 """Numbers, layers and tables as people write and read them."""
 
 import re
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from typing import Any
 
 WIDTH = 44  # characters of a command that fit on a telephone
 _SUFFIX = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
@@ -65,3 +67,43 @@ def _parse_width(text: str) -> int:
     if re.match(r"[+-]?0\d", text) or ("_" in text and text != f"{width:_}"):
         raise ValueError(f"{text!r} is not a width")
     return width
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of a table as lines: the first column aligned to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def between(low: float | None, high: float | None, reason: str | None = None) -> str:
+    """An interval as text. Without bounds, the ``reason`` why there is none; by default a single seed."""
+    if low is None or high is None:
+        return "one seed" if reason is None else reason
+    if low == high:  # equal values say nothing about other seeds
+        return "none, all equal"
+    return f"{figure(low)} to {figure(high)}"
+
+
+def interval(estimate: Mapping[str, Any]) -> str:
+    """The interval of an estimate in ``summary.json``; files without ``no_interval`` give no reason."""
+    return between(estimate["low"], estimate["high"], estimate.get("no_interval"))
+
+
+def share(estimate: Mapping[str, Any]) -> tuple[str, str]:
+    """A probability and its interval as text."""
+    low, high = estimate["low"], estimate["high"]
+    has_interval = low is not None and high is not None
+    return f"{estimate['value']:.2f}", f"{low:.2f} to {high:.2f}" if has_interval else interval(estimate)
+
+
+def continued(command: str) -> str:
+    """A command for a shell; a long one with each of its options on its own line."""
+    if len(command) <= WIDTH or not command.startswith("poise ") or "'" in command:
+        return command  # a line break inside quotes would change the command
+    return re.sub(r" (--[a-z])", r" \\\n  \1", command)
