@@ -1,11 +1,12 @@
 """Every annotation is checked, and JAX refuses silent broadcasting and silent changes of dtype."""
 
+import contextlib
 import os
 from pathlib import Path
 
 # Compiling is most of what these tests do: XLA is asked for less of it. What depends on how a product's
-# own code is compiled runs in a process without this flag.
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+# own code is compiled runs in a process without these flags.
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
 import jax
 import pytest
@@ -27,14 +28,36 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 # The configuration checks itself, and its tests want to see that: it is loaded without the checker.
 import poise.config  # noqa: E402, F401
 
-
-@pytest.fixture(autouse=True)
-def few_mappings():
-    """A process that compiles for hundreds of tests would come to the end of what it may map."""
-    forget_compiled()
-
-
 hook = install_import_hook("poise", "typecheck.checked")
 hook.__enter__()
 
-from poise.system.compile_cache import forget_compiled  # noqa: E402
+from poise.runs import recorder  # noqa: E402
+from poise.store.files import fresh_path  # noqa: E402
+
+draw_curve = recorder.draw_curve
+
+
+def write_nothing(path, *_):
+    with fresh_path(path) as fresh:
+        fresh.touch()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def empty_curves():
+    """Matplotlib takes as long as a short training: curve.png is an empty file."""
+    recorder.draw_curve = write_nothing
+    yield
+    recorder.draw_curve = draw_curve
+
+
+@pytest.fixture(scope="session")
+def drawing():
+    """A context in which a training draws its curve.png."""
+
+    @contextlib.contextmanager
+    def context():
+        recorder.draw_curve = draw_curve
+        yield
+        recorder.draw_curve = write_nothing
+
+    return context

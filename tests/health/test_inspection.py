@@ -193,7 +193,7 @@ def test_actions_are_of_the_type_that_a_training_passes(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for kind in ("Choices", "Numbers"):
-            assert rules(look(f"seeing:{kind}", lambda *told: None), "error", "warning") == []
+            assert rules(look(f"seeing:{kind}", lambda *told: None, seconds=1.0), "error", "warning") == []
     checked = {kind: set(types) for kind, types in seeing.given.items()}
     for types in seeing.given.values():
         types.clear()
@@ -258,11 +258,12 @@ def test_what_is_no_environment_is_refused():
 
 def test_a_class_is_trained_and_evaluated_by_its_name(tmp_path):
     options = {"total_steps": 512, "num_envs": 2, "video": False, "out": tmp_path, "file": io.StringIO()}
+    options["eval_max_steps"] = 2000
     run = poise.train("sick:Sound", **options)
     assert run.summary["env"] == "sick:Sound"
     apart = poise.train("sick:Sound", backend="gymnasium-async", **options)
     assert apart.summary["parameters_sha256"] == run.summary["parameters_sha256"]
-    again = poise.load(run.folder).evaluate(env="sick:Sound")
+    again = poise.load(run.folder).evaluate(len(run.evaluation.length), env="sick:Sound")
     # as many environments at once as the budget of a score allows: a product's last bit depends on it
     assert again.mean == pytest.approx(run.evaluation.mean, rel=1e-6)
 

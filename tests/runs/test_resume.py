@@ -102,13 +102,12 @@ BACKENDS = [
 
 
 @pytest.mark.parametrize(("env", "backend", "options"), BACKENDS)
-def test_stopped_after_any_iteration_it_comes_to_the_same_end(env, backend, options, tmp_path):
+def test_stopped_and_resumed_it_comes_to_the_same_end(env, backend, options, tmp_path):
     options = dict(options)
     if options.pop("reset", False):
         options["ppo"] = QUICK["ppo"] | {"reset_every_rollout": True}
     whole = train(env, tmp_path / "whole", backend=backend, **options)
-    places = range(ITERATIONS) if backend != "gymnasium-async" else [2]
-    for stop in places:
+    for stop in (0, 2) if backend == "native" else (2,):
         folder = train(env, tmp_path / str(stop), stop=stop, backend=backend, **options)
         assert newest_unfinished(tmp_path / str(stop)) == folder
         again, shown = resume(folder)
@@ -119,13 +118,20 @@ def test_stopped_after_any_iteration_it_comes_to_the_same_end(env, backend, opti
         assert facts(folder) == facts(whole.folder)
 
 
-def test_a_loop_of_ones_own_goes_on_from_what_it_yielded():
-    config = Config(total_steps=STEPS, num_envs=3, ppo=PPO(**QUICK["ppo"]))
-    progress = list(iterations(config, make("Reacher-v4", 3)))
-    middle = progress[1]
-    rest = list(iterations(config, make("Reacher-v4", 3), Start(middle.state, middle.world)))
-    assert [p.iteration for p in rest] == [3, 4, 5]
-    assert rest[-1].metrics == progress[-1].metrics
+@pytest.mark.parametrize(("env", "backend", "options"), BACKENDS[:-1])
+def test_a_loop_goes_on_from_any_iteration_that_it_yielded(env, backend, options):
+    config = Config(
+        total_steps=STEPS,
+        num_envs=3,
+        ppo=PPO(**QUICK["ppo"], reset_every_rollout=options.get("reset", False)),
+    )
+    progress = list(iterations(config, make(env, 3, backend)))
+    for i in range(ITERATIONS - 1):
+        rest = list(iterations(config, make(env, 3, backend), Start(progress[i].state, progress[i].world)))
+        assert [p.iteration for p in rest] == list(range(i + 2, ITERATIONS + 1))
+        assert all(p.exact for p in rest)
+        assert rest[-1].metrics == progress[-1].metrics
+        assert rest[-1].episodes == progress[-1].episodes
 
 
 def test_what_was_resumed_is_not_compiled_again(tmp_path):
@@ -183,8 +189,7 @@ def test_what_an_environment_keeps_over_its_resets_is_said_and_marked(tmp_path):
     assert again.summary["exact"] is False
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(tmp_path):
-    whole = train("CartPole-v1", tmp_path / "whole")
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(whole, tmp_path):
     folder = train("CartPole-v1", tmp_path / "cut", stop=4)
     newest, before, *_ = checkpoints(folder)
     (newest / "training.safetensors").write_bytes(b"x" * 100)
@@ -317,8 +322,14 @@ def test_one_that_is_removed_has_its_name_no_more(tmp_path, monkeypatch):
     assert all(name.startswith("tmp-") for name in stale)
 
 
-@pytest.mark.parametrize("when", range(9))
-def test_a_disk_that_is_full_costs_nothing_that_was_saved(when, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """CartPole, undisturbed."""
+    return train("CartPole-v1", tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.parametrize("when", [0, 4, 8])  # each file of a checkpoint, of the first to the third
+def test_a_disk_that_is_full_costs_nothing_that_was_saved(when, whole, tmp_path, monkeypatch):
     calls, write = [], checkpoint._write
 
     def full(path, data):
@@ -336,7 +347,7 @@ def test_a_disk_that_is_full_costs_nothing_that_was_saved(when, tmp_path, monkey
     assert int(checkpoints(folder)[0].name) == 72 * (when // 3)
     assert not list((folder / "checkpoints").glob("tmp-*"))
     again, _ = resume(folder)
-    assert again.summary["parameters_sha256"] == train("CartPole-v1", tmp_path).summary["parameters_sha256"]
+    assert again.summary["parameters_sha256"] == whole.summary["parameters_sha256"]
 
 
 def test_the_best_agent_is_loaded_and_is_the_one_with_the_best_score(tmp_path, monkeypatch):

@@ -16,10 +16,9 @@ def score(id, seed, out, backend="auto"):
     return result.evaluation.mean
 
 
-# InvertedPendulum-v4: .ci/run trains it with the README's first command and wants 1000
-@pytest.mark.parametrize("id", ["Pendulum-v1", "Reacher-v4"])
-def test_one_seed_learns(id, tmp_path):
-    assert score(id, 0, tmp_path) >= FLOOR[id]
+# of the tasks on the batch engine, .ci/run trains InvertedPendulum-v4 with the README's first command
+def test_one_seed_learns(tmp_path):
+    assert score("Pendulum-v1", 0, tmp_path) >= FLOOR["Pendulum-v1"]
 
 
 @pytest.mark.slow
