@@ -19,6 +19,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 import poise
 from poise.agents.agent import load
+from poise.cli.main import main
 from poise.config import PPO, Config, ConfigError
 from poise.envs import make
 from poise.errors import StorageError
@@ -464,7 +465,7 @@ SAID = {
 
 
 @pytest.mark.parametrize(("how", "at"), [("raise", 5), ("exit", "reset"), ("kill", 1), ("hang", 9)])
-def test_an_environment_that_fails_is_made_anew_and_the_others_go_on(how, at, crashing):
+def test_an_environment_that_fails_is_made_anew_and_the_others_go_on(how, at, crashing, capsys):
     from poise.seeds import Stream, episode_seed
 
     seed = episode_seed(0, Stream.TRAINING, 1, 1)
@@ -500,24 +501,18 @@ def test_an_environment_that_fails_is_made_anew_and_the_others_go_on(how, at, cr
     whole = [line.split(",") for line in (calm.folder / "episodes.csv").read_text().splitlines()[1:]]
     assert [r for r in whole if r[1] != "1"] == [r for r in rows if r[1] != "1" and int(r[0]) <= 72]
 
-    replayed = subprocess.run(
-        [sys.executable, "-m", "poise", "check", str(run.folder), "--env", "crashing:Crashing-v0"],
-        cwd=crashing,
-        capture_output=True,
-        text=True,
-    )
-    assert (replayed.returncode, replayed.stderr) == (0, "")
-    assert replayed.stdout.startswith(f"it does not fail: {step} steps of crashing:Crashing-v0")
+    capsys.readouterr()
+    again = ["check", str(run.folder), "--env", "crashing:Crashing-v0"]
+    assert main(again) == 0
+    replayed = capsys.readouterr()
+    assert replayed.out.startswith(f"it does not fail: {step} steps of crashing:Crashing-v0")
+    assert replayed.err == ""
     (crashing / "plan").write_text(f"raise {seed} {at}")
-    replayed = subprocess.run(
-        [sys.executable, "-m", "poise", "check", str(run.folder), "--env", "crashing:Crashing-v0"],
-        cwd=crashing,
-        capture_output=True,
-        text=True,
-    )
-    assert replayed.returncode == 1
-    assert f"it fails again: {place.partition(', environment')[0]}" in replayed.stdout
-    assert "lost the robot" in replayed.stdout
+    with pytest.raises(SystemExit, match="1"):
+        main(again)
+    replayed = capsys.readouterr().out
+    assert f"it fails again: {place.partition(', environment')[0]}" in replayed
+    assert "lost the robot" in replayed
 
 
 def test_what_fails_again_and_again_ends_the_training(crashing, monkeypatch):

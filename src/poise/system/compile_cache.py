@@ -43,21 +43,6 @@ def keep_compiled(keep: bool) -> None:
     _replace_damaged(folder)
 
 
-def forget_compiled() -> None:
-    """Clear JAX's caches once they use a third of the memory mappings that Linux allows.
-
-    Each setting that is trained leaves 1,000 to 1,700 mappings, and a process may have 65,530: one that went
-    on to its 65th setting ended with a segmentation fault in jaxlib 0.10.2.
-    """
-    try:
-        mapped = Path("/proc/self/maps").read_bytes().count(b"\n")
-        allowed = int(Path("/proc/sys/vm/max_map_count").read_text())
-    except (OSError, ValueError):  # another system
-        return
-    if mapped > allowed // 3:
-        jax.clear_caches()
-
-
 def _folder() -> Path | None:
     """Where links lead to, made where it is missing; None where it cannot be."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
