@@ -36,6 +36,14 @@ from poise.store.files import fresh_path  # noqa: E402
 
 draw_curve = recorder.draw_curve
 
+# with the costliest last, one of two workers would wait for the other
+COSTLIEST = ("test_inspection.py", "test_update.py", "test_diagnosis.py", "test_faults.py", "test_resume.py")
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(COSTLIEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
 
 @pytest.fixture(autouse=True, scope="module")
 def few_mappings():

@@ -88,19 +88,20 @@ CASES += [("flag", 70, "terminated is str 'no', should be True or False")]
 
 
 @pytest.mark.parametrize(("kind", "when", "message"), CASES)
-def test_what_is_wrong_is_said_with_environment_seed_and_step(kind, when, message):
-    env = Checked(Bad(kind, when), "Bad-v0", 3)
+def test_what_is_wrong_is_said_with_environment_seed_and_step(kind, when, message, monkeypatch):
+    monkeypatch.setattr(gym.registry["Bad-v0"], "kwargs", {"kind": kind, "when": when})
+    env = GymnasiumEnv("Bad-v0", 1)
 
     def play():
-        env.reset(seed=5)
+        env.reset(np.ones(1, bool), [5])
         for _ in range(when):
-            env.step(np.zeros(1, np.float32))
+            env.step(np.zeros((1, 1), np.float32))
 
     with pytest.raises(EnvFault) as error:
         play()
-    assert str(error.value).startswith(f"Bad-v0, environment 3, episode seed 5, step {when}: {message}")
+    assert str(error.value).startswith(f"Bad-v0, environment 0, episode seed 5, step {when}: {message}")
     crash = error.value.crash
-    assert (crash.index, crash.seed, crash.step, len(crash.actions)) == (3, 5, when, when)
+    assert (crash.index, crash.seed, crash.step, len(crash.actions)) == (0, 5, when, when)
 
 
 @pytest.mark.parametrize(
