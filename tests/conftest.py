@@ -31,11 +31,6 @@ import poise.config  # noqa: E402, F401
 hook = install_import_hook("poise", "typecheck.checked")
 hook.__enter__()
 
-from poise.runs import recorder  # noqa: E402
-from poise.store.files import fresh_path  # noqa: E402
-
-draw_curve = recorder.draw_curve
-
 # with the costliest last, one of two workers would wait for the other
 COSTLIEST = ("test_inspection.py", "test_update.py", "test_diagnosis.py", "test_faults.py", "test_resume.py")
 
@@ -59,22 +54,15 @@ def few_mappings():
         jax.clear_caches()
 
 
-def write_nothing(path, *_):
-    with fresh_path(path) as fresh:
-        fresh.touch()
-
-
 @pytest.fixture(autouse=True, scope="session")
-def empty_curves():
-    """Matplotlib takes as long as a short training: curve.png is an empty file."""
-    recorder.draw_curve = write_nothing
-    yield
-    recorder.draw_curve = draw_curve
-
-
-@pytest.fixture(scope="session")
 def drawing():
-    """A context in which a training draws its curve.png."""
+    """Matplotlib takes as long as a short training: curve.png is an empty file, but in this context."""
+    from poise.runs import recorder
+    from poise.store.files import fresh_path
+
+    def write_nothing(path, *_):
+        with fresh_path(path) as fresh:
+            fresh.touch()
 
     @contextlib.contextmanager
     def context():
@@ -82,4 +70,6 @@ def drawing():
         yield
         recorder.draw_curve = write_nothing
 
-    return context
+    draw_curve, recorder.draw_curve = recorder.draw_curve, write_nothing
+    yield context
+    recorder.draw_curve = draw_curve
