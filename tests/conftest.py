@@ -1,11 +1,12 @@
 """Every annotation is checked, and JAX refuses silent broadcasting and silent changes of dtype."""
 
+import contextlib
 import os
 from pathlib import Path
 
 # Compiling is most of what these tests do: XLA is asked for less of it. What depends on how a product's
-# own code is compiled runs in a process without this flag.
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+# own code is compiled runs in a process without these flags.
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
 import jax
 import pytest
@@ -27,14 +28,48 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 # The configuration checks itself, and its tests want to see that: it is loaded without the checker.
 import poise.config  # noqa: E402, F401
 
-
-@pytest.fixture(autouse=True)
-def few_mappings():
-    """A process that compiles for hundreds of tests would come to the end of what it may map."""
-    forget_compiled()
-
-
 hook = install_import_hook("poise", "typecheck.checked")
 hook.__enter__()
 
-from poise.system.compile_cache import forget_compiled  # noqa: E402
+# with the costliest last, one of two workers would wait for the other
+COSTLIEST = ("test_inspection.py", "test_update.py", "test_diagnosis.py", "test_faults.py", "test_resume.py")
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(COSTLIEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_mappings():
+    """A process that maps all that Linux allows ends with a segmentation fault; each shape that is compiled
+    takes some hundred mappings."""
+    yield
+    try:
+        mapped = Path("/proc/self/maps").read_bytes().count(b"\n")
+        allowed = int(Path("/proc/sys/vm/max_map_count").read_text())
+    except (OSError, ValueError):  # another system
+        return
+    if mapped > allowed // 3:
+        jax.clear_caches()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def drawing():
+    """Matplotlib takes as long as a short training: curve.png is an empty file, but in this context."""
+    from poise.runs import recorder
+    from poise.store.files import fresh_path
+
+    def write_nothing(path, *_):
+        with fresh_path(path) as fresh:
+            fresh.touch()
+
+    @contextlib.contextmanager
+    def context():
+        recorder.draw_curve = draw_curve
+        yield
+        recorder.draw_curve = write_nothing
+
+    draw_curve, recorder.draw_curve = recorder.draw_curve, write_nothing
+    yield context
+    recorder.draw_curve = draw_curve

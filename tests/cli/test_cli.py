@@ -102,7 +102,8 @@ def test_a_wrong_command_exits_2_with_one_clear_message(command, message, capsys
     assert "Traceback" not in out + err
 
 
-def test_evaluate_repeats_the_score_and_video_films_it(capsys, tmp_path):
+def test_evaluate_repeats_the_score_and_video_films_it(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("poise.agents.film.MAX_SECONDS", 0.5)
     tiny = TINY.replace("--no-evaluate", "")
     _, out, _ = poise(f"train Pendulum-v1 {tiny} --seed 4 --out {tmp_path}", capsys)
     *_, score, _, health, folder = out.splitlines()

@@ -1,4 +1,4 @@
-"""Every command of the pages is run, as it is written (of the quickstart: test_quickstart.py)."""
+"""Every command of the pages is run (of the quickstart: test_quickstart.py)."""
 
 import json
 import os
@@ -12,24 +12,21 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from pages import ROOT, blocks, environment, run_commands
+from pages import ROOT, WRITTEN, blocks, environment, run_commands
 
 from poise.health.diagnosis import RULES
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "reading",
-        "robots",
-        "export",
-        "environments",
-        "reports",
-        pytest.param("sweeps", marks=pytest.mark.slow),
-    ],
-)
-def test_every_command_of_the_page_runs(page, tmp_path):
-    run_commands(f"{page}.md", tmp_path)
+@pytest.mark.pages
+@pytest.mark.parametrize("as_written", WRITTEN)
+@pytest.mark.parametrize("page", ["reading", "robots", "export", "environments", "reports"])
+def test_every_command_of_the_page_runs(page, as_written, tmp_path):
+    run_commands(f"{page}.md", tmp_path, as_written=as_written)
+
+
+@pytest.mark.slow
+def test_every_command_of_the_page_of_sweeps_runs(tmp_path):
+    run_commands("sweeps.md", tmp_path, as_written=True)
 
 
 def is_of_a_cluster(block):

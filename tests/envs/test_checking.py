@@ -88,7 +88,27 @@ CASES += [("flag", 70, "terminated is str 'no', should be True or False")]
 
 
 @pytest.mark.parametrize(("kind", "when", "message"), CASES)
-def test_what_is_wrong_is_said_with_environment_seed_and_step(kind, when, message, tmp_path, monkeypatch):
+def test_what_is_wrong_is_said_with_environment_seed_and_step(kind, when, message, monkeypatch):
+    monkeypatch.setattr(gym.registry["Bad-v0"], "kwargs", {"kind": kind, "when": when})
+    env = GymnasiumEnv("Bad-v0", 1)
+
+    def play():
+        env.reset(np.ones(1, bool), [5])
+        for _ in range(when):
+            env.step(np.zeros((1, 1), np.float32))
+
+    with pytest.raises(EnvFault) as error:
+        play()
+    assert str(error.value).startswith(f"Bad-v0, environment 0, episode seed 5, step {when}: {message}")
+    crash = error.value.crash
+    assert (crash.index, crash.seed, crash.step, len(crash.actions)) == (0, 5, when, when)
+
+
+@pytest.mark.parametrize(
+    ("kind", "when", "message"),
+    [case for case in CASES if case[:2] in (("nan", 0), ("reward-none", 1), ("raises", 70))],
+)
+def test_a_training_that_fails_keeps_its_finished_iterations(kind, when, message, tmp_path, monkeypatch):
     monkeypatch.setattr(gym.registry["Bad-v0"], "kwargs", {"kind": kind, "when": when})
     quick = {"total_steps": 128, "num_envs": 1, "ppo": {"num_steps": 64, "num_epochs": 1}, "video": False}
     with pytest.raises(EnvFault) as error:

@@ -58,13 +58,14 @@ for kind in ("sound", "tiny", "clock", "dies", "silent", "turns", "loud"):
     gym.register(f"Cart-{kind}-v0", Cart, max_episode_steps=25, kwargs={"kind": kind})
 gym.register("Cart-endless-v0", Cart)
 
-BUDGET = {"total_steps": 6000, "num_envs": 4, "backend": "gymnasium", "video": False, "compile_cache": False}
+BUDGET = {"total_steps": 6000, "num_envs": 4, "backend": "gymnasium", "video": False, "eval_max_steps": 1500}
 
 
 def trained(env, out, **options):
     return poise.train(env, out=out, file=io.StringIO(), **(BUDGET | options)).folder
 
 
+SCORED = {"eval_max_steps": 8000}
 SICK = {
     "learning-rate-too-high": ("sound", {"ppo": {"policy_learning_rate": 0.05, "anneal": "none"}}),
     "no-learning": ("sound", {"ppo": {"policy_learning_rate": 1e-9}}),
@@ -74,9 +75,12 @@ SICK = {
     "std-grown": ("sound", {"ppo": {"entropy_coef": 3.0, "policy_learning_rate": 0.01}}),
     "actions-saturated": ("tiny", {"normalize": {"action": False}}),
     "reward-constant": ("silent", {}),
-    "episodes-never-end": ("endless", {"evaluate": False}),
+    "episodes-never-end": ("endless", {"evaluate": False, "eval_max_steps": None}),
     "late-collapse": ("dies", {}),
-    "greedy-worse": ("turns", {"total_steps": 12_000, "ppo": {"policy_learning_rate": 0.003}}),
+    "greedy-worse": (
+        "turns",
+        {"total_steps": 12_000, "eval_max_steps": 8000, "ppo": {"policy_learning_rate": 0.003}},
+    ),
     "observations-drift": ("clock", {}),
     "horizon-beyond-limit": ("sound", {"ppo": {"gamma": 0.999}}),
 }
@@ -103,7 +107,8 @@ HEALTHY = {"InvertedPendulum-v4": 8_000, "Reacher-v4": 20_000, "Pendulum-v1": 15
 
 @pytest.mark.parametrize("env", HEALTHY)
 def test_a_healthy_training_gives_no_finding(env, tmp_path):
-    folder = trained(env, tmp_path, total_steps=HEALTHY[env], num_envs=None, backend="auto")
+    steps = HEALTHY[env]
+    folder = trained(env, tmp_path, total_steps=steps, num_envs=None, backend="auto", eval_max_steps=6000)
     record = read_record(folder)
     assert diagnose(folder) == []
     assert verdict(record, []) == f"health: good ({len(RULES)} checks, {len(record.rows)} iterations)"
@@ -230,7 +235,7 @@ def test_findings_are_told_the_gravest_first():
     assert by_severity([note, error, note]) == [error, note, note]
 
 
-def test_the_doctor_says_what_was_seen_what_it_means_and_what_to_try(tmp_path, capsys):
+def test_the_doctor_says_what_was_seen_what_it_means_and_what_to_try(record, tmp_path, capsys):
     folder = trained("Cart-silent-v0", tmp_path)
     main(["doctor", str(folder)])
     shown = capsys.readouterr().out
@@ -238,7 +243,7 @@ def test_the_doctor_says_what_was_seen_what_it_means_and_what_to_try(tmp_path, c
     main(["doctor", str(folder), "--json"])
     told = json.loads(capsys.readouterr().out)
     assert told[0]["findings"][0]["rule"] == "reward-constant"
-    main(["doctor", str(folder), str(trained("Cart-sound-v0", tmp_path))])
+    main(["doctor", str(folder), str(record.folder)])
     shown = capsys.readouterr().out
     assert shown.startswith(f"{folder}\nerror: reward-constant\n")
     assert shown.endswith(f"\nhealth: good ({len(RULES)} checks, 23 iterations)\n")

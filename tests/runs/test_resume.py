@@ -20,6 +20,7 @@ from tensorboardX.proto.event_pb2 import Event
 import poise
 from poise.agents.agent import load
 from poise.checked import ConfigError
+from poise.cli.main import main
 from poise.config import PPO, Config
 from poise.envs import make
 from poise.errors import StorageError
@@ -103,13 +104,12 @@ BACKENDS = [
 
 
 @pytest.mark.parametrize(("env", "backend", "options"), BACKENDS)
-def test_stopped_after_any_iteration_it_comes_to_the_same_end(env, backend, options, tmp_path):
+def test_stopped_and_resumed_it_comes_to_the_same_end(env, backend, options, tmp_path):
     options = dict(options)
     if options.pop("reset", False):
         options["ppo"] = QUICK["ppo"] | {"reset_every_rollout": True}
     whole = train(env, tmp_path / "whole", backend=backend, **options)
-    places = range(ITERATIONS) if backend != "gymnasium-async" else [2]
-    for stop in places:
+    for stop in (0, 2) if backend == "native" else (2,):
         folder = train(env, tmp_path / str(stop), stop=stop, backend=backend, **options)
         assert newest_unfinished(tmp_path / str(stop)) == folder
         again, shown = resume(folder)
@@ -120,13 +120,20 @@ def test_stopped_after_any_iteration_it_comes_to_the_same_end(env, backend, opti
         assert facts(folder) == facts(whole.folder)
 
 
-def test_a_loop_of_ones_own_goes_on_from_what_it_yielded():
-    config = Config(total_steps=STEPS, num_envs=3, ppo=PPO(**QUICK["ppo"]))
-    progress = list(iterations(config, make("Reacher-v4", 3)))
-    middle = progress[1]
-    rest = list(iterations(config, make("Reacher-v4", 3), Start(middle.state, middle.world)))
-    assert [p.iteration for p in rest] == [3, 4, 5]
-    assert rest[-1].metrics == progress[-1].metrics
+@pytest.mark.parametrize(("env", "backend", "options"), BACKENDS[:-1])
+def test_a_loop_goes_on_from_any_iteration_that_it_yielded(env, backend, options):
+    config = Config(
+        total_steps=STEPS,
+        num_envs=3,
+        ppo=PPO(**QUICK["ppo"], reset_every_rollout=options.get("reset", False)),
+    )
+    progress = list(iterations(config, make(env, 3, backend)))
+    for i in range(ITERATIONS - 1):
+        rest = list(iterations(config, make(env, 3, backend), Start(progress[i].state, progress[i].world)))
+        assert [p.iteration for p in rest] == list(range(i + 2, ITERATIONS + 1))
+        assert all(p.exact for p in rest)
+        assert rest[-1].metrics == progress[-1].metrics
+        assert rest[-1].episodes == progress[-1].episodes
 
 
 def test_a_resumed_training_compiles_once(tmp_path):
@@ -184,8 +191,7 @@ def test_state_kept_over_resets_makes_the_run_inexact(tmp_path):
     assert again.summary["exact"] is False
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(tmp_path):
-    whole = train("CartPole-v1", tmp_path / "whole")
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(whole, tmp_path):
     folder = train("CartPole-v1", tmp_path / "cut", stop=4)
     newest, before, *_ = checkpoints(folder)
     (newest / "training.safetensors").write_bytes(b"x" * 100)
@@ -318,8 +324,14 @@ def test_a_checkpoint_is_renamed_before_it_is_removed(tmp_path, monkeypatch):
     assert all(name.startswith("tmp-") for name in stale)
 
 
-@pytest.mark.parametrize("when", range(9))
-def test_a_disk_that_is_full_costs_nothing_that_was_saved(when, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """CartPole, undisturbed."""
+    return train("CartPole-v1", tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.parametrize("when", [0, 4, 8])  # each file of a checkpoint, of the first to the third
+def test_a_disk_that_is_full_costs_nothing_that_was_saved(when, whole, tmp_path, monkeypatch):
     calls, write = [], checkpoint._write
 
     def full(path, data):
@@ -337,7 +349,7 @@ def test_a_disk_that_is_full_costs_nothing_that_was_saved(when, tmp_path, monkey
     assert int(checkpoints(folder)[0].name) == 72 * (when // 3)
     assert not list((folder / "checkpoints").glob("tmp-*"))
     again, _ = resume(folder)
-    assert again.summary["parameters_sha256"] == train("CartPole-v1", tmp_path).summary["parameters_sha256"]
+    assert again.summary["parameters_sha256"] == whole.summary["parameters_sha256"]
 
 
 def test_the_best_agent_is_loaded_and_is_the_one_with_the_best_score(tmp_path, monkeypatch):
@@ -454,7 +466,7 @@ SAID = {
 
 
 @pytest.mark.parametrize(("how", "at"), [("raise", 5), ("exit", "reset"), ("kill", 1), ("hang", 9)])
-def test_an_environment_that_fails_is_made_anew_and_the_others_go_on(how, at, crashing):
+def test_an_environment_that_fails_is_made_anew_and_the_others_go_on(how, at, crashing, capsys):
     from poise.seeds import Stream, episode_seed
 
     seed = episode_seed(0, Stream.TRAINING, 1, 1)
@@ -490,24 +502,18 @@ def test_an_environment_that_fails_is_made_anew_and_the_others_go_on(how, at, cr
     whole = [line.split(",") for line in (calm.folder / "episodes.csv").read_text().splitlines()[1:]]
     assert [r for r in whole if r[1] != "1"] == [r for r in rows if r[1] != "1" and int(r[0]) <= 72]
 
-    replayed = subprocess.run(
-        [sys.executable, "-m", "poise", "check", str(run.folder), "--env", "crashing:Crashing-v0"],
-        cwd=crashing,
-        capture_output=True,
-        text=True,
-    )
-    assert (replayed.returncode, replayed.stderr) == (0, "")
-    assert replayed.stdout.startswith(f"it does not fail: {step} steps of crashing:Crashing-v0")
+    capsys.readouterr()
+    again = ["check", str(run.folder), "--env", "crashing:Crashing-v0"]
+    assert main(again) == 0
+    replayed = capsys.readouterr()
+    assert replayed.out.startswith(f"it does not fail: {step} steps of crashing:Crashing-v0")
+    assert replayed.err == ""
     (crashing / "plan").write_text(f"raise {seed} {at}")
-    replayed = subprocess.run(
-        [sys.executable, "-m", "poise", "check", str(run.folder), "--env", "crashing:Crashing-v0"],
-        cwd=crashing,
-        capture_output=True,
-        text=True,
-    )
-    assert replayed.returncode == 1
-    assert f"it fails again: {place.partition(', environment')[0]}" in replayed.stdout
-    assert "lost the robot" in replayed.stdout
+    with pytest.raises(SystemExit, match="1"):
+        main(again)
+    replayed = capsys.readouterr().out
+    assert f"it fails again: {place.partition(', environment')[0]}" in replayed
+    assert "lost the robot" in replayed
 
 
 def test_an_environment_that_fails_repeatedly_ends_the_training(crashing, monkeypatch):

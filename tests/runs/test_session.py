@@ -27,10 +27,11 @@ SMALL = Config(total_steps=4 * 128, num_envs=2, ppo=PPO(num_steps=64, num_epochs
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, drawing):
     shown = io.StringIO()
     out = tmp_path_factory.mktemp("runs")
-    result = run.execute("Reacher-v2", SMALL, Options(out=out, video=False), Conditions(shown))
+    with drawing():
+        result = run.execute("Reacher-v2", SMALL, Options(out=out, video=False), Conditions(shown))
     return result, shown.getvalue(), out
 
 

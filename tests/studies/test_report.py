@@ -30,7 +30,9 @@ def trained(out, **options):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """With a film and greedy scores on the way."""
-    return trained(tmp_path_factory.mktemp("runs"), eval_every=512, eval_episodes=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("poise.agents.film.MAX_SECONDS", 1.0)
+        return trained(tmp_path_factory.mktemp("runs"), eval_every=512, eval_episodes=2)
 
 
 @pytest.fixture(scope="module")

@@ -148,16 +148,3 @@ def test_another_processor_or_version_has_another_folder(monkeypatch):
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="no Linux")
 def test_the_processor_is_identified_by_its_instruction_sets():
     assert any(line.startswith(("flags", "Features")) for line in compiled.processor().splitlines())
-
-
-def test_compiled_programs_are_dropped_before_memory_mappings_run_out(monkeypatch):
-    cleared = []
-    monkeypatch.setattr(compiled.jax, "clear_caches", lambda: cleared.append(1))
-    mappings = 21_843
-    monkeypatch.setattr(Path, "read_text", lambda path: "65530\n")
-    monkeypatch.setattr(Path, "read_bytes", lambda path: b"address\n" * mappings)
-    compiled.forget_compiled()
-    assert not cleared
-    mappings += 1
-    compiled.forget_compiled()
-    assert cleared == [1]

@@ -48,21 +48,6 @@ def keep_compiled(keep: bool) -> None:
     _replace_damaged(folder)
 
 
-def forget_compiled() -> None:
-    """Clear JAX's caches once they use a third of the memory mappings that Linux allows.
-
-    Each trained setting leaves 1,000 to 1,700 mappings, and a process may have 65,530. Without this, a
-    process ended with a segmentation fault at its 65th setting (jaxlib 0.10.2).
-    """
-    try:
-        mapped = Path("/proc/self/maps").read_bytes().count(b"\n")
-        allowed = int(Path("/proc/sys/vm/max_map_count").read_text())
-    except (OSError, ValueError):  # not on Linux
-        return
-    if mapped > allowed // 3:
-        jax.clear_caches()
-
-
 def _folder() -> Path | None:
     """The folder, with links resolved; made if it is missing; None if it cannot be made."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
