@@ -22,18 +22,18 @@ else:
 class Rollout(eqx.Module):
     """Facts only. Values, log-probabilities and advantages are computed from it by ``prepare``."""
 
-    obs: Float[Tensor, "T N O"]  # raw
+    obs: Float[Tensor, "T N O"]  # not normalized; for learning, relative to Normalizer.origin
     action: Shaped[Tensor, "T N ..."]  # as sampled, in the policy's units; an index where discrete
     reward: Float[Tensor, "T N"]  # raw
     next_obs: Float[Tensor, "T N O"]  # where the action led, never a reset observation
     terminated: Bool[Tensor, "T N"]  # the task ended: V(next_obs) counts as 0
-    truncated: Bool[Tensor, "T N"]  # a time limit cut in: V(next_obs) is bootstrapped
+    truncated: Bool[Tensor, "T N"]  # a time limit ended the episode: V(next_obs) is bootstrapped
 
 
 class Batch(eqx.Module):
     """What learning reads: one row per step, ``[B, ...]``, indexed by minibatch.
 
-    ``obs`` is normalized with the statistics that were frozen for this iteration.
+    ``obs`` is normalized with the statistics of earlier rollouts; in the first one see ``prepare``.
     """
 
     obs: Float[Tensor, "B O"]
@@ -53,7 +53,7 @@ class Transitions(eqx.Module):
 
 
 class PolicyMetrics(eqx.Module):
-    """Of one minibatch, before its update. Nats, except the share ``clip_fraction``."""
+    """Of one minibatch, before its update. ``kl`` and ``entropy`` in nats, ``clip_fraction`` a share."""
 
     loss: Float[Tensor, ""]
     kl: Float[Tensor, ""]
@@ -62,7 +62,7 @@ class PolicyMetrics(eqx.Module):
 
 
 class PolicyEpochs(eqx.Module):
-    """Means over the evaluated minibatches of each epoch; NaN where target_kl skipped the whole epoch.
+    """Of each epoch: means over its evaluated minibatches (NaN if target_kl skipped all), and two counts.
 
     The minibatch that exceeds target_kl is evaluated but not applied.
     """

@@ -12,7 +12,7 @@ class Hyperparameters(eqx.Module):
     """The settings of one iteration.
 
     Numbers are leaves of the tree: another value compiles nothing, and ``jax.vmap`` maps over them. None
-    switches off what the number limits. Switches and sizes are static: another value compiles again.
+    removes a limit. Another switch or size, or None in place of a number, compiles again.
     """
 
     policy_step_size: Number  # of Adam, in this iteration
@@ -25,17 +25,17 @@ class Hyperparameters(eqx.Module):
     entropy_coef: Number
     max_grad_norm: Number | None
     target_kl: Number | None
-    obs_bound: Number | None  # deviations, where observations are normalized
+    obs_bound: Number | None  # in deviations if observations are normalized, otherwise in their units
     reward_bound: Number | None
 
     num_epochs: int = eqx.field(static=True)
     minibatch_size: int = eqx.field(static=True)
-    recompute_every: int | None = eqx.field(static=True)
+    recompute_every: int | None = eqx.field(static=True)  # epochs that share advantages; None: all
     normalize_advantage: bool = eqx.field(static=True)
     normalize_obs: bool = eqx.field(static=True)
     normalize_reward: bool = eqx.field(static=True)
     normalize_first_rollout: bool = eqx.field(static=True)
-    reset_every_rollout: bool = eqx.field(static=True)
+    reset_every_rollout: bool = eqx.field(static=True)  # whether each rollout starts new episodes
 
     @classmethod
     def of(cls, config: Config, iteration: int) -> "Hyperparameters":
@@ -66,7 +66,7 @@ class Hyperparameters(eqx.Module):
 
 
 def learning_rate(start: float | None, iteration: int, config: Config) -> float:
-    """The step size of an iteration; annealed, it falls linearly from ``start`` and reaches 0 at the end."""
+    """The step size of an iteration; annealed, it falls linearly and would be 0 after the last one."""
     start = known(start)
     match config.ppo.anneal:
         case "linear":

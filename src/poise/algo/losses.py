@@ -26,7 +26,7 @@ def approximate_kl(log_ratio: Float[Array, " M"]) -> Float[Array, ""]:
 
 def standardize(advantage: Float[Array, " M"]) -> Float[Array, " M"]:
     """Mean 0 and (population) deviation 1 within the minibatch."""
-    return (advantage - jnp.mean(advantage)) / (jnp.std(advantage) + 1e-8)  # equal advantages become 0
+    return (advantage - jnp.mean(advantage)) / (jnp.std(advantage) + 1e-8)  # no division by 0
 
 
 def policy_loss(
@@ -47,7 +47,7 @@ def policy_loss(
 
 
 def value_loss(value: ValueFunction, batch: Batch) -> Float[Array, ""]:
-    """mean((v(S_k) - target_k)^2) over one minibatch; target_k = V(S_k) + A_k, from before the update."""
+    """mean((V(s_k) - target_k)^2) over one minibatch; the targets are constants here."""
     return jnp.mean((jax.vmap(value)(batch.obs) - batch.target) ** 2)
 
 

@@ -12,13 +12,13 @@ def epoch_keys(key: PRNGKeyArray, iteration: Int[Tensor, ""], num_epochs: int) -
 
 
 def shuffle(keys: Key[Array, " E"], size: int, minibatch_size: int) -> Int[Array, "E minibatches M"]:
-    """The rows of each minibatch of each epoch, in random order."""
-    count = size // minibatch_size  # the remainder is dropped: another one in each epoch
+    """The indices of the rows of each minibatch of each epoch, in random order."""
+    count = size // minibatch_size  # the remainder is dropped: other rows in each epoch
     order = jax.vmap(lambda key: jax.random.permutation(key, size))(keys)
     return order[:, : count * minibatch_size].reshape(len(keys), count, minibatch_size)
 
 
 def take(batch: Batch, rows: Int[Array, "minibatches M"]) -> Batch:
-    """Those rows of the batch, ``[minibatches, M, ...]``."""
-    # one gather for a whole epoch; a gather in each step of a scan would be many small ones
+    """Those rows of the batch: a ``Batch`` whose arrays have one more axis, ``[minibatches, M, ...]``."""
+    # gathered before the scan over minibatches, not in each of its steps
     return jax.tree.map(lambda x: x[rows.reshape(-1)].reshape(*rows.shape, *x.shape[1:]), batch)

@@ -89,7 +89,7 @@ class GaussianPolicy(eqx.Module):
     def __init__(self, spec: Spec, config: cfg.Policy, *, key: PRNGKeyArray):
         outputs = spec.action_size * (2 if config.std == "predicted" else 1)
         widths = (spec.obs_size, *config.hidden, outputs)
-        # a small gain: at first, the mean is close to 0 for every observation
+        # orthogonal weights with a small gain: at first, the mean is close to 0 for every observation
         self.mlp = MLP(widths, config.activation, config.init, last_gain=0.01, key=key)
         independent = config.std == "independent"
         std_init = cfg.known(config.std_init)
@@ -134,7 +134,7 @@ def make_policy(spec: Spec, config: cfg.Policy, *, key: PRNGKeyArray) -> Policy:
 
 
 class ValueFunction(eqx.Module):
-    """V(obs), the expected discounted (normalized) return from here."""
+    """V(obs), the expected discounted sum of the normalized rewards from here on."""
 
     mlp: MLP
 
@@ -147,7 +147,7 @@ class ValueFunction(eqx.Module):
 
 
 def scale_log_std(step: Any, factor: float | Float[Array, ""]) -> Any:
-    """A step of a network's parameters; the part of an independent log_std is multiplied by ``factor``."""
+    """A step of a network's parameters; the entry for an independent log_std is multiplied by ``factor``."""
     if isinstance(step, GaussianPolicy) and step.log_std is not None:
         return eqx.tree_at(lambda s: s.log_std, step, factor * step.log_std)
     return step

@@ -1,4 +1,4 @@
-"""Running statistics and the scaling with them. They are learned, and saved, like parameters."""
+"""Running statistics and the scaling with them. They are updated once per iteration and saved."""
 
 import equinox as eqx
 import jax
@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 from poise.algo.hyperparameters import Number
 from poise.types import Tensor
 
-EPSILON = 1e-8  # added to a variance before its root: an entry that never changes is divided by 1e-4
+EPSILON = 1e-8  # added to a variance before its square root: an entry that never changes is divided by 1e-4
 
 
 class RunningStats(eqx.Module):
@@ -42,7 +42,7 @@ class RunningStats(eqx.Module):
         mean = jnp.mean(sample, axis=0)
         m2 = jnp.sum((sample - mean[None]) ** 2, axis=0)
         count = self.count + size
-        delta = mean - self.mean  # how far the new samples have moved
+        delta = mean - self.mean  # from the old mean to that of the sample
         return RunningStats(
             count,
             self.mean + delta * (size / count),
@@ -51,10 +51,10 @@ class RunningStats(eqx.Module):
 
 
 class Normalizer(eqx.Module):
-    """Statistics of the observations and of the discounted return. Frozen within an iteration.
+    """Statistics of the observations and of the discounted return. An iteration returns new ones.
 
-    ``origin`` has been subtracted from the observations, here and in the networks; None: 0
-    (``poise.training.origin`` says what for).
+    ``origin``: a constant that was subtracted from every observation that statistics and networks see, to
+    keep its digits (``poise.training.origin``). None: nothing was.
     """
 
     obs: RunningStats
@@ -80,9 +80,9 @@ def normalize_reward(
 ) -> Float[Array, "T N"]:
     """clip(reward / sqrt(var of the return + 1e-8), -bound, bound); without ``enabled`` only the clip.
 
-    The default bound of 1,000 is almost never reached. A bound of 10 would be: if an episode's only reward
-    comes at its end, the return is 0 at nearly every step and its deviation is small, so that rewards of 1
-    and 3 would become equal.
+    The default bound of 1,000 is almost never reached. A bound of 10 would often be. If an episode's only
+    reward comes at its end, the return is 0 at nearly every step and its deviation is small: rewards of 1 and
+    3 would become equal.
     """
     if enabled:
         reward = reward / stats.std  # no mean is subtracted: that would change which policy is best

@@ -1,4 +1,7 @@
-"""Everything that is computed once per rollout, before any parameter changes."""
+"""From a rollout to the rows that are learned from.
+
+``prepare`` runs once, before any parameter changes; ``recompute`` between epochs.
+"""
 
 from functools import partial
 
@@ -25,13 +28,13 @@ from poise.types import Batch, Rollout, Tensor, Transitions
 class Prepared(eqx.Module):
     """What ``prepare`` computes from a rollout and the parameters that acted."""
 
-    batch: Batch
+    batch: Batch  # of the whole rollout
     transitions: Transitions  # what ``recompute`` needs besides the batch
     normalizer: Normalizer  # of the next iteration
     running_return: Float[Array, " N"]
     explained_variance: Float[Array, ""]
-    distribution: Distribution  # the one that acted in each row; its arrays carry a leading axis B
-    finite: Bool[Array, ""]  # whether the new statistics are free of infinity and NaN
+    distribution: Distribution  # that each action was drawn from; its arrays have a leading axis B
+    finite: Bool[Array, ""]  # whether the new statistics are finite
 
 
 def prepare(
@@ -42,40 +45,42 @@ def prepare(
     rollout: Rollout,
     hyper: Hyperparameters,
 ) -> Prepared:
-    """Values, log-probabilities, advantages and targets of a rollout; rows are in C order of [T, N].
+    """Log-probabilities, advantages and targets of a rollout; rows are in C order of [T, N].
 
     Observations are scaled with frozen statistics: those of all rollouts before this one (``before``). This
-    rollout then enters the statistics of the next iteration. The first rollout has no statistics before it,
-    so what is learned from it is scaled with its own. The policy acted without these, and pi_old is the
-    policy as it acted.
+    rollout then enters the statistics of the next iteration. No statistics precede the first rollout: the
+    policy acted on unscaled observations, and pi_old is computed from those. With
+    ``normalize_first_rollout``, learning reads them scaled with the rollout's own statistics. Its ratios then
+    differ from 1 even before the first step.
 
     Rewards are scaled with statistics that include this rollout, since rewards play no part in acting.
     """
-    rollout = jax.tree.map(jnp.asarray, rollout)  # from NumPy, where the environments are on the host
-    raw = rows(rollout.obs)
-    seen = before.obs.merge(raw)
-    own = hyper.normalize_first_rollout
-    stats = jax.tree.map(partial(jnp.where, before.obs.count > 0), before.obs, seen) if own else before.obs
-    obs, next_obs = scale(stats, raw, hyper), scale(stats, rows(rollout.next_obs), hyper)
+    rollout = jax.tree.map(jnp.asarray, rollout)  # NumPy arrays if the environments run on the host
+    unscaled = flatten(rollout.obs)
+    merged = before.obs.merge(unscaled)
+    stats = before.obs
+    if hyper.normalize_first_rollout:
+        stats = jax.tree.map(partial(jnp.where, before.obs.count > 0), before.obs, merged)
+    obs, next_obs = scale_obs(stats, unscaled, hyper), scale_obs(stats, flatten(rollout.next_obs), hyper)
 
-    # rewards: by the deviation of the discounted return, which is what the value function learns
     done = rollout.terminated | rollout.truncated
     running, returns = discounted_return(running_return, rollout.reward, done, hyper.reward_gamma)
-    after = Normalizer(seen, before.ret.merge(rows(returns)), before.origin)
+    after = Normalizer(merged, before.ret.merge(flatten(returns)), before.origin)
     reward = normalize_reward(
         after.ret, rollout.reward, enabled=hyper.normalize_reward, bound=hyper.reward_bound
     )
 
     transitions = Transitions(reward, next_obs, rollout.terminated, rollout.truncated)
     values, advantage, target = estimate(value, obs, transitions, hyper)
-    # pi_old. No parameter has changed since the rollout, so the policy gives again what it gave in acting.
-    distribution = distributions(policy, acted_obs(before, raw, hyper) if own else obs)
-    action = rows(rollout.action)
+    # pi_old: no parameter has changed since the rollout, so these are the distributions that acted
+    distribution = distributions(policy, acted_obs(before, unscaled, hyper))
+    action = flatten(rollout.action)
     log_prob = jax.vmap(lambda d, a: d.log_prob(a))(distribution, action)
     return Prepared(
         batch=Batch(obs, action, log_prob, advantage, target),
         transitions=transitions,
         normalizer=after,
+        # every rollout starts new episodes, or continues those that run
         running_return=jnp.zeros_like(running) if hyper.reset_every_rollout else running,
         explained_variance=explained_variance(values, target),
         distribution=distribution,
@@ -83,7 +88,7 @@ def prepare(
     )
 
 
-def scale(stats: RunningStats, obs: Float[Array, "B O"], hyper: Hyperparameters) -> Float[Array, "B O"]:
+def scale_obs(stats: RunningStats, obs: Float[Array, "B O"], hyper: Hyperparameters) -> Float[Array, "B O"]:
     """Observations as the networks read them."""
     bound = hyper.obs_bound
     return jax.vmap(lambda o: normalize_obs(stats, o, enabled=hyper.normalize_obs, bound=bound))(obs)
@@ -92,14 +97,15 @@ def scale(stats: RunningStats, obs: Float[Array, "B O"], hyper: Hyperparameters)
 def acted_obs(before: Normalizer, obs: Float[Array, "B O"], hyper: Hyperparameters) -> Float[Array, "B O"]:
     """Observations as the policy read them in acting. ``obs`` is relative to the origin of ``before``.
 
-    In the first rollout there was no origin yet: it is computed from that rollout.
+    The policy acted in the first rollout without an origin, which is computed from that rollout: it is added
+    back. In every other rollout these are the observations that are learned from.
     """
     if before.origin is not None:
         obs = obs + jnp.where(before.obs.count > 0, 0.0, before.origin)[None]
-    return scale(before.obs, obs, hyper)
+    return scale_obs(before.obs, obs, hyper)
 
 
-def rows(array: Shaped[Tensor, "T N ..."]) -> Shaped[Array, "B ..."]:
+def flatten(array: Shaped[Tensor, "T N ..."]) -> Shaped[Array, "B ..."]:
     """One row per step of an environment, in C order."""
     return jnp.reshape(array, (-1, *array.shape[2:]))
 
@@ -110,7 +116,9 @@ def estimate(
     """Value, advantage and target of each row; the target is what the value function learns."""
     shape = transitions.reward.shape
     values = jax.vmap(value)(obs)
-    next_values = jax.vmap(value)(transitions.next_obs)  # not values shifted by a row: episodes end between
+    next_values = jax.vmap(value)(
+        transitions.next_obs
+    )  # not V one step later: that may be of a reset observation
     advantage = gae(
         transitions.reward,
         values.reshape(shape),

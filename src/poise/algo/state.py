@@ -36,15 +36,16 @@ class TrainState(eqx.Module):
 
     learner: Learner
     normalizer: Normalizer
-    running_return: Float[Array, " N"]  # the discounted return of each environment's running episode
+    running_return: Float[Array, " N"]  # the discounted sum of past rewards of each running episode
     key: PRNGKeyArray
-    iteration: Int[Tensor, ""]  # finished iterations
+    iteration: Int[Tensor, ""]  # number of finished iterations
 
 
 def init(
     root: PRNGKeyArray, *, spec: Spec, policy: cfg.Policy, value: cfg.Value, num_envs: int
 ) -> TrainState:
-    """The state before the first iteration. ``root`` is the key of the run's seed; ``policy`` is settled."""
+    """The state before the first iteration. ``root`` is the key of the run's seed; ``policy`` has
+    a value for every option."""
     networks = (
         make_policy(spec, policy, key=branch(root, Stream.POLICY)),
         ValueFunction(spec, value, key=branch(root, Stream.VALUE)),
@@ -57,15 +58,13 @@ def init(
         key=branch(root, Stream.SHUFFLE),
         iteration=jnp.zeros((), jnp.int32),
     )
-    # JAX types some of these arrays weakly, but those that an update returns never: it would compile twice
+    # Some of these arrays are weakly typed, those that an update returns are not: it would compile twice.
     return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
 
 
 def initial(spec: Spec, config: cfg.Config) -> dict[str, Any]:
     """The arguments of ``init`` besides the key. ``config`` is settled."""
-    policy = dataclasses.replace(
-        config.policy, std_rate=None
-    )  # no part of the state: nothing recompiles for it
+    policy = dataclasses.replace(config.policy, std_rate=None)  # does not affect the state
     return {"spec": spec, "policy": policy, "value": config.value, "num_envs": config.shape[1]}
 
 

@@ -1,7 +1,7 @@
 """One iteration of PPO: from a rollout to better parameters. This file is read first, from the top down.
 
-It calls ``prepare.py`` (advantages and targets), ``minibatches.py`` and ``losses.py``. On which device it
-runs, and compiled in how many pieces, is decided in ``poise.placement``.
+It uses ``prepare.py`` (advantages and targets), ``minibatches.py`` and ``losses.py``. ``poise.placement``
+runs the same functions, in the same order, compiled in pieces and on several devices.
 """
 
 from functools import partial
@@ -23,7 +23,7 @@ from poise.types import Batch, PolicyEpochs, PolicyMetrics, Rollout, Tensor
 
 
 class Measured(eqx.Module):
-    """What an update measures besides the new state."""
+    """What ``update`` returns besides the new state."""
 
     prepared: Prepared
     policy: PolicyEpochs
@@ -35,9 +35,10 @@ class Measured(eqx.Module):
 def update(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> tuple[TrainState, Measured]:
     """One iteration of learning, as a pure function: ``jit``, ``vmap`` and ``scan`` accept it.
 
-    The rollout is prepared once. Then each epoch shuffles its rows, and policy and value function take one
-    gradient step on each minibatch. Advantages and targets are computed again every ``recompute_every``
-    epochs, with the current value function. The log-probabilities of the old policy stay.
+    The rollout is prepared once. In each epoch, over a shuffle of the rows of its own, first the policy and
+    then the value function take one gradient step on each minibatch; ``target_kl`` may end the steps of the
+    policy, never those of the value function. Every ``recompute_every`` epochs, advantages and targets are
+    computed again with the current value function. The log-probabilities of the old policy stay.
     """
     learner = state.learner
     # 1. once per rollout
@@ -48,13 +49,13 @@ def update(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> tuple
     rows = shuffle(keys, size, hyper.minibatch_size)
 
     # 3. epochs of minibatches
-    def epoch(carry, now):
+    def epoch(carry, inputs):
         policy, value, batch = carry
-        number, rows = now
+        number, rows = inputs
         if hyper.recompute_every is not None:
             due = (number > 0) & (number % hyper.recompute_every == 0)
-            again = partial(recompute, value[0], transitions=prepared.transitions, hyper=hyper)
-            batch = jax.lax.cond(due, again, lambda batch: batch, batch)
+            recomputed = partial(recompute, value[0], transitions=prepared.transitions, hyper=hyper)
+            batch = jax.lax.cond(due, recomputed, lambda batch: batch, batch)
         policy, policy_metrics = policy_epoch(policy, batch, rows, hyper)
         value, loss = value_epoch(value, batch, rows, hyper)
         return (policy, value, batch), (policy_metrics, loss)
@@ -72,7 +73,7 @@ def update(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> tuple
         iteration=jnp.asarray(state.iteration) + 1,
     )
     finite = policy_is_finite(policy, batch.obs), value_is_finite(value, batch.obs)
-    return after, Measured(prepared, *measured, *finite)
+    return after, Measured(prepared, *measured, *finite)  # in the order of its fields
 
 
 def policy_epoch(
@@ -81,11 +82,12 @@ def policy_epoch(
     rows: Int[Tensor, "minibatches M"],
     hyper: Hyperparameters,
 ) -> tuple[tuple[Policy, optax.OptState, Bool[Array, ""]], PolicyEpochs]:
-    """One pass of the policy over the rollout.
+    """One epoch of the policy.
 
     ``start``: the policy, the state of its optimizer, and whether an earlier minibatch of this iteration has
-    exceeded ``target_kl``. From then on no minibatch is evaluated. The approximate KL is that of the policy
-    before the minibatch's step, so the minibatch that exceeds the limit is not applied.
+    exceeded ``target_kl``. From then on no minibatch is evaluated. The KL of a minibatch is measured before
+    its own step, so it shows the effect of earlier steps. If it exceeds the limit, this step is not taken;
+    earlier steps stay.
     """
 
     def learn(carry, minibatch: Batch):
@@ -94,7 +96,7 @@ def policy_epoch(
         after = descend(policy, opt_state, gradient, hyper.policy_step_size, hyper)
         if hyper.target_kl is None:
             return (*after, jnp.array(False)), (metrics, jnp.array(1), jnp.array(1))
-        stop = metrics.kl > hyper.target_kl  # of the policy before this step: too far already
+        stop = metrics.kl > hyper.target_kl  # earlier steps went too far
         after = jax.tree.map(lambda old, new: jnp.where(stop, old, new), (policy, opt_state), after)
         return (*after, stop), (metrics, jnp.array(1), 1 - stop.astype(jnp.int32))
 
@@ -105,7 +107,7 @@ def policy_epoch(
     def step(carry, minibatch: Batch):
         if hyper.target_kl is None:
             return learn(carry, minibatch)
-        return jax.lax.cond(carry[2], skip, learn, carry, minibatch)  # once stopped, nothing is computed
+        return jax.lax.cond(carry[2], skip, learn, carry, minibatch)  # once stopped, only vmap still computes
 
     after, (metrics, seen, learned) = jax.lax.scan(step, start, take(batch, rows))
     num_seen = jnp.sum(seen)  # 0 in an epoch that was skipped: its means are 0 / 0 = NaN
@@ -121,7 +123,7 @@ def value_epoch(
     rows: Int[Tensor, "minibatches M"],
     hyper: Hyperparameters,
 ) -> tuple[tuple[ValueFunction, optax.OptState], Float[Array, ""]]:
-    """One pass of the value function over the rollout, and its mean loss."""
+    """One epoch of the value function, and its mean loss."""
 
     def step(carry, minibatch: Batch):
         value, opt_state = carry
@@ -135,18 +137,18 @@ def value_epoch(
 def descend(
     params: Any, opt_state: optax.OptState, gradient: Any, step_size: Number, hyper: Hyperparameters
 ) -> tuple[Any, optax.OptState]:
-    """The parameters after one step of Adam against ``gradient``, and the optimizer's state.
+    """The parameters after one step of Adam against ``gradient`` (clipped), and the optimizer's state.
 
     The step of an independent log_std is ``std_rate`` times as large.
     """
     with jax.numpy_dtype_promotion("standard"):  # Optax mixes its integer step count with floats
         step, opt_state = make_optimizer(hyper.max_grad_norm).update(gradient, opt_state)
-    step = scale_log_std(step, hyper.std_rate)  # the gradient points uphill, so the step is subtracted
-    return jax.tree.map(lambda p, s: p - step_size * s, params, step), opt_state
+    step = scale_log_std(step, hyper.std_rate)
+    return jax.tree.map(lambda p, s: p - step_size * s, params, step), opt_state  # minus: downhill
 
 
 def policy_is_finite(policy: Policy, obs: Float[Tensor, "B O"]) -> Bool[Array, ""]:
-    """Whether the parameters, and the distributions that they give on the rollout's observations, are finite.
+    """Whether the parameters, and the distributions that they give for the batch's observations, are finite.
 
     Parameters can be finite and still too large to act with.
     """

@@ -30,23 +30,23 @@ from poise.types import Rollout
 
 @dataclass(frozen=True)
 class Progress:
-    """One finished iteration. Every array in it stays valid."""
+    """One finished iteration. Later iterations change none of its arrays."""
 
     iteration: int  # counted from 1
     steps: int  # environment steps since the start
     state: TrainState  # after learning
-    rollout: Rollout
+    rollout: Rollout  # as collected
     prepared: Prepared
     episodes: list[Episode]
     epochs: dict[str, np.ndarray]  # metrics of each epoch, [E]; NaN where target_kl skipped an epoch
     metrics: dict[str, float | int | None]  # of the iteration; None if there is nothing to measure
-    rollout_seconds: float  # without compilation, as all durations below
+    rollout_seconds: float  # without compilation, as physics, learn and prepare
     physics_seconds: float | None  # of these: stepping and resetting; None if compiled together with acting
     learn_seconds: float
     prepare_seconds: float  # of these: preparing the rollout and shuffling its rows
-    compile_seconds: float  # of this iteration; the first includes what was compiled before it
+    compile_seconds: float  # since the end of the previous learning
     world: dict[str, Any] | None  # for ``Start``; None if the environment cannot report its state
-    exact: bool  # whether the training is the one without interruptions and lost processes
+    exact: bool  # False once a resume or a lost process may have changed the result
     crashes: tuple[Crash, ...]  # of environments that were made again
     notes: tuple[str, ...]  # lines for the user, of processes that were started again
 
@@ -62,7 +62,7 @@ class Progress:
 
 
 class Start(NamedTuple):
-    """Where a training continues: ``state`` and ``world`` of a ``Progress``, of any process."""
+    """Where a training continues: ``state`` and ``world`` of a ``Progress``, from this or another process."""
 
     state: TrainState
     world: Mapping[str, Any]
@@ -100,11 +100,11 @@ def iterations(
 def settle(config: Config, spec: Spec, *, new: bool) -> Config:
     """The configuration with a number for every option, checked against its environment.
 
-    This is done once for each training, when its environment is made. ``new``: the training does not resume,
+    This is done once for each training, at its start. ``new``: the training does not resume,
     so options that change nothing are refused.
 
     Raises:
-        ConfigError: an option has no meaning for this environment, or changes nothing.
+        ConfigError: an option has no meaning for this environment or, if ``new``, changes nothing.
     """
     config.check_against(spec)
     if new:
@@ -133,10 +133,11 @@ def _train(config: Config, collector: Collector, start: Start | None, clock: Clo
 
         # 1. Collect: the policy acts in the environments.
         collected = collector.collect(state.learner.policy, state.normalizer, iteration)
+        # the state with its origin set, and observations relative to that origin
         before, rollout = relative_to_origin(state, collected.rollout, config.normalize)
         instants.append(clock.now())
 
-        # 2. Prepare: normalize, and compute advantages and targets once.
+        # 2. Prepare: normalize, compute advantages and targets, shuffle.
         ready = two_devices.make_ready(before, rollout, hyper)
         instants.append(clock.now())
 
