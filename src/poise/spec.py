@@ -80,6 +80,12 @@ class Spec:
         """Of a continuous action; 1 where one of several choices is taken."""
         return 1 if self.discrete else self.action_size
 
+    def describe_action(self) -> str:
+        """``5 choices``, or the shape of a continuous action: ``6``, ``2 x 3``."""
+        if self.num_choices is not None:
+            return f"{self.num_choices} choices"
+        return " x ".join(map(str, self.action_shape))
+
     def zero_actions(self, *shape: int) -> Shaped[np.ndarray, "..."]:
         """Room for actions in the policy's units: int32 ``shape``, or float32 ``(*shape, A)``."""
         if self.discrete:

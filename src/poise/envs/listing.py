@@ -40,6 +40,5 @@ def list_envs() -> tuple[list[Listed], list[str]]:
 
 
 def _describe(id: str, backend: str, spec: Spec) -> Listed:
-    action = f"{spec.num_choices} choices" if spec.discrete else " x ".join(map(str, spec.action_shape))
     obs = " x ".join(map(str, spec.obs_shape))
-    return Listed(id, backend, obs, action, spec.time_limit, threshold(id))
+    return Listed(id, backend, obs, spec.describe_action(), spec.time_limit, threshold(id))

@@ -71,10 +71,7 @@ def _time_batch(resolved: envs.Resolved) -> float:
     world = envs.make(resolved.id, BATCH, resolved.backend)
     try:
         world.reset(np.ones(BATCH, bool), range(BATCH))
-        spec = world.spec
-        still = (
-            np.zeros(BATCH, np.int64) if spec.discrete else np.zeros((BATCH, spec.action_size), np.float32)
-        )
+        still = world.spec.zero_actions(BATCH)
         world.step(still)  # not timed: it may compile
         start = time.perf_counter()
         for _ in range(BATCH_STEPS):
