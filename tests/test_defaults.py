@@ -135,5 +135,5 @@ def test_the_name_of_the_environment_decides_nothing():
 
 
 def test_a_number_that_is_not_there_yet_is_missed():
-    with pytest.raises(ConfigError, match="a derived option has no number yet"):
+    with pytest.raises(ConfigError, match="a derived option is still None"):
         known(Config().ppo.gamma)

@@ -52,7 +52,7 @@ def test_a_configuration_of_gigabytes_is_refused(name, options):
     ],
 )
 def test_large_observations_count(name, config):
-    with pytest.raises(ConfigError, match=rf"{name}.*at most"):
+    with pytest.raises(ConfigError, match=rf"{name}.*must be <="):
         config.check_against(SPEC)
     Config(policy=Policy(hidden=(4096,))).check_against(SPEC)
 

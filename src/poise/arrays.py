@@ -6,8 +6,6 @@ JAX is imported inside the functions: a process that only steps an environment n
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import numpy as np
-
 from poise.errors import PoiseError
 
 
@@ -55,7 +53,7 @@ def fitted(expected: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
             )
 
 
-def filled(template: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+def filled(template: Any, arrays: Mapping[str, Any]) -> Any:
     """The record ``template`` (arrays, or only shapes and dtypes) with its leaves from ``arrays``.
 
     Raises:

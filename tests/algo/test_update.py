@@ -262,15 +262,17 @@ def test_the_table_of_changes_names_every_option():
 
 
 def test_beyond_the_target_kl_the_policy_stops_and_the_value_goes_on():
-    never_after, never = step(config())
-    _, soon = step(config(ppo__target_kl=1e-9))
+    # with first_rollout, the policy would learn from other observations than it acted on: a KL above 0
+    unscaled = {"normalize__first_rollout": False}
+    never_after, never = step(config(**unscaled))
+    _, soon = step(config(ppo__target_kl=1e-9, **unscaled))
     # the first minibatch is always at KL 0, the second is beyond
     assert soon.policy.num_updates.tolist() == [1, 0]
     assert soon.policy.num_seen.tolist() == [2, 0]  # the second is looked at, not learned from
     assert np.isnan(soon.policy.kl[1])
     assert never.policy.num_updates.tolist() == [3, 3]
     np.testing.assert_array_equal(soon.value_loss, never.value_loss)
-    late_after, _ = step(config(ppo__target_kl=1e9))
+    late_after, _ = step(config(ppo__target_kl=1e9, **unscaled))
     for a, b in zip(leaves(late_after.learner), leaves(never_after.learner), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 

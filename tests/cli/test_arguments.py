@@ -135,9 +135,9 @@ def test_in_a_search_commas_separate_networks(words, choices, reacher):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("policy.hidden=64,64", "must be two networks or more .* as policy.hidden=64x64,256"),
-        ("policy.hidden=64x64", "must be two networks or more"),
-        ("policy.hidden=64x64,25a", "'25a' must be whole numbers with x between them"),
+        ("policy.hidden=64,64", "must be two or more networks, .* as in policy.hidden=64x64,256"),
+        ("policy.hidden=64x64", "must be two or more networks"),
+        ("policy.hidden=64x64,25a", "'25a' must be layers such as 64x64"),
         ("ppo.num-steps=1,024,2,048", "'024' must be a whole number without commas"),
     ],
 )
@@ -213,7 +213,7 @@ def test_the_config_json_of_a_run_is_a_configuration():
         ("--n-envs 4", "in poise it is --num-envs"),
         ("--net_arch 64", "in poise it is --policy.hidden and --value.hidden"),
         ("--device cpu", "--device: no such option; JAX chooses the device; the variable JAX_PLATFORMS=cpu"),
-        ("--name x", "--out FOLDER puts it into a folder of your own"),
+        ("--name x", "--out FOLDER chooses the folder of all runs"),
         ("--vf-coef 1", "see --ppo.value-learning-rate"),
         ("--ppo.clop 1", "did you mean --ppo.clip"),
         ("--gamma 0.9", "did you mean --ppo.gamma?"),
@@ -280,9 +280,9 @@ def test_the_help_says_what_stands_for_a_number_that_is_left_out(capsys):
     with pytest.raises(SystemExit):
         cli.main(["train", "--help"])
     shown = " ".join(re.sub(r"[│|](?=\n| )", " ", capsys.readouterr().out).split())
-    assert "--num-envs INT Environments stepped together, N. (default: 16, fewer where" in shown
+    assert "--num-envs INT Environments stepped together, N. (default: 16, or fewer if" in shown
     assert "--ppo.target-kl FLOAT" in shown
-    assert "are left out. (default: never)" in shown
+    assert "are skipped. (default: never)" in shown
     for record in (Config(), PPO(), Policy(), Options()):
         for field in dataclasses.fields(record):
             if getattr(record, field.name) is None:

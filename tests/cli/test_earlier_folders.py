@@ -50,6 +50,8 @@ def test_an_experiment_and_a_sweep_are_resumed(run, folders, capsys):
     kind = run.split("/")[0]
     run = folders[kind].parent / run
     interrupt(run)
+    if kind == "sweep":
+        (folders[kind] / "summary.json").unlink()
     poise(f"resume {folders[kind]}", capsys)
     assert json.loads((run / "summary.json").read_text())["status"] == "finished"
 

@@ -140,7 +140,7 @@ def _make_sweep(folder: Path, work: Path) -> None:
             yield job, Result(None, (worth, worth, worth), dict.fromkeys(job.rungs, worth), 1.0).to_dict()
 
     def judge(plan: Any, ledger: Any, *_: Any) -> dict[str, Any]:
-        options = plan.settings(ledger.tried()[0])
+        options = plan.settings(ledger.trials()[0])
         told = {"trial": 0, "default": True, "options": options}
         return {"status": "finished", "winner": told, "scores": {}, "pair": None, "beats": False,
                 "sentence": "no winner", "command": None, "failed": {}, "elsewhere": []}  # fmt: skip

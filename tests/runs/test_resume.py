@@ -34,6 +34,7 @@ from poise.store.claim import ClaimError, claimed
 from poise.studies.unfinished import newest_unfinished
 from poise.training.loop import Start, iterations
 from poise.training.loop import iterations as real_iterations
+from poise.wording import counted
 
 QUICK = {"num_envs": 3, "ppo": {"num_steps": 24, "num_epochs": 2, "minibatch_size": 24}, "video": False}
 ITERATIONS = 5
@@ -506,7 +507,7 @@ def test_an_environment_that_fails_is_made_anew_and_the_others_go_on(how, at, cr
     again = ["check", str(run.folder), "--env", "crashing:Crashing-v0"]
     assert main(again) == 0
     replayed = capsys.readouterr()
-    assert replayed.out.startswith(f"it does not fail: {step} steps of crashing:Crashing-v0")
+    assert replayed.out.startswith(f"it does not fail: {counted(step, 'step')} of crashing:Crashing-v0")
     assert replayed.err == ""
     (crashing / "plan").write_text(f"raise {seed} {at}")
     with pytest.raises(SystemExit, match="1"):

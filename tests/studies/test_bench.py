@@ -137,7 +137,7 @@ def test_the_command_measures_and_prints(capsys):
         ("--rounds 0", "rounds = 0: must be >= 1"),
         (
             "--total-steps 128 --num-envs 2 --ppo.num-steps 64",
-            "total_steps = 128: must give at least two",
+            "--total-steps = 128: must give at least two",
         ),
     ],
 )

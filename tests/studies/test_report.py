@@ -187,8 +187,8 @@ def test_findings_are_shown_with_what_to_try(run):
     twice = parsed(page([dataclasses.replace(record, config=config), again], None))
     assert twice.count("note: horizon-beyond-limit") == 1
     assert (
-        twice.count("discount 0.9999, a horizon 10,000 steps")
-        == text.count("discount 0.9999, a horizon 10,000 steps") + 1
+        twice.count("discount 0.9999, a horizon of 10,000 steps")
+        == text.count("discount 0.9999, a horizon of 10,000 steps") + 1
     )
     commands = " ".join(text.replace("\\\n", " ").split())
     assert "--ppo.num-steps 128 --ppo.gamma 0.976" in commands.replace("--ppo.gamma 0.9999", "")

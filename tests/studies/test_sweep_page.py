@@ -41,7 +41,7 @@ def jobs(given, **_):
 
 
 def judge(plan, ledger, train, file):
-    winner = max((t for t in ledger.tried() if t.score is not None), key=lambda t: t.score)
+    winner = max((t for t in ledger.trials() if t.score is not None), key=lambda t: t.score)
     mine, theirs = np.array([-4.0, -4.2, -4.1]), np.array([-5.0, -5.2, -4.9])
     bounds = difference(mine, theirs)
     pair = Pair(
@@ -110,11 +110,11 @@ def test_an_unfinished_sweep_has_a_page_that_says_how_to_go_on(made, tmp_path, c
     summary |= {"status": "unfinished", "trials": summary["trials"][:2], "importances": {}}
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     text = parsed(write_page(tmp_path).read_text())
-    assert f"2 of 30 trials have ended. To go on: poise resume {tmp_path}" in text
+    assert f"2 of 30 trials have ended. To resume: poise resume {tmp_path}" in text
     assert "Too few trials finished to say which option mattered" in text
     (tmp_path / "summary.json").unlink()
     assert main(["report", str(tmp_path)]) == 2
-    assert "none of its trials has ended yet" in capsys.readouterr().err
+    assert "no trial has ended yet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,8 @@ def _record(info: Any) -> StructConstructorSpec | None:
     """A record of options: the docstring under a field is its help, in one paragraph."""
     if not (isinstance(info.type, type) and dataclasses.is_dataclass(info.type)):
         return None
+    if not info.type.__module__.startswith("poise."):  # tyro wraps the verbs in dataclasses of its own
+        return None
     hints = typing.get_type_hints(info.type, include_extras=True)
     documented = docstring_parser.parse_from_object(info.type).params
     texts = {entry.arg_name: " ".join((entry.description or "").split()) for entry in documented}
