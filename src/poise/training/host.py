@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
@@ -37,13 +36,27 @@ def _copied(obs: np.ndarray) -> Float[np.ndarray, "N O"]:
     return obs.astype(usual_dtype(obs.dtype))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Rows:
-    """A rollout while it is collected."""
+    """A rollout while it is collected.
 
-    rollout: Rollout
+    It has the arrays itself: an attribute of a ``Rollout``, an Equinox module, takes a microsecond to read,
+    and every step reads ten.
+    """
+
+    obs: Float[np.ndarray, "T N O"]
+    action: Shaped[np.ndarray, "T N ..."]
+    reward: Float[np.ndarray, "T N"]  # float64, until the returns of the episodes are summed
+    next_obs: Float[np.ndarray, "T N O"]
+    terminated: Bool[np.ndarray, "T N"]
+    truncated: Bool[np.ndarray, "T N"]
     index: Int[np.ndarray, "T N"]  # of the episode that each row belongs to
     whole: Bool[np.ndarray, "T N"]  # see Ledger.account
+
+    def rollout(self, num_rows: int) -> Rollout:
+        """The first rows."""
+        arrays = (self.obs, self.action, self.reward, self.next_obs, self.terminated, self.truncated)
+        return Rollout(*(array[:num_rows] for array in arrays))
 
 
 MOST_CRASHES = 3  # in one rollout
@@ -98,14 +111,14 @@ class HostCollector:
 
     def _act(self, actor: Actor, noise: Float[np.ndarray, "N A"], t: int) -> Shaped[np.ndarray, "N ..."]:
         """Row ``t``: what the policy sees and does. Returns the actions in the environment's units."""
-        rollout, index = self._rows.rollout, self._rows.index
-        index[t], rollout.obs[t] = self._ledger.index, self._obs
+        rows = self._rows
+        rows.index[t], rows.obs[t] = self._ledger.index, self._obs
         with quiet():
             action = actor.act(self._obs, noise)
             scaled = self._scale(action)
-        rollout.action[t] = action
+        rows.action[t] = action
         if np.count_nonzero(np.isfinite(action)) < action.size:
-            rollout.reward[t], rollout.next_obs[t] = 0, 0  # not known yet, and not at fault
+            rows.reward[t], rows.next_obs[t] = 0, 0  # not known yet, and not at fault
             self._check(t + 1)
         return scaled
 
@@ -115,33 +128,32 @@ class HostCollector:
         ``step``: of each environment since the training began, counted from 1.
         """
         rows = self._rows
-        rollout, terminated, truncated = rows.rollout, rows.rollout.terminated, rows.rollout.truncated
-        rollout.next_obs[t], rollout.reward[t], terminated[t], truncated[t] = self._env.step(scaled)
+        rows.next_obs[t], rows.reward[t], rows.terminated[t], rows.truncated[t] = self._env.step(scaled)
+        terminated, truncated = rows.terminated[t], rows.truncated[t]
         if self._first is not None:
             cut = (self._ledger.index == 0) & (step == self._first)
-            rows.whole[t] = ~cut | terminated[t] | truncated[t]
-            truncated[t] |= ~rows.whole[t]
-        self._obs = rollout.next_obs[t]
-        return terminated[t] | truncated[t]
+            rows.whole[t] = ~cut | terminated | truncated
+            truncated |= ~rows.whole[t]  # in the rollout: it is a view
+        self._obs = rows.next_obs[t]
+        return terminated | truncated
 
     def _collected(self, physics: float) -> Collected:
-        rollout, index, whole = self._rows.rollout, self._rows.index, self._rows.whole
-        self._check(len(index))
-        reward = rollout.reward
-        episodes = self._ledger.account(index, reward, rollout.terminated, rollout.truncated, whole)
-        rollout = dataclasses.replace(rollout, reward=reward.astype(np.float32))
+        rows, num_rows = self._rows, len(self._rows.index)
+        self._check(num_rows)
+        episodes = self._ledger.account(rows.index, rows.reward, rows.terminated, rows.truncated, rows.whole)
+        rollout = dataclasses.replace(rows.rollout(num_rows), reward=rows.reward.astype(np.float32))
         notes, self._notes = tuple(self._notes), []
         exact, self._exact = self._exact, True
         return Collected(rollout, episodes, physics, tuple(self._crashes), notes, exact)
 
     def _empty_rows(self) -> _Rows:
-        """Room for a rollout. Rewards are kept in float64 until the returns of its episodes are summed."""
+        """Room for a rollout."""
         spec, shape = self.spec, (self._config.shape[0], self.num_envs)
         obs = np.empty((*shape, spec.obs_size), self._obs.dtype)
         action = spec.zero_actions(*shape)
         terminated, truncated = np.empty(shape, bool), np.empty(shape, bool)
-        rollout = Rollout(obs, action, np.empty(shape), np.empty_like(obs), terminated, truncated)
-        return _Rows(rollout, np.empty(shape, np.int64), np.ones(shape, bool))
+        index, whole = np.empty(shape, np.int64), np.ones(shape, bool)
+        return _Rows(obs, action, np.empty(shape), np.empty_like(obs), terminated, truncated, index, whole)
 
     def _begin(self, mask: Bool[np.ndarray, " N"], num_rows: int) -> None:
         """New episodes of the environments in ``mask``, after so many rows of the rollout."""
@@ -176,10 +188,10 @@ class HostCollector:
         if obs is not None:
             lost |= (self._obs != obs).any(axis=1)
         if num_rows:
-            rollout, last = self._rows.rollout, num_rows - 1
-            cut = lost & ~rollout.terminated[last] & ~rollout.truncated[last]
-            rollout.truncated[last] |= cut
-            self._rows.whole[last] &= ~cut
+            rows, last = self._rows, num_rows - 1
+            cut = lost & ~rows.terminated[last] & ~rows.truncated[last]
+            rows.truncated[last] |= cut
+            rows.whole[last] &= ~cut
         else:
             self._ledger.drop(lost)
         self._begin(lost, num_rows)
@@ -221,9 +233,10 @@ class HostCollector:
 
     def _check(self, num_rows: int) -> None:
         """Refuses the first rows of the rollout if they hold infinity or NaN."""
-        rollout = jax.tree.map(lambda array: array[:num_rows], self._rows.rollout)
         index, length = self._rows.index[:num_rows], self._ledger.length
-        check_numbers(rollout, index, length, self.spec, self._config.seed, self._shard.first)
+        check_numbers(
+            self._rows.rollout(num_rows), index, length, self.spec, self._config.seed, self._shard.first
+        )
 
     def _noise(self, iteration: int) -> Float[np.ndarray, "T N A"]:
         rng = np.random.default_rng((self._config.seed, Stream.NOISE, iteration, self._shard.index))
