@@ -19,11 +19,11 @@ from statistics import median
 import gymnasium
 import numpy as np
 
-SHARDS = (1, 2, 4, 8, 16, 32, 64)
-ENVS, STEPS = 4, 128  # of a shard
+GROUPS = (1, 2, 4, 8, 16, 32, 64)
+ENVS, STEPS = 4, 128  # of a group
 ITERATIONS = 24
 WARM = 4  # iterations at the start that are not counted
-COLUMNS = ("shards", "iteration", "out_bytes", "in_bytes", "ray_ms", "collect_ms", "learn_ms")
+COLUMNS = ("groups", "iteration", "out_bytes", "in_bytes", "ray_ms", "collect_ms", "learn_ms")
 NETWORK = 125e6  # bytes a second: one gigabit
 
 
@@ -44,7 +44,7 @@ class Free(gymnasium.Env):
 
 
 def measure(out: Path) -> None:
-    """Measures iterations of trainings with more and more shards, on two workers."""
+    """Measures iterations of trainings with more and more groups, on two workers."""
     from poise.config import PPO, Config
     from poise.envs import resolve
     from poise.system import cluster
@@ -66,11 +66,11 @@ def measure(out: Path) -> None:
     task = resolve("spread:Free")
     rows = []
     with cluster.joined(cluster.LOCAL, processes=2):
-        for shards in SHARDS:
-            size = shards * ENVS * STEPS
+        for groups in GROUPS:
+            size = groups * ENVS * STEPS
             ppo = PPO(num_steps=STEPS, minibatch_size=64, recompute_every=None)
-            config = Config(total_steps=ITERATIONS * size, num_envs=shards * ENVS, num_shards=shards, ppo=ppo)
-            count = min(2, shards)
+            config = Config(total_steps=ITERATIONS * size, num_envs=groups * ENVS, env_groups=groups, ppo=ppo)
+            count = min(2, groups)
             world = workers.Workers(
                 task, config, workers.WorkerSettings(count, 60.0, restart=False), sys.stderr
             )
@@ -80,7 +80,7 @@ def measure(out: Path) -> None:
                 learner = progress.state.learner.policy, progress.state.normalizer
                 rows.append(
                     {
-                        "shards": shards,
+                        "groups": groups,
                         "iteration": progress.iteration,
                         "out_bytes": _bytes(learner),
                         "in_bytes": _bytes(answers) + _bytes(progress.world),
@@ -91,7 +91,7 @@ def measure(out: Path) -> None:
                 )
                 answers.clear()
             world.close()
-            print(shards, "shards measured", file=sys.stderr)
+            print(groups, "groups measured", file=sys.stderr)
     with out.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
@@ -105,38 +105,38 @@ def _bytes(tree: object) -> int:
 
 
 def read(path: Path) -> dict[int, dict[str, float]]:
-    """The medians for each number of shards, without the first iterations."""
+    """The medians for each number of groups, without the first iterations."""
     with path.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if int(row["iteration"]) > WARM]
     return {
-        shards: {
-            name: median(float(r[name]) for r in rows if int(r["shards"]) == shards) for name in COLUMNS[2:]
+        groups: {
+            name: median(float(r[name]) for r in rows if int(r["groups"]) == groups) for name in COLUMNS[2:]
         }
-        for shards in sorted({int(row["shards"]) for row in rows})
+        for groups in sorted({int(row["groups"]) for row in rows})
     }
 
 
 def fit_costs(measured: dict[int, dict[str, float]]) -> dict[str, float]:
-    """Milliseconds of an iteration with S shards: ``base + shard S``; milliseconds of learning a row."""
-    shards = np.array(list(measured))
-    slope, base = np.polyfit(shards, [measured[s]["ray_ms"] for s in measured], 1)
-    last = measured[int(shards[-1])]
-    rows = shards[-1] * ENVS * STEPS
+    """Milliseconds of an iteration with S groups: ``base + group S``; milliseconds of learning a row."""
+    groups = np.array(list(measured))
+    slope, base = np.polyfit(groups, [measured[s]["ray_ms"] for s in measured], 1)
+    last = measured[int(groups[-1])]
+    rows = groups[-1] * ENVS * STEPS
     acting = min(measured[s]["collect_ms"] / max(1, s / 2) / STEPS for s in measured if s > 1)
     return {
         "base": max(0.0, float(base)),
-        "shard": float(slope),
+        "group": float(slope),
         "out": last["out_bytes"],
-        "in": last["in_bytes"] / shards[-1],
+        "in": last["in_bytes"] / groups[-1],
         "learn": last["learn_ms"] / rows,
-        "acting": acting,  # ms of a step of one shard without its environments
+        "acting": acting,  # ms of a step of one group without its environments
     }
 
 
 def efficiency(fit: dict[str, float], workers: int, step_ms: float) -> float:
-    """Steps a second of the workers, each with one shard, divided by what their environments allow."""
+    """Steps a second of the workers, each with one group, divided by what their environments allow."""
     stepping = step_ms * ENVS * STEPS
-    passing = fit["base"] + fit["shard"] * workers
+    passing = fit["base"] + fit["group"] * workers
     wire = 1e3 * workers * (fit["out"] + fit["in"]) / NETWORK
     learning = fit["learn"] * ENVS * STEPS * workers
     return stepping / (stepping + fit["acting"] * STEPS + passing + wire + learning)
@@ -146,14 +146,14 @@ def tables(path: Path) -> str:
     measured = read(path)
     fit = fit_costs(measured)
     lines = [
-        "| shards | bytes out, each worker | bytes in, all | Ray, ms | learning, ms |",
+        "| groups | bytes out, each worker | bytes in, all | Ray, ms | learning, ms |",
         "|---|---|---|---|---|",
     ]
-    for shards, row in measured.items():
+    for groups, row in measured.items():
         cells = (
             f"{row['out_bytes']:,.0f} | {row['in_bytes']:,.0f} | {row['ray_ms']:.1f} | {row['learn_ms']:.0f}"
         )
-        lines.append(f"| {shards} | {cells} |")
+        lines.append(f"| {groups} | {cells} |")
     lines += ["", f"fit: {', '.join(f'{name} {value:.4g}' for name, value in fit.items())}", ""]
     lines += ["| an environment's step | 10 workers | 100 workers | 1,000 workers |", "|---|---|---|---|"]
     for step in (0.1, 1.0, 10.0, 100.0):

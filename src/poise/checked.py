@@ -91,11 +91,13 @@ class Checked:
     """Checks every field against its annotation when the record is made."""
 
     prefix: typing.ClassVar[str] = ""
+    earlier: typing.ClassVar[Mapping[str, str]] = {}
+    """Names that fields had in earlier versions, each with today's: command line and files may have them."""
 
     def __post_init__(self) -> None:
-        for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
-            if name == "prefix":
-                continue
+        hints = typing.get_type_hints(type(self), include_extras=True)
+        for name in (field.name for field in dataclasses.fields(typing.cast(Any, self))):
+            hint = hints[name]
             if typing.get_origin(hint) is tuple:
                 try:
                     object.__setattr__(self, name, _layers(getattr(self, name)))
@@ -110,8 +112,8 @@ Share = Annotated[float, Bound(ge=0, le=1)]
 Count = Annotated[int, Bound(ge=1, le=10**15)]
 
 
-def from_dict(cls: type, data: Any, prefix: str) -> Any:
-    """The record ``cls`` with the values of ``data``, which may come from JSON.
+def from_dict(cls: type[Checked], data: Any, prefix: str) -> Any:
+    """The record ``cls`` with the values of ``data``, which may come from JSON and have earlier names.
 
     Raises:
         ConfigError: names the first field, behind ``prefix``, that is unknown or has a wrong value.
@@ -119,9 +121,10 @@ def from_dict(cls: type, data: Any, prefix: str) -> Any:
     if not isinstance(data, Mapping):
         raise ConfigError(f"{prefix.rstrip('.') or 'configuration'} = {data!r}: must be an object")
     hints = typing.get_type_hints(cls, include_extras=True)
-    names = {field.name for field in dataclasses.fields(cls)}
+    names = {field.name for field in dataclasses.fields(typing.cast(Any, cls))}
     values: dict[str, Any] = {}
     for name, value in data.items():
+        name = cls.earlier.get(name, name)
         if name not in names:
             raise ConfigError(f"{prefix}{name}: no such option")
         if dataclasses.is_dataclass(hints[name]):

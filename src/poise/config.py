@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from poise import defaults
 from poise.checked import Bound, Checked, ConfigError, Count, Positive, Share, flat, from_dict
@@ -181,6 +181,7 @@ class Normalize(Checked):
 class Config(Checked):
     """The configuration of one training."""
 
+    earlier: ClassVar = {"num_shards": "env_groups"}
     total_steps: Count = 100_000
     """Budget in environment steps, rounded down to whole rollouts."""
     seed: Annotated[int, Bound(ge=0, le=LAST_SEED)] = 0
@@ -188,7 +189,7 @@ class Config(Checked):
     num_envs: Envs | None = None
     """Environments stepped together, N; None: 16, or fewer if rollouts have fewer than 1,024 rows
     (docs/defaults.md)."""
-    num_shards: Count = 1
+    env_groups: Count = 1
     """Number of groups the environments are split into. Each is collected independently, with its own noise,
     and --workers distributes them. The result depends on this number, not on the workers (docs/scale.md)."""
     ppo: PPO = field(default_factory=PPO)
@@ -205,9 +206,9 @@ class Config(Checked):
                 f"ppo.minibatch_size = {self.ppo.minibatch_size}: must be <= {self.rollout_size}, "
                 f"the rows of a rollout ({self._as_text})"
             )
-        if self.num_shards > self.shape[1]:
+        if self.env_groups > self.shape[1]:
             raise ConfigError(
-                f"num_shards = {self.num_shards}: must be <= {self.shape[1]}, the environments "
+                f"env_groups = {self.env_groups}: must be <= {self.shape[1]}, the environments "
                 f"({self._as_text})"
             )
         if self.total_steps < self.rollout_size:

@@ -170,7 +170,7 @@ CHANGES = {
 # tests/training/test_groups.py change these
 COLLECTING = {
     "num_envs",
-    "num_shards",
+    "env_groups",
     "ppo__num_steps",
     "ppo__reset_every_rollout",
     "ppo__stagger_starts",

@@ -18,7 +18,7 @@ from poise.config import PPO, Config, Policy, Value
 from poise.envs import make
 from poise.runs.options import Options
 from poise.runs.presets import configure
-from poise.studies.sweep.space import make_space
+from poise.studies.sweep.space import Dimension, applied, make_space
 from poise.system.interrupts import Guard
 from poise.wording import parse_count, parse_layers
 
@@ -243,6 +243,20 @@ def test_every_synonym_leads_to_an_option_and_is_not_one():
         for option in re.findall(r"(?:^|--)([a-z.-]+)", meant):
             assert option.replace("-", "_") in options, option
     assert not last & mistyped.WITHOUT.keys()
+
+
+@pytest.mark.parametrize("typed", ["--num-shards 2", "--num_shards=2", "--env-groups 2"])
+def test_an_earlier_name_of_an_option_is_understood_on_the_command_line(typed, capsys):
+    assert "--env-groups = 2: must be 1 on backend native" in refused(capsys, f"train Pendulum-v1 {typed}")
+
+
+def test_an_earlier_name_of_an_option_is_understood_in_python_and_in_files(reacher):
+    assert configure("Reacher-v4", num_shards=2)[1].env_groups == 2
+    assert Config.from_dict({"num_shards": 2}) == Config(env_groups=2)
+    base, (dimension,) = make_space(["num-shards=1,2"], Config(), reacher)
+    assert dimension.name == "env_groups"
+    stored = Dimension.from_dict({**dimension.to_dict(), "name": "num_shards"})
+    assert applied(base, {stored.name: 2}).env_groups == 2
 
 
 VERBS = [

@@ -400,7 +400,7 @@ def undisturbed(name: str, work: Path) -> dict[str, str]:
 def spread(name: str) -> list[str]:
     arguments, workers = SPREAD[name]
     budget = [] if "--total-steps" in arguments else ["--total-steps", "48k"]
-    return [*arguments, *budget, *QUICK, *(["--num-shards", "4"] if workers else [])]
+    return [*arguments, *budget, *QUICK, *(["--env-groups", "4"] if workers else [])]
 
 
 def cluster_kills(work: Path, rng: random.Random, name: str, references: Path) -> str:

@@ -67,7 +67,7 @@ def test_without_ray_nothing_is_started(monkeypatch, tmp_path, capsys):
     for command in ("experiment Reacher-v4 --ray", "sweep Reacher-v4 --ray", "reproduce --ray"):
         assert main([*command.split()[:-1], "--out", str(tmp_path), "--ray"]) == 2
         assert "the extra cluster; to install it: " in capsys.readouterr().err
-    workers = ["--num-shards", "2", "--workers", "2"]
+    workers = ["--env-groups", "2", "--workers", "2"]
     assert main(["train", "Reacher-v4", *workers, "--out", str(tmp_path)]) == 2
     assert list(tmp_path.iterdir()) == []
 

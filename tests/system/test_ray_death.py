@@ -90,7 +90,7 @@ def below(pid):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["raylet/raylet", "poise.system.keeper"])
 def test_a_training_whose_ray_dies_reports_it_and_leaves_no_processes(name, tmp_path):
-    options = ["--backend", "gymnasium", "--num-shards", "2", "--workers", "1", "--total-steps", "10M"]
+    options = ["--backend", "gymnasium", "--env-groups", "2", "--workers", "1", "--total-steps", "10M"]
     command = [sys.executable, "-m", "poise", "train", "InvertedPendulum-v5", *options, "--out", tmp_path]
     training = subprocess.Popen(
         [*command, "--no-video", "--no-evaluate"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -15,11 +15,11 @@ from poise.envs import make, resolve
 from poise.envs.checking import EnvFault
 from poise.system import cluster
 from poise.training import workers
-from poise.training.groups import shards
+from poise.training.groups import groups
 from poise.training.loop import Start, iterations
 from poise.training.workers import WorkerError, Workers, WorkerSettings, check_workers
 
-CONFIG = Config(total_steps=1536, num_envs=6, num_shards=3)  # 6 iterations
+CONFIG = Config(total_steps=1536, num_envs=6, env_groups=3)  # 6 iterations
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,8 +45,8 @@ def spread():
 
 @pytest.fixture(scope="module")
 def here():
-    """The same training, all shards in this process."""
-    return list(iterations(CONFIG, [make("InvertedPendulum-v4", s.num_envs) for s in shards(CONFIG)]))
+    """The same training, all groups in this process."""
+    return list(iterations(CONFIG, [make("InvertedPendulum-v4", s.num_envs) for s in groups(CONFIG)]))
 
 
 def pids(world):
@@ -74,7 +74,7 @@ def same_training(there, here):
 def test_any_number_of_workers_trains_the_same_bits(count, spread, here):
     world = spread(count)
     assert world.num_envs == 6
-    assert world.backend.endswith(f", 3 shards on {count} worker{'s' * (count > 1)}")
+    assert world.backend.endswith(f", 3 groups on {count} worker{'s' * (count > 1)}")
     same_training(list(iterations(CONFIG, world)), here)
 
 
@@ -105,7 +105,7 @@ def test_workers_that_are_killed_together_and_before_they_begin_are_replaced(spr
 
 
 @pytest.mark.slow
-def test_without_a_core_for_another_worker_the_shards_go_to_those_that_live(spread, here, monkeypatch):
+def test_without_a_core_for_another_worker_the_groups_go_to_those_that_live(spread, here, monkeypatch):
     monkeypatch.setattr(workers, "PATIENCE", 1.0)
     world, seen = spread(2), []
     kind, arguments = (
@@ -142,7 +142,7 @@ class {name}(gymnasium.Env):
             {what}
         return numpy.zeros(1, numpy.float32), 0.0, False, False, {{}}
 """
-TWO = Config(total_steps=256, num_envs=2, num_shards=2)
+TWO = Config(total_steps=256, num_envs=2, env_groups=2)
 
 
 @pytest.mark.slow
@@ -150,7 +150,7 @@ def test_workers_that_die_again_and_again_end_the_training(spread, tmp_path, mon
     (tmp_path / "dying.py").write_text(ENV.format(name="Dying", what="os._exit(1)"))
     monkeypatch.syspath_prepend(tmp_path)  # where workers look as well
     with pytest.raises(
-        WorkerError, match="workers of one shard died 6 times in a row; the last: ActorDiedError"
+        WorkerError, match="workers of one group died 6 times in a row; the last: ActorDiedError"
     ):
         next(iterations(TWO, spread(1, TWO, "dying:Dying")))
 
@@ -169,7 +169,7 @@ def test_a_snapshot_of_another_training_is_refused(spread, here):
 
 @pytest.mark.slow
 def test_gymnasium_environments_are_restored_in_a_new_worker(spread):
-    config = Config(total_steps=512, num_envs=4, num_shards=2)
+    config = Config(total_steps=512, num_envs=4, env_groups=2)
     wanted = list(iterations(config, [make("CartPole-v1", 2), make("CartPole-v1", 2)]))
     world, seen = spread(2, config, "CartPole-v1"), []
     for progress in iterations(config, world):
@@ -189,27 +189,27 @@ def test_an_error_of_an_environment_in_a_worker_is_raised_here(spread, tmp_path,
 
 def test_settings_that_cannot_be_spread_are_refused():
     with pytest.raises(
-        ConfigError, match=r"workers = 3: must be <= 2, the shards .*--num-shards 3 makes as many"
+        ConfigError, match=r"workers = 3: must be <= 2, the groups .*--env-groups 3 makes as many"
     ):
-        check_workers(3, Config(num_shards=2), "mujoco", None)
+        check_workers(3, Config(env_groups=2), "mujoco", None)
     with pytest.raises(ConfigError, match="workers = 1: must be 0 on backend native"):
         check_workers(1, Config(), "native", None)
     with pytest.raises(ConfigError, match="ray = 'local': has no effect on one training without --workers"):
         check_workers(0, Config(), "mujoco", "local")
-    check_workers(2, Config(num_shards=2), "mujoco", "auto")
+    check_workers(2, Config(env_groups=2), "mujoco", "auto")
 
 
 def test_many_workers_that_die_together_are_replaced(spread, monkeypatch):
     monkeypatch.setattr(cluster, "ready", lambda promises, _: promises)
     world = spread(3)
     died = [world._renew(worker, cluster.Lost("")) for worker in (*world._workers, *world._workers[:0])]
-    assert [len(shards) for shards in died] == [1, 1, 1]
+    assert [len(groups) for groups in died] == [1, 1, 1]
     assert set(world._deaths.values()) == {1}
 
 
 @pytest.mark.slow
 def test_two_workers_step_an_environment_that_sleeps_almost_twice_as_fast(spread, monkeypatch):
-    config = Config(total_steps=1024, num_envs=8, num_shards=2)  # 4 iterations
+    config = Config(total_steps=1024, num_envs=8, env_groups=2)  # 4 iterations
 
     def trained(env):
         seen = list(iterations(config, env))

@@ -17,7 +17,7 @@ from poise.cli.agents import evaluate, export, video
 from poise.cli.arguments import registry
 from poise.cli.health import check, diff, doctor
 from poise.cli.lists import Completion, completion, envs, presets
-from poise.cli.mistyped import as_typed, refuse_unknown, refuse_unknown_verb
+from poise.cli.mistyped import as_typed, refuse_unknown, refuse_unknown_verb, with_todays_names
 from poise.cli.studies import bench, compare, experiment, report, reproduce, sweep
 from poise.cli.train import env_name, resume_command, train_command
 from poise.config import Config
@@ -75,7 +75,7 @@ def _refuse_values_of_flags(arguments: list[str]) -> None:
 
 def _run(arguments: list[str], guard: Guard) -> None:
     """Runs the verb."""
-    verb, *options = arguments or [""]
+    verb, *options = arguments = with_todays_names(arguments) or [""]
     if arguments == ["--version"]:
         print(f"poise {importlib.metadata.version('poise')}")
         return

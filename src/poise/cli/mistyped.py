@@ -160,6 +160,16 @@ def refuse_unknown(verb: str, command: Callable[..., Any], arguments: Sequence[s
         raise ConfigError("\n".join([*lines, f"all options: poise {verb} --help"]))
 
 
+def with_todays_names(arguments: Sequence[str]) -> list[str]:
+    """The arguments with today's name where an option has the name of an earlier version."""
+    words = []
+    for word in arguments:
+        option, equals, value = word.partition("=")
+        now = Config.earlier.get(_plain(option)) if option.startswith("--") else None
+        words.append(word if now is None else f"--{now.replace('_', '-')}{equals}{value}")
+    return words
+
+
 def names_of(command: Callable[..., Any]) -> tuple[set[str], set[str]]:
     """The names of a verb's options and of its positional arguments, with underscores."""
     options: set[str] = set()

@@ -46,7 +46,7 @@ class Options(Checked):
     env_timeout: Positive = 60.0
     """Seconds after which one step or reset of an environment in its own process counts as hanging."""
     workers: Annotated[int, Bound(ge=0, le=10**6)] = 0
-    """Processes of a cluster (--ray) that step the environments, each some of the --num-shards; 0: the
+    """Processes of a cluster (--ray) that step the environments, each some of the --env-groups; 0: the
     process of the training steps them. A process that dies is replaced. Does not affect the result."""
     compile_cache: bool = True
     """Whether to keep compiled programs in the user's cache folder, for a faster next start."""

@@ -103,6 +103,7 @@ def configure(target: str, **options: Any) -> tuple[str, Config]:
     env, config = starting_point(target)
     data = config.to_dict()
     for name, value in options.items():
+        name = Config.earlier.get(name, name)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             value = dataclasses.asdict(value)
         group = data.get(name)

@@ -29,7 +29,7 @@ from poise.system.machine import start_platform
 from poise.system.pulse import announced
 from poise.system.terminal import print, typed
 from poise.training.collector import Collector
-from poise.training.groups import make_collector, shards
+from poise.training.groups import groups, make_collector
 from poise.training.loop import Start, settle, settled_iterations
 from poise.training.workers import Workers, WorkerSettings, check_workers
 
@@ -209,14 +209,14 @@ def _world(job: _Job, conditions: Conditions, stack: contextlib.ExitStack) -> Co
         stack.callback(world.close)
         return world
     made = []
-    for shard in shards(config):
+    for group in groups(config):
         env = envs.make(
             task.id,
-            shard.num_envs,
+            group.num_envs,
             task.backend,
             timeout=options.env_timeout,
             restart=options.on_crash == "restart",
-            first=shard.first,
+            first=group.first,
         )
         stack.callback(env.close)
         made.append(env)

@@ -12,7 +12,7 @@ from poise.types import Rollout
 
 
 @dataclass(frozen=True)
-class Shard:
+class Group:
     """Environments ``first`` to ``first + num_envs - 1`` of ``total``, which are collected independently.
 
     They have their own seeds, noise and array shapes: it changes no bit in which process they are collected.

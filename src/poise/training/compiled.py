@@ -19,7 +19,7 @@ from poise.config import Config
 from poise.envs.native import NativeEnv, NativeTask, World, advance, begin, empty_world, observe
 from poise.seeds import Stream, stream_key
 from poise.training.acting import ActionScale
-from poise.training.collector import Collected, Shard
+from poise.training.collector import Collected, Group
 from poise.training.episodes import Ledger, check_numbers, first_lengths
 from poise.types import Rollout, Tensor
 
@@ -59,7 +59,7 @@ class NativeCollector:
     def __init__(self, env: NativeEnv, config: Config):
         self._config = config
         self.spec, self.num_envs, self.backend = env.spec, env.num_envs, env.backend
-        self._ledger = Ledger(Shard(0, 0, env.num_envs, env.num_envs))
+        self._ledger = Ledger(Group(0, 0, env.num_envs, env.num_envs))
         self._episode_key = stream_key(config.seed, Stream.TRAINING)
         self._noise_key = stream_key(config.seed, Stream.NOISE)
         fresh = _Native(empty_world(env.task, env.num_envs), jnp.full(env.num_envs, -1, jnp.int32))

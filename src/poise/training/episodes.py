@@ -12,7 +12,7 @@ from poise.envs.checking import EnvFault
 from poise.errors import DIVERGED, TrainingError
 from poise.seeds import Stream, episode_seed
 from poise.spec import Episode, Spec
-from poise.training.collector import Shard
+from poise.training.collector import Group
 from poise.types import Rollout
 
 
@@ -31,11 +31,11 @@ def first_lengths(config: Config, spec: Spec, num_envs: int) -> Int[np.ndarray, 
 class Ledger:
     """Returns and lengths of the unfinished episodes so far."""
 
-    def __init__(self, shard: Shard):
-        self._shard = shard
-        self.index = np.full(shard.num_envs, -1)  # of the running episode; -1 before the first
-        self._return = np.zeros(shard.num_envs)
-        self.length = np.zeros(shard.num_envs, np.int64)
+    def __init__(self, group: Group):
+        self._group = group
+        self.index = np.full(group.num_envs, -1)  # of the running episode; -1 before the first
+        self._return = np.zeros(group.num_envs)
+        self.length = np.zeros(group.num_envs, np.int64)
         self._step = 0
 
     def drop(self, mask: Bool[np.ndarray, " N"] | slice = slice(None)) -> None:
@@ -71,7 +71,7 @@ class Ledger:
         Where ``whole`` is False, the collector itself cut the episode short: it is not listed.
         """
         num_steps, num_envs = reward.shape
-        first, total = self._shard.first, self._shard.total
+        first, total = self._group.first, self._group.total
         start, episodes = np.zeros(num_envs, np.int64), []
         for t, n in np.argwhere(terminated | truncated).tolist():
             if whole is None or whole[t, n]:

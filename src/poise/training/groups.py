@@ -17,28 +17,28 @@ from poise.checked import ConfigError
 from poise.config import Config
 from poise.envs import VectorEnv
 from poise.envs.native import NativeEnv
-from poise.training.collector import Collected, Collector, Shard
+from poise.training.collector import Collected, Collector, Group
 from poise.training.compiled import NativeCollector
 from poise.training.host import HostCollector
 
 
-def shards(config: Config) -> list[Shard]:
-    """``config.num_shards`` groups; their sizes differ by at most one environment."""
-    total, count = config.shape[1], config.num_shards
+def groups(config: Config) -> list[Group]:
+    """``config.env_groups`` groups; their sizes differ by at most one environment."""
+    total, count = config.shape[1], config.env_groups
     firsts = [i * total // count for i in range(count + 1)]
-    return [Shard(i, firsts[i], firsts[i + 1] - firsts[i], total) for i in range(count)]
+    return [Group(i, firsts[i], firsts[i + 1] - firsts[i], total) for i in range(count)]
 
 
-def refuse_native_shards(config: Config) -> None:
+def refuse_native_groups(config: Config) -> None:
     """Environments that are compiled together with the networks have no groups.
 
     Raises:
         ConfigError: the configuration asks for several.
     """
-    if config.num_shards != 1:
+    if config.env_groups != 1:
         raise ConfigError(
-            f"num_shards = {config.num_shards}: must be 1 on backend native, where the environments are "
-            "compiled with the networks; --backend gymnasium has shards"
+            f"env_groups = {config.env_groups}: must be 1 on backend native, where the environments are "
+            "compiled with the networks; --backend gymnasium has groups"
         )
 
 
@@ -65,26 +65,26 @@ def make_collector(env: VectorEnv | Sequence[VectorEnv], config: Config) -> Coll
     check_worlds(env)
     worlds = [env] if isinstance(env, VectorEnv) else list(env)
     if worlds and isinstance(worlds[0], NativeEnv):
-        refuse_native_shards(config)
-    places = shards(config)
+        refuse_native_groups(config)
+    places = groups(config)
     sizes, wanted = [each.num_envs for each in worlds], [place.num_envs for place in places]
     if sizes != wanted:
         has, should = (" + ".join(map(str, numbers)) for numbers in (sizes, wanted))
-        of = f" in {len(wanted)} shards of {should}" if len(wanted) > 1 else ""
+        of = f" in {len(wanted)} groups of {should}" if len(wanted) > 1 else ""
         raise ConfigError(f"num_envs = {config.shape[1]}{of}: the environment given has {has}")
     if isinstance(worlds[0], NativeEnv):
         return NativeCollector(worlds[0], config)
     collectors = [HostCollector(world, config, place) for world, place in zip(worlds, places, strict=True)]
-    return collectors[0] if len(collectors) == 1 else ShardedCollector(collectors)
+    return collectors[0] if len(collectors) == 1 else GroupsCollector(collectors)
 
 
-class ShardedCollector:
+class GroupsCollector:
     """Several groups, one after another in this process."""
 
     def __init__(self, parts: Sequence[Collector]):
         self._parts = parts
         self.spec, self.num_envs = parts[0].spec, sum(part.num_envs for part in parts)
-        self.backend = f"{parts[0].backend}, {len(parts)} shards"
+        self.backend = f"{parts[0].backend}, {len(parts)} groups"
 
     def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
         return merged([each.collect(policy, normalizer, iteration) for each in self._parts])
@@ -135,5 +135,5 @@ def parted_worlds(arrays: Mapping[str, Any], count: int) -> list[dict[str, Any]]
         return [dict(arrays)]
     worlds = [part(f"shard.{i}", arrays) for i in range(count)]
     if sum(map(len, worlds)) != len(arrays) or not all(worlds):
-        raise ArraysError(f"the world is not of {count} shards")
+        raise ArraysError(f"the world is not of {count} groups")
     return worlds

@@ -19,7 +19,7 @@ from poise.envs.vector import Restorable, Restored, usual_dtype
 from poise.seeds import Stream, episode_seed
 from poise.system.threads import one_blas_thread
 from poise.training.acting import ActionScale, Actor, quiet
-from poise.training.collector import Collected, Shard
+from poise.training.collector import Collected, Group
 from poise.training.episodes import Ledger, check_numbers, first_lengths
 from poise.types import Rollout
 
@@ -65,22 +65,22 @@ MOST_CRASHES = 3  # in one rollout
 class HostCollector:
     """Steps a vector environment and acts in NumPy. One array goes to the environment each step.
 
-    ``shard``: which of all environments these are; None: they are all.
+    ``group``: which of all environments these are; None: they are all.
     """
 
     _rows: _Rows  # of the rollout that is being collected
 
-    def __init__(self, env: VectorEnv, config: Config, shard: Shard | None = None):
-        shard = shard or Shard(0, 0, env.num_envs, env.num_envs)
-        self._env, self._config, self._shard = env, config, shard
+    def __init__(self, env: VectorEnv, config: Config, group: Group | None = None):
+        group = group or Group(0, 0, env.num_envs, env.num_envs)
+        self._env, self._config, self._group = env, config, group
         self.spec, self.num_envs, self.backend = env.spec, env.num_envs, env.backend
         self._scale = ActionScale(env.spec, normalize=config.normalize.action)
-        self._ledger = Ledger(shard)
+        self._ledger = Ledger(group)
         self._obs = np.zeros(
             (env.num_envs, env.spec.obs_size)
         )  # float32 or float64, as the environment's are
-        lengths = first_lengths(config, env.spec, shard.total)
-        self._first = None if lengths is None else lengths[shard.first :][: shard.num_envs]
+        lengths = first_lengths(config, env.spec, group.total)
+        self._first = None if lengths is None else lengths[group.first :][: group.num_envs]
         self._crashes: list[Crash] = []
         self._notes: list[str] = []
         self._exact = True  # whether nothing failed since the last rollout
@@ -159,7 +159,7 @@ class HostCollector:
         """New episodes of the environments in ``mask``, after so many rows of the rollout."""
         index = self._ledger.index
         index[mask] += 1
-        seed, first = self._config.seed, self._shard.first
+        seed, first = self._config.seed, self._group.first
         numbers = np.flatnonzero(mask).tolist()
         seeds = [episode_seed(seed, Stream.TRAINING, first + n, int(index[n])) for n in numbers]
         try:
@@ -218,7 +218,7 @@ class HostCollector:
         now = self._obs.astype(dtype)
         lost = ~exact | [a.tobytes() != b.tobytes() for a, b in zip(now, saved, strict=True)]
         if lost.any():
-            numbers = ", ".join(str(self._shard.first + n) for n in np.flatnonzero(lost)[:3])
+            numbers = ", ".join(str(self._group.first + n) for n in np.flatnonzero(lost)[:3])
             more = ", ..." if lost.sum() > 3 else ""
             self._notes.append(
                 f"{self.spec.id}: environment {numbers}{more} did not repeat the observations, rewards and "
@@ -235,9 +235,9 @@ class HostCollector:
         """Refuses the first rows of the rollout if they hold infinity or NaN."""
         index, length = self._rows.index[:num_rows], self._ledger.length
         check_numbers(
-            self._rows.rollout(num_rows), index, length, self.spec, self._config.seed, self._shard.first
+            self._rows.rollout(num_rows), index, length, self.spec, self._config.seed, self._group.first
         )
 
     def _noise(self, iteration: int) -> Float[np.ndarray, "T N A"]:
-        rng = np.random.default_rng((self._config.seed, Stream.NOISE, iteration, self._shard.index))
+        rng = np.random.default_rng((self._config.seed, Stream.NOISE, iteration, self._group.index))
         return self.spec.draw_noise(rng, self._config.shape[0], self.num_envs)

@@ -75,7 +75,7 @@ def iterations(
 
     Args:
         config: the options; what is left open is chosen by environment and budget.
-        env: ``config.num_envs`` environments; one such object for each group where ``config.num_shards``
+        env: ``config.num_envs`` environments; one such object for each group where ``config.env_groups``
             is more than 1; or a ``Collector``, which has them.
         start: where to continue. The iterations are then bit for bit those that followed there, if the
             environment repeats itself.

@@ -1,7 +1,7 @@
 """One training whose environments are spread over the processes of a cluster.
 
-In each iteration every process gets the parameters as arrays, and returns each shard's rollout as arrays,
-with a snapshot of its world. A process that dies is replaced: its shards start at their last snapshots, and
+In each iteration every process gets the parameters as arrays, and returns each group's rollout as arrays,
+with a snapshot of its world. A process that dies is replaced: its groups start at their last snapshots, and
 what it had not finished is collected again, to the same bits.
 """
 
@@ -28,14 +28,14 @@ from poise.system import cluster
 from poise.system.machine import fingerprint
 from poise.system.streams import TextOut
 from poise.system.terminal import print
-from poise.training.collector import Collected, Shard
-from poise.training.groups import joined_worlds, merged, parted_worlds, shards
+from poise.training.collector import Collected, Group
+from poise.training.groups import groups, joined_worlds, merged, parted_worlds
 from poise.training.host import HostCollector
 from poise.types import Rollout
 
-MOST_DEATHS = 5  # of the workers of one shard, without a rollout of the shard in between
+MOST_DEATHS = 5  # of the workers of one group, without a rollout of the group in between
 SCARCE = 10.0  # seconds without a core for a worker, after which a line says so
-PATIENCE = 30.0  # seconds after which the shards of a dead worker go to the other workers
+PATIENCE = 30.0  # seconds after which the groups of a dead worker go to the other workers
 
 
 class WorkerError(PoiseError):
@@ -45,7 +45,7 @@ class WorkerError(PoiseError):
 
 
 class _Report(NamedTuple):
-    """The answer of a worker that has made the environments of a shard."""
+    """The answer of a worker that has made the environments of a group."""
 
     spec: Spec
     backend: str
@@ -66,7 +66,7 @@ def check_workers(count: int, config: Config, backend: str, ray: str | None) -> 
     """Refuses settings with which environments cannot be spread.
 
     Raises:
-        ConfigError: there are more workers than shards, or the backend has no separate environments, or a
+        ConfigError: there are more workers than groups, or the backend has no separate environments, or a
             cluster is given without workers.
         ClusterError: Ray is not installed, or ``ray`` is not an address.
     """
@@ -80,17 +80,17 @@ def check_workers(count: int, config: Config, backend: str, ray: str | None) -> 
             f"workers = {count}: must be 0 on backend native, where the environments are compiled "
             "with the networks; --backend gymnasium has some to spread"
         )
-    if count > config.num_shards:
+    if count > config.env_groups:
         raise ConfigError(
-            f"workers = {count}: must be <= {config.num_shards}, the shards of the environments; "
-            f"--num-shards {count} makes as many (the result depends on that number)"
+            f"workers = {count}: must be <= {config.env_groups}, the groups of the environments; "
+            f"--env-groups {count} makes as many (the result depends on that number)"
         )
     if count:
         cluster.check(ray or cluster.LOCAL)
 
 
 class _Worker:
-    """Holds the environments of some shards, in a process of its own."""
+    """Holds the environments of some groups, in a process of its own."""
 
     def __init__(self, path: Sequence[str], task: envs.Resolved, config: Config, settings: WorkerSettings):
         jax.config.update("jax_platforms", "cpu")  # only the learner uses an accelerator
@@ -103,21 +103,21 @@ class _Worker:
         """The id of this process, which shows that it answers."""
         return os.getpid()
 
-    def begin(self, shard: Shard, world: Mapping[str, Any] | None) -> _Report | PoiseError:
-        """Makes the environments of a shard. ``world``: is restored; None before the first rollout."""
+    def begin(self, group: Group, world: Mapping[str, Any] | None) -> _Report | PoiseError:
+        """Makes the environments of a group. ``world``: is restored; None before the first rollout."""
         try:
             settings = self._settings
-            if (earlier := self._parts.pop(shard.index, None)) is not None:
+            if (earlier := self._parts.pop(group.index, None)) is not None:
                 earlier.close()
             env = envs.make(
                 self._task.id,
-                shard.num_envs,
+                group.num_envs,
                 self._task.backend,
                 timeout=settings.env_timeout,
                 restart=settings.restart,
-                first=shard.first,
+                first=group.first,
             )
-            self._parts[shard.index] = part = HostCollector(env, self._config, shard)
+            self._parts[group.index] = part = HostCollector(env, self._config, group)
             exact = world is None or part.restore(world)
             return _Report(env.spec, env.backend, None if exact else part.snapshot(), fingerprint())
         except PoiseError as error:
@@ -126,7 +126,7 @@ class _Worker:
     def collect(
         self, index: int, parameters: Mapping[str, np.ndarray], iteration: int
     ) -> dict[str, Any] | PoiseError:
-        """The rollout of one shard, and a snapshot of its world after it."""
+        """The rollout of one group, and a snapshot of its world after it."""
         try:
             part = self._parts[index]
             if self._shapes is None:
@@ -163,7 +163,7 @@ def _unpacked(data: Mapping[str, Any]) -> Collected:
 
 
 class Workers:
-    """Collects each shard in a process of the cluster that was ``cluster.joined``.
+    """Collects each group in a process of the cluster that was ``cluster.joined``.
 
     Raises:
         PoiseError: a process could not make its environments.
@@ -173,21 +173,21 @@ class Workers:
     def __init__(self, task: envs.Resolved, config: Config, settings: WorkerSettings, file: TextOut):
         self._arguments = cluster.search_path(), task, config, settings
         self._config, self._file = config, file
-        self._shards = shards(config)
-        self._worlds: list[dict[str, Any] | None] = [None] * len(self._shards)
+        self._groups = groups(config)
+        self._worlds: list[dict[str, Any] | None] = [None] * len(self._groups)
         self._notes: list[str] = []
-        self._deaths = dict.fromkeys(range(len(self._shards)), 0)
+        self._deaths = dict.fromkeys(range(len(self._groups)), 0)
         self._no_core = -PATIENCE  # when there was last no core for a replacement
         self._foreign = False  # whether a worker has another processor or other versions
         self._workers = [cluster.Process(_Worker, *self._arguments) for _ in range(settings.count)]
-        self._home = {shard.index: self._workers[shard.index % settings.count] for shard in self._shards}
+        self._home = {group.index: self._workers[group.index % settings.count] for group in self._groups}
         try:
-            reports = self._begin(self._shards)
+            reports = self._begin(self._groups)
         except BaseException:  # raised again
             self.close()
             raise
         self.spec, self.num_envs = reports[0].spec, config.shape[1]
-        count = f"{len(self._shards)} shards on {settings.count} worker{'s' * (settings.count > 1)}"
+        count = f"{len(self._groups)} groups on {settings.count} worker{'s' * (settings.count > 1)}"
         self.backend = f"{reports[0].backend.partition(' (')[0]}, {count}"
 
     def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
@@ -196,26 +196,26 @@ class Workers:
         parameters = cluster.share(arrays)
         done: dict[int, dict[str, Any]] = {}
 
-        def ask(shard: Shard) -> Any:
-            return self._home[shard.index].ask("collect", shard.index, parameters, iteration)
+        def ask(group: Group) -> Any:
+            return self._home[group.index].ask("collect", group.index, parameters, iteration)
 
-        waiting = {ask(shard): shard for shard in self._shards}
+        waiting = {ask(group): group for group in self._groups}
         while waiting:
-            for promise, shard, result in self._answers(waiting):
+            for promise, group, result in self._answers(waiting):
                 if isinstance(result, cluster.Lost):
-                    reports = self._begin(self._renew(self._home[shard.index], result))
+                    reports = self._begin(self._renew(self._home[group.index], result))
                     exact = exact and all(report.world is None for report in reports.values())
-                    moved = [s for s in self._shards if s.index in reports]
+                    moved = [s for s in self._groups if s.index in reports]
                     waiting = {p: s for p, s in waiting.items() if s not in moved}
                     waiting |= {ask(s): s for s in moved if s.index not in done}
                     break
                 del waiting[promise]
-                done[shard.index], self._worlds[shard.index] = result, result.pop("world")
-                self._deaths[shard.index] = 0
-        parts = [_unpacked(done[shard.index]) for shard in self._shards]
+                done[group.index], self._worlds[group.index] = result, result.pop("world")
+                self._deaths[group.index] = 0
+        parts = [_unpacked(done[group.index]) for group in self._groups]
         seconds = dict.fromkeys(map(id, self._workers), 0.0)
-        for shard, part in zip(self._shards, parts, strict=True):
-            seconds[id(self._home[shard.index])] += part.physics_seconds or 0.0
+        for group, part in zip(self._groups, parts, strict=True):
+            seconds[id(self._home[group.index])] += part.physics_seconds or 0.0
         together = merged(parts)
         notes, self._notes = (*self._notes, *together.notes), []
         exact = exact and together.exact
@@ -225,14 +225,14 @@ class Workers:
         return joined_worlds(self._worlds)
 
     def restore(self, arrays: Mapping[str, Any]) -> bool:
-        self._worlds = list(parted_worlds(arrays, len(self._shards)))
-        return all(report.world is None for report in self._begin(self._shards).values())
+        self._worlds = list(parted_worlds(arrays, len(self._groups)))
+        return all(report.world is None for report in self._begin(self._groups).values())
 
     def close(self) -> None:
         for worker in self._workers:
             worker.kill()
 
-    def _answers(self, waiting: Mapping[Any, Shard]) -> Iterator[tuple[Any, Shard, Any]]:
+    def _answers(self, waiting: Mapping[Any, Group]) -> Iterator[tuple[Any, Group, Any]]:
         """The answers that have arrived; waits at most a second for the first.
 
         Raises:
@@ -244,28 +244,28 @@ class Workers:
                 raise result
             yield promise, waiting[promise], result
 
-    def _begin(self, chosen: Sequence[Shard]) -> dict[int, _Report]:
-        """Makes the environments of these shards in their processes, and restores their worlds.
+    def _begin(self, chosen: Sequence[Group]) -> dict[int, _Report]:
+        """Makes the environments of these groups in their processes, and restores their worlds.
 
-        If a process dies meanwhile, all of its shards get another. Returns the reports by index of the shard.
+        If a process dies meanwhile, all of its groups get another. Returns the reports by index of the group.
         """
         reports: dict[int, _Report] = {}
         since, announced = time.monotonic(), False
-        waiting = {self._ask_to_begin(shard): shard for shard in chosen}
+        waiting = {self._ask_to_begin(group): group for group in chosen}
         while waiting:
             if not announced and time.monotonic() - since > SCARCE:
                 announced = True
                 wanted = f"waiting for {len(self._workers)} workers to start, each on a core of its own"
                 print(f"{wanted}; the cluster has {cluster.room()}", file=self._file, flush=True)
-            for promise, shard, result in self._answers(waiting):
+            for promise, group, result in self._answers(waiting):
                 if isinstance(result, cluster.Lost):
-                    moved = self._renew(self._home[shard.index], result)
+                    moved = self._renew(self._home[group.index], result)
                     waiting = {p: s for p, s in waiting.items() if s not in moved}
                     waiting |= {self._ask_to_begin(s): s for s in moved}
                     break
                 del waiting[promise]
-                reports[shard.index] = result
-                self._worlds[shard.index] = result.world or self._worlds[shard.index]
+                reports[group.index] = result
+                self._worlds[group.index] = result.world or self._worlds[group.index]
                 self._compare(result.fingerprint)
         return reports
 
@@ -276,20 +276,20 @@ class Workers:
             line = "a worker has another processor or other versions: its last bits are not this machine's"
             print(line, file=self._file, flush=True)
 
-    def _ask_to_begin(self, shard: Shard) -> Any:
-        return self._home[shard.index].ask("begin", shard, self._worlds[shard.index])
+    def _ask_to_begin(self, group: Group) -> Any:
+        return self._home[group.index].ask("begin", group, self._worlds[group.index])
 
-    def _renew(self, dead: cluster.Process, why: cluster.Lost) -> list[Shard]:
+    def _renew(self, dead: cluster.Process, why: cluster.Lost) -> list[Group]:
         """Replaces ``dead`` by a new process or, if the cluster has no core for it, by one that lives.
 
-        Returns the shards of ``dead``, which must start again.
+        Returns the groups of ``dead``, which must start again.
         """
-        moved = [shard for shard in self._shards if self._home[shard.index] is dead]
-        for shard in moved:
-            self._deaths[shard.index] += 1
+        moved = [group for group in self._groups if self._home[group.index] is dead]
+        for group in moved:
+            self._deaths[group.index] += 1
         if max(self._deaths.values()) > MOST_DEATHS:
             count = max(self._deaths.values())
-            raise WorkerError(f"workers of one shard died {count} times in a row; the last: {why.why}")
+            raise WorkerError(f"workers of one group died {count} times in a row; the last: {why.why}")
         dead.kill()
         place = self._workers.index(dead)
         fresh = cluster.Process(_Worker, *self._arguments)
@@ -301,7 +301,7 @@ class Workers:
             fresh.kill()
             self._workers, fresh = others, others[place % len(others)]
             self._notes.append(f"a worker died, and there is no core for another; {len(others)} go on")
-        self._home |= {shard.index: fresh for shard in moved}
+        self._home |= {group.index: fresh for group in moved}
         return moved
 
     def _has_core(self, fresh: cluster.Process) -> bool:

@@ -129,7 +129,7 @@ def applied(config: Config, values: Mapping[str, Any]) -> Config:
     """
     data = config.to_dict()
     for name, value in values.items():
-        group, _, last = name.rpartition(".")
+        group, _, last = _option(name).rpartition(".")
         (data[group] if group else data)[last] = value
     return Config.from_dict(data)
 
@@ -213,7 +213,7 @@ def _searched(words: Sequence[str], settled: Config, spec: Spec, fixed: Collecti
     parts.sort(key=lambda part: not part[0].replace("-", "_").endswith("minibatch_size"))
     space: Space = ()
     for typed, equals, values in parts:
-        name = typed.replace("-", "_")
+        name = _option(typed)
         _check_name(typed, name, fixed, space)
         dimension = _ranged(typed, name, values, settled) if equals else _usual(name, settled, space)
         if dimension is None:
@@ -223,8 +223,14 @@ def _searched(words: Sequence[str], settled: Config, spec: Spec, fixed: Collecti
         for value in dimension.choices or (dimension.low, dimension.high):
             _check_value(name, value, settled, spec)
         space = (*space, dimension)
-    order = [part.partition("=")[0].replace("-", "_") for part in words]
+    order = [_option(part.partition("=")[0]) for part in words]
     return tuple(sorted(space, key=lambda dimension: order.index(dimension.name)))
+
+
+def _option(typed: str) -> str:
+    """The dotted name of an option, as typed or with the name that it had in an earlier version."""
+    name = typed.replace("-", "_")
+    return Config.earlier.get(name, name)
 
 
 def _check_name(typed: str, name: str, fixed: Collection[str], space: Space) -> None:
@@ -320,13 +326,14 @@ def _kind(name: str) -> tuple[Any, bool]:
     Raises:
         ConfigError: there is no option with this name.
     """
-    group, _, last = name.rpartition(".")
-    hints = typing.get_type_hints(Config, include_extras=True)
-    if group:
-        hints = typing.get_type_hints(hints[group], include_extras=True) if group in hints else {}
-    if last not in hints or last == "prefix" or dataclasses.is_dataclass(hints[last]):
+    group, _, last = _option(name).rpartition(".")
+    record = getattr(Config(), group, None) if group else Config()
+    if not dataclasses.is_dataclass(record) or last not in {f.name for f in dataclasses.fields(record)}:
         raise ConfigError(f"search = {name!r}: no such option")
-    return _bare(hints[last])
+    hint = typing.get_type_hints(type(record), include_extras=True)[last]
+    if dataclasses.is_dataclass(hint):
+        raise ConfigError(f"search = {name!r}: no such option")
+    return _bare(hint)
 
 
 def _bare(hint: Any) -> tuple[Any, bool]:

@@ -3,6 +3,7 @@
 Only this file imports Optuna, and only in the process that hands out the trials.
 """
 
+import json
 import re
 import time
 import uuid
@@ -15,8 +16,10 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from poise.checked import flat
+from poise.checked import ConfigError, flat
+from poise.config import Config
 from poise.errors import PoiseError
+from poise.runs.options import Options
 from poise.store.files import FileError, open_to_write
 from poise.studies.sweep.space import Dimension, Space
 from poise.studies.sweep.trial import Result
@@ -145,10 +148,8 @@ class Ledger:
         if "plan" not in stored and not self._frozen():
             self._call(lambda: self._study.set_user_attr("plan", dict(plan)))
             stored = self._call(lambda: self._study.user_attrs)
-        if stored.get("plan") != dict(plan):
-            raise StudyError(
-                f"study = {name!r}: holds another sweep{_first_difference(stored.get('plan'), plan)}"
-            )
+        if (there := _of_today(stored.get("plan"))) != dict(plan):
+            raise StudyError(f"study = {name!r}: holds another sweep{_first_difference(there, plan)}")
 
     def take(self) -> list[TrialRecord]:
         """The batch to be trained: the rest of the last one, or a new one; empty when all are done."""
@@ -408,6 +409,15 @@ def without_secrets(text: str, url: str) -> str:
     for part in sorted({part for part in parts if part and part not in shown}, key=len, reverse=True):
         text = re.sub(rf"(?<!\w){re.escape(part)}(?!\w)", "***", text)
     return text
+
+
+def _of_today(plan: Any) -> Any:
+    """The plan of a sweep, which an earlier version may have stored, with all options and names of today."""
+    try:
+        config, options = Config.from_dict(plan["config"]), Options.from_dict(plan["options"])
+        return {**plan, **json.loads(json.dumps({"config": config.to_dict(), "options": options.to_dict()}))}
+    except (ConfigError, KeyError, TypeError):  # no plan
+        return plan
 
 
 def _first_difference(stored: Any, plan: Mapping[str, Any]) -> str:

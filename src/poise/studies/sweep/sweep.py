@@ -64,7 +64,7 @@ from poise.system import cluster
 from poise.system.machine import versions
 from poise.system.streams import TextOut
 from poise.system.terminal import print, typed
-from poise.training.groups import refuse_native_shards
+from poise.training.groups import refuse_native_groups
 from poise.wording import aligned, counted, figure, interval
 
 FEWEST_FINAL = 2  # seeds of the final comparison
@@ -253,9 +253,9 @@ def _new_plan(env: str, config: Config, options: Options, search: Search, file: 
     with same_directory(), closing(envs.make(task.id, 1, task.backend)) as world:
         base, space = make_space(search.search, config, world.spec)
     if task.backend == "native":
-        refuse_native_shards(base)
-        if any(dimension.name == "num_shards" for dimension in space):
-            raise ConfigError("search = 'num-shards': backend native has no shards")
+        refuse_native_groups(base)
+        if any(dimension.name == "env_groups" for dimension in space):
+            raise ConfigError("search = 'env-groups': backend native has no groups")
     if search.storage is not None:
         search = dataclasses.replace(search, storage=_absolute(search.storage))
     folder = new_folder(options.out, task.id, "sweep")

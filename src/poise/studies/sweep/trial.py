@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from poise.checked import ConfigError
 from poise.config import Config
 from poise.errors import PoiseError
 from poise.runs.folders import set_aside, status
@@ -80,13 +81,9 @@ def read_result(folder: Path, config: Config) -> Result | None:
         return None
     try:
         data = read_json(path)
-        return Result.from_dict(data) if data["config"] == _as_json(config) else None
-    except (FileError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return Result.from_dict(data) if Config.from_dict(data["config"]) == config else None
+    except (FileError, ConfigError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrialError(f"{path}: is damaged: {error!r:.200}") from error
-
-
-def _as_json(config: Config) -> Any:
-    return json.loads(json.dumps(config.to_dict()))
 
 
 @dataclass(frozen=True)
@@ -122,7 +119,7 @@ class Trial:
                 for seed in seeds:
                     seed.stop(pruned)
         result = Result(pruned, scores, values, time.perf_counter() - start).to_dict()
-        content = {**result, "config": _as_json(self.config)}
+        content = {**result, "config": self.config.to_dict()}
         write_text(self.folder / RESULT, json.dumps(content, indent=2) + "\n")
         return result
 
