@@ -63,6 +63,7 @@ class Actor:
     """A policy and its frozen observation statistics, acting on raw observations."""
 
     def __init__(self, policy: Policy, normalizer: Normalizer, config: Normalize):
+        # one copy from the device for each rollout, none in its steps
         self._weights = [np.asarray(w) for w in policy.mlp.weight]
         self._biases = [np.asarray(b) for b in policy.mlp.bias]
         self._activation = np.tanh if policy.mlp.activation == "tanh" else _relu
@@ -89,7 +90,7 @@ class Actor:
         """
         out = self.forward(obs)
         if not self._gaussian:
-            return np.argmax(out if noise is None else out + noise, axis=1)
+            return np.argmax(out if noise is None else out + noise, axis=1)  # see Categorical.draw
         mean, std = self._heads(out)
         return mean if noise is None else mean + std * noise
 
@@ -113,7 +114,7 @@ class Actor:
             x = np.maximum(np.minimum(x, high), low)
         for weight, bias in zip(self._weights, biases, strict=False):
             x = x.dot(weight)  # a microsecond less than x @ weight, the same bits
-            x += bias
+            x += bias  # in place, as the activation: a new array costs more than its sum
             self._activation(x, out=x)
         return x.dot(self._weights[-1]) + last
 

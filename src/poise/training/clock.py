@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax.monitoring
 
+# what JAX reports after tracing a function, lowering it and compiling it
 _COMPILING = (
     "/jax/core/compile/jaxpr_trace_duration",
     "/jax/core/compile/jaxpr_to_mlir_module_duration",
@@ -28,6 +29,7 @@ class Clock:
 
     def __init__(self) -> None:
         self._compiling = 0.0
+        # a call that compiles says nothing of it: this is how JAX reports it
         jax.monitoring.register_event_duration_secs_listener(self._listen)
 
     def now(self) -> Instant:

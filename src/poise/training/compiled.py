@@ -75,25 +75,26 @@ class NativeCollector:
         restart = iteration == 0 or self._config.ppo.reset_every_rollout
         if restart:
             self._ledger.drop()
-        running = np.asarray(self._now.index) + restart
+        running = np.asarray(self._now.index) + restart  # episode of each environment in the first row
         self._now, rollout = _collect(
             policy,
             normalizer,
             self._now,
-            jnp.array(restart),
+            jnp.array(restart),  # traced: a Python bool would compile a second version
             _Keys(self._episode_key, jax.random.fold_in(self._noise_key, iteration)),
             _Numbers(self._config.normalize.obs_bound, self._ahead),
             play=self._play,
         )
         facts = jax.device_get(rollout)
+        # The episode of a row is the first row's plus the ends before it: the scan need not return it.
         done = facts.terminated | facts.truncated
         index = running + np.cumsum(done, axis=0) - done
         check_numbers(facts, index, self._ledger.length, self.spec, self._config.seed, 0)
-        reward = facts.reward.astype(np.float64)
+        reward = facts.reward.astype(np.float64)  # long returns lose no digits in their sums
         episodes = self._ledger.account(
             index, reward, facts.terminated, facts.truncated, self._whole(index, facts.terminated, iteration)
         )
-        return Collected(rollout, episodes, None)
+        return Collected(rollout, episodes, None)  # the rollout stays on the device that learns
 
     def _whole(
         self, index: Int[np.ndarray, "T N"], terminated: Bool[np.ndarray, "T N"], iteration: int
@@ -132,6 +133,7 @@ def _collect(
     scale = ActionScale(task.spec, normalize=play.scale_actions)
     num_envs = now.index.size
     draw_noise = jax.random.normal if isinstance(policy, GaussianPolicy) else jax.random.gumbel
+    # for the whole rollout at once; a step reads its row
     noise = draw_noise(keys.noise, (play.num_steps, num_envs, task.spec.action_size))
     places = jnp.arange(num_envs)
 
@@ -153,6 +155,7 @@ def _collect(
         row = obs, action, out.reward, out.next_obs, out.terminated, out.truncated
         return restart(_Native(world, now.index), out.terminated | out.truncated), row
 
+    # As on the host: an episode that ended begins again before the next row, not in it.
     now = restart(now, jnp.full(num_envs, begin_all))
     elapsed = now.world.elapsed + jnp.where(begin_all, numbers.ahead, 0)
     now, rows = jax.lax.scan(step, _Native(World(now.world.state, elapsed), now.index), noise)

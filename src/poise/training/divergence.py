@@ -53,9 +53,10 @@ def refuse_infinite(
         TrainingError: names the array, the place and the usual cause.
     """
     problem = _problem(metrics, measured)
-    if problem is None:
+    if problem is None:  # nearly always: the flags were computed within the compiled update
         return
     what, cause = problem
+    # statistics that overflow have no first minibatch
     first = first_bad(before, ready, hyper) if cause == DIVERGED else None
     raise TrainingError(f"{what} in {place}{f', {first}' if first else ''}. {cause}")
 
@@ -92,12 +93,14 @@ Step = tuple[Kind, int, int, dict[str, Any]]  # network, epoch, minibatch, and t
 def _repeated(state: TrainState, ready: Ready, hyper: Hyperparameters) -> Iterator[Step]:
     """An iteration of learning, minibatch by minibatch."""
     learner = state.learner
+    # on the host: the two networks may have learned on devices of their own
     batch, transitions = jax.device_get((ready.prepared.batch, ready.prepared.transitions))
     networks: dict[Kind, Any] = {
         "policy": jax.device_get((learner.policy, learner.policy_opt)),
         "value": jax.device_get((learner.value, learner.value_opt)),
     }
     stopped = False
+    # The same order as in ``update``: between two blocks, advantages are computed again.
     for block in epoch_blocks(hyper):
         if block.start:
             batch = jax.device_get(jax.jit(recompute)(networks["value"][0], batch, transitions, hyper))
@@ -127,6 +130,7 @@ def _minibatches(batch: Batch, rows: Int[np.ndarray, "E minibatches M"], before:
     """The minibatches of some epochs; ``before``: epochs that came earlier."""
     for epoch, order in enumerate(rows):
         for number, row in enumerate(order):
+            # as one of a list of minibatches: ``take`` is what ``update`` takes them with
             minibatch = jax.tree.map(lambda x: x[0], take(batch, jax.numpy.asarray(row[None])))
             yield before + epoch + 1, number + 1, minibatch
 

@@ -72,6 +72,7 @@ class Ledger:
         """
         num_steps, num_envs = reward.shape
         first, total = self._group.first, self._group.total
+        # of each environment, the row in which its running episode starts: 0 if it began before
         start, episodes = np.zeros(num_envs, np.int64), []
         for t, n in np.argwhere(terminated | truncated).tolist():
             if whole is None or whole[t, n]:
@@ -79,13 +80,14 @@ class Ledger:
                     Episode(
                         env=first + n,
                         index=int(index[t, n]),
-                        step=self._step + (t + 1) * total,
+                        step=self._step + (t + 1) * total,  # of all environments, other groups' too
                         episodic_return=float(self._return[n] + reward[start[n] : t + 1, n].sum()),
                         length=int(self.length[n] + t + 1 - start[n]),
                         terminated=bool(terminated[t, n]),
                     )
                 )
             start[n], self._return[n], self.length[n] = t + 1, 0.0, 0
+        # what no episode's end has used goes on in the next rollout
         for n in range(num_envs):
             self._return[n] += reward[start[n] :, n].sum()
         self.length += num_steps - start
@@ -114,6 +116,7 @@ def check_numbers(
             odd[name] = ~np.isfinite(array).reshape(num_steps, num_envs, -1)
     if not odd:
         return
+    # The first row decides; within it, what arises first. What follows from it may be NaN as well.
     t = min(int(np.argwhere(mask)[0, 0]) for mask in odd.values())
     name, mask = next((name, mask) for name, mask in odd.items() if mask[t].any())
     n, entry = np.argwhere(mask[t])[0].tolist()

@@ -24,6 +24,7 @@ from poise.training.host import HostCollector
 
 def groups(config: Config) -> list[Group]:
     """``config.env_groups`` groups; their sizes differ by at most one environment."""
+    # These bounds decide seeds, noise and array shapes, and so the bits: they never change.
     total, count = config.shape[1], config.env_groups
     firsts = [i * total // count for i in range(count + 1)]
     return [Group(i, firsts[i], firsts[i + 1] - firsts[i], total) for i in range(count)]
@@ -106,6 +107,7 @@ def merged(parts: Sequence[Collected]) -> Collected:
     """The rollouts of all groups side by side, and their episodes in the order of their ends."""
     if len(parts) == 1:
         return parts[0]
+    # axis 1 is that of the environments: [T, N]
     rollout = jax.tree.map(lambda *arrays: np.concatenate(arrays, axis=1), *(c.rollout for c in parts))
     episodes = sorted((e for c in parts for e in c.episodes), key=lambda e: (e.step, e.env))
     times = [c.physics_seconds for c in parts]
@@ -117,11 +119,12 @@ def merged(parts: Sequence[Collected]) -> Collected:
 
 def joined_worlds(worlds: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
     """The snapshots of all groups as one; None if a group has none."""
+    # a single group keeps its names, as in checkpoints from before there were groups
     if len(worlds) == 1 or None in worlds:
         return worlds[0] if len(worlds) == 1 else None
     joined: dict[str, Any] = {}
     for i, world in enumerate(worlds):
-        joined |= prefixed(f"shard.{i}", world or {})
+        joined |= prefixed(f"shard.{i}", world or {})  # the groups' name when the format was made
     return joined
 
 

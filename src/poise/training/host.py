@@ -149,6 +149,7 @@ class HostCollector:
     def _empty_rows(self) -> _Rows:
         """Room for a rollout."""
         spec, shape = self.spec, (self._config.shape[0], self.num_envs)
+        # Memory of its own for each rollout: the caller keeps the last one while the next is collected.
         obs = np.empty((*shape, spec.obs_size), self._obs.dtype)
         action = spec.zero_actions(*shape)
         terminated, truncated = np.empty(shape, bool), np.empty(shape, bool)
@@ -159,6 +160,8 @@ class HostCollector:
         """New episodes of the environments in ``mask``, after so many rows of the rollout."""
         index = self._ledger.index
         index[mask] += 1
+        # The seed of an episode follows from its environment and its number, and from nothing else: whatever
+        # happened before, the episode is the same.
         seed, first = self._config.seed, self._group.first
         numbers = np.flatnonzero(mask).tolist()
         seeds = [episode_seed(seed, Stream.TRAINING, first + n, int(index[n])) for n in numbers]
@@ -184,6 +187,7 @@ class HostCollector:
         if fault.crash is not None:
             self._crashes.append(fault.crash)
         self._obs = _copied(restored.obs)
+        # An environment counts as restored only if it also shows what it showed before the fault.
         lost = ~restored.exact
         if obs is not None:
             lost |= (self._obs != obs).any(axis=1)
@@ -216,6 +220,7 @@ class HostCollector:
         self._obs = _copied(obs)
         self._notes = [f"{self.spec.id}: {what}" for what in unlike]
         now = self._obs.astype(dtype)
+        # bytes, not ==: NaN equals NaN here, and -0.0 is not 0.0
         lost = ~exact | [a.tobytes() != b.tobytes() for a, b in zip(now, saved, strict=True)]
         if lost.any():
             numbers = ", ".join(str(self._group.first + n) for n in np.flatnonzero(lost)[:3])
@@ -239,5 +244,7 @@ class HostCollector:
         )
 
     def _noise(self, iteration: int) -> Float[np.ndarray, "T N A"]:
+        # Of this iteration alone, so a resume needs no state of a generator. NumPy ignores a last 0 in a seed:
+        # the only group draws what trainings drew before there were groups.
         rng = np.random.default_rng((self._config.seed, Stream.NOISE, iteration, self._group.index))
         return self.spec.draw_noise(rng, self._config.shape[0], self.num_envs)

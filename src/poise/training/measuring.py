@@ -19,9 +19,10 @@ from poise.types import Rollout
 
 def measure_rollout(rollout: Rollout, before: Normalizer, scale: ActionScale) -> dict[str, float | None]:
     """The metrics of a rollout; ``before``: the statistics with which its policy acted."""
+    # relative to the origin, as the statistics are
     reward, obs = np.asarray(rollout.reward), np.asarray(rollout.obs)
     return {
-        "reward/mean": float(reward.mean(dtype=float)),
+        "reward/mean": float(reward.mean(dtype=float)),  # float32 would lose digits
         "reward/std": float(reward.std(dtype=float)),
         "policy/saturation": saturation(np.asarray(rollout.action), scale),
         "normalize/shift": observation_shift(obs.reshape(-1, obs.shape[-1]), before),
@@ -30,7 +31,7 @@ def measure_rollout(rollout: Rollout, before: Normalizer, scale: ActionScale) ->
 
 def saturation(action: np.ndarray, scale: ActionScale) -> float | None:
     """The share of entries that scaling moves to a bound or beyond; None without bounds."""
-    reached = scale.reached(action)
+    reached = scale.reached(action)  # None where actions are discrete, empty where none has bounds
     return None if reached is None or not reached.size else float(reached.mean())
 
 

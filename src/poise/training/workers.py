@@ -93,7 +93,8 @@ class _Worker:
     """Holds the environments of some groups, in a process of its own."""
 
     def __init__(self, path: Sequence[str], task: envs.Resolved, config: Config, settings: WorkerSettings):
-        jax.config.update("jax_platforms", "cpu")  # only the learner uses an accelerator
+        # Only the learner uses an accelerator: a worker acts in NumPy, and must not take the GPU's memory.
+        jax.config.update("jax_platforms", "cpu")
         cluster.settle_in(path)
         self._task, self._config, self._settings = task, config, settings
         self._parts: dict[int, HostCollector] = {}
@@ -107,6 +108,7 @@ class _Worker:
         """Makes the environments of a group. ``world``: is restored; None before the first rollout."""
         try:
             settings = self._settings
+            # asked again: a resume restores after the first start, and a moved group may come back
             if (earlier := self._parts.pop(group.index, None)) is not None:
                 earlier.close()
             env = envs.make(
@@ -121,7 +123,7 @@ class _Worker:
             exact = world is None or part.restore(world)
             return _Report(env.spec, env.backend, None if exact else part.snapshot(), fingerprint())
         except PoiseError as error:
-            return error
+            return error  # raised, it would arrive wrapped in an error of Ray
 
     def collect(
         self, index: int, parameters: Mapping[str, np.ndarray], iteration: int
@@ -129,7 +131,7 @@ class _Worker:
         """The rollout of one group, and a snapshot of its world after it."""
         try:
             part = self._parts[index]
-            if self._shapes is None:
+            if self._shapes is None:  # the modules are rebuilt from plain arrays
                 self._shapes = state_shapes(part.spec, self._config.settled(part.spec))
             acting = _acting(shapes_with_origin(self._shapes, parameters))
             state = filled(acting, parameters)
@@ -176,7 +178,7 @@ class Workers:
         self._groups = groups(config)
         self._worlds: list[dict[str, Any] | None] = [None] * len(self._groups)
         self._notes: list[str] = []
-        self._deaths = dict.fromkeys(range(len(self._groups)), 0)
+        self._deaths = dict.fromkeys(range(len(self._groups)), 0)  # in a row, of each group's workers
         self._no_core = -PATIENCE  # when there was last no core for a replacement
         self._foreign = False  # whether a worker has another processor or other versions
         self._workers = [cluster.Process(_Worker, *self._arguments) for _ in range(settings.count)]
@@ -192,6 +194,7 @@ class Workers:
 
     def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
         exact = True
+        # stored once in the cluster, not sent again for every group
         arrays = {n: np.asarray(a) for n, a in named({"policy": policy, "normalizer": normalizer}).items()}
         parameters = cluster.share(arrays)
         done: dict[int, dict[str, Any]] = {}
@@ -203,16 +206,20 @@ class Workers:
         while waiting:
             for promise, group, result in self._answers(waiting):
                 if isinstance(result, cluster.Lost):
+                    # The replacement starts where the group was after its last rollout. All that is collected
+                    # follows from that, the parameters and the iteration, so the bits are the same.
                     reports = self._begin(self._renew(self._home[group.index], result))
                     exact = exact and all(report.world is None for report in reports.values())
                     moved = [s for s in self._groups if s.index in reports]
                     waiting = {p: s for p, s in waiting.items() if s not in moved}
+                    # a group whose rollout has arrived needs only its world, which ``_begin`` restored
                     waiting |= {ask(s): s for s in moved if s.index not in done}
-                    break
+                    break  # the promises of this round are out of date
                 del waiting[promise]
                 done[group.index], self._worlds[group.index] = result, result.pop("world")
                 self._deaths[group.index] = 0
         parts = [_unpacked(done[group.index]) for group in self._groups]
+        # groups of one worker play one after the other, the workers side by side: the slowest counts
         seconds = dict.fromkeys(map(id, self._workers), 0.0)
         for group, part in zip(self._groups, parts, strict=True):
             seconds[id(self._home[group.index])] += part.physics_seconds or 0.0
@@ -265,6 +272,7 @@ class Workers:
                     break
                 del waiting[promise]
                 reports[group.index] = result
+                # not restored exactly: from here on its world is the one that the worker has
                 self._worlds[group.index] = result.world or self._worlds[group.index]
                 self._compare(result.fingerprint)
         return reports
@@ -290,10 +298,11 @@ class Workers:
         if max(self._deaths.values()) > MOST_DEATHS:
             count = max(self._deaths.values())
             raise WorkerError(f"workers of one group died {count} times in a row; the last: {why.why}")
-        dead.kill()
+        dead.kill()  # it may hang and not be dead: two processes must not step one environment
         place = self._workers.index(dead)
         fresh = cluster.Process(_Worker, *self._arguments)
         others = [worker for worker in self._workers if worker is not dead]
+        # Without others there is nothing but to wait for a core, however long.
         if not others or self._has_core(fresh):
             self._workers[place] = fresh
             self._notes.append("a worker died; another took its place")
