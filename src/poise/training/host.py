@@ -244,7 +244,7 @@ class HostCollector:
         )
 
     def _noise(self, iteration: int) -> Float[np.ndarray, "T N A"]:
-        # Of this iteration alone, so a resume needs no state of a generator. NumPy ignores a last 0 in a seed:
+        # Of this iteration alone: a resume needs no state of a generator. NumPy ignores a last 0 in seeds:
         # the only group draws what trainings drew before there were groups.
         rng = np.random.default_rng((self._config.seed, Stream.NOISE, iteration, self._group.index))
         return self.spec.draw_noise(rng, self._config.shape[0], self.num_envs)
