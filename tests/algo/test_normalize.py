@@ -73,7 +73,7 @@ def test_rewards_that_come_only_at_the_end_stay_apart():
     np.testing.assert_allclose(scaled_reward(stats, reward, Normalize(reward_clip=10.0))[-1], 10)
 
 
-def test_what_is_not_normalized_is_not_bounded_unless_a_bound_is_given():
+def test_without_normalization_there_is_no_bound_unless_one_is_given():
     stats = RunningStats(jnp.array(2.0), jnp.array([2.0, 0.0]), jnp.array([2.0, 8.0]))
     obs, reward = jnp.array([50.0, 200.0]), jnp.array([[15.0, 40.0]])
     np.testing.assert_array_equal(scaled_obs(stats, obs, Normalize(obs=False)), obs)

@@ -88,7 +88,7 @@ CASES += [("flag", 70, "terminated is str 'no', should be True or False")]
 
 
 @pytest.mark.parametrize(("kind", "when", "message"), CASES)
-def test_what_is_wrong_is_said_with_environment_seed_and_step(kind, when, message, monkeypatch):
+def test_a_fault_is_reported_with_environment_seed_and_step(kind, when, message, monkeypatch):
     monkeypatch.setattr(gym.registry["Bad-v0"], "kwargs", {"kind": kind, "when": when})
     env = GymnasiumEnv("Bad-v0", 1)
 

@@ -87,7 +87,7 @@ SICK = {
 
 
 @pytest.mark.parametrize("rule", SICK)
-def test_what_makes_a_training_sick_is_named(rule, tmp_path):
+def test_each_rule_finds_its_problem(rule, tmp_path):
     kind, options = SICK[rule]
     folder = trained(f"Cart-{kind}-v0", tmp_path, **options)
     findings = diagnose(folder)
@@ -201,7 +201,7 @@ def test_a_collapse_is_the_loss_of_half_of_what_was_gained(record, value, collap
     assert ("late-collapse" in found) == collapsed
 
 
-def test_what_to_try_is_a_command_with_what_differs_from_the_defaults(record):
+def test_the_advice_is_a_command_with_the_options_that_differ_from_the_defaults(record):
     changed = dataclasses.replace(
         record,
         config=dataclasses.replace(
@@ -251,6 +251,6 @@ def test_the_doctor_says_what_was_seen_what_it_means_and_what_to_try(record, tmp
     assert "RUN: must be one folder or more" in capsys.readouterr().err
 
 
-def test_what_is_no_run_is_refused(tmp_path):
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(RecordError, match="is not a run folder"):
         diagnose(tmp_path)

@@ -129,7 +129,7 @@ SICK = {
 
 
 @pytest.mark.parametrize("kind", SICK)
-def test_what_is_sick_is_named(kind):
+def test_each_problem_is_found(kind):
     rule, severity, seen = SICK[kind]
     findings, _ = judged(f"sick:{kind}")
     (mine,) = [finding for finding in findings if finding.rule == rule]
@@ -146,7 +146,7 @@ def test_a_process_that_dies_is_named():
     assert not inspection.ok
 
 
-def test_what_hangs_is_ended():
+def test_an_environment_that_hangs_is_ended():
     inspection = inspect("sick:Hangs", timeout=8)
     (hangs,) = inspection.findings
     assert hangs.rule == "hangs"
@@ -159,14 +159,14 @@ def test_an_environment_that_leaves_python_does_not_pass():
     assert not inspection.ok
 
 
-def test_what_an_environment_prints_is_not_part_of_the_result(capfd):
+def test_output_of_an_environment_is_not_part_of_the_result(capfd):
     assert main(["check", "sound:Talks", "--json"]) == 0
     out = capfd.readouterr().out
     assert json.loads(out)["ok"]
 
 
 @pytest.mark.parametrize("id", GYMNASIUMS)
-def test_what_gymnasium_has_gives_no_error_and_no_warning(id):
+def test_gymnasiums_environments_give_no_error_and_no_warning(id):
     findings, facts = judged(id)
     assert rules(findings, "error", "warning") == []
     assert facts["played_episodes"] > 3
@@ -256,7 +256,7 @@ def test_gymnasiums_checker_has_its_say_where_nothing_grave_was_found():
     assert "was not a dictionary" in found.seen
 
 
-def test_what_is_no_environment_is_refused():
+def test_a_name_that_is_no_environment_is_refused():
     with pytest.raises(EnvError, match="module sick has no 'Nothing'; it has sick:Sound"):
         inspect("sick:Nothing")
     with pytest.raises(EnvError, match="sick:np is an object \\(module\\), not an environment"):

@@ -65,7 +65,7 @@ def test_every_episode_has_the_seed_of_its_place():
     np.testing.assert_array_equal(rollout.obs[:, 0, 1], expected)
 
 
-def test_what_the_environment_gets_is_scaled_and_what_is_stored_is_not():
+def test_the_environment_gets_scaled_actions_and_the_rollout_keeps_unscaled_ones():
     env = Counter([0, 0])
     env.spec = type(env.spec)("Counter", (3,), (1,), (-2.0,), (4.0,))
     config = Config(
@@ -210,7 +210,7 @@ def test_options_of_collecting_change_the_rollout():
 
 
 @pytest.mark.parametrize("id", ["InvertedPendulum-v4", "Pendulum-v1"])
-def test_what_acted_is_what_prepare_takes_for_the_old_policy(id):
+def test_prepare_computes_the_old_policy_from_the_observations_that_it_acted_on(id):
     """At any iteration the sampled action, seen from prepare's distribution, is the noise and no more."""
     # the first rollout is otherwise learned from as its own statistics scale it, which did not act
     config = Config(

@@ -91,7 +91,7 @@ def test_metrics_are_what_the_episodes_say():
     ("part", "std", "num_epochs"),
     [("policy", "predicted", 1), ("policy", "fixed", 2), ("value function", "fixed", 1)],
 )
-def test_what_diverges_in_the_only_iteration_ends_the_training(part, std, num_epochs):
+def test_divergence_in_the_only_iteration_ends_the_training(part, std, num_epochs):
     # after one epoch of one minibatch the weights are huge and finite, what they give is not
     rate = {"policy": "policy_learning_rate", "value function": "value_learning_rate"}[part]
     ppo = PPO(num_steps=32, minibatch_size=128, num_epochs=num_epochs, **{rate: 1e38})
@@ -118,7 +118,7 @@ def test_a_reward_that_is_not_finite_ends_the_training_with_its_name():
         train(Broken([3, -5, 0, 0]))
 
 
-def test_what_became_infinite_first_is_named_with_its_epoch_and_minibatch():
+def test_the_first_infinite_array_is_named_with_its_epoch_and_minibatch():
     """By hand: the first minibatch learns well, its step makes the weights huge, the second sees it."""
     ppo = PPO(num_steps=32, minibatch_size=32, num_epochs=2, value_learning_rate=1e38)
     config = Config(total_steps=128, num_envs=4, ppo=ppo)

@@ -90,7 +90,7 @@ def _reward(env):
         (-1e12, 1.0, np.float64),
     ],
 )
-def test_what_is_far_away_is_learned_as_what_is_near(offset, width, dtype):
+def test_observations_far_from_zero_are_learned_like_those_near_it(offset, width, dtype):
     """A random policy has -0.67 here, and so has one that sees rounded numbers."""
     assert _reward(Follow(offset, width, dtype)) > -0.35
 
