@@ -75,7 +75,8 @@ def _refuse_values_of_flags(arguments: list[str]) -> None:
 
 def _run(arguments: list[str], guard: Guard) -> None:
     """Runs the verb."""
-    verb, *options = arguments = with_todays_names(arguments) or [""]
+    arguments = with_todays_names(arguments)
+    verb, *options = arguments or [""]
     if arguments == ["--version"]:
         print(f"poise {importlib.metadata.version('poise')}")
         return
