@@ -26,7 +26,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 # The configuration checks itself, and its tests want to see that: it is loaded without the checker.
-import poise.config  # noqa: E402, F401
+import poise.config  # noqa: E402
 
 # A checked call costs 20 microseconds. So modules without arrays are left to pyright, and the one that calls
 # itself for every attribute of every environment.

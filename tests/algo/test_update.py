@@ -483,16 +483,9 @@ print(len(jax.devices()), parameters_sha256(last.state))
 
 
 def test_one_device_and_two_give_the_same_bits():
-    outputs = [
-        subprocess.run(
-            [sys.executable, "-c", SCRIPT, n],
-            env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PJRT_NPROC": "2"},
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-        for n in "12"
-    ]
-    (one, first), (two, second) = (out.split() for out in outputs)
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PJRT_NPROC": "2"}
+    command = [sys.executable, "-c", SCRIPT]
+    both = [subprocess.Popen([*command, n], env=env, stdout=subprocess.PIPE, text=True) for n in "12"]
+    (one, first), (two, second) = (process.communicate()[0].split() for process in both)
     assert (one, two) == ("1", "2")
     assert first == second

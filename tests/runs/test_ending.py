@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 
 import pytest
 
@@ -11,7 +12,7 @@ from poise.runs.options import Options
 from poise.runs.recorder import Recorder
 from poise.runs.session import execute
 from poise.runs.setup import Conditions
-from poise.system.interrupts import Guard
+from poise.system.interrupts import Guard, Interrupted
 
 QUICK = {"total_steps": 256, "video": False, "evaluate": False}
 
@@ -91,3 +92,18 @@ def test_a_failure_to_complete_the_folder_does_not_hide_the_error(failing, monke
     with pytest.raises(MemoryError, match="the real error"):
         poise.train("Pendulum-v1", out=tmp_path, file=shown, **QUICK)
     assert shown.getvalue().endswith("the run folder is not complete: OSError: no space\n")
+
+
+def test_an_interrupt_before_the_first_iteration_leaves_a_summary(monkeypatch, tmp_path):
+    guard, save = Guard(), Recorder.save
+
+    def interrupted(recorder):
+        save(recorder)
+        guard.hear(signal.SIGINT, None)
+
+    monkeypatch.setattr(Recorder, "save", interrupted)
+    options = Options(out=tmp_path, video=False, evaluate=False)
+    with pytest.raises(Interrupted):
+        execute("Pendulum-v1", Config(total_steps=256), options, Conditions(io.StringIO(), guard))
+    (summary,) = tmp_path.glob("*/*/summary.json")
+    assert json.loads(summary.read_text())["status"] == "interrupted"

@@ -40,23 +40,21 @@ print(json.dumps({"threads": num_threads(), **digest}))
 """
 
 
-def _probe(start: str, cores: int, nproc: int | None = None) -> dict[str, object]:
+def _probe(start: str, cores: int, nproc: int | None = None) -> subprocess.Popen[str]:
     env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")}
     env |= {} if nproc is None else {"NPROC": str(nproc)}
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, start, str(cores)],
-        env=env,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout)
+    command = [sys.executable, "-c", PROBE, start, str(cores)]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+
+
+def _seen(probes: list[subprocess.Popen[str]]) -> list[dict[str, object]]:
+    return [json.loads(probe.communicate()[0]) for probe in probes]
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot take cores away")
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_one_core_and_eight_give_the_same_bits():
-    one, eight = _probe("poise", 1), _probe("poise", 2, nproc=8)
+    one, eight = _seen([_probe("poise", 1), _probe("poise", 2, nproc=8)])
     assert one == eight
     assert one["threads"] == THREADS
 
@@ -66,8 +64,7 @@ def test_one_core_and_eight_give_the_same_bits():
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_the_probe_of_the_bits_sees_eight_cores():
     """JAX started by someone else on eight cores gives other gradients."""
-    one = _probe("poise", 1)
-    foreign = _probe("raw", 2, nproc=8)
+    one, foreign = _seen([_probe("poise", 1), _probe("raw", 2, nproc=8)])
     assert foreign["threads"] == 8
     assert foreign["policy"] != one["policy"]
 

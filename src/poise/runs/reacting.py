@@ -1,7 +1,7 @@
 """The loop that records and shows each iteration. However it ends, finished iterations are saved."""
 
 import contextlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,18 @@ class Run:
 Session = Generator[Progress, None, Run]
 
 
-def react(training: Iterator[Progress], recorder: Recorder, conditions: Conditions) -> Session:
-    """Records and shows each iteration and yields it. Then completes the run folder."""
+def react(
+    training: Iterator[Progress], recorder: Recorder, conditions: Conditions, begin: Callable[[], None]
+) -> Session:
+    """Records and shows each iteration and yields it. Then completes the run folder.
+
+    ``begin``: is called where an interrupt is handled from then on; it raises one that came before.
+    """
     setup = recorder.setup
     with live(setup.total_steps, conditions.file, setup.spec.dimensions) as view:
         recorder.show_on(view)
         try:
+            begin()
             summary = yield from _to_the_end(training, recorder, view, conditions)
         except BaseException as error:
             conditions.guard.done()

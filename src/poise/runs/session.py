@@ -182,13 +182,17 @@ def _session(job: _Job, folder: Path | None, conditions: Conditions) -> Session:
         past = Past() if job.resumed is None else take_up(place, job.resumed.past)
         if job.resumed is None:
             clear(place)
+        # From the first file in the folder to where an interrupt is handled, it waits: else a folder would be
+        # left that does not say how its training ended.
+        waiting = stack.enter_context(contextlib.ExitStack())
+        waiting.enter_context(conditions.guard.deferred())
         tally = Tally(past, began, conditions.import_seconds)
         recorder = Recorder(place, folder, setup, past, tally=tally, guard=conditions.guard)
         conditions.guard.began = True
         start = _start(job, recorder)
         _announce(setup, world, conditions)
         training = settled_iterations(setup.config, world, start)
-        return (yield from react(training, recorder, conditions))
+        return (yield from react(training, recorder, conditions, waiting.close))
     raise AssertionError
 
 
