@@ -482,6 +482,7 @@ print(len(jax.devices()), parameters_sha256(last.state))
 """
 
 
+@pytest.mark.processes
 def test_one_device_and_two_give_the_same_bits():
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PJRT_NPROC": "2"}
     command = [sys.executable, "-c", SCRIPT]

@@ -45,6 +45,7 @@ def test_a_run_is_resumed(folders, capsys):
     assert (after["status"], after["steps"]) == ("finished", before["steps"])
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("run", ["experiment/1", "sweep/default/5"])
 def test_an_experiment_and_a_sweep_are_resumed(run, folders, capsys):
     kind = run.split("/")[0]

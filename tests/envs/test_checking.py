@@ -243,6 +243,7 @@ def test_environments_with_other_spaces_than_the_first_are_a_fault(monkeypatch):
         GymnasiumEnv("Bad-v0", 3)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("how", ["raises", "dies", "hangs"])
 def test_the_others_are_closed_where_one_process_fails(how, elsewhere, monkeypatch):
     monkeypatch.setattr("poise.envs.gymnasium.PATIENCE", 3.0)
@@ -278,6 +279,7 @@ def test_a_process_that_cannot_make_its_environment_is_a_fault(name, said, elsew
     assert "Traceback" not in err
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -24,15 +24,18 @@ def references(tmp_path_factory):
 
 
 # These seeds draw the same training, on backend native, so one reference serves all.
+@pytest.mark.processes
 def test_killed_at_a_random_moment_it_comes_to_the_same_end(references, tmp_path):
     suite.kill(tmp_path, random.Random(4), references)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("seed", [1, 22])  # one endless call, and a training
 def test_interrupted_it_ends_in_time_and_can_be_resumed(seed, references, tmp_path):
     suite.interrupt(tmp_path, random.Random(seed), references)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("kind", "moment"), [("raise", "at reset"), ("none", "late"), ("hang", "early"), ("kill", "late")]
 )
@@ -40,6 +43,7 @@ def test_an_environment_that_misbehaves_is_named(kind, moment, tmp_path):
     suite.environment(tmp_path, kind, moment)
 
 
+@pytest.mark.processes
 def test_a_full_disk_costs_nothing_that_was_saved(references, tmp_path):
     mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(tmp_path)]
     try:
@@ -50,6 +54,7 @@ def test_a_full_disk_costs_nothing_that_was_saved(references, tmp_path):
     suite.full_disk(tmp_path, random.Random(7), references)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("fault", ["checkpoints", "options"])
 def test_malformed_checkpoints_and_options_are_refused(fault, tmp_path):
     # in a process of its own: the checker of these tests compiles code when it is called
@@ -69,6 +74,7 @@ def test_files_of_strangers_are_refused_by_every_verb(tmp_path):
     assert len(rows) == 100
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("damage", "place"), [("a byte", keeping.PLACES[0]), ("another schema", keeping.PLACES[2])]
 )
@@ -76,6 +82,7 @@ def test_a_damaged_checkpoint_of_one_of_several_costs_nothing_else(damage, place
     keeping.damaged(tmp_path / "trials" / "one", damage, place)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("command", "name"),
     [("resume RUN", "curve.png"), ("export RUN", "policy.py"), ("resume EXPERIMENT", "0/log.txt")],

@@ -122,6 +122,7 @@ def test_flags_make_the_same_configuration(monkeypatch):
     assert seen == [config]
 
 
+@pytest.mark.processes
 def test_the_command_measures_and_prints(capsys):
     command = "bench Pendulum-v1 --num-envs 2 --total-steps 256 --ppo.num-steps 64 --rounds 1"
     assert main(shlex.split(command)) == 0
@@ -146,6 +147,7 @@ def test_invalid_options_are_an_error(options, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.processes
 def test_a_training_that_fails_says_why():
     config = dataclasses.replace(SMALL, ppo=PPO(num_steps=64, policy_learning_rate=1e30))
     with pytest.raises(bench.BenchError, match=r"^policy/loss is nan in iteration 1 of Pendulum-v1"):

@@ -188,6 +188,7 @@ def test_a_job_that_fails_is_told_from_those_that_finish(tmp_path):
     assert results["Pendulum-v1"]["parameters_sha256"] == alone.summary["parameters_sha256"]
 
 
+@pytest.mark.processes
 def test_several_seeds_leave_their_runs_their_score_and_a_curve(tmp_path):
     shown = io.StringIO()
     options = Options(out=tmp_path, video=False)
@@ -337,6 +338,7 @@ def test_seeds_that_are_none_are_refused(first, count, tmp_path):
         )
 
 
+@pytest.mark.processes
 def test_a_pool_that_is_left_begins_nothing_more(tmp_path):
     options = Options(evaluate=False, video=False)
     config = Config.from_dict(TINY)
@@ -351,6 +353,7 @@ def test_a_pool_that_is_left_begins_nothing_more(tmp_path):
     assert all(status(job) == "finished" for job in begun)
 
 
+@pytest.mark.processes
 def test_the_processes_of_a_pool_end_with_it_when_it_is_killed(tmp_path):
     arguments = ["train", "Pendulum-v1", "--seeds", "2", "--total-steps", "4M", "--no-evaluate", "--no-video"]
     command = [sys.executable, "-m", "poise", *arguments, "--out", str(tmp_path)]

@@ -313,6 +313,7 @@ def test_a_damaged_journal_is_refused_in_one_line(fake, tmp_path, capsys):
 # --- a storage that several share ---
 
 
+@pytest.mark.processes
 def test_two_processes_share_a_storage_and_their_trials_are_counted_once(fake, tmp_path, monkeypatch):
     storage = {"storage": f"sqlite:///{tmp_path}/study.db", "study": "ours", "trials": 10}
 
@@ -540,6 +541,7 @@ def hashes(folder):
     return found
 
 
+@pytest.mark.processes
 def test_a_sweep_ends_with_its_judgement_and_its_folder(whole):
     folder, shown = whole
     summary = json.loads((folder / "summary.json").read_text())
@@ -573,6 +575,7 @@ def test_a_sweep_ends_with_its_judgement_and_its_folder(whole):
         assert config["ppo"]["gamma"] == pytest.approx(expected["ppo.gamma"])
 
 
+@pytest.mark.processes
 def test_nothing_is_left_to_resume_after_a_sweep(whole, capsys):
     folder, _ = whole
     with pytest.raises(RunError, match="no unfinished run"):
@@ -590,6 +593,7 @@ def test_a_sweep_without_an_unfinished_run_is_found_to_be_unfinished(fake, tmp_p
     assert newest_unfinished(tmp_path) == done.folder
 
 
+@pytest.mark.processes
 def test_the_sentence_says_where_the_defaults_had_scored_higher_in_the_trials(whole):
     folder, _ = whole
     sides = {
@@ -602,6 +606,7 @@ def test_the_sentence_says_where_the_defaults_had_scored_higher_in_the_trials(wh
     assert "between the default and trial 1" in said
 
 
+@pytest.mark.processes
 def test_its_winner_and_the_defaults_can_be_compared(whole, capsys):
     folder, _ = whole
     assert main(["compare", str(folder)]) == 0

@@ -107,6 +107,7 @@ def listening(pids):
     return addresses
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_local_ray_is_private_and_gone_at_the_end(killed):
     sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))

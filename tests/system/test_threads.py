@@ -51,6 +51,7 @@ def _seen(probes: list[subprocess.Popen[str]]) -> list[dict[str, object]]:
     return [json.loads(probe.communicate()[0]) for probe in probes]
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot take cores away")
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_one_core_and_eight_give_the_same_bits():

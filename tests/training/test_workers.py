@@ -19,6 +19,7 @@ from poise.training.groups import groups
 from poise.training.loop import Start, iterations
 from poise.training.workers import WorkerError, Workers, WorkerSettings, check_workers
 
+pytestmark = pytest.mark.processes
 CONFIG = Config(total_steps=1536, num_envs=6, env_groups=3)  # 6 iterations
 
 
