@@ -29,6 +29,7 @@ def example(monkeypatch):
     return ID
 
 
+@pytest.mark.processes
 def test_the_example_trains_by_its_own_line_and_is_filmed(example, tmp_path, monkeypatch):
     line = next(x for x in (EXAMPLES / "ball_and_beam.py").read_text().splitlines() if "poise train" in x)
     command = line.split("poise ")[1].split()

@@ -63,6 +63,7 @@ def rules(findings, *severities):
     return [f.rule for f in findings if f.severity in (severities or ("error", "warning", "note"))]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("table", TABLES)
 def test_no_environment_that_is_right_is_called_sick(table):
     import sound
@@ -72,6 +73,7 @@ def test_no_environment_that_is_right_is_called_sick(table):
     assert {name: names for name, names in found.items() if names} == {}
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("table", TABLES)
 def test_no_mistake_is_missed_and_nothing_else_is_said(table):
     import ailing
@@ -91,6 +93,7 @@ def test_the_tables_have_forty_environments_and_more():
     assert len({**ailing.FIRST, **ailing.HELD_OUT}) >= 40
 
 
+@pytest.mark.processes
 def test_a_finding_shows_nothing_of_the_inside_of_poise_and_says_what_to_do():
     findings = [
         finding for id, (of_it, _) in results("FIRST").items() if id.startswith("ailing") for finding in of_it
@@ -128,6 +131,7 @@ SICK = {
 }
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("kind", SICK)
 def test_each_problem_is_found(kind):
     rule, severity, seen = SICK[kind]
@@ -146,6 +150,7 @@ def test_a_process_that_dies_is_named():
     assert not inspection.ok
 
 
+@pytest.mark.processes
 def test_an_environment_that_hangs_is_ended():
     inspection = inspect("sick:Hangs", timeout=8)
     (hangs,) = inspection.findings
@@ -165,6 +170,7 @@ def test_output_of_an_environment_is_not_part_of_the_result(capfd):
     assert json.loads(out)["ok"]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("id", GYMNASIUMS)
 def test_gymnasiums_environments_give_no_error_and_no_warning(id):
     findings, facts = judged(id)
@@ -179,6 +185,7 @@ def test_a_task_of_the_batch_engine_alone_is_played_there(monkeypatch):
     assert inspection.facts["backend"] == "mujoco"
 
 
+@pytest.mark.processes
 def test_the_advice_for_a_task_is_of_its_own():
     (finding,) = judged("ailing:BeamNoise-v0")[0]
     assert "np_random" not in finding.fix
@@ -209,6 +216,7 @@ def test_actions_are_of_the_type_that_a_training_passes(tmp_path):
     assert {kind: set(types) for kind, types in seeing.given.items()} == checked
 
 
+@pytest.mark.processes
 def test_the_time_of_a_training_includes_learning_and_the_score():
     plain, picture = judged("sound:Desk")[1], judged("ailing:Camera")[1]
     learning = picture["training_seconds"] - picture["step_us"] * 1e-6 * forecast.TRAINING
@@ -243,6 +251,7 @@ def test_a_fault_of_a_rule_is_told_and_what_was_found_before_stays(monkeypatch):
     assert failed.seen.startswith("the check itself failed: AssertionError: no")
 
 
+@pytest.mark.processes
 def test_the_same_is_found_again_in_another_process():
     findings, facts = judged("sick:Dead")
     again = inspect("sick:Dead")
@@ -250,6 +259,7 @@ def test_the_same_is_found_again_in_another_process():
     assert again.facts["played_steps"] == facts["played_steps"]
 
 
+@pytest.mark.processes
 def test_gymnasiums_checker_has_its_say_where_nothing_grave_was_found():
     (_, found) = judged("sick:InfoIsAList")[0]
     assert (found.rule, found.severity) == ("gymnasium-checker", "note")
@@ -263,6 +273,7 @@ def test_a_name_that_is_no_environment_is_refused():
         inspect("sick:np")  # a name in the module that is no environment
 
 
+@pytest.mark.processes
 def test_a_class_is_trained_and_evaluated_by_its_name(tmp_path):
     options = {"total_steps": 512, "num_envs": 2, "video": False, "out": tmp_path, "file": io.StringIO()}
     options["eval_max_steps"] = 2000

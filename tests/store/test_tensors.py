@@ -116,6 +116,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.processes
 def test_refusing_a_file_needs_little_memory(tmp_path):
     """600 MB of zeros, and a million arrays of nothing: that took twice the file, and 2 GB and 15 s."""
     size, paths = 600_000_000, []

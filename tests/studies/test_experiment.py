@@ -176,6 +176,7 @@ def test_pictures_and_page_come_from_the_tables_alone(reproduced, tmp_path):
     assert (tmp_path / "figure1.png").read_bytes() == (plan.out / "figure1.png").read_bytes()
 
 
+@pytest.mark.processes
 def test_a_job_that_fails_is_told_from_those_that_finish(tmp_path):
     config, options = Config.from_dict(TINY), Options(evaluate=False, video=False)
     jobs = [Job(env, config, options, tmp_path / env) for env in ("Pendulum-v1", "Pendulom-v1")]
@@ -245,6 +246,7 @@ def test_an_experiment_gathers_every_run_in_one_table(two_tasks):
     assert [line.split()[0] for line in lines] == ["task", "Pendulum-v1", "InvertedPendulum-v4"]
 
 
+@pytest.mark.processes
 def test_an_experiment_goes_on_with_what_is_missing(two_tasks, tmp_path):
     done, _ = two_tasks
     folder = tmp_path / "copy"
