@@ -130,7 +130,7 @@ def _minibatches(batch: Batch, rows: Int[np.ndarray, "E minibatches M"], before:
     """The minibatches of some epochs; ``before``: epochs that came earlier."""
     for epoch, order in enumerate(rows):
         for number, row in enumerate(order):
-            # as one of a list of minibatches: ``take`` is what ``update`` takes them with
+            # ``take`` makes a list of minibatches, as in ``update``; here the list has one
             minibatch = jax.tree.map(lambda x: x[0], take(batch, jax.numpy.asarray(row[None])))
             yield before + epoch + 1, number + 1, minibatch
 

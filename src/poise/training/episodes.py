@@ -87,7 +87,7 @@ class Ledger:
                     )
                 )
             start[n], self._return[n], self.length[n] = t + 1, 0.0, 0
-        # what no episode's end has used goes on in the next rollout
+        # the rows after an environment's last end belong to an episode that continues in the next rollout
         for n in range(num_envs):
             self._return[n] += reward[start[n] :, n].sum()
         self.length += num_steps - start

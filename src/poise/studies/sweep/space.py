@@ -328,12 +328,10 @@ def _kind(name: str) -> tuple[Any, bool]:
     """
     group, _, last = _option(name).rpartition(".")
     record = getattr(Config(), group, None) if group else Config()
-    if not dataclasses.is_dataclass(record) or last not in {f.name for f in dataclasses.fields(record)}:
+    fields = {f.name for f in dataclasses.fields(record)} if dataclasses.is_dataclass(record) else set()
+    if last not in fields or dataclasses.is_dataclass(getattr(record, last)):
         raise ConfigError(f"search = {name!r}: no such option")
-    hint = typing.get_type_hints(type(record), include_extras=True)[last]
-    if dataclasses.is_dataclass(hint):
-        raise ConfigError(f"search = {name!r}: no such option")
-    return _bare(hint)
+    return _bare(typing.get_type_hints(type(record), include_extras=True)[last])
 
 
 def _bare(hint: Any) -> tuple[Any, bool]:
