@@ -81,10 +81,10 @@ def test_a_malformed_description_names_the_field(data, message):
     [Policy(std="fixed"), Policy(std_init=0.5), Policy(std_min=0.1), Policy(head_tanh="all")],
 )
 def test_options_of_continuous_actions_are_refused_for_discrete_ones(settings):
-    spec = Spec("CartPole-v1", (4,), num_choices=2)
+    spec = Spec.flat("CartPole-v1", (4,), num_choices=2)
     with pytest.raises(ConfigError, match="has no effect on the discrete actions of CartPole-v1"):
         Config(policy=settings).check_against(spec)
-    Config(policy=settings).check_against(Spec("probe", (4,), (2,), (-1.0,) * 2, (1.0,) * 2))
+    Config(policy=settings).check_against(Spec.flat("probe", (4,), (2,), (-1.0,) * 2, (1.0,) * 2))
     Config().check_against(spec)
 
 
@@ -145,7 +145,7 @@ def test_a_rollout_of_few_steps_is_warned_of(num_envs, num_steps, steps):
 
 @pytest.mark.parametrize(("name", "usual"), [("obs", 10.0), ("reward", 1000.0)])
 def test_a_bound_follows_from_whether_there_is_normalization(name, usual):
-    spec = Spec("probe", (3,), (2,), (-1.0, -1.0), (1.0, 1.0))
+    spec = Spec.flat("probe", (3,), (2,), (-1.0, -1.0), (1.0, 1.0))
     bounds = {
         (True, "auto"): usual,
         (False, "auto"): None,

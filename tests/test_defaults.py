@@ -10,7 +10,7 @@ from poise.checked import ConfigError
 from poise.config import PPO, Config, Policy, known
 from poise.spec import Spec
 
-SPEC = Spec("probe", (3,), (2,), (-1.0, -1.0), (1.0, 1.0), time_limit=900)
+SPEC = Spec.flat("probe", (3,), (2,), (-1.0, -1.0), (1.0, 1.0), time_limit=900)
 
 
 def test_the_discount_by_hand():
@@ -86,7 +86,7 @@ def test_only_a_deviation_of_its_own_has_a_rate(std):
 
 
 def test_discrete_actions_have_no_deviation():
-    choices = Spec("probe", (3,), num_choices=2)
+    choices = Spec.flat("probe", (3,), num_choices=2)
     config = Config().settled(choices)
     assert config.policy.std_init is None is config.policy.std_rate
     config.check_against(choices)
@@ -130,7 +130,7 @@ def test_set_options_stay_and_the_others_are_derived():
 
 
 def test_the_name_of_the_environment_decides_nothing():
-    other = Spec("InvertedPendulum-v4", (9,), (2,), (-3.0, -3.0), (3.0, 3.0), time_limit=900)
+    other = Spec.flat("InvertedPendulum-v4", (9,), (2,), (-3.0, -3.0), (3.0, 3.0), time_limit=900)
     assert Config().settled(SPEC) == Config().settled(other)
 
 

@@ -16,7 +16,7 @@ from poise.store.checkpoint import (
     save_training,
 )
 
-SPEC = Spec(
+SPEC = Spec.flat(
     "Large-v0", obs_shape=(10_000,), action_shape=(2,), action_low=(-1.0,) * 2, action_high=(1.0,) * 2
 )
 
@@ -60,7 +60,7 @@ def test_large_observations_count(name, config):
 def test_a_manifest_that_describes_gigabytes_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("poise.config.MOST_PARAMETERS", 2**40)  # a stranger writes what he likes
     config = Config(policy=Policy(hidden=(2**16, 2**16)))
-    spec = Spec("Small-v0", obs_shape=(3,), num_choices=2)
+    spec = Spec.flat("Small-v0", obs_shape=(3,), num_choices=2)
     folder = save_training(tmp_path, Training(), Manifest("Small-v0", "gymnasium", 0, spec, config))
     monkeypatch.undo()
     begun = time.perf_counter()

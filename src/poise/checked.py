@@ -63,6 +63,9 @@ def _problem(hint: Any, value: Any) -> str | None:
     if origin in (types.UnionType, typing.Union):
         problems = [_problem(a, value) for a in arguments]
         return None if None in problems else problems[0]
+    if origin is tuple and arguments[0] is str:
+        names = isinstance(value, tuple) and all(isinstance(v, str) for v in value)
+        return None if names else "must be a list of names"
     if origin is tuple:
         if not isinstance(value, tuple) or not 0 < len(value) <= DEEPEST:
             return f"must be 1 to {DEEPEST} layers, as 64x64"
@@ -78,8 +81,10 @@ def _problem(hint: Any, value: Any) -> str | None:
     return None if is_valid else f"must be {names[hint]}"
 
 
-def _layers(value: Any) -> Any:
-    """Layers from text, a JSON list or a single number, as the tuple of a configuration."""
+def _as_tuple(value: Any, inner: Any) -> Any:
+    """Names or layers from text, a JSON list or a single one, as the tuple of a configuration."""
+    if inner is str:
+        return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
     if isinstance(value, str):
         return parse_layers(value)
     if isinstance(value, list):
@@ -100,7 +105,8 @@ class Checked:
             hint = hints[name]
             if typing.get_origin(hint) is tuple:
                 try:
-                    object.__setattr__(self, name, _layers(getattr(self, name)))
+                    inner = typing.get_args(hint)[0]
+                    object.__setattr__(self, name, _as_tuple(getattr(self, name), inner))
                 except ValueError as error:
                     raise ConfigError(f"{self.prefix}{name} = {error}") from error
             if problem := _problem(hint, getattr(self, name)):

@@ -5,6 +5,7 @@ The docstring under a field is the text that ``poise train --help`` shows for it
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
@@ -17,9 +18,14 @@ from poise.wording import counted
 LAST_SEED = 2**32 - 1
 Widths = tuple[Annotated[int, Bound(ge=1, le=2**16)], ...]
 USUAL_OBS_BOUND = 10.0  # standard deviations
+USUAL_MEMORY = 64  # units
 USUAL_REWARD_BOUND = 1000.0  # deviations of the return: more than a reward in a million steps reaches
 FEW_STEPS = 16  # of a rollout: with fewer, advantages depend almost only on the value function
 Envs = Annotated[int, Bound(ge=1, le=2**20)]
+Activation = Literal["tanh", "relu", "elu", "silu"]
+Init = Literal["orthogonal", "uniform"]
+Images = Literal["auto", "small", "nature", "impala", "flat"]
+Memory = Literal["none", "gru", "lstm"]
 
 # the largest sizes: larger ones are refused here, rather than by the system during training
 MOST_PARAMETERS = 2**26  # of one network: 256 MiB; a training needs about ten times as much
@@ -44,6 +50,9 @@ class PPO(Checked):
     minibatch_size: Annotated[int | None, Bound(ge=2)] = None
     """Rows of a minibatch; after each shuffle, the rows left over are dropped. None: about 128, or 64 with a
     budget of 400,000 or more; the whole rollout if that is smaller (docs/defaults.md)."""
+    sequence_length: Count | None = None
+    """Steps of a sequence that a memory learns from, L. A minibatch has as many sequences as its rows fill. None:
+    the whole rollout."""
     gamma: Share | None = None
     """Discount; None: 1 - 1 / (3 sqrt(time limit)), or 0.99 without a time limit (docs/defaults.md)."""
     lam: Share = 0.95
@@ -80,9 +89,22 @@ class Policy(Checked):
 
     hidden: Widths = (64, 64)
     """Units of each hidden layer, as 64x64 or 64,64."""
-    activation: Literal["tanh", "relu"] = "tanh"
+    activation: Activation = "tanh"
     """Activation of the hidden layers."""
-    init: Literal["orthogonal", "uniform"] = "orthogonal"
+    layer_norm: bool = False
+    """Whether the units of each hidden layer are scaled to mean 0 and variance 1 before their activation."""
+    residual: bool = False
+    """Whether each hidden layer after the first is added to the one before it; all have the same width."""
+    images: Images = "auto"
+    """Encoder of images: small (two convolutions of 3x3), nature (the network of DQN), impala (residual), flat
+    (no convolution), or auto: small below 36 pixels, otherwise nature."""
+    see: tuple[str, ...] = ()
+    """Names of the observation's parts that this network reads; none: all of them."""
+    memory: Memory = "none"
+    """Memory between the encoder and the hidden layers: none, gru or lstm."""
+    memory_size: Annotated[int | None, Bound(ge=1, le=2**12)] = None
+    """Units of the memory; None: 64."""
+    init: Init = "orthogonal"
     """Initial weights: orthogonal with gain sqrt 2 (last layer 0.01), or uniform within 1/sqrt(inputs)."""
     std: Literal["fixed", "predicted", "independent"] = "independent"
     """Standard deviation of a continuous action: fixed (a constant), predicted (an output of the network), or
@@ -105,6 +127,7 @@ class Policy(Checked):
                 f"policy.std_min = {self.std_min!r}: must be 0 with policy.std = fixed, "
                 "whose deviation is policy.std_init"
             )
+        check_network(self)
         if self.std != "independent" and self.std_rate is not None:
             raise ConfigError(
                 f"policy.std_rate = {self.std_rate!r}: must be None with policy.std = {self.std}, "
@@ -120,10 +143,44 @@ class Value(Checked):
 
     hidden: Widths = (64, 64)
     """Units of each hidden layer, as 64x64 or 64,64."""
-    activation: Literal["tanh", "relu"] = "tanh"
+    activation: Activation = "tanh"
     """Activation of the hidden layers."""
-    init: Literal["orthogonal", "uniform"] = "orthogonal"
+    layer_norm: bool = False
+    """Whether the units of each hidden layer are scaled to mean 0 and variance 1 before their activation."""
+    residual: bool = False
+    """Whether each hidden layer after the first is added to the one before it; all have the same width."""
+    images: Images = "auto"
+    """Encoder of images: small (two convolutions of 3x3), nature (the network of DQN), impala (residual), flat
+    (no convolution), or auto: small below 36 pixels, otherwise nature."""
+    see: tuple[str, ...] = ()
+    """Names of the observation's parts that this network reads; none: all of them."""
+    memory: Memory = "none"
+    """Memory between the encoder and the hidden layers: none, gru or lstm."""
+    memory_size: Annotated[int | None, Bound(ge=1, le=2**12)] = None
+    """Units of the memory; None: 64."""
+    init: Init = "orthogonal"
     """Initial weights: orthogonal with gain sqrt 2 (last layer 1), or uniform within 1/sqrt(inputs)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_network(self)
+
+
+def check_network(network: Policy | Value) -> None:
+    """Refuses options of a network that contradict each other.
+
+    Raises:
+        ConfigError: names the first.
+    """
+    prefix, hidden = network.prefix, network.hidden
+    if network.memory == "none" and network.memory_size is not None:
+        raise ConfigError(
+            f"{prefix}memory_size = {network.memory_size}: has no effect with {prefix}memory = none"
+        )
+    if network.residual and (len(hidden) < 2 or len(set(hidden)) > 1):
+        raise ConfigError(
+            f"{prefix}residual = True: needs two or more hidden layers of the same width, not {hidden!r}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +263,12 @@ class Config(Checked):
                 f"ppo.minibatch_size = {self.ppo.minibatch_size}: must be <= {self.rollout_size}, "
                 f"the rows of a rollout ({self._as_text})"
             )
+        length, num_steps = self.ppo.sequence_length, self.shape[0]
+        if length is not None and num_steps % length:
+            raise ConfigError(
+                f"ppo.sequence_length = {length}: must divide {num_steps}, the steps of a rollout "
+                f"({self._as_text})"
+            )
         if self.env_groups > self.shape[1]:
             raise ConfigError(
                 f"env_groups = {self.env_groups}: must be <= {self.shape[1]}, the environments "
@@ -216,15 +279,17 @@ class Config(Checked):
                 f"total_steps = {self.total_steps}: must be >= {self.rollout_size}, "
                 f"one rollout ({self._as_text})"
             )
-        self._check_sizes(num_inputs=1, action_size=1)
+        self._check_sizes(num_inputs=1, num_outputs=1, row_bytes=8)
 
-    def _check_sizes(self, *, num_inputs: int, action_size: int) -> None:
-        """Refuses networks, rollouts and shuffles that need too much memory with spaces of these sizes.
+    def _check_sizes(self, *, num_inputs: int, num_outputs: int, row_bytes: int) -> None:
+        """Refuses networks, rollouts and shuffles that need too much memory.
+
+        ``num_outputs``: of the policy. ``row_bytes``: of an observation before and after, and an action.
 
         Raises:
             ConfigError: names the option that is too large.
         """
-        outputs = action_size * (2 if self.policy.std == "predicted" else 1)
+        outputs = num_outputs * (2 if self.policy.std == "predicted" else 1)
         for network, last in ((self.policy, outputs), (self.value, 1)):
             if (count := num_parameters(num_inputs, network.hidden, last)) > MOST_PARAMETERS:
                 raise ConfigError(
@@ -236,8 +301,7 @@ class Config(Checked):
                 f"ppo.num_epochs = {self.ppo.num_epochs}: {rows:,} rows in an iteration ({self._as_text}), "
                 f"must be <= {MOST_SHUFFLED:,}"
             )
-        # float32: the observation before and after, the action and its noise, and four numbers
-        size = 4 * self.rollout_size * (2 * num_inputs + 2 * action_size + 4)
+        size = self.rollout_size * (row_bytes + 16)  # and reward and ends
         if size > MOST_ROLLOUT:
             raise ConfigError(f"{self._as_text}: a rollout has {size:,} bytes, must be <= {MOST_ROLLOUT:,}")
 
@@ -259,6 +323,18 @@ class Config(Checked):
         return defaults.minibatch_size(self.total_steps, self.rollout_size) if size is None else size
 
     @property
+    def has_memory(self) -> bool:
+        """Whether the policy or the value function has a memory."""
+        return self.policy.memory != "none" or self.value.memory != "none"
+
+    @property
+    def sequence_length(self) -> int | None:
+        """Steps of a sequence that is learned from, L; None without a memory."""
+        if not self.has_memory:
+            return None
+        return self.shape[0] if self.ppo.sequence_length is None else self.ppo.sequence_length
+
+    @property
     def _as_text(self) -> str:
         num_steps, num_envs = self.shape
         return f"num_envs {num_envs} x ppo.num_steps {num_steps}"
@@ -275,14 +351,16 @@ class Config(Checked):
         """
         ppo, policy = self.ppo, self.policy
         num_steps, num_envs = self.shape
-        if policy.std_init is None and not spec.discrete:
-            policy = dataclasses.replace(policy, std_init=defaults.std_init(spec.action_size))
-        if policy.std_rate is None and policy.std == "independent" and not spec.discrete:
+        if policy.std_init is None and spec.boxes:
+            policy = dataclasses.replace(policy, std_init=defaults.std_init(spec.box_size))
+        if policy.std_rate is None and policy.std == "independent" and spec.boxes:
             policy = dataclasses.replace(policy, std_rate=defaults.std_rate(self.total_steps))
+        policy, value = (_with_memory_size(network) for network in (policy, self.value))
         rate = defaults.learning_rate(self.total_steps)
         chosen = {
             "num_steps": num_steps,
             "minibatch_size": self.minibatch_size,
+            "sequence_length": self.sequence_length,
             "gamma": defaults.gamma(spec.time_limit) if ppo.gamma is None else ppo.gamma,
             "policy_learning_rate": rate if ppo.policy_learning_rate is None else ppo.policy_learning_rate,
             "value_learning_rate": rate if ppo.value_learning_rate is None else ppo.value_learning_rate,
@@ -291,7 +369,8 @@ class Config(Checked):
         normalize = dataclasses.replace(
             self.normalize, obs_clip=self.normalize.obs_bound, reward_clip=self.normalize.reward_bound
         )
-        return dataclasses.replace(self, num_envs=num_envs, ppo=ppo, policy=policy, normalize=normalize)
+        networks = {"policy": policy, "value": value}
+        return dataclasses.replace(self, num_envs=num_envs, ppo=ppo, normalize=normalize, **networks)
 
     def changes(self, spec: Spec) -> dict[str, Any]:
         """The options that differ from the defaults for this budget and environment, by dotted name."""
@@ -332,6 +411,11 @@ class Config(Checked):
                 f"ppo.recompute_every = {every}: has no effect with ppo.num_epochs = {ppo.num_epochs}; "
                 "set a smaller number, or None"
             )
+        if ppo.sequence_length is not None and not self.has_memory:
+            raise ConfigError(
+                f"ppo.sequence_length = {ppo.sequence_length}: has no effect without policy.memory or "
+                "value.memory"
+            )
         if policy.head_tanh == "all" and policy.std == "independent":
             raise ConfigError(
                 "policy.head_tanh = 'all': with policy.std = independent the mean is the only output; "
@@ -359,9 +443,13 @@ class Config(Checked):
         Raises:
             ConfigError: names the first such option.
         """
-        self._check_sizes(num_inputs=spec.obs_size, action_size=spec.action_size)
+        pixels = sum(math.prod(image.shape) for image in spec.images)
+        row_bytes = 2 * (4 * spec.obs_size + pixels) + 4 * (spec.dimensions + spec.noise_size)
+        self._check_sizes(num_inputs=spec.obs_size, num_outputs=spec.noise_size, row_bytes=row_bytes)
+        for network in (self.policy, self.value):
+            _check_seen(network, spec)
         idle: dict[str, str] = {}
-        if spec.discrete:
+        if not spec.boxes:
             names = (
                 "policy.std",
                 "policy.std_init",
@@ -373,13 +461,37 @@ class Config(Checked):
             idle = dict.fromkeys(names, f"the discrete actions of {spec.id}")
         elif not any(spec.scaled):
             idle["normalize.action"] = f"the unbounded actions of {spec.id}"
-        if not spec.discrete and self.policy.std == "fixed":
+        if not spec.choices and self.policy.std == "fixed":
             idle["ppo.entropy_coef"] = "a fixed deviation, whose entropy is constant"
+        if not spec.images:
+            idle |= dict.fromkeys(("policy.images", "value.images"), f"{spec.id}, which has no images")
         for path, why in idle.items():
             group, name = path.split(".")
             value, usual = (getattr(getattr(c, group), name) for c in (self, Config()))
             if value != usual:
                 raise ConfigError(f"{path} = {value!r}: has no effect on {why}; leave it at {usual!r}")
+
+
+def _with_memory_size(network: Any) -> Any:
+    if network.memory == "none" or network.memory_size is not None:
+        return network
+    return dataclasses.replace(network, memory_size=USUAL_MEMORY)
+
+
+def _check_seen(network: Policy | Value, spec: Spec) -> None:
+    """Refuses names in ``see`` that the observation does not have, or that give nothing to read.
+
+    Raises:
+        ConfigError: names the option and the names that there are.
+    """
+    names = [leaf.name for leaf in spec.obs if leaf.kind != "mask"]
+    for name in network.see:
+        if name not in names:
+            raise ConfigError(
+                f"{network.prefix}see = {name!r}: {spec.id} has no such observation; it has {', '.join(names)}"
+            )
+    if set(network.see) == set(names) and network.see:
+        raise ConfigError(f"{network.prefix}see = {network.see!r}: has no effect, these are all observations")
 
 
 def num_parameters(inputs: int, hidden: tuple[int, ...], outputs: int) -> int:

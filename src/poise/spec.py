@@ -4,45 +4,245 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from numpy.typing import DTypeLike
 
 from poise.errors import PoiseError
 
 WIDEST = 1e8  # range of an action dimension that can be meant
+NUMBERS, MASK = "numbers", "action_mask"  # keys of an observation that has more than numbers
 
 Backend = Literal["auto", "mujoco", "native", "gymnasium", "gymnasium-async"]  # what steps an environment
+Path = tuple[str | int, ...]  # keys of dictionaries and places in tuples, from the outside to an array
+
+
+def usual_dtype(dtype: np.dtype) -> type[np.floating]:
+    """The float type that keeps the digits of an observation: float32 if it has enough, otherwise float64."""
+    narrow = dtype.itemsize < 4 or dtype == np.float32
+    return np.float32 if narrow else np.float64
+
+
+def joined(path: Path, alone: str) -> str:
+    """A path as a name, ``agent.camera``; ``alone`` for the empty path."""
+    return ".".join(map(str, path)) if path else alone
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One array of an observation.
+
+    Attributes:
+        path: where it stands in the environment's observation; empty if it is all of it.
+        kind: ``vector``: numbers, which are normalized. ``one_hot``: entries with a few values each (Discrete,
+            MultiDiscrete), which the networks read as zeros and ones. ``image``: pixels. ``mask``: which
+            choices of the action are allowed.
+        shape: as the environment has it.
+        sizes: of ``one_hot``: how many values each entry has.
+        first: of ``one_hot``: the lowest value of each entry.
+        low, high: of ``image``: the pixels that count as 0 and as 1.
+        channels: of ``image``: the axis of the channels; None if it has two axes.
+    """
+
+    path: Path
+    kind: Literal["vector", "one_hot", "image", "mask"]
+    shape: tuple[int, ...]
+    sizes: tuple[int, ...] = ()
+    first: tuple[int, ...] = ()
+    low: float = 0.0
+    high: float = 1.0
+    channels: Literal[0, 2] | None = None
+
+    @cached_property
+    def name(self) -> str:
+        return MASK if self.kind == "mask" else joined(self.path, "image" if self.kind == "image" else "obs")
+
+    @property
+    def width(self) -> int:
+        """How many of the observation's numbers it gives; images and masks give none."""
+        match self.kind:
+            case "vector":
+                return math.prod(self.shape)
+            case "one_hot":
+                return sum(self.sizes)
+            case _:
+                return 0
+
+    def describe(self) -> str:
+        """``6 numbers``, ``84 x 84 x 4 image``, ``4 values``."""
+        if self.kind == "one_hot":
+            return " x ".join(map(str, self.sizes)) + " values"
+        if self.kind == "image":
+            return " x ".join(map(str, self.shape)) + " image"
+        return f"{math.prod(self.shape)} {'numbers' if self.kind == 'vector' else 'flags'}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of an action: a box of real numbers, or one or more choices.
+
+    Attributes:
+        path: where it stands in the environment's action; empty if it is all of it.
+        shape: as the environment has it: ``()`` for Discrete.
+        low, high: of a box: the environment's bounds, one per dimension, in C order.
+        sizes: of choices: how many values each has. A bit of MultiBinary is a choice of two.
+        first: of choices: the lowest value of each.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    sizes: tuple[int, ...] = ()
+    first: tuple[int, ...] = ()
+
+    @property
+    def is_box(self) -> bool:
+        return not self.sizes
+
+    @property
+    def name(self) -> str:
+        return joined(self.path, "action")
+
+    @property
+    def num_columns(self) -> int:
+        """Columns of a row of actions: one for each dimension or choice."""
+        return len(self.low) or len(self.sizes)
+
+    def describe(self) -> str:
+        """``5 choices``, ``3 x 4 choices``, or the shape of a box: ``6``, ``2 x 3``."""
+        if self.is_box:
+            return " x ".join(map(str, self.shape)) or "1"
+        if len(self.sizes) > 3 and len(set(self.sizes)) == 1:
+            return f"{len(self.sizes)} times {self.sizes[0]} choices"
+        return " x ".join(map(str, self.sizes)) + " choices"
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What an agent must know of its environment: shapes, bounds and the time limit.
+    """What an agent must know of its environment: its spaces and the time limit.
 
-    Observations and continuous actions of any shape are flattened in C order between the
-    environment and the networks. ``action_low`` and ``action_high`` are the environment's bounds,
-    one per dimension. A discrete action has ``num_choices`` values from ``first_choice`` on.
-    ``time_limit`` is in steps; None where episodes have no limit.
+    **Observations.** All vectors, flattened in C order, and all one-hot leaves stand side by side in one
+    array of ``obs_size`` numbers. If there is nothing else, that array is the observation. Otherwise the
+    observation is a dictionary: ``numbers``, each image under its name, and ``action_mask``.
+
+    **Actions.** The boxes come first and then the choices, in one row. Where there is only one Discrete, the
+    action is its index alone; where there are only choices, a row of indices; otherwise a row of float32, with
+    choices as whole numbers. Choices count from 0.
+
+    ``time_limit`` is in steps; None where episodes have no limit. ``left_out``: leaves of the environment's
+    observation that no network can read, as a sentence each.
     """
 
     id: str
-    obs_shape: tuple[int, ...]
-    action_shape: tuple[int, ...] = ()
-    action_low: tuple[float, ...] = ()
-    action_high: tuple[float, ...] = ()
-    num_choices: int | None = None
-    first_choice: int = 0
+    obs: tuple[Leaf, ...]
+    action: tuple[Part, ...]
     time_limit: int | None = None
+    left_out: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+
+    @classmethod
+    def flat(
+        cls,
+        id: str,
+        obs_shape: tuple[int, ...],
+        action_shape: tuple[int, ...] = (),
+        action_low: tuple[float, ...] = (),
+        action_high: tuple[float, ...] = (),
+        *,
+        num_choices: int | None = None,
+        first_choice: int = 0,
+        time_limit: int | None = None,
+    ) -> "Spec":
+        """Of an environment that observes one vector, and acts by one box or by one of ``num_choices``."""
+        part = Part((), action_shape, action_low, action_high)
+        if num_choices is not None:
+            part = Part((), (), sizes=(num_choices,), first=(first_choice,))
+        return cls(id, (Leaf((), "vector", obs_shape),), (part,), time_limit)
+
+    @cached_property
+    def obs_size(self) -> int:
+        """Numbers of one observation, O: vectors and one-hot leaves, without images."""
+        return sum(leaf.width for leaf in self.obs)
+
+    @cached_property
+    def images(self) -> tuple[Leaf, ...]:
+        return tuple(leaf for leaf in self.obs if leaf.kind == "image")
+
+    @cached_property
+    def masked(self) -> bool:
+        """Whether observations have a mask of the choices."""
+        return any(leaf.kind == "mask" for leaf in self.obs)
+
+    @cached_property
+    def one_hot(self) -> Bool[np.ndarray, " O"]:
+        """Which numbers of an observation are zeros and ones, and are not normalized."""
+        return np.repeat([leaf.kind == "one_hot" for leaf in self.obs], [leaf.width for leaf in self.obs])
+
+    def columns(self, name: str) -> slice:
+        """The numbers of an observation that the leaf of this name gives."""
+        start = 0
+        for leaf in self.obs:
+            if leaf.name == name:
+                return slice(start, start + leaf.width)
+            start += leaf.width
+        raise SpecError(
+            f"{self.id} has no observation {name!r}; it has {', '.join(x.name for x in self.obs)}"
+        )
+
+    @cached_property
+    def boxes(self) -> tuple[Part, ...]:
+        return tuple(part for part in self.action if part.is_box)
+
+    @cached_property
+    def choices(self) -> tuple[Part, ...]:
+        return tuple(part for part in self.action if not part.is_box)
+
+    @cached_property
+    def action_low(self) -> tuple[float, ...]:
+        """The environment's lower bound of each dimension of the boxes, [A]."""
+        return tuple(bound for part in self.boxes for bound in part.low)
+
+    @cached_property
+    def action_high(self) -> tuple[float, ...]:
+        return tuple(bound for part in self.boxes for bound in part.high)
+
+    @cached_property
+    def box_size(self) -> int:
+        """Dimensions of all boxes, A."""
+        return len(self.action_low)
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """How many values each choice has, [K]."""
+        return tuple(size for part in self.choices for size in part.sizes)
+
+    @cached_property
+    def num_logits(self) -> int:
+        """Values of all choices together, M."""
+        return sum(self.sizes)
 
     @property
-    def discrete(self) -> bool:
-        return self.num_choices is not None
+    def noise_size(self) -> int:
+        """Numbers that make a policy's output a sample: one for each dimension and each value of a choice."""
+        return self.box_size + self.num_logits
 
     @property
+    def dimensions(self) -> int:
+        """Dimensions of the boxes and number of choices together, A + K."""
+        return self.box_size + len(self.sizes)
+
+    @cached_property
+    def action_row(self) -> tuple[int, ...]:
+        """The shape of one action in the policy's form: ``()`` for one Discrete, otherwise ``(A + K,)``."""
+        alone = not self.boxes and len(self.action) == 1 and self.action[0].shape == ()
+        return () if alone else (self.dimensions,)
+
+    @cached_property
     def scaled(self) -> tuple[bool, ...]:
-        """Which dimensions of a continuous action have bounds that its [-1, 1] can be rescaled to.
+        """Which dimensions of the boxes have bounds that [-1, 1] can be rescaled to.
 
         A range that is infinite or wider than 1e8 (the largest float, often) stands for no bound.
         """
@@ -65,79 +265,152 @@ class Spec:
         inner_high = np.where(inner_high > high, np.nextafter(inner_high, -infinite), inner_high)
         return inner_low, inner_high
 
-    @property
-    def obs_size(self) -> int:
-        """Entries of one observation, O."""
-        return math.prod(self.obs_shape)
-
-    @property
-    def action_size(self) -> int:
-        """Dimensions of a continuous action, or choices of a discrete one, A."""
-        return math.prod(self.action_shape) if self.num_choices is None else self.num_choices
-
-    @property
-    def dimensions(self) -> int:
-        """Of a continuous action; 1 where one of several choices is taken."""
-        return 1 if self.discrete else self.action_size
-
     def describe_action(self) -> str:
-        """``5 choices``, or the shape of a continuous action: ``6``, ``2 x 3``."""
-        if self.num_choices is not None:
-            return f"{self.num_choices} choices"
-        return " x ".join(map(str, self.action_shape))
+        """``5 choices``, ``2 x 3``, or the parts: ``move 2, fire 3 choices``."""
+        if len(self.action) == 1 and not self.action[0].path:
+            return self.action[0].describe()
+        return ", ".join(f"{part.name} {part.describe()}" for part in self.action)
+
+    def describe_obs(self) -> str:
+        """The shape of one vector, ``17``, or the leaves: ``image 7 x 7 x 3 image, direction 4 values``."""
+        if len(self.obs) == 1 and self.obs[0].kind == "vector" and not self.obs[0].path:
+            return " x ".join(map(str, self.obs[0].shape))
+        return ", ".join(f"{leaf.name} {leaf.describe()}" for leaf in self.obs)
+
+    def problem_with(self, other: "Spec") -> str | None:
+        """How the spaces of another environment differ from these, with which an agent was trained; or None."""
+        for name in ("observations", "actions"):
+            here, trained = (
+                spec.describe_obs() if name == "observations" else spec.describe_action()
+                for spec in (other, self)
+            )
+            same = self.obs == other.obs if name == "observations" else self.rows_like(other)
+            if not same:
+                return f"{name} {here}, the agent was trained with {trained}"
+        return None
+
+    def rows_like(self, other: "Spec") -> bool:
+        """Whether actions have the same parts; bounds may differ."""
+        mine, others = (
+            [dataclasses.replace(part, low=(), high=()) if part.is_box else part for part in spec.action]
+            for spec in (self, other)
+        )
+        return mine == others
 
     def zero_actions(self, *shape: int) -> Shaped[np.ndarray, "..."]:
-        """Room for actions in the policy's units: int32 ``shape``, or float32 ``(*shape, A)``."""
-        if self.discrete:
-            return np.zeros(shape, np.int32)
-        return np.zeros((*shape, self.action_size), np.float32)
+        """Room for actions in the policy's units: int32 if there are only choices, otherwise float32."""
+        return np.zeros((*shape, *self.action_row), np.float32 if self.boxes else np.int32)
 
     def draw_noise(
         self, rng: np.random.Generator, *shape: int, dtype: DTypeLike = np.float32
-    ) -> Float[np.ndarray, "... A"]:
-        """What makes a policy's output a sample, float32 ``(*shape, A)``: Gumbel noise for choices, otherwise
-        standard normal noise that is drawn as ``dtype``.
+    ) -> Float[np.ndarray, "... noise"]:
+        """What makes a policy's output a sample, float32 ``(*shape, A + M)``: standard normal noise, drawn as
+        ``dtype``, for the dimensions of boxes, then Gumbel noise for the values of choices.
         """
-        shape = (*shape, self.action_size)
-        noise = rng.gumbel(size=shape) if self.discrete else rng.standard_normal(shape, dtype)  # pyright: ignore[reportCallIssue, reportArgumentType]
-        return noise.astype(np.float32, copy=False)
+        normal, gumbel = (*shape, self.box_size), (*shape, self.num_logits)
+        noise = []
+        if self.boxes:
+            noise.append(rng.standard_normal(normal, dtype).astype(np.float32, copy=False))  # pyright: ignore[reportCallIssue, reportArgumentType]
+        if self.choices:
+            noise.append(rng.gumbel(size=gumbel).astype(np.float32))
+        return noise[0] if len(noise) == 1 else np.concatenate(noise, axis=-1)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it: a bound that is infinite becomes None."""
-        data = dataclasses.asdict(self)
-        for name in ("action_low", "action_high"):
-            data[name] = [v if math.isfinite(v) else None for v in data[name]]
-        return data
+        return {
+            "id": self.id,
+            "obs": [dataclasses.asdict(leaf) for leaf in self.obs],
+            "action": [_part_to_dict(part) for part in self.action],
+            "time_limit": self.time_limit,
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Spec":
-        """The spec that ``to_dict`` (or JSON made of it) describes.
+        """The spec that ``to_dict`` (or JSON made of it) describes, also that of an earlier version.
 
         Raises:
             SpecError: names the first field that is missing or wrong.
         """
         try:
-            limit, choices = data["time_limit"], data["num_choices"]
-            spec = cls(
-                id=str(data["id"]),
-                obs_shape=tuple(_whole(n, 0) for n in data["obs_shape"]),
-                action_shape=tuple(_whole(n, 0) for n in data["action_shape"]),
-                action_low=tuple(-math.inf if v is None else float(v) for v in data["action_low"]),
-                action_high=tuple(math.inf if v is None else float(v) for v in data["action_high"]),
-                num_choices=None if choices is None else _whole(choices, 1),
-                first_choice=_whole(data["first_choice"], None),
-                time_limit=None if limit is None else _whole(limit, 1),
-            )
+            limit = data["time_limit"]
+            limit = None if limit is None else _whole(limit, 1)
+            if "obs_shape" in data:  # of a version that had one vector, and one box or one choice
+                return _earlier(data, limit)
+            obs = tuple(_leaf(leaf) for leaf in data["obs"])
+            spec = cls(str(data["id"]), obs, tuple(_part(part) for part in data["action"]), limit)
         except (KeyError, TypeError, ValueError) as error:
             raise SpecError(f"spec: {error!r}") from error
-        bounds = 0 if spec.discrete else spec.action_size
-        if not len(spec.action_low) == len(spec.action_high) == bounds:
-            raise SpecError(f"spec: action_low and action_high must have {bounds} entries")
+        if not spec.obs or not spec.action:
+            raise SpecError("spec: observations and actions must have at least one array")
         return spec
 
 
 class SpecError(PoiseError):
     """A description of an environment that is not one."""
+
+
+def _part_to_dict(part: Part) -> dict[str, Any]:
+    data = dataclasses.asdict(part)
+    for name in ("low", "high"):
+        data[name] = [v if math.isfinite(v) else None for v in data[name]]
+    return data
+
+
+def _earlier(data: Mapping[str, Any], limit: int | None) -> Spec:
+    choices = data["num_choices"]
+    low, high = _bounds(data["action_low"], -math.inf), _bounds(data["action_high"], math.inf)
+    action_shape = tuple(_whole(n, 0) for n in data["action_shape"])
+    spec = Spec.flat(
+        str(data["id"]),
+        tuple(_whole(n, 0) for n in data["obs_shape"]),
+        action_shape,
+        low,
+        high,
+        num_choices=None if choices is None else _whole(choices, 1),
+        first_choice=_whole(data["first_choice"], None),
+        time_limit=limit,
+    )
+    bounds = 0 if choices is not None else math.prod(action_shape)
+    if not len(low) == len(high) == bounds:
+        raise SpecError(f"spec: action_low and action_high must have {bounds} entries")
+    return spec
+
+
+def _leaf(data: Mapping[str, Any]) -> Leaf:
+    kind, channels = data["kind"], data["channels"]
+    if kind not in ("vector", "one_hot", "image", "mask") or channels not in (None, 0, 2):
+        raise ValueError(f"kind {kind!r:.40}, channels {channels!r:.40}")
+    shape = tuple(_whole(n, 0) for n in data["shape"])
+    sizes = tuple(_whole(n, 1) for n in data["sizes"])
+    first = tuple(_whole(n, None) for n in data["first"])
+    if len(sizes) != len(first) or len(sizes) != (math.prod(shape) if kind == "one_hot" else 0):
+        raise ValueError(f"sizes and first of shape {list(shape)}")
+    if kind == "image" and len(shape) != (2 if channels is None else 3):
+        raise ValueError(f"an image of shape {list(shape)}")
+    low, high = float(data["low"]), float(data["high"])
+    return Leaf(_path(data["path"]), kind, shape, sizes, first, low, high, channels)
+
+
+def _part(data: Mapping[str, Any]) -> Part:
+    shape = tuple(_whole(n, 0) for n in data["shape"])
+    low, high = _bounds(data["low"], -math.inf), _bounds(data["high"], math.inf)
+    sizes = tuple(_whole(n, 1) for n in data["sizes"])
+    first = tuple(_whole(n, None) for n in data["first"])
+    size = math.prod(shape)
+    box, choices = (0, size) if sizes else (size, 0)
+    if not (len(low) == len(high) == box and len(sizes) == len(first) == choices):
+        raise ValueError(f"bounds or sizes of shape {list(shape)}")
+    return Part(_path(data["path"]), shape, low, high, sizes, first)
+
+
+def _bounds(values: Any, infinite: float) -> tuple[float, ...]:
+    return tuple(infinite if value is None else float(value) for value in values)
+
+
+def _path(keys: Any) -> Path:
+    if not all(isinstance(key, str) or (isinstance(key, int) and key >= 0) for key in keys):
+        raise ValueError(f"path {keys!r:.60}")
+    return tuple(keys)
 
 
 def _whole(value: Any, least: int | None) -> int:

@@ -1,7 +1,9 @@
 """The records that everything else exchanges.
 
 Letters in every annotation: ``T`` steps of a rollout, ``N`` environments, ``B = T * N`` rows,
-``O`` observation size, ``A`` action size. A record holds arrays only, from JAX or NumPy.
+``O`` numbers of an observation, ``A`` action size, ``S`` numbers that a memory carries. A record holds arrays
+only, from JAX or NumPy. An observation is an array of numbers, or a dictionary with images and a mask
+(``poise.spec.Spec``).
 """
 
 from typing import TYPE_CHECKING
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, PyTree, Shaped
 
 # An array of either library. They share operators but no type, so a static checker is told nothing;
 # at run time, in the tests, it is checked.
@@ -22,34 +24,50 @@ else:
 class Rollout(eqx.Module):
     """Facts only. Values, log-probabilities and advantages are computed from it by ``prepare``."""
 
-    obs: Float[Tensor, "T N O"]  # not normalized; for learning, relative to Normalizer.origin
-    action: Shaped[Tensor, "T N ..."]  # as sampled, in the policy's units; an index where discrete
+    obs: PyTree[Shaped[Tensor, "T N ..."]]  # not normalized; for learning, relative to Normalizer.origin
+    action: Shaped[Tensor, "T N ..."]  # as sampled, in the policy's units; choices as indices
     reward: Float[Tensor, "T N"]  # raw
-    next_obs: Float[Tensor, "T N O"]  # where the action led, never a reset observation
+    next_obs: PyTree[Shaped[Tensor, "T N ..."]]  # where the action led, never a reset observation
     terminated: Bool[Tensor, "T N"]  # the task ended: V(next_obs) counts as 0
     truncated: Bool[Tensor, "T N"]  # a time limit ended the episode: V(next_obs) is bootstrapped
+    begins: Bool[Tensor, "T N"] | None = None  # the first step of an episode; None without a memory
+    carry: Float[Tensor, "N S"] | None = None  # what the policy's memory held before the first step
 
 
 class Batch(eqx.Module):
-    """What learning reads: one row per step, ``[B, ...]``, indexed by minibatch.
+    """What learning reads, indexed by minibatch: one item per row ``[B, ...]``.
 
-    ``obs`` is normalized with the statistics of earlier rollouts; in the first one see ``prepare``.
+    ``obs`` is normalized with the statistics of earlier rollouts; in the first one see ``prepare``. With a
+    memory an item is a sequence of L steps of one environment: all arrays are ``[items, L, ...]``.
     """
 
-    obs: Float[Tensor, "B O"]
-    action: Shaped[Tensor, "B ..."]
-    log_prob: Float[Tensor, " B"]
-    advantage: Float[Tensor, " B"]
-    target: Float[Tensor, " B"]
+    obs: PyTree[Shaped[Tensor, "items ..."]]
+    action: Shaped[Tensor, "items ..."]
+    log_prob: Float[Tensor, "items *L"]
+    advantage: Float[Tensor, "items *L"]
+    target: Float[Tensor, "items *L"]
+    begins: Bool[Tensor, "items *L"] | None = None  # the first step of an episode
+    policy_carry: Float[Tensor, "items S"] | None = None  # what the memories held before the first step
+    value_carry: Float[Tensor, "items S"] | None = None
+
+    @property
+    def num_items(self) -> int:
+        return self.advantage.shape[0]
+
+    def rows(self, array: Shaped[Tensor, "items ..."]) -> Shaped[Tensor, "rows ..."]:
+        """An array of the batch with one row per step."""
+        return array if self.begins is None else array.reshape(-1, *array.shape[2:])
 
 
 class Transitions(eqx.Module):
     """What advantages are computed from, besides the observations of a ``Batch``."""
 
     reward: Float[Tensor, "T N"]  # normalized
-    next_obs: Float[Tensor, "B O"]  # normalized
+    next_obs: PyTree[Shaped[Tensor, "B ..."]]  # normalized
     terminated: Bool[Tensor, "T N"]
     truncated: Bool[Tensor, "T N"]
+    begins: Bool[Tensor, "T N"] | None = None
+    value_carry: Float[Tensor, "N S"] | None = None  # before the first step
 
 
 class PolicyMetrics(eqx.Module):

@@ -231,8 +231,8 @@ def test_the_public_names_are_there_and_importing_them_is_lazy():
 @pytest.mark.parametrize(
     "spec",
     [
-        Spec("a", (3,), (2,), (-1.0, -np.inf), (1.0, np.inf), time_limit=5),
-        Spec("b", (2, 3), num_choices=4, first_choice=-1),
+        Spec.flat("a", (3,), (2,), (-1.0, -np.inf), (1.0, np.inf), time_limit=5),
+        Spec.flat("b", (2, 3), num_choices=4, first_choice=-1),
     ],
 )
 def test_a_spec_survives_json(spec):
@@ -243,6 +243,6 @@ def test_a_spec_survives_json(spec):
     "change", [{"obs_shape": ["x"]}, {"action_low": []}, {"num_choices": 0}, {"time_limit": 1.5}]
 )
 def test_a_malformed_spec_is_refused(change):
-    data = Spec("a", (3,), (1,), (-1.0,), (1.0,)).to_dict()
+    data = Spec.flat("a", (3,), (1,), (-1.0,), (1.0,)).to_dict()
     with pytest.raises(SpecError, match="spec: "):
         Spec.from_dict(data | change)

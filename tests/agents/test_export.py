@@ -48,7 +48,7 @@ def agent(folder, spec, **groups):
     return load(folder, "best")
 
 
-BOX = Spec("Box-v0", (3,), (2,), (-1.0, -4.0), (1.0, 2.0))
+BOX = Spec.flat("Box-v0", (3,), (2,), (-1.0, -4.0), (1.0, 2.0))
 CASES = {
     "the defaults": (BOX, {}),
     "environment's units": (BOX, {"normalize": {"action": False}}),
@@ -57,10 +57,10 @@ CASES = {
     "predicted deviation, tanh on all": (BOX, {"policy": {"std": "predicted", "head_tanh": "all"}}),
     "predicted deviation": (BOX, {"policy": {"std": "predicted"}}),
     "relu, layers of three widths": (BOX, {"policy": {"activation": "relu", "hidden": (8, 16, 4)}}),
-    "shapes of more axes": (Spec("Many-v0", (2, 3), (2, 2), (-1.0,) * 4, (1.0,) * 4), {}),
-    "a number observed, a number done": (Spec("One-v0", (), (), (-1.0,), (1.0,)), {}),
-    "no bounds, and one": (Spec("Free-v0", (2,), (2,), (-inf, -2.0), (inf, 2.0)), {}),
-    "choices from 5 on": (Spec("Choice-v0", (3,), num_choices=4, first_choice=5), {}),
+    "shapes of more axes": (Spec.flat("Many-v0", (2, 3), (2, 2), (-1.0,) * 4, (1.0,) * 4), {}),
+    "a number observed, a number done": (Spec.flat("One-v0", (), (), (-1.0,), (1.0,)), {}),
+    "no bounds, and one": (Spec.flat("Free-v0", (2,), (2,), (-inf, -2.0), (inf, 2.0)), {}),
+    "choices from 5 on": (Spec.flat("Choice-v0", (3,), num_choices=4, first_choice=5), {}),
 }
 
 

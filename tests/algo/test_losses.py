@@ -23,7 +23,7 @@ def hyper(**ppo):
     return Hyperparameters.of(Config(ppo=PPO(**ppo)).settled(SPEC), 0)
 
 
-SPEC = Spec("probe", (2,), (1,), (-1.0,), (1.0,))
+SPEC = Spec.flat("probe", (2,), (1,), (-1.0,), (1.0,))
 
 
 def test_the_surrogate_on_a_grid_of_ratios():

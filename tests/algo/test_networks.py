@@ -9,8 +9,8 @@ from poise.algo.networks import CategoricalPolicy, ValueFunction, make_policy
 from poise.config import Policy, Value
 from poise.spec import Spec
 
-SPEC = Spec("probe", (3,), (2,), (-1.0, -1.0), (1.0, 1.0))
-DISCRETE = Spec("probe", (3,), num_choices=4)
+SPEC = Spec.flat("probe", (3,), (2,), (-1.0, -1.0), (1.0, 1.0))
+DISCRETE = Spec.flat("probe", (3,), num_choices=4)
 OBS = jnp.array([0.5, -2.0, 1.0])
 KEY = jax.random.key(0)
 

@@ -26,7 +26,7 @@ from poise.spec import Spec
 from poise.training.acting import ActionScale
 from poise.types import Rollout
 
-SPEC = Spec("probe", (3,), (2,), (-1.0, -1.0), (1.0, 1.0))
+SPEC = Spec.flat("probe", (3,), (2,), (-1.0, -1.0), (1.0, 1.0))
 PPO = {"num_steps": 25, "num_epochs": 2, "minibatch_size": 32, "gamma": 0.97, "recompute_every": 1}
 RATES = {"policy_learning_rate": 5e-4, "value_learning_rate": 5e-4}
 BASE = {"total_steps": 400, "num_envs": 4, "ppo": PPO | RATES}
@@ -202,8 +202,8 @@ def test_the_return_is_discounted_like_the_advantages_unless_told_otherwise(usua
         np.testing.assert_array_equal(a, b)
 
 
-DISCRETE = Spec("probe", (3,), num_choices=2)
-UNBOUNDED = Spec("probe", (3,), (2,), (-1e38, -math.inf), (1e38, 1.0))
+DISCRETE = Spec.flat("probe", (3,), num_choices=2)
+UNBOUNDED = Spec.flat("probe", (3,), (2,), (-1e38, -math.inf), (1e38, 1.0))
 KINDS = {"predicted": (SPEC, "predicted"), "fixed": (SPEC, "fixed"), "discrete": (DISCRETE, "independent")}
 OF_THE_POLICY = [
     "policy__std_init",
@@ -226,7 +226,7 @@ def test_with_every_kind_of_policy_an_option_has_an_effect_or_is_refused(kind, c
         return
     settings = config(policy__std=std), config(policy__std=std, **{change: value})
     if change == "normalize__action":  # acts where actions are scaled, not in the update
-        scales = [ActionScale(Spec("b", (3,), (1,), (0.0,), (4.0,)), normalize=n) for n in (True, False)]
+        scales = [ActionScale(Spec.flat("b", (3,), (1,), (0.0,), (4.0,)), normalize=n) for n in (True, False)]
         assert scales[0](np.zeros(1)) != scales[1](np.zeros(1))
         return
     states = [first_state(spec, c) for c in settings]

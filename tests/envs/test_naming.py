@@ -282,7 +282,7 @@ BOUNDS = [(0.0, 0.1), (-0.3, 0.7), (-0.1, 1e300), (0.1, np.inf), (-1.0, 1.0), (1
 
 @pytest.mark.parametrize(("low", "high"), BOUNDS)
 def test_scaled_actions_stay_within_the_bounds_of_the_space(low, high):
-    scale = ActionScale(Spec("X", (1,), (1,), (low,), (high,)), normalize=True)
+    scale = ActionScale(Spec.flat("X", (1,), (1,), (low,), (high,)), normalize=True)
     for extreme in (-1e30, -1.0, 0.0, 1.0, 1e30):
         action = scale(np.full((1, 1), extreme, np.float32))
         assert action.dtype == np.float32

@@ -26,7 +26,7 @@ class Counter:
         self.ends = np.array(ends)
         self.num_envs = len(ends)
         self.backend = "probe"
-        self.spec = Spec("Counter", (3,), (1,), (-1.0,), (1.0,))
+        self.spec = Spec.flat("Counter", (3,), (1,), (-1.0,), (1.0,))
         self.seed = np.zeros(self.num_envs)
         self.step_count = np.zeros(self.num_envs)
         self.running = np.zeros(self.num_envs, bool)
@@ -61,8 +61,8 @@ class Bandit:
     def __init__(self, num_envs, *, discrete=False):
         self.num_envs, self.discrete = num_envs, discrete
         self.backend = "probe"
-        continuous = Spec("Bandit", (1,), (1,), (-1.0,), (1.0,))
-        self.spec = Spec("Bandit", (1,), num_choices=3) if discrete else continuous
+        continuous = Spec.flat("Bandit", (1,), (1,), (-1.0,), (1.0,))
+        self.spec = Spec.flat("Bandit", (1,), num_choices=3) if discrete else continuous
 
     def reset(self, mask, seeds):
         return np.ones((self.num_envs, 1))
@@ -85,7 +85,7 @@ class Corridor:
     def __init__(self, num_envs, *, truncates):
         self.num_envs, self.truncates = num_envs, truncates
         self.backend = "probe"
-        self.spec = Spec("Corridor", (1,), (1,), (-1.0,), (1.0,), time_limit=2 if truncates else None)
+        self.spec = Spec.flat("Corridor", (1,), (1,), (-1.0,), (1.0,), time_limit=2 if truncates else None)
         self.place = np.zeros(num_envs)
 
     def reset(self, mask, seeds):
@@ -131,7 +131,7 @@ class NativeCounter(NativeTask):
 
     @property
     def spec(self):
-        return Spec("NativeCounter", (2,), (1,), (-1.0,), (1.0,), time_limit=self.limit)
+        return Spec.flat("NativeCounter", (2,), (1,), (-1.0,), (1.0,), time_limit=self.limit)
 
     def reset(self, *, key):
         import jax

@@ -78,7 +78,7 @@ def test_an_episode_that_is_interrupted_in_its_last_step_is_not_kept():
 
 
 def budget(limit, backend, total, trained=0, seconds=0.0, **options):
-    spec = Spec("Some-v0", (1,), (1,), (-1.0,), (1.0,), time_limit=limit)
+    spec = Spec.flat("Some-v0", (1,), (1,), (-1.0,), (1.0,), time_limit=limit)
     chosen = Options(**options)
     return make_budget(
         spec, backend, total, chosen, rivals=4, trained_longest=trained, trained_seconds=seconds

@@ -104,7 +104,7 @@ from poise.config import Config
 from poise.store.files import FileError
 from poise.spec import Spec
 from poise.store.tensors import read_arrays
-spec = Spec("E", obs_shape=(3,), num_choices=2)
+spec = Spec.flat("E", obs_shape=(3,), num_choices=2)
 manifest = Manifest("E", "gymnasium", 256, spec, Config(total_steps=256).settled(spec))
 for name in sys.argv[1:]:
     sha256 = hashlib.file_digest(open(name, "rb"), "sha256").hexdigest()

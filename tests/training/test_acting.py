@@ -11,8 +11,8 @@ from poise.config import Normalize, Policy
 from poise.spec import Spec
 from poise.training.acting import FEW_ROWS, ActionScale, Actor, quiet
 
-SPEC = Spec("probe", (3,), (2,), (-1.0, -2.0), (1.0, 6.0))
-DISCRETE = Spec("probe", (3,), num_choices=4)
+SPEC = Spec.flat("probe", (3,), (2,), (-1.0, -2.0), (1.0, 6.0))
+DISCRETE = Spec.flat("probe", (3,), num_choices=4)
 OBS = np.random.default_rng(0).normal(2, 3, (7, 3)).astype(np.float32)
 NORMALIZER = Normalizer(RunningStats.empty(3).merge(jnp.asarray(OBS)), RunningStats.empty())
 NOISE = np.random.default_rng(1).normal(size=(7, 4)).astype(np.float32)
@@ -66,21 +66,21 @@ def test_plain_actions_are_only_clipped():
 
 
 def test_a_dimension_without_finite_bounds_keeps_its_units():
-    spec = Spec("probe", (3,), (2,), (-np.inf, -2.0), (np.inf, 2.0))
+    spec = Spec.flat("probe", (3,), (2,), (-np.inf, -2.0), (np.inf, 2.0))
     scale = ActionScale(spec, normalize=True)
     np.testing.assert_allclose(scale(np.array([[7.0, 0.5]], np.float32)), [[7.0, 1.0]])
 
 
 @pytest.mark.parametrize("bound", [3.4028234663852886e38, 1e308, 1e9])
 def test_bounds_that_no_one_can_mean_count_as_none(bound):
-    spec = Spec("probe", (3,), (2,), (-bound, 0.0), (bound, bound))
+    spec = Spec.flat("probe", (3,), (2,), (-bound, 0.0), (bound, bound))
     scale = ActionScale(spec, normalize=True)
     action = np.array([[0.5, 7.0], [-0.5, -1.0]], np.float32)
     np.testing.assert_array_equal(scale(action), [[0.5, 7], [-0.5, 0]])
 
 
 def test_an_action_that_overflows_when_rescaled_is_at_its_bound():
-    spec = Spec("probe", (3,), (1,), (-1e6,), (1e6,))
+    spec = Spec.flat("probe", (3,), (1,), (-1e6,), (1e6,))
     largest = np.array([[3e38], [-3e38]], np.float32)
     with quiet():
         action = ActionScale(spec, normalize=True)(largest)

@@ -8,7 +8,7 @@ from poise.training.acting import ActionScale
 from poise.training.measuring import measure_rollout, observation_shift, saturation
 from poise.types import Rollout
 
-SPEC = Spec("Two-v0", (2,), (3,), (-1.0, -4.0, -np.inf), (1.0, 2.0, np.inf))
+SPEC = Spec.flat("Two-v0", (2,), (3,), (-1.0, -4.0, -np.inf), (1.0, 2.0, np.inf))
 
 
 def seen(*observations):
@@ -27,8 +27,8 @@ def test_the_share_of_actions_at_a_bound_by_hand():
 
 
 def test_without_bounds_or_with_choices_nothing_can_be_cut():
-    free = Spec("Free-v0", (2,), (1,), (-np.inf,), (np.inf,))
-    choices = Spec("Choice-v0", (2,), num_choices=3)
+    free = Spec.flat("Free-v0", (2,), (1,), (-np.inf,), (np.inf,))
+    choices = Spec.flat("Choice-v0", (2,), num_choices=3)
     assert saturation(np.ones((2, 1, 1), np.float32), ActionScale(free, normalize=True)) is None
     assert saturation(np.ones((2, 1), int), ActionScale(choices, normalize=False)) is None
 

@@ -29,7 +29,7 @@ class Follow:
     """The action is to equal the first of two numbers that are shown, each ``offset + width x``."""
 
     def __init__(self, offset, width=1.0, dtype=np.float64, num_envs=8):
-        self.spec = Spec("Follow", (2,), (1,), (-1.0,), (1.0,), time_limit=20)
+        self.spec = Spec.flat("Follow", (2,), (1,), (-1.0,), (1.0,), time_limit=20)
         self.num_envs, self.backend = num_envs, "probe"
         self._offset, self._width, self._dtype = offset, width, dtype
         self._t, self._x = np.zeros(num_envs, np.int64), np.zeros((num_envs, 2))

@@ -4,21 +4,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Float
 
 from poise import envs
 from poise.agents.evaluation import UNLIMITED, Evaluation, Limits, evaluate_agent
 from poise.config import LAST_SEED, Config
-from poise.envs.vector import usual_dtype
+from poise.envs.packing import Obs, first_of, pack, read_leaves, unpack_action
 from poise.errors import PoiseError
-from poise.spec import Spec
+from poise.spec import MASK, Spec
 from poise.store.checkpoint import Manifest, Trained, Which, agent_folder, load_agent
 from poise.system.terminal import typed
-from poise.training.acting import ActionScale, Actor, quiet
+from poise.training.acting import ActionScale, empty_carry, make_actor, quiet
 
 
 class AgentError(PoiseError):
     """The agent cannot do this: for example, the observation has another shape."""
+
+
+class Memory:
+    """What an agent's memory holds for each of N environments; empty for an agent without a memory."""
+
+    def __init__(self, carry: Float[np.ndarray, "N S"] | None):
+        self.carry = carry
+
+    def reset(self, mask: Any = slice(None)) -> None:
+        """At the start of an episode; ``mask``: in which environments, by default in all."""
+        if self.carry is not None:
+            self.carry[mask] = 0
 
 
 class Agent:
@@ -32,7 +44,7 @@ class Agent:
 
     def __init__(self, trained: Trained, manifest: Manifest):
         self._manifest = manifest
-        self._actor = Actor(trained.policy, trained.normalizer, manifest.config.normalize)
+        self._actor = make_actor(trained.policy, trained.normalizer, manifest.config.normalize)
         self._scale = ActionScale(manifest.spec, normalize=manifest.config.normalize.action)
         self._rng = np.random.default_rng()
 
@@ -51,41 +63,94 @@ class Agent:
     def __repr__(self) -> str:
         return f"Agent({self.spec.id!r}, {self.steps:,} steps)"
 
+    def memory(self, num_envs: int = 1) -> Memory:
+        """A memory for N environments whose episodes begin now, for ``act``."""
+        return Memory(empty_carry(self._actor, num_envs))
+
     def act(
-        self, obs: Any, *, sample: bool = False, rng: np.random.Generator | None = None
-    ) -> Shaped[np.ndarray, "*N_A"] | int:
+        self,
+        obs: Any,
+        *,
+        sample: bool = False,
+        rng: np.random.Generator | None = None,
+        action_mask: Any = None,
+        memory: Memory | None = None,
+        episode_start: Any = None,
+    ) -> Any:
         """The action for one raw observation, or for a batch of them.
 
+            memory = agent.memory(num_envs)  # for an agent with a memory
+            action = agent.act(obs, memory=memory, episode_start=terminated | truncated)
+
         Args:
-            obs: of the environment's shape, or with one leading axis N more. Numbers of any type.
+            obs: as the environment returns it, or each of its arrays with one leading axis N more. Numbers of
+                any type.
             sample: draw from the policy's distribution; otherwise the greedy action, its mode.
             rng: where samples are drawn from; by default a generator of the agent's own, unseeded.
+            action_mask: which choices are allowed, where the environment has masks that are not part of its
+                observation: flags for all values of all choices in a row, ``[M]`` or ``[N, M]``.
+            memory: what the agent remembers of the episodes so far; it is changed.
+            episode_start: ``[N]``: where an episode begins with this observation; the memory is reset there.
 
         Returns:
-            What ``env.step`` takes: an array of the action's shape within its bounds, or an int
-            where actions are discrete; with a leading axis N (an integer array) for a batch.
+            What ``env.step`` takes: an array of the action's shape within its bounds, an int where the action
+            is one Discrete, or dictionaries and tuples of these; with a leading axis N for a batch.
 
         Raises:
-            AgentError: ``obs`` has another shape.
+            AgentError: ``obs`` has another shape, or a mask or memory is missing.
         """
-        spec = self.spec
-        array = np.asarray(obs)
-        array = array.astype(usual_dtype(array.dtype), copy=False)
-        single = array.shape == spec.obs_shape
-        if not single and array.shape[1:] != spec.obs_shape:
-            shape = ", ".join(str(n) for n in spec.obs_shape)
-            raise AgentError(
-                f"obs has shape {list(array.shape)}; {spec.id} has [{shape}], or [N, {shape}] for a batch"
-            )
-        rows = array.reshape(-1, spec.obs_size)
-        noise = spec.draw_noise(rng or self._rng, len(rows), dtype=float) if sample else None
+        spec, rows, single = self.spec, *self._packed(obs, action_mask)
+        count = len(next(iter(rows.values())) if isinstance(rows, dict) else rows)
+        carry = self._carry(memory, episode_start, count)
+        noise = spec.draw_noise(rng or self._rng, count, dtype=float) if sample else None
         with quiet():
-            action = self._scale(self._actor.act(rows, noise))
-        if spec.discrete:
-            action = action + spec.first_choice
-            return int(action[0]) if single else action
-        action = action.reshape(len(rows), *spec.action_shape)
-        return action[0] if single else action
+            action = self._scale(self._actor.act(rows, noise, carry))
+        batch = unpack_action(spec, action)
+        if not single:
+            return batch
+        first = first_of(batch)
+        return int(first) if isinstance(first, np.integer) else first
+
+    def _packed(self, obs: Any, action_mask: Any) -> tuple[Obs, bool]:
+        """The observations as the policy reads them, and whether it is a single one without the axis N."""
+        spec = self.spec
+        try:
+            values = read_leaves(spec, obs)
+        except (LookupError, TypeError) as error:
+            names = ", ".join(leaf.name for leaf in spec.obs)
+            raise AgentError(f"obs has no {error}; {spec.id} observes {names}") from error
+        if spec.masked and MASK not in values:
+            if action_mask is None:
+                raise AgentError(f"{spec.id} has masks of its choices: give action_mask")
+            values[MASK] = action_mask
+        arrays = {name: np.asarray(value) for name, value in values.items()}
+        shapes = {leaf.name: (spec.num_logits,) if leaf.kind == "mask" else leaf.shape for leaf in spec.obs}
+        single = all(arrays[name].shape == shape for name, shape in shapes.items())
+        for name, shape in shapes.items():
+            if not single and arrays[name].shape[1:] != shape:
+                inner = ", ".join(map(str, shape))
+                raise AgentError(
+                    f"{name} has shape {list(arrays[name].shape)}; {spec.id} has [{inner}], or [N, {inner}] for a "
+                    "batch"
+                )
+        counts = {1 if single else len(array) for array in arrays.values()}
+        if len(counts) > 1:
+            raise AgentError(f"the arrays of obs have different numbers of rows: {sorted(counts)}")
+        return pack(spec, arrays, counts.pop()), single
+
+    def _carry(
+        self, memory: Memory | None, episode_start: Any, count: int
+    ) -> Float[np.ndarray, "N S"] | None:
+        """What the memory holds before this step of N environments; None without a memory."""
+        if not self._actor.carry_size:
+            return None
+        if memory is None or memory.carry is None or len(memory.carry) != count:
+            raise AgentError(
+                f"this agent has a memory: give memory=agent.memory({count}), the same at each step of an episode"
+            )
+        if episode_start is not None:
+            memory.reset(np.asarray(episode_start, bool).reshape(count))
+        return memory.carry
 
     def evaluate(
         self,

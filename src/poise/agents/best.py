@@ -12,7 +12,7 @@ from poise.config import Config
 from poise.seeds import Stream
 from poise.spec import Episode, Spec
 from poise.store.checkpoint import Trained
-from poise.training.acting import ActionScale, Actor
+from poise.training.acting import ActionScale, make_actor
 
 PLACES = 3
 SLICES = 20  # of the budget; each gives one candidate at most
@@ -84,7 +84,7 @@ def choose(
     returns, shared = [], episodes
     try:
         for _, _, agent in candidates:
-            actor = Actor(agent.policy, agent.normalizer, config.normalize)
+            actor = make_actor(agent.policy, agent.normalizer, config.normalize)
             returns.append(evaluate(env, actor, scale, episodes=shared, **options).episodic_return)
             shared = min(shared, len(returns[-1]))
     finally:

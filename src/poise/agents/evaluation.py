@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from poise import envs
 from poise.agents.intervals import mean_interval
 from poise.envs import VectorEnv
+from poise.envs.packing import Obs
 from poise.seeds import Stream, episode_seed
 from poise.spec import Spec
 from poise.system.threads import one_blas_thread
-from poise.training.acting import ActionScale, Actor, quiet
+from poise.training.acting import Acting, ActionScale, empty_carry, quiet
 
 LONGEST = 10_000  # steps of an episode where the environment sets no limit
 
@@ -100,7 +101,7 @@ def evaluation_lanes(backend: str, episodes: int, limits: Limits = UNLIMITED) ->
 def evaluate_agent(
     task: envs.Resolved,
     spec: Spec,
-    actor: Actor,
+    actor: Acting,
     scale: ActionScale,
     *,
     seed: int,
@@ -114,10 +115,8 @@ def evaluate_agent(
     """
     world = envs.make(task.id, evaluation_lanes(task.backend, episodes, limits), task.backend)
     try:
-        for name in ("obs_shape", "action_shape", "num_choices"):
-            here, trained = getattr(world.spec, name), getattr(spec, name)
-            if here != trained:
-                raise envs.EnvError(f"{task.id} has {name} {here}, the agent was trained with {trained}")
+        if problem := spec.problem_with(world.spec):
+            raise envs.EnvError(f"{task.id} has {problem}")
         return evaluate(world, actor, scale, seed=seed, episodes=episodes, limits=limits)
     finally:
         world.close()
@@ -167,7 +166,7 @@ class _Tally:
 @one_blas_thread()
 def evaluate(
     env: VectorEnv,
-    actor: Actor,
+    actor: Acting,
     scale: ActionScale,
     *,
     seed: int,
@@ -187,7 +186,7 @@ def evaluate(
     try:
         _play(
             env,
-            lambda obs: scale(actor.act(obs)),
+            _Player(actor, scale, env.num_envs),
             tally,
             [episode_seed(seed, stream, 0, i) for i in range(episodes)],
             longest,
@@ -202,7 +201,7 @@ def evaluate(
 
 def _play(
     env: VectorEnv,
-    act: Callable[[Float[np.ndarray, "N O"]], np.ndarray],
+    player: "_Player",
     tally: _Tally,
     seeds: list[int],
     longest: int,
@@ -216,7 +215,7 @@ def _play(
     obs = env.reset(np.ones(lanes, bool), [seeds[i % episodes] for i in playing])
     while (playing < tally.wanted).any():
         with quiet():
-            action = act(obs)
+            action = player.act(obs)
         obs, reward, terminated, truncated = env.step(action)
         total += reward
         length += 1
@@ -236,3 +235,19 @@ def _play(
         total[done] = 0
         length[done] = 0
         obs = env.reset(done, [seeds[i % episodes] for i in playing[done]])
+        player.forget(done)
+
+
+class _Player:
+    """The greedy policy, in the environment's units, with what its memory holds for each environment."""
+
+    def __init__(self, actor: Acting, scale: ActionScale, num_envs: int):
+        self._actor, self._scale, self._carry = actor, scale, empty_carry(actor, num_envs)
+
+    def act(self, obs: Obs) -> Shaped[np.ndarray, "N ..."]:
+        return self._scale(self._actor.act(obs, carry=self._carry))
+
+    def forget(self, mask: Bool[np.ndarray, " N"]) -> None:
+        """At the start of an episode in the environments of ``mask``."""
+        if self._carry is not None:
+            self._carry[mask] = 0

@@ -29,13 +29,21 @@ class Hyperparameters(eqx.Module):
     reward_bound: Number | None
 
     num_epochs: int = eqx.field(static=True)
-    minibatch_size: int = eqx.field(static=True)
+    minibatch_size: int = eqx.field(static=True)  # rows
+    sequence_length: int | None = eqx.field(
+        static=True
+    )  # steps of an item with a memory; None: an item is a row
     recompute_every: int | None = eqx.field(static=True)  # epochs that share advantages; None: all
     normalize_advantage: bool = eqx.field(static=True)
     normalize_obs: bool = eqx.field(static=True)
     normalize_reward: bool = eqx.field(static=True)
     normalize_first_rollout: bool = eqx.field(static=True)
     reset_every_rollout: bool = eqx.field(static=True)  # whether each rollout starts new episodes
+
+    @property
+    def num_items(self) -> int:
+        """Items of a minibatch."""
+        return max(1, self.minibatch_size // (self.sequence_length or 1))
 
     @classmethod
     def of(cls, config: Config, iteration: int) -> "Hyperparameters":
@@ -56,6 +64,7 @@ class Hyperparameters(eqx.Module):
             reward_bound=normalize.reward_bound,
             num_epochs=ppo.num_epochs,
             minibatch_size=config.minibatch_size,
+            sequence_length=config.sequence_length,
             recompute_every=ppo.recompute_every,
             normalize_advantage=ppo.normalize_advantage,
             normalize_obs=normalize.obs,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from poise.algo.hyperparameters import Hyperparameters, Number
-from poise.algo.networks import Policy, ValueFunction, distributions
+from poise.algo.networks import Policy, ValueFunction, outputs
 from poise.types import Batch, PolicyMetrics
 
 
@@ -33,12 +33,13 @@ def policy_loss(
     policy: Policy, batch: Batch, hyper: Hyperparameters
 ) -> tuple[Float[Array, ""], PolicyMetrics]:
     """-mean(clipped surrogate) - entropy_coef * mean entropy, over one minibatch."""
-    distribution = distributions(policy, jnp.asarray(batch.obs))
-    log_prob = jax.vmap(lambda d, a: d.log_prob(a))(distribution, batch.action)
+    batch = jax.tree.map(jnp.asarray, batch)
+    distribution = outputs(policy, batch.obs, batch.begins, batch.policy_carry)
+    log_prob = jax.vmap(lambda d, a: d.log_prob(a))(distribution, batch.rows(batch.action))
     entropy = jnp.mean(jax.vmap(lambda d: d.entropy())(distribution))
-    log_ratio = log_prob - batch.log_prob
+    log_ratio = log_prob - batch.rows(batch.log_prob)
     ratio = jnp.exp(log_ratio)  # pi(a|s) / pi_old(a|s)
-    advantage = jnp.asarray(batch.advantage)
+    advantage = batch.rows(batch.advantage)
     if hyper.normalize_advantage:
         advantage = standardize(advantage)
     loss = -jnp.mean(clipped_surrogate(ratio, advantage, hyper.clip)) - hyper.entropy_coef * entropy
@@ -48,7 +49,8 @@ def policy_loss(
 
 def value_loss(value: ValueFunction, batch: Batch) -> Float[Array, ""]:
     """mean((V(s_k) - target_k)^2) over one minibatch; the targets are constants here."""
-    return jnp.mean((jax.vmap(value)(batch.obs) - batch.target) ** 2)
+    values = outputs(value, batch.obs, batch.begins, batch.value_carry)
+    return jnp.mean((values - batch.rows(batch.target)) ** 2)
 
 
 def explained_variance(prediction: Float[Array, " B"], target: Float[Array, " B"]) -> Float[Array, ""]:

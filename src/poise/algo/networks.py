@@ -1,4 +1,4 @@
-"""The policy and the value function: two separate MLPs, written for one observation."""
+"""The policy and the value function: two separate networks, written for one observation."""
 
 import math
 from typing import Any, Literal
@@ -6,99 +6,71 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from poise import config as cfg
-from poise.algo.distributions import Categorical, DiagGaussian, Distribution
-from poise.spec import Spec
-
-Activation = Literal["tanh", "relu"]
-Init = Literal["orthogonal", "uniform"]
-
-
-class MLP(eqx.Module):
-    """Fully connected layers, ``x W + b``, with an activation between them and none at the end.
-
-    Orthogonal initialization: Saxe et al. 2013, arXiv:1312.6120; gain sqrt 2 in the hidden layers,
-    ``last_gain`` in the last, biases 0. Uniform: weights and biases within 1 / sqrt(inputs).
-    """
-
-    weight: tuple[Float[Array, "inputs outputs"], ...]
-    bias: tuple[Float[Array, " outputs"], ...]
-    activation: Activation = eqx.field(static=True)
-
-    def __init__(
-        self,
-        widths: tuple[int, ...],
-        activation: Activation,
-        init: Init,
-        *,
-        last_gain: float,
-        key: PRNGKeyArray,
-    ):
-        gains = [math.sqrt(2)] * (len(widths) - 2) + [last_gain]  # sqrt 2 keeps the variance of a ReLU layer
-        keys = jax.random.split(key, len(gains))
-        layers = [
-            _layer(inputs, outputs, init, gain, key=key)
-            for inputs, outputs, gain, key in zip(widths[:-1], widths[1:], gains, keys, strict=True)
-        ]
-        self.weight = tuple(weight for weight, _ in layers)
-        self.bias = tuple(bias for _, bias in layers)
-        self.activation = activation
-
-    def __call__(self, x: Float[Array, " inputs"]) -> Float[Array, " outputs"]:
-        activate = {"tanh": jnp.tanh, "relu": jax.nn.relu}[self.activation]
-        *hidden, last = zip(self.weight, self.bias, strict=True)
-        for weight, bias in hidden:
-            x = activate(x @ weight + bias)
-        return x @ last[0] + last[1]
+from poise.algo.distributions import Categorical, Choices, DiagGaussian, Distribution, Joint, masked
+from poise.algo.encoders import MLP, Encoder
+from poise.algo.memory import Cell, remember, time_first
+from poise.spec import MASK, Spec
 
 
-def _layer(inputs: int, outputs: int, init: Init, gain: float, *, key: PRNGKeyArray):
-    match init:
-        case "orthogonal":
-            weight = jax.nn.initializers.orthogonal(gain)(key, (inputs, outputs), jnp.float32)
-            return weight, jnp.zeros(outputs)
-        case "uniform":
-            limit = 1 / math.sqrt(inputs)
-            for_weight, for_bias = jax.random.split(key)
-            return (
-                jax.random.uniform(for_weight, (inputs, outputs), minval=-limit, maxval=limit),
-                jax.random.uniform(for_bias, (outputs,), minval=-limit, maxval=limit),
-            )
+class Policy(eqx.Module):
+    """From an observation to the distribution of the action: encoder, memory if there is one, layers, heads.
 
-
-class GaussianPolicy(eqx.Module):
-    """N(mu(obs), sigma(obs)^2) with one of three deviations:
+    The first outputs are for the dimensions of boxes, N(mu, sigma^2), with one of three deviations:
 
     fixed        sigma = std_init
     predicted    sigma = softplus(pre) * std_init / softplus(0) + std_min, pre an output of the network
                  (the form of Acme's MultivariateNormalDiagHead, Hoffman et al. 2020, arXiv:2006.00979)
     independent  sigma = exp(log_std) + std_min, log_std a parameter, log(std_init) at the start
 
-    ``head_tanh`` "mean" puts a tanh on mu, "all" on mu and pre.
+    ``head_tanh`` "mean" puts a tanh on mu, "all" on mu and pre. The other outputs are the logits of choices,
+    softmax(logits(obs)). The log-probability of an action is the sum over its parts.
     """
 
     mlp: MLP
     log_std: Float[Array, " A"] | None
+    encoder: Encoder
+    memory: Cell | None
+    box_size: int = eqx.field(static=True)
+    sizes: tuple[int, ...] = eqx.field(static=True)  # of the choices
+    is_index: bool = eqx.field(static=True)  # whether an action is the index of one choice, not a row
     std: Literal["fixed", "predicted", "independent"] = eqx.field(static=True)
     std_init: float = eqx.field(static=True)
     std_min: float = eqx.field(static=True)
     head_tanh: Literal["none", "mean", "all"] = eqx.field(static=True)
 
     def __init__(self, spec: Spec, config: cfg.Policy, *, key: PRNGKeyArray):
-        outputs = spec.action_size * (2 if config.std == "predicted" else 1)
-        widths = (spec.obs_size, *config.hidden, outputs)
-        # orthogonal weights with a small gain: at first, the mean is close to 0 for every observation
-        self.mlp = MLP(widths, config.activation, config.init, last_gain=0.01, key=key)
-        independent = config.std == "independent"
-        std_init = cfg.known(config.std_init)
-        self.log_std = jnp.full(spec.action_size, math.log(std_init)) if independent else None
+        box_outputs = spec.box_size * (2 if config.std == "predicted" else 1)
+        # orthogonal weights with a small gain: at first, the outputs are close to 0 for every observation
+        self.encoder, self.memory, self.mlp = trunk(
+            spec, config, box_outputs + spec.num_logits, last_gain=0.01, key=key
+        )
+        self.box_size, self.sizes, self.is_index = spec.box_size, spec.sizes, spec.action_row == ()
+        std_init = cfg.known(config.std_init) if spec.box_size else 1.0
+        independent = config.std == "independent" and spec.box_size > 0
+        self.log_std = jnp.full(spec.box_size, math.log(std_init)) if independent else None
         self.std, self.std_init, self.std_min = config.std, std_init, config.std_min
         self.head_tanh = config.head_tanh
 
-    def __call__(self, obs: Float[Array, " O"]) -> DiagGaussian:
-        out = self.mlp(obs)
+    def __call__(self, obs: PyTree[Array]) -> Distribution:
+        return self.read(self.encoder(obs), obs)
+
+    def read(self, features: Float[Array, " features"], obs: PyTree[Array]) -> Distribution:
+        """The distribution for what encoder and memory give; ``obs`` may hold a mask of the choices."""
+        out = self.mlp(features)
+        if not self.sizes:
+            return self._box(out)
+        logits = out[len(out) - sum(self.sizes) :]
+        if isinstance(obs, dict) and MASK in obs:
+            logits = masked(logits, obs[MASK])
+        if self.is_index:
+            return Categorical(logits)
+        choices = Choices(logits, self.sizes)
+        return Joint(self._box(out[: len(out) - sum(self.sizes)]), choices) if self.box_size else choices
+
+    def _box(self, out: Float[Array, " outputs"]) -> DiagGaussian:
         if self.head_tanh == "all":
             out = jnp.tanh(out)
         if self.std == "predicted":
@@ -111,48 +83,83 @@ class GaussianPolicy(eqx.Module):
         return DiagGaussian(jnp.tanh(mean) if self.head_tanh == "mean" else mean, std)
 
 
-class CategoricalPolicy(eqx.Module):
-    """softmax(logits(obs)) over the environment's choices."""
-
-    mlp: MLP
-
-    def __init__(self, spec: Spec, config: cfg.Policy, *, key: PRNGKeyArray):
-        widths = (spec.obs_size, *config.hidden, spec.action_size)  # one logit for each choice
-        self.mlp = MLP(widths, config.activation, config.init, last_gain=0.01, key=key)
-
-    def __call__(self, obs: Float[Array, " O"]) -> Categorical:
-        return Categorical(self.mlp(obs))
-
-
-Policy = GaussianPolicy | CategoricalPolicy
-
-
-def make_policy(spec: Spec, config: cfg.Policy, *, key: PRNGKeyArray) -> Policy:
-    """A new policy for the environment's action space."""
-    kind = CategoricalPolicy if spec.discrete else GaussianPolicy
-    return kind(spec, config, key=key)
-
-
 class ValueFunction(eqx.Module):
     """V(obs), the expected discounted sum of the normalized rewards from here on."""
 
     mlp: MLP
+    encoder: Encoder
+    memory: Cell | None
 
     def __init__(self, spec: Spec, config: cfg.Value, *, key: PRNGKeyArray):
-        widths = (spec.obs_size, *config.hidden, 1)
-        self.mlp = MLP(widths, config.activation, config.init, last_gain=1.0, key=key)
+        self.encoder, self.memory, self.mlp = trunk(spec, config, 1, last_gain=1.0, key=key)
 
-    def __call__(self, obs: Float[Array, " O"]) -> Float[Array, ""]:
-        return self.mlp(obs)[0]
+    def __call__(self, obs: PyTree[Array]) -> Float[Array, ""]:
+        return self.read(self.encoder(obs), obs)
+
+    def read(self, features: Float[Array, " features"], obs: PyTree[Array]) -> Float[Array, ""]:
+        """The value for what encoder and memory give."""
+        return self.mlp(features)[0]
+
+
+def trunk(
+    spec: Spec, config: cfg.Policy | cfg.Value, outputs: int, *, last_gain: float, key: PRNGKeyArray
+) -> tuple[Encoder, Cell | None, MLP]:
+    """What both networks are made of. Layers after a memory read the features and what it remembers."""
+    encoder = Encoder(spec, config.see, config.images, key=jax.random.fold_in(key, 1))
+    memory, inputs = None, encoder.num_features
+    if config.memory != "none":
+        memory = Cell(inputs, config.memory_size, config.memory, key=jax.random.fold_in(key, 2))
+        inputs += memory.size
+    return encoder, memory, MLP((inputs, *config.hidden, outputs), config, last_gain=last_gain, key=key)
 
 
 def scale_log_std(step: Any, factor: float | Float[Array, ""]) -> Any:
     """A step of a network's parameters; the entry for an independent log_std is multiplied by ``factor``."""
-    if isinstance(step, GaussianPolicy) and step.log_std is not None:
+    if isinstance(step, Policy) and step.log_std is not None:
         return eqx.tree_at(lambda s: s.log_std, step, factor * step.log_std)
     return step
 
 
-def distributions(policy: Policy, obs: Float[Array, "B O"]) -> Distribution:
-    """The action distribution of each row; its arrays carry a leading axis B."""
-    return jax.vmap(policy)(obs)
+def over_time(
+    network: Policy | ValueFunction,
+    obs: PyTree[Array],
+    begins: Bool[Array, "T N"],
+    carry: Float[Array, "N S"],
+) -> tuple[Float[Array, "T N features"], Float[Array, "T N S"]]:
+    """What the layers of a network with a memory read at each step, and the carries after each step."""
+    assert network.memory is not None
+    features = jax.vmap(jax.vmap(network.encoder))(obs)
+    after = remember(network.memory, features, begins, carry)
+    return jnp.concatenate([features, network.memory.output(after)], axis=-1), after
+
+
+def one_more_step(
+    network: ValueFunction, obs: PyTree[Array], carry: Float[Array, "T N S"]
+) -> Float[Array, "T N"]:
+    """The value of ``obs`` [T, N, ...], each seen after the steps that ``carry`` remembers."""
+    assert network.memory is not None
+    features = jax.vmap(jax.vmap(network.encoder))(obs)
+    after = network.memory.step(carry, network.memory.project(features))
+    seen = jnp.concatenate([features, network.memory.output(after)], axis=-1)
+    return jax.vmap(jax.vmap(network.read))(seen, obs)
+
+
+def outputs(
+    network: Any,
+    obs: PyTree[Array],
+    begins: Bool[Array, "M L"] | None = None,
+    carry: Float[Array, "M S"] | None = None,
+) -> Any:
+    """The output for each row of a minibatch: distributions or values, with a leading axis.
+
+    Without ``begins`` an item is a row. Otherwise it is a sequence, before whose first step the memory held
+    ``carry``; the rows of a sequence follow one another.
+    """
+    if begins is None:
+        return jax.vmap(network)(obs)
+    if network.memory is None:
+        return jax.vmap(network)(jax.tree.map(lambda x: jnp.reshape(x, (-1, *x.shape[2:])), obs))
+    obs, begins = time_first((obs, begins))
+    features, _ = over_time(network, obs, begins, carry)
+    by_time = jax.vmap(jax.vmap(network.read))(features, obs)
+    return jax.tree.map(lambda y: jnp.swapaxes(y, 0, 1).reshape(-1, *y.shape[2:]), by_time)

@@ -1,11 +1,16 @@
 """Running statistics and the scaling with them. They are updated once per iteration and saved."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree
 
+from poise.algo.encoders import Pixels, image_size, unit_pixels
 from poise.algo.hyperparameters import Number
+from poise.spec import NUMBERS, Leaf, Spec
 from poise.types import Tensor
 
 EPSILON = 1e-8  # added to a variance before its square root: an entry that never changes is divided by 1e-4
@@ -54,16 +59,66 @@ class Normalizer(eqx.Module):
     """Statistics of the observations and of the discounted return. An iteration returns new ones.
 
     ``origin``: a constant that was subtracted from every observation that statistics and networks see, to
-    keep its digits (``poise.training.origin``). None: nothing was.
+    keep its digits (``poise.training.origin``). None: nothing was. ``images``: of each channel of an image,
+    its pixels from 0 to 1. ``leaves``: of the observation, if it is more than numbers that are normalized.
     """
 
     obs: RunningStats
     ret: RunningStats
     origin: Float[Tensor, " O"] | None = None
+    images: dict[str, RunningStats] = eqx.field(default_factory=dict)
+    leaves: tuple[Leaf, ...] = eqx.field(static=True, default=())
 
     @classmethod
-    def empty(cls, obs_size: int) -> "Normalizer":
-        return cls(RunningStats.empty(obs_size), RunningStats.empty())
+    def empty(cls, spec: Spec) -> "Normalizer":
+        images = {leaf.name: RunningStats.empty(image_size(leaf)[2]) for leaf in spec.images}
+        plain = all(leaf.kind == "vector" for leaf in spec.obs)
+        leaves = () if plain else spec.obs
+        return cls(RunningStats.empty(spec.obs_size), RunningStats.empty(), images=images, leaves=leaves)
+
+    def observe(self, obs: PyTree[Array]) -> "Normalizer":
+        """The normalizer with the statistics of these observations too, ``[B, ...]``."""
+        if not isinstance(obs, dict):
+            return dataclasses.replace(self, obs=self.obs.merge(obs))
+        rows = next(iter(obs.values())).shape[0]
+        numbers = self.obs.merge(obs.get(NUMBERS, jnp.zeros((rows, 0))))
+        pixels = {x.name: unit_pixels(x, obs[x.name]) for x in self.leaves if x.kind == "image"}
+        images = {name: self.images[name].merge(p.reshape(-1, p.shape[-1])) for name, p in pixels.items()}
+        return dataclasses.replace(self, obs=numbers, images=images)
+
+    def scale(self, obs: PyTree[Array], *, enabled: bool, bound: Number | None) -> PyTree[Array]:
+        """One observation as the networks read it. Zeros and ones of one-hot leaves stay as they are."""
+        if not isinstance(obs, dict):
+            return self._scale_numbers(obs, enabled, bound)
+        scaled = dict(obs)
+        if NUMBERS in obs:
+            scaled[NUMBERS] = self._scale_numbers(obs[NUMBERS], enabled, bound)
+        for name, stats in self.images.items():
+            mean, std = (stats.mean, stats.std) if enabled else (0 * stats.mean, 0 * stats.mean + 1)
+            scaled[name] = Pixels(obs[name], mean, std)
+        return scaled
+
+    def _scale_numbers(
+        self, numbers: Float[Array, " O"], enabled: bool, bound: Number | None
+    ) -> Float[Array, " O"]:
+        scaled = normalize_obs(self.obs, numbers, enabled=enabled, bound=bound)
+        return jnp.where(self.one_hot, numbers, scaled) if self.leaves else scaled
+
+    @property
+    def one_hot(self) -> Bool[np.ndarray, " O"]:
+        """Which numbers are zeros and ones that are not normalized."""
+        kinds, widths = [x.kind == "one_hot" for x in self.leaves], [x.width for x in self.leaves]
+        return np.repeat(kinds, widths) if self.leaves else np.zeros(self.obs.mean.shape, bool)
+
+
+def numbers_of(obs: PyTree[Array]) -> Float[Array, "*B O"]:
+    """The numbers of an observation, without images and masks."""
+    return obs[NUMBERS] if isinstance(obs, dict) else obs
+
+
+def with_numbers(obs: PyTree[Array], numbers: Float[Array, "*B O"]) -> PyTree[Array]:
+    """The observation with other numbers."""
+    return {**obs, NUMBERS: numbers} if isinstance(obs, dict) else numbers
 
 
 def normalize_obs(

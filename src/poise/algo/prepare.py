@@ -1,28 +1,26 @@
-"""From a rollout to the rows that are learned from.
+"""From a rollout to what is learned from.
 
-``prepare`` runs once, before any parameter changes; ``recompute`` between epochs.
+``prepare`` runs once, before any parameter changes; ``recompute`` between epochs. An **item** is what a
+minibatch is made of: a row, or with a memory a sequence of L steps of one environment.
 """
 
+import dataclasses
 from functools import partial
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, PyTree
 
 from poise.algo.advantages import gae
 from poise.algo.distributions import Distribution
 from poise.algo.hyperparameters import Hyperparameters
 from poise.algo.losses import explained_variance
-from poise.algo.networks import Policy, ValueFunction, distributions
-from poise.algo.normalize import (
-    Normalizer,
-    RunningStats,
-    discounted_return,
-    normalize_obs,
-    normalize_reward,
-)
-from poise.types import Batch, Rollout, Tensor, Transitions
+from poise.algo.memory import first_carries, flatten, from_items, to_items
+from poise.algo.networks import Policy, ValueFunction, one_more_step, over_time
+from poise.algo.normalize import Normalizer, discounted_return, normalize_reward, numbers_of, with_numbers
+from poise.types import Batch, Rollout, Transitions
 
 
 class Prepared(eqx.Module):
@@ -32,8 +30,9 @@ class Prepared(eqx.Module):
     transitions: Transitions  # what ``recompute`` needs besides the batch
     normalizer: Normalizer  # of the next iteration
     running_return: Float[Array, " N"]
+    value_carry: Float[Array, "N S"] | None  # after the last step
     explained_variance: Float[Array, ""]
-    distribution: Distribution  # that each action was drawn from; its arrays have a leading axis B
+    distribution: Distribution  # that each action was drawn from; rows [B] in C order of [T, N]
     finite: Bool[Array, ""]  # whether the new statistics are finite
 
 
@@ -42,6 +41,7 @@ def prepare(
     value: ValueFunction,
     before: Normalizer,
     running_return: Float[Array, " N"],
+    value_carry: Float[Array, "N S"] | None,
     rollout: Rollout,
     hyper: Hyperparameters,
 ) -> Prepared:
@@ -56,85 +56,129 @@ def prepare(
     Rewards are scaled with statistics that include this rollout, since rewards play no part in acting.
     """
     rollout = jax.tree.map(jnp.asarray, rollout)  # NumPy arrays if the environments run on the host
-    unscaled = flatten(rollout.obs)
-    merged = before.obs.merge(unscaled)
-    stats = before.obs
+    unscaled, next_unscaled = jax.tree.map(flatten, (rollout.obs, rollout.next_obs))
+    merged = before.observe(unscaled)
+    scales = before
     if hyper.normalize_first_rollout:
-        stats = jax.tree.map(partial(jnp.where, before.obs.count > 0), before.obs, merged)
-    obs, next_obs = scale_obs(stats, unscaled, hyper), scale_obs(stats, flatten(rollout.next_obs), hyper)
+        scales = jax.tree.map(partial(jnp.where, before.obs.count > 0), before, merged)
+    obs, next_obs = scale_obs(scales, unscaled, hyper), scale_obs(scales, next_unscaled, hyper)
 
     done = rollout.terminated | rollout.truncated
     running, returns = discounted_return(running_return, rollout.reward, done, hyper.reward_gamma)
-    after = Normalizer(merged, before.ret.merge(flatten(returns)), before.origin)
+    after = dataclasses.replace(merged, ret=before.ret.merge(flatten(returns)))
     reward = normalize_reward(
         after.ret, rollout.reward, enabled=hyper.normalize_reward, bound=hyper.reward_bound
     )
 
-    transitions = Transitions(reward, next_obs, rollout.terminated, rollout.truncated)
-    values, advantage, target = estimate(value, obs, transitions, hyper)
     # pi_old: no parameter has changed since the rollout, so these are the distributions that acted
-    distribution = distributions(policy, acted_obs(before, unscaled, hyper))
-    action = flatten(rollout.action)
-    log_prob = jax.vmap(lambda d, a: d.log_prob(a))(distribution, action)
+    acted, policy_carry = act_again(policy, acted_obs(before, unscaled, hyper), rollout, hyper)
+    log_prob = jax.vmap(lambda d, a: d.log_prob(a))(acted, flatten(rollout.action))
+    items = partial(to_items, shape=rollout.reward.shape, length=hyper.sequence_length)
+    obs = jax.tree.map(items, obs)
+    transitions = Transitions(
+        reward, next_obs, rollout.terminated, rollout.truncated, rollout.begins, value_carry
+    )
+    estimated = estimate(value, obs, transitions, hyper)
+    batch = Batch(
+        obs=obs,
+        action=items(flatten(rollout.action)),
+        log_prob=items(log_prob),
+        advantage=items(estimated.advantage),
+        target=items(estimated.target),
+        begins=None if hyper.sequence_length is None else items(flatten(rollout.begins)),
+        policy_carry=policy_carry,
+        value_carry=estimated.carry,
+    )
     return Prepared(
-        batch=Batch(obs, action, log_prob, advantage, target),
+        batch=batch,
         transitions=transitions,
         normalizer=after,
         # every rollout starts new episodes, or continues those that run
         running_return=jnp.zeros_like(running) if hyper.reset_every_rollout else running,
-        explained_variance=explained_variance(values, target),
-        distribution=distribution,
+        value_carry=estimated.last_carry,
+        explained_variance=explained_variance(estimated.value, estimated.target),
+        distribution=acted,
         finite=all_finite(after),
     )
 
 
-def scale_obs(stats: RunningStats, obs: Float[Array, "B O"], hyper: Hyperparameters) -> Float[Array, "B O"]:
-    """Observations as the networks read them."""
-    bound = hyper.obs_bound
-    return jax.vmap(lambda o: normalize_obs(stats, o, enabled=hyper.normalize_obs, bound=bound))(obs)
+def scale_obs(scales: Normalizer, obs: PyTree[Array], hyper: Hyperparameters) -> PyTree[Array]:
+    """Observations ``[B, ...]`` as the networks read them."""
+    return jax.vmap(lambda o: scales.scale(o, enabled=hyper.normalize_obs, bound=hyper.obs_bound))(obs)
 
 
-def acted_obs(before: Normalizer, obs: Float[Array, "B O"], hyper: Hyperparameters) -> Float[Array, "B O"]:
+def acted_obs(before: Normalizer, obs: PyTree[Array], hyper: Hyperparameters) -> PyTree[Array]:
     """Observations as the policy read them in acting. ``obs`` is relative to the origin of ``before``.
 
     The policy acted in the first rollout without an origin, which is computed from that rollout: it is added
     back. In every other rollout these are the observations that are learned from.
     """
     if before.origin is not None:
-        obs = obs + jnp.where(before.obs.count > 0, 0.0, before.origin)[None]
-    return scale_obs(before.obs, obs, hyper)
+        origin = jnp.where(before.obs.count > 0, 0.0, before.origin)[None]
+        obs = with_numbers(obs, numbers_of(obs) + origin)
+    return scale_obs(before, obs, hyper)
 
 
-def flatten(array: Shaped[Tensor, "T N ..."]) -> Shaped[Array, "B ..."]:
-    """One row per step of an environment, in C order."""
-    return jnp.reshape(array, (-1, *array.shape[2:]))
+def act_again(
+    policy: Policy, obs: PyTree[Array], rollout: Rollout, hyper: Hyperparameters
+) -> tuple[Distribution, Float[Array, "items S"] | None]:
+    """The distribution of each row, and what the policy's memory held before the first step of each item."""
+    if policy.memory is None:
+        return jax.vmap(policy)(obs), None
+    obs = jax.tree.map(lambda x: x.reshape(*rollout.reward.shape, *x.shape[1:]), obs)
+    features, after = over_time(policy, obs, rollout.begins, rollout.carry)
+    distribution = jax.vmap(jax.vmap(policy.read))(features, obs)
+    carry = first_carries(rollout.carry, after, hyper.sequence_length)
+    return jax.tree.map(flatten, distribution), carry
+
+
+class Estimated(NamedTuple):
+    """Of each row, and the value function's memory before the first step of each item and after the last."""
+
+    value: Float[Array, " B"]
+    advantage: Float[Array, " B"]
+    target: Float[Array, " B"]  # what the value function learns
+    carry: Float[Array, "items S"] | None
+    last_carry: Float[Array, "N S"] | None
 
 
 def estimate(
-    value: ValueFunction, obs: Float[Array, "B O"], transitions: Transitions, hyper: Hyperparameters
-) -> tuple[Float[Array, " B"], Float[Array, " B"], Float[Array, " B"]]:
-    """Value, advantage and target of each row; the target is what the value function learns."""
-    shape = transitions.reward.shape
-    values = jax.vmap(value)(obs)
-    next_values = jax.vmap(value)(
-        transitions.next_obs
-    )  # not V one step later: that may be of a reset observation
+    value: ValueFunction, obs: PyTree[Array], transitions: Transitions, hyper: Hyperparameters
+) -> Estimated:
+    """Value, advantage and target of each row. ``obs``: of the items."""
+    shape, length = transitions.reward.shape, hyper.sequence_length
+    next_obs, carry, last = transitions.next_obs, None, None
+    if value.memory is None:
+        rows = jax.tree.map(partial(from_items, shape=shape, length=length), obs)
+        values = jax.vmap(value)(rows).reshape(shape)
+        # not V one step later: that may be of a reset observation
+        next_values = jax.vmap(value)(next_obs).reshape(shape)
+    else:
+        rows = jax.tree.map(partial(from_items, shape=shape, length=length), obs)
+        obs, next_obs = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), (rows, next_obs))
+        features, after = over_time(value, obs, transitions.begins, transitions.value_carry)
+        values = jax.vmap(jax.vmap(value.read))(features, obs)
+        next_values = one_more_step(value, next_obs, after)
+        carry, last = first_carries(transitions.value_carry, after, length), after[-1]
     advantage = gae(
         transitions.reward,
-        values.reshape(shape),
-        next_values.reshape(shape),
+        values,
+        next_values,
         transitions.terminated,
         transitions.truncated,
         gamma=hyper.gamma,
         lam=hyper.lam,
     ).reshape(-1)
-    return values, advantage, values + advantage
+    values = values.reshape(-1)
+    return Estimated(values, advantage, values + advantage, carry, last)
 
 
 def recompute(value: ValueFunction, batch: Batch, transitions: Transitions, hyper: Hyperparameters) -> Batch:
     """The batch with advantages and targets by the current ``value``; all else stays, pi_old too."""
-    _, advantage, target = estimate(value, jnp.asarray(batch.obs), transitions, hyper)
-    return Batch(batch.obs, batch.action, batch.log_prob, advantage, target)
+    new = estimate(value, jax.tree.map(jnp.asarray, batch.obs), transitions, hyper)
+    items = partial(to_items, shape=transitions.reward.shape, length=hyper.sequence_length)
+    advantage, target = items(new.advantage), items(new.target)
+    return dataclasses.replace(batch, advantage=advantage, target=target, value_carry=new.carry)
 
 
 def all_finite(tree: PyTree[Array]) -> Bool[Array, ""]:

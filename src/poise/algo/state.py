@@ -11,7 +11,8 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from poise import config as cfg
-from poise.algo.networks import Policy, ValueFunction, make_policy
+from poise.algo.memory import empty_carry
+from poise.algo.networks import Policy, ValueFunction
 from poise.algo.normalize import Normalizer
 from poise.seeds import Stream, branch
 from poise.spec import Spec
@@ -31,7 +32,9 @@ class TrainState(eqx.Module):
     """Everything that the algorithm carries from one iteration to the next.
 
     ``key`` never changes: the shuffles of an iteration are drawn from ``fold_in(key, iteration)``, so a
-    training that resumes at any iteration draws the same ones.
+    training that resumes at any iteration draws the same ones. ``value_carry``: what the value function's
+    memory holds before the next step of each environment; None without a memory. That of the policy acts, so
+    it belongs to the rollout.
     """
 
     learner: Learner
@@ -39,6 +42,7 @@ class TrainState(eqx.Module):
     running_return: Float[Array, " N"]  # the discounted sum of past rewards of each running episode
     key: PRNGKeyArray
     iteration: Int[Tensor, ""]  # number of finished iterations
+    value_carry: Float[Array, "N S"] | None = None
 
 
 def init(
@@ -47,16 +51,17 @@ def init(
     """The state before the first iteration. ``root`` is the key of the run's seed; ``policy`` has
     a value for every option."""
     networks = (
-        make_policy(spec, policy, key=branch(root, Stream.POLICY)),
+        Policy(spec, policy, key=branch(root, Stream.POLICY)),
         ValueFunction(spec, value, key=branch(root, Stream.VALUE)),
     )
     optimizer = make_optimizer(None)  # the limit of the gradient has no state
     state = TrainState(
         learner=Learner(*networks, *map(optimizer.init, networks)),  # pyright: ignore[reportArgumentType]
-        normalizer=Normalizer.empty(spec.obs_size),
+        normalizer=Normalizer.empty(spec),
         running_return=jnp.zeros(num_envs),
         key=branch(root, Stream.SHUFFLE),
         iteration=jnp.zeros((), jnp.int32),
+        value_carry=empty_carry(networks[1].memory, num_envs),
     )
     # Some of these arrays are weakly typed, those that an update returns are not: it would compile twice.
     return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)

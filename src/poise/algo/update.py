@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from poise.algo.hyperparameters import Hyperparameters, Number
 from poise.algo.losses import policy_loss, value_loss
 from poise.algo.minibatches import epoch_keys, shuffle, take
-from poise.algo.networks import Policy, ValueFunction, distributions, scale_log_std
+from poise.algo.networks import Policy, ValueFunction, outputs, scale_log_std
 from poise.algo.prepare import Prepared, all_finite, prepare, recompute
 from poise.algo.state import Learner, TrainState, make_optimizer
 from poise.types import Batch, PolicyEpochs, PolicyMetrics, Rollout, Tensor
@@ -42,11 +42,18 @@ def update(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> tuple
     """
     learner = state.learner
     # 1. once per rollout
-    prepared = prepare(learner.policy, learner.value, state.normalizer, state.running_return, rollout, hyper)
-    size = prepared.batch.advantage.size
-    # 2. which rows are learned from together, in each epoch
+    prepared = prepare(
+        learner.policy,
+        learner.value,
+        state.normalizer,
+        state.running_return,
+        state.value_carry,
+        rollout,
+        hyper,
+    )
+    # 2. which items (rows, or sequences of a memory) are learned from together, in each epoch
     keys = epoch_keys(state.key, jnp.asarray(state.iteration), hyper.num_epochs)
-    rows = shuffle(keys, size, hyper.minibatch_size)
+    rows = shuffle(keys, prepared.batch.num_items, hyper.num_items)
 
     # 3. epochs of minibatches
     def epoch(carry, inputs):
@@ -71,8 +78,9 @@ def update(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> tuple
         running_return=prepared.running_return,
         key=state.key,  # never split: see TrainState
         iteration=jnp.asarray(state.iteration) + 1,
+        value_carry=prepared.value_carry,
     )
-    finite = policy_is_finite(policy, batch.obs), value_is_finite(value, batch.obs)
+    finite = policy_is_finite(policy, batch), value_is_finite(value, batch)
     return after, Measured(prepared, *measured, *finite)  # in the order of its fields
 
 
@@ -147,14 +155,14 @@ def descend(
     return jax.tree.map(lambda p, s: p - step_size * s, params, step), opt_state  # minus: downhill
 
 
-def policy_is_finite(policy: Policy, obs: Float[Tensor, "B O"]) -> Bool[Array, ""]:
+def policy_is_finite(policy: Policy, batch: Batch) -> Bool[Array, ""]:
     """Whether the parameters, and the distributions that they give for the batch's observations, are finite.
 
     Parameters can be finite and still too large to act with.
     """
-    return all_finite((policy, distributions(policy, obs)))
+    return all_finite((policy, outputs(policy, batch.obs, batch.begins, batch.policy_carry)))
 
 
-def value_is_finite(value: ValueFunction, obs: Float[Tensor, "B O"]) -> Bool[Array, ""]:
+def value_is_finite(value: ValueFunction, batch: Batch) -> Bool[Array, ""]:
     """The same of the value function."""
-    return all_finite((value, jax.vmap(value)(obs)))
+    return all_finite((value, outputs(value, batch.obs, batch.begins, batch.value_carry)))

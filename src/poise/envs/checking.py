@@ -9,8 +9,11 @@ import gymnasium as gym
 import numpy as np
 
 from poise.envs.inner import Inner
+from poise.envs.packing import at, first_of, unpack_action
+from poise.envs.spaces import MaskSource, flat_mask, mask_method, native_action, read_spec
 from poise.envs.tape import as_returned, first_sum, next_sum
 from poise.errors import PoiseError, message_of, shortened
+from poise.spec import MASK, Leaf
 
 LONGEST_TRACE = 20_000  # characters
 LARGEST = 1e15  # size of observations and rewards: the sum of many squares must fit a float32
@@ -54,10 +57,27 @@ class Checked(gym.Wrapper):
 
     The bounds of the observation space are not checked: many environments that work well leave them. The
     info dictionaries are not passed on, because poise does not read them.
+
+    Nested spaces become flat ones, which Gymnasium's vector environments handle fast: observations are
+    dictionaries of the arrays that networks read, by their names, and an action is a row of float32
+    (``poise.spec.Spec``). Plain spaces stay as they are.
+
+    Attributes:
+        read: the spec of the environment.
+        info: of the last reset or step.
     """
 
-    def __init__(self, env: gym.Env, id: str, index: int):
+    def __init__(self, env: gym.Env, id: str, index: int, masks: MaskSource | None = None):
         super().__init__(env)
+        limit = env.spec.max_episode_steps if env.spec else None
+        self.read, self._masks, self.info = read_spec(id, env, limit, masks), masks, {}
+        self._plain = len(self.read.obs) == 1 and not self.read.obs[0].path
+        if not self._plain:
+            spaces = {x.name: _leaf_space(env.observation_space, x) for x in self.read.obs}
+            self.observation_space = gym.spaces.Dict(spaces)
+        self._nested = any(part.path for part in self.read.action)
+        if self._nested:
+            self.action_space = gym.spaces.Box(-np.inf, np.inf, self.read.action_row, np.float32)
         self._id, self._index = id, index
         self._seed: int | None = None
         self._step = 0
@@ -82,7 +102,7 @@ class Checked(gym.Wrapper):
         if not isinstance(returned, tuple) or len(returned) != 2:
             raise self._fault(f"reset returned {_brief(returned)}, should be (obs, info)")
         self._inner.after_call(generators)
-        obs = self._obs(returned[0])
+        obs = self._obs(*returned)
         past, self.past = self.past, None
         return obs if past is None else self._replay(obs, past), {}
 
@@ -102,7 +122,7 @@ class Checked(gym.Wrapper):
         self._step += 1
         generators = self._inner.before_call()
         try:
-            returned = self.env.step(action)
+            returned = self.env.step(self._native(action) if self._nested else action)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -111,32 +131,79 @@ class Checked(gym.Wrapper):
             shown = f"a tuple of {len(returned)}" if isinstance(returned, tuple) else _brief(returned)
             raise self._fault(f"step returned {shown}, should be (obs, reward, terminated, truncated, info)")
         self._inner.after_call(generators)
-        obs, reward, terminated, truncated, _ = returned
+        obs, reward, terminated, truncated, info = returned
         return (
-            self._obs(obs),
+            self._obs(obs, info),
             self._number(reward),
             self._flag("terminated", terminated),
             self._flag("truncated", truncated),
             {},
         )
 
-    def _obs(self, obs: Any) -> np.ndarray:
-        space = self.observation_space
-        if not isinstance(obs, np.ndarray | list | tuple | float | int | np.generic):
-            raise self._fault(f"obs is {_brief(obs)}, should be an array")
+    def _native(self, row: np.ndarray) -> Any:
+        """The environment's own action for a row."""
+        batch = unpack_action(self.read, np.asarray(row)[None])
+        return native_action(self.env.action_space, first_of(batch))
+
+    def _obs(self, obs: Any, info: Any) -> np.ndarray | dict[str, np.ndarray]:
+        self.info = info if isinstance(info, dict) else {}
+        if self._plain:
+            return self._array("obs", obs, self.read.obs[0], self.observation_space)
+        arrays = {}
+        for leaf in self.read.obs:
+            if leaf.kind == "mask":
+                arrays[MASK] = self._mask(obs, leaf)
+                continue
+            what = f"obs[{']['.join(map(repr, leaf.path))}]" if leaf.path else "obs"
+            try:
+                value = at(obs, leaf.path)
+            except (LookupError, TypeError) as error:
+                raise self._fault(f"{what} is missing: obs is {_brief(obs)}") from error
+            arrays[leaf.name] = self._array(what, value, leaf, self.observation_space[leaf.name])
+        return arrays
+
+    def _array(self, what: str, value: Any, leaf: Leaf, space: gym.Space) -> np.ndarray:
+        """One array of an observation, checked; ``what``: its name in a message."""
+        if not isinstance(value, np.ndarray | list | tuple | float | int | np.generic):
+            raise self._fault(f"{what} is {_brief(value)}, should be an array")
         try:
-            array = np.asarray(obs)
+            array = np.asarray(value)
         except ValueError as error:
-            raise self._fault(f"obs is not an array: {error}") from error
+            raise self._fault(f"{what} is not an array: {error}") from error
         if array.shape != space.shape:
-            raise self._fault(f"obs has shape {array.shape}, the observation space has {space.shape}")
+            raise self._fault(f"{what} has shape {array.shape}, the observation space has {space.shape}")
         if array.dtype.kind not in "fiub" or not np.can_cast(array.dtype, np.dtype(space.dtype), "same_kind"):
-            raise self._fault(f"obs has dtype {array.dtype}, the observation space has {space.dtype}")
-        usable = np.abs(array.astype(np.float64)) <= LARGEST  # also false for NaN
-        if not usable.all():
-            where = np.argwhere(~usable)[0].tolist()
-            raise self._fault(f"obs{where} is {_unusable(array[tuple(where)])}")
+            raise self._fault(f"{what} has dtype {array.dtype}, the observation space has {space.dtype}")
+        if leaf.kind == "one_hot":
+            first = np.array(leaf.first)
+            if not ((array.ravel() >= first) & (array.ravel() < first + leaf.sizes)).all():
+                raise self._fault(f"{what} is {_brief(value)}, its space is {space}")
+        elif array.dtype.itemsize > 2 or array.dtype.kind == "f":  # smaller whole numbers always are usable
+            usable = np.abs(array.astype(np.float64)) <= LARGEST  # also false for NaN
+            if not usable.all():
+                where = np.argwhere(~usable)[0].tolist()
+                raise self._fault(f"{what}{where} is {_unusable(array[tuple(where)])}")
         return array
+
+    def _mask(self, obs: Any, leaf: Leaf) -> np.ndarray:
+        """The mask of the choices, checked: each choice has a value that is allowed."""
+        try:
+            match self._masks:
+                case "method":
+                    mask = mask_method(self.env)()
+                case "info":
+                    mask = self.info[MASK]
+                case _:
+                    mask = at(obs, leaf.path)
+            flags = flat_mask(mask, self.read)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # the method is the user's
+            raise self._fault(f"{MASK}: {described(error)}", error) from error
+        starts = np.cumsum((0, *self.read.sizes[:-1]))
+        if not np.logical_or.reduceat(flags, starts).all():
+            raise self._fault(f"{MASK} allows no action")
+        return flags.astype(np.int8)
 
     def _number(self, reward: Any) -> float:
         try:
@@ -158,6 +225,14 @@ class Checked(gym.Wrapper):
         trace = shortened("".join(traceback.format_exception(raised)), LONGEST_TRACE) if raised else ""
         place = f"{self._id}, environment {self._index}, episode seed {self._seed}, step {self._step}"
         return EnvFault(f"{place}: {what}", self._index, trace)
+
+
+def _leaf_space(space: gym.Space, leaf: Leaf) -> gym.Space:
+    """The space of one array of an observation."""
+    if leaf.kind == "mask" and not leaf.path:
+        return gym.spaces.MultiBinary(leaf.shape)
+    space = at(space, leaf.path)
+    return gym.spaces.MultiBinary(math.prod(leaf.shape)) if leaf.kind == "mask" else space
 
 
 def _unusable(value: Any) -> str:

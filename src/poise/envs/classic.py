@@ -26,7 +26,7 @@ class Pendulum(NativeTask):
 
     @property
     def spec(self) -> Spec:
-        return Spec(
+        return Spec.flat(
             id=f"Pendulum-v{self.version}",
             obs_shape=(3,),
             action_shape=(1,),

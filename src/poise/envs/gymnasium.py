@@ -1,7 +1,6 @@
 """Gymnasium's environments, through its vector environments."""
 
 import importlib
-import math
 import multiprocessing
 import os
 import signal
@@ -16,18 +15,20 @@ from typing import Any, cast
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Shaped
 
 from poise.arrays import ArraysError, fitted
 from poise.config import LAST_SEED
 from poise.envs.checking import Checked, Crash, EnvFault
 from poise.envs.inner import differing, packed
 from poise.envs.mujoco_warnings import hear_mujoco
+from poise.envs.packing import Obs, empty, pack
 from poise.envs.processes import PATIENCE, UNKNOWN, Processes, start_env_process
+from poise.envs.spaces import MaskSource, mask_source, read_spec
 from poise.envs.tape import LARGEST as LARGEST_TAPE
 from poise.envs.tape import Sums, Tape, TapeFull
-from poise.envs.vector import EnvError, EnvStep, Restored, usual_dtype
-from poise.errors import PoiseError, message_of, shortened
+from poise.envs.vector import EnvError, EnvStep, Restored
+from poise.errors import PoiseError, message_of
 from poise.spec import Spec
 from poise.system.extras import needs
 
@@ -70,85 +71,23 @@ def registered_name(id: str) -> str:
     return f"{module}.{name}" if module and name not in gym.registry else name
 
 
-def spec_of(id: str, make: Callable[[], gym.Env]) -> Spec:
-    """The spaces and the time limit of the environment that ``make`` returns.
+def spec_of(id: str, make: Callable[[], "Checked"]) -> tuple[Spec, MaskSource | None]:
+    """The spec of the environment that ``make`` returns, and where it has masks of its choices.
 
     Raises:
         EnvError: one of its spaces is not supported.
     """
     env = make()
-    obs, action = env.observation_space, env.action_space
-    limit = env.spec.max_episode_steps if env.spec else None
-    close_quietly(env)
-    if not isinstance(obs, gym.spaces.Box):
-        raise EnvError(_unsupported_obs(id, limit, obs))
-    if not math.prod(obs.shape):
-        raise EnvError(f"{id}: observation space {obs} has no numbers; there is nothing to learn from")
-    match action:
-        case gym.spaces.Discrete():
-            choices = int(action.n)
-            return Spec(id, obs.shape, num_choices=choices, first_choice=int(action.start), time_limit=limit)
-        case gym.spaces.Box() if np.issubdtype(action.dtype, np.floating):
-            low, high = (tuple(bound.astype(float).ravel().tolist()) for bound in (action.low, action.high))
-            if all(a == b for a, b in zip(low, high, strict=True)):  # also true if there are none
-                raise EnvError(_nothing_to_choose(id, action))
-            return Spec(id, obs.shape, action.shape, low, high, time_limit=limit)
-        case _:
-            raise EnvError(_unsupported_action(id, limit, action))
 
+    def first_info() -> dict[str, Any]:
+        env.reset(seed=0)
+        return env.info
 
-def _shown(space: gym.Space) -> str:
-    return shortened(str(space), 200)
-
-
-def _wrapping_advice(id: str, limit: int | None, wrapper: str, rest: str = "") -> str:
-    """What to write for an environment with an unsupported space: wrap it, and register the result."""
-    module, _, name = id.rpartition(":")
-    is_class = bool(module) and name not in gym.registry
-    env = f"{name}()" if is_class else f'gymnasium.make("{id}")'
-    imports = f"from {module} import {name}; " if is_class else ""
-    time_limit = "" if limit is None else f", max_episode_steps={limit}"
-    return (
-        f"Wrap it in a module, my_envs.py: {imports}from gymnasium.wrappers import {wrapper}; "
-        f'gymnasium.register("Mine-v0", lambda: {wrapper}({env}{rest}){time_limit}), '
-        "then type my_envs:Mine-v0"
-    )
-
-
-def _unsupported_obs(id: str, limit: int | None, space: gym.Space) -> str:
-    problem = f"{id}: observation space {_shown(space)} is not supported; supported is Box"
     try:
-        can_flatten = isinstance(gym.spaces.flatten_space(space), gym.spaces.Box)
-    except Exception:  # Gymnasium cannot flatten it, or it is a class of the user's
-        can_flatten = False
-    return f"{problem}. {_wrapping_advice(id, limit, 'FlattenObservation')}" if can_flatten else problem
-
-
-def _unsupported_action(id: str, limit: int | None, space: gym.Space) -> str:
-    problem = f"{id}: action space {_shown(space)} is not supported; supported are Box of floats and Discrete"
-    match space:
-        case gym.spaces.MultiDiscrete():
-            sizes = space.nvec.ravel().tolist()
-            supported, function = f"Discrete({math.prod(sizes)})", f"numpy.unravel_index(a, {sizes})"
-        case gym.spaces.MultiBinary():
-            supported, function = f"Box(0, 1, {space.shape})", "(a > 0.5).astype(numpy.int8)"
-        case gym.spaces.Box():
-            supported = f"Box(low, high, {space.shape})"
-            function = f"numpy.rint(a).astype(numpy.{space.dtype})"
-        case _:
-            return problem
-    rest = f", lambda a: {function}, gymnasium.spaces.{supported}"
-    return f"{problem}. {_wrapping_advice(id, limit, 'TransformAction', rest)}"
-
-
-def _nothing_to_choose(id: str, space: gym.spaces.Box) -> str:
-    problem = f"{id}: action space {_shown(space)} leaves nothing to choose"
-    if not space.shape or not math.prod(space.shape):
-        return f"{problem}: it has no numbers"
-    return (
-        f"{problem}: low = high for every action. In a MuJoCo model an actuator without ctrlrange has such "
-        'bounds; give it one: <motor joint="hip" ctrlrange="-1 1"/>'
-    )
+        masks = mask_source(env.env, first_info)
+        return read_spec(id, env.env, env.read.time_limit, masks), masks
+    finally:
+        close_quietly(env)
 
 
 def make_plain(id: str) -> gym.Env:
@@ -163,7 +102,7 @@ def make_plain(id: str) -> gym.Env:
         return gym.make(registered_name(id), disable_env_checker=True)
 
 
-def _make_one(id: str, index: int) -> gym.Env:
+def _make_one(id: str, index: int, masks: MaskSource | None = None) -> Checked:
     """Environment ``index`` of a vector, checked."""
     hear_mujoco()
     try:
@@ -176,16 +115,16 @@ def _make_one(id: str, index: int) -> gym.Env:
     except BaseException as error:  # also SystemExit
         raise EnvFault(f"{id}, environment {index}: making it raised {message_of(error)}") from error
     hear_mujoco()  # again, because making it may have loaded MuJoCo
-    return Checked(env, id, index)
+    return Checked(env, id, index, masks)
 
 
-def _make_in_process(id: str, index: int, parent: int) -> gym.Env:
+def _make_in_process(id: str, index: int, masks: MaskSource | None, parent: int) -> gym.Env:
     """``_make_one`` in a process of its own. The parent (a process id) also calls it, to read the spaces."""
     if os.getpid() == parent:
-        return _make_one(id, index)
+        return _make_one(id, index, masks)
     start_env_process()
     try:
-        env = _make_one(id, index)
+        env = _make_one(id, index, masks)
         if os.getpid() != parent:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # its constructor may have changed it
         return env
@@ -219,7 +158,10 @@ class GymnasiumEnv:
     ):
         self.num_envs, self._numbers = num_envs, range(first, first + num_envs)
         self.backend = "gymnasium (one process each)" if processes else "gymnasium (in this process)"
-        self.spec = spec_of(id, partial(_make_one, id, first))
+        self._masks: MaskSource | None
+        self.spec, self._masks = spec_of(id, partial(_make_one, id, first))
+        self._nested = any(part.path for part in self.spec.action)
+        self._first_choice = np.array([first for part in self.spec.choices for first in part.first])
         low, high = self.spec.float32_bounds
         self._narrow = bool((low > high).any())  # in some dimension no float32 lies between the bounds
         self._id, self._processes, self._timeout, self._restart = id, processes, timeout, restart
@@ -228,38 +170,43 @@ class GymnasiumEnv:
         self._seed = np.full(num_envs, -1, np.int64)
 
     def _make(self) -> Processes | SyncVectorEnv:
-        id, each = self._id, self._numbers
+        id, each, masks = self._id, self._numbers, self._masks
         try:
             with _quiet():
                 if not self._processes:
-                    return SyncVectorEnv([partial(_make_one, id, i) for i in each], autoreset_mode=DISABLED)
-                return Processes(id, [partial(_make_in_process, id, i, os.getpid()) for i in each])
+                    makers = [partial(_make_one, id, i, masks) for i in each]
+                    return SyncVectorEnv(makers, autoreset_mode=DISABLED)
+                return Processes(id, [partial(_make_in_process, id, i, masks, os.getpid()) for i in each])
         except RuntimeError as error:
             if "space" in str(error):  # Gymnasium checks this
                 raise EnvFault(f"{id}: its environments do not have the same spaces: {error}") from error
             raise EnvFault(f"{id}: its environments cannot be made: {message_of(error)}") from error
 
-    def reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Float[np.ndarray, "N O"]:
+    def reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Obs:
         self._seed[mask] = seeds
         self._tape.begin(mask)
         obs = self._begin(mask, self._timeout)
-        self._sums.begin(mask, obs)
-        return self._flat(obs)
+        self._sums.begin(mask, _arrays(obs))
+        return self._packed(obs)
 
-    def _begin(self, mask: Bool[np.ndarray, " N"], timeout: float | None) -> np.ndarray:
-        """Reset the environments of ``mask``; the observations of all, in their own shape and dtype."""
+    def _begin(self, mask: Bool[np.ndarray, " N"], timeout: float | None) -> Any:
+        """Reset the environments of ``mask``; the observations of all, in their own shapes and dtypes."""
         chosen = zip(self._seed.tolist(), mask, strict=True)
         seeds: Any = [seed if begins else None for seed, begins in chosen]
         options = {"reset_mask": np.asarray(mask)}
         with _quiet(), self._faults():
             if isinstance(self._env, SyncVectorEnv):
-                return cast(np.ndarray, self._env.reset(seed=seeds, options=options)[0])
+                return self._env.reset(seed=seeds, options=options)[0]
             self._env.reset_async(seed=seeds, options=options)
-            return cast(np.ndarray, self._env.reset_wait(timeout)[0])
+            return self._env.reset_wait(timeout)[0]
 
     def step(self, action: Shaped[np.ndarray, "N ..."]) -> EnvStep:
         space = self._env.action_space
-        env_action = (action.reshape(space.shape) + self.spec.first_choice).astype(space.dtype)
+        if self._nested:
+            return self.apply(action)
+        if self.spec.choices:
+            action = action.reshape(self.num_envs, -1) + self._first_choice
+        env_action = action.reshape(space.shape).astype(space.dtype)
         if isinstance(space, gym.spaces.Box) and self._narrow:
             env_action = env_action.clip(space.low, space.high)
         return self.apply(env_action)
@@ -279,8 +226,8 @@ class GymnasiumEnv:
                 self._env.step_async(action)
                 obs, reward, terminated, truncated, _ = self._env.step_wait(self._timeout)
         self._record(action)
-        self._sums.add(obs, reward, terminated, truncated)
-        return EnvStep(self._flat(obs), reward, terminated, truncated)
+        self._sums.add(_arrays(obs), reward, terminated, truncated)
+        return EnvStep(self._packed(obs), reward, terminated, truncated)
 
     def _record(self, action: Shaped[np.ndarray, "N ..."]) -> None:
         try:
@@ -365,7 +312,7 @@ class GymnasiumEnv:
             returned = np.array(self._env.get_attr("returned"), np.int64)
         self._sums.put(returned)
         same = np.ones_like(mask) if sums is None else returned == sums
-        return Restored(self._flat(obs), intact & same & mask)
+        return Restored(self._packed(obs), intact & same & mask)
 
     def rebuild(self, fault: EnvFault) -> Restored:
         """Make all environments again after ``fault`` and restore them, except the one that failed.
@@ -384,7 +331,7 @@ class GymnasiumEnv:
         self._env = self._make()
         others = np.arange(self.num_envs) != failed
         if not others.any():
-            return Restored(np.zeros((1, self.spec.obs_size), np.float32), others)
+            return Restored(empty(self.spec, 1), others)
         return self._replay(others, sums)
 
     def close(self) -> None:
@@ -447,9 +394,9 @@ class GymnasiumEnv:
             return EnvFault(f"{self._place(index, action)}: its process {how}", self._numbers[index])
         return EnvFault(f"{self._id}: the connection to one of its processes was lost")
 
-    def _flat(self, obs: np.ndarray) -> np.ndarray:
-        flat = obs.reshape(self.num_envs, -1)
-        return flat.astype(usual_dtype(flat.dtype), copy=False)
+    def _packed(self, obs: Any) -> Obs:
+        leaves = obs if isinstance(obs, dict) else {self.spec.obs[0].name: obs}
+        return pack(self.spec, leaves, self.num_envs)
 
 
 def close_quietly(env: gym.Env) -> None:
@@ -460,6 +407,11 @@ def close_quietly(env: gym.Env) -> None:
         raise
     except BaseException:  # also SystemExit
         return
+
+
+def _arrays(obs: Any) -> list[np.ndarray]:
+    """The arrays of an observation of a vector environment."""
+    return list(obs.values()) if isinstance(obs, dict) else [obs]
 
 
 def _length(array: np.ndarray | None) -> int:

@@ -40,5 +40,4 @@ def list_envs() -> tuple[list[Listed], list[str]]:
 
 
 def _describe(id: str, backend: str, spec: Spec) -> Listed:
-    obs = " x ".join(map(str, spec.obs_shape))
-    return Listed(id, backend, obs, spec.describe_action(), spec.time_limit, threshold(id))
+    return Listed(id, backend, spec.describe_obs(), spec.describe_action(), spec.time_limit, threshold(id))

@@ -155,7 +155,7 @@ class MujocoEnv:
         if not self._model.nu:
             raise EnvError(f"{id}: its model has no actuators; add some: <actuator> in {task.model}")
         low, high = self._bounds()
-        self.spec = Spec(
+        self.spec = Spec.flat(
             id=id,
             obs_shape=(shape[1],),
             action_shape=(self._model.nu,),

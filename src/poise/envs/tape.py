@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import Any, cast
 
 import gymnasium as gym
@@ -75,24 +76,24 @@ class Sums:
 
     def __init__(self, num_envs: int):
         self._sum = [0] * num_envs
-        self._steps: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+        self._steps: list[tuple[np.ndarray, ...]] = []
         self._first = np.zeros(num_envs, np.int64)  # index in _steps of the first step of each episode
 
-    def begin(self, mask: Bool[np.ndarray, " N"], obs: Shaped[np.ndarray, "N ..."]) -> None:
+    def begin(self, mask: Bool[np.ndarray, " N"], obs: Sequence[Shaped[np.ndarray, "N ..."]]) -> None:
         for i in np.flatnonzero(mask).tolist():
-            self._sum[i] = first_sum(obs[i])
+            self._sum[i] = first_sum([array[i] for array in obs])
         self._first[mask] = len(self._steps)
 
     def add(
         self,
-        obs: Shaped[np.ndarray, "N ..."],
+        obs: Sequence[Shaped[np.ndarray, "N ..."]],
         reward: Float[np.ndarray, " N"],
         terminated: Bool[np.ndarray, " N"],
         truncated: Bool[np.ndarray, " N"],
     ) -> None:
         """One step of all environments. The arrays are buffered, so they must not be changed later."""
-        self._steps.append((obs, reward, terminated, truncated))
-        if obs.nbytes * len(self._steps) >= _BUFFERED:
+        self._steps.append((*obs, reward, terminated, truncated))
+        if sum(array.nbytes for array in obs) * len(self._steps) >= _BUFFERED:
             self.values()
 
     def put(self, values: Int[np.ndarray, " N"]) -> None:
@@ -103,7 +104,7 @@ class Sums:
     def values(self) -> Int[np.ndarray, " N"]:
         if self._steps:
             columns = [np.stack(column, axis=1) for column in zip(*self._steps, strict=True)]
-            num_envs, num_steps = columns[1].shape
+            num_envs, num_steps = columns[-1].shape
             as_bytes = [
                 np.ascontiguousarray(c).reshape(num_envs, num_steps, -1).view(np.uint8) for c in columns
             ]
@@ -115,17 +116,23 @@ class Sums:
         return np.array(self._sum, np.int64)
 
 
-def first_sum(obs: Shaped[np.ndarray, "..."]) -> int:
+def first_sum(obs: Sequence[Shaped[np.ndarray, "..."]]) -> int:
     """The sum of an episode that consists only of its first observation."""
-    return zlib.crc32(np.ascontiguousarray(obs).tobytes())
+    return zlib.crc32(_as_bytes(obs))
 
 
-def next_sum(value: int, obs: np.ndarray, reward: float, terminated: bool, truncated: bool) -> int:
+def next_sum(value: int, obs: Sequence[np.ndarray], reward: float, terminated: bool, truncated: bool) -> int:
     """The sum after one more step, as ``Sums`` computes it."""
-    row = np.ascontiguousarray(obs).tobytes() + struct.pack("=d??", reward, terminated, truncated)
+    row = _as_bytes(obs) + struct.pack("=d??", reward, terminated, truncated)
     return zlib.crc32(row, value)
 
 
-def as_returned(obs: Any, space: gym.Space) -> np.ndarray:
-    """An observation as Gymnasium's vector environments return it: in the dtype of its space."""
-    return np.asarray(obs, dtype=space.dtype)
+def _as_bytes(obs: Sequence[np.ndarray]) -> bytes:
+    return b"".join(np.ascontiguousarray(array).tobytes() for array in obs)
+
+
+def as_returned(obs: Any, space: gym.Space) -> list[np.ndarray]:
+    """The arrays of an observation as Gymnasium's vector environments return them: in the dtypes of its space."""
+    if isinstance(space, gym.spaces.Dict):
+        return [np.asarray(obs[name], dtype=inner.dtype) for name, inner in space.spaces.items()]
+    return [np.asarray(obs, dtype=space.dtype)]

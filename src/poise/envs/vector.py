@@ -6,14 +6,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
+from poise.envs.packing import Obs
 from poise.errors import PoiseError
 from poise.spec import Spec
-
-
-def usual_dtype(dtype: np.dtype) -> type[np.floating]:
-    """The float type that keeps the digits of an observation: float32 if it has enough, otherwise float64."""
-    narrow = dtype.itemsize < 4 or dtype == np.float32
-    return np.float32 if narrow else np.float64
 
 
 class EnvStep(NamedTuple):
@@ -23,7 +18,7 @@ class EnvStep(NamedTuple):
     process that only steps an environment does not load JAX.
     """
 
-    next_obs: Float[Any, "N O"]  # where the action led
+    next_obs: Any  # where the action led, as ``reset`` returns observations
     reward: Float[Any, " N"]
     terminated: Bool[Any, " N"]
     truncated: Bool[Any, " N"]
@@ -40,7 +35,7 @@ class Restored(NamedTuple):
             those of a training that was not interrupted.
     """
 
-    obs: Float[np.ndarray, "N O"]
+    obs: Obs
     exact: Bool[np.ndarray, " N"]
     unlike: tuple[str, ...] = ()
 
@@ -61,15 +56,16 @@ class VectorEnv(Protocol):
     num_envs: int
     backend: str  # what to show on the terminal, for example "mujoco (2 threads)"
 
-    def reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Float[np.ndarray, "N O"]:
+    def reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Obs:
         """Start an episode in each environment of ``mask``, with ``seeds`` in the same order.
 
-        Returns the current observations of all N, also of those that were not reset.
+        Returns the current observations of all N, also of those that were not reset: an array of numbers
+        ``[N, O]``, or a dictionary with images and a mask (``poise.spec.Spec``).
         """
         ...
 
     def step(self, action: Shaped[np.ndarray, "N ..."]) -> EnvStep:
-        """One step of all N. ``action`` is in the environment's units; an index if it is discrete."""
+        """One step of all N. ``action``: rows in the environment's units, choices as indices from 0."""
         ...
 
     def close(self) -> None: ...

@@ -74,13 +74,14 @@ def update(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> tuple
 
 def make_ready(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> Ready:
     """Prepares the rollout and shuffles its rows; returns when both are done."""
-    num_epochs, size = hyper.num_epochs, rollout.reward.size
+    num_epochs, size = hyper.num_epochs, rollout.reward.size // (hyper.sequence_length or 1)
     drawn = draw_shuffles(state.key, state.iteration, num_epochs=num_epochs, size=size)
     learner = state.learner
+    value, before = to_numpy(learner.value), state.normalizer
     prepared = _prepare(
-        learner.policy, to_numpy(learner.value), state.normalizer, state.running_return, rollout, hyper
+        learner.policy, value, before, state.running_return, state.value_carry, rollout, hyper
     )
-    rows = sort_shuffles(drawn, hyper.minibatch_size)  # while prepare is at work
+    rows = sort_shuffles(drawn, hyper.num_items)  # while prepare is at work
     return Ready(jax.block_until_ready(prepared), rows)
 
 
@@ -106,6 +107,7 @@ def learn(state: TrainState, ready: Ready, hyper: Hyperparameters) -> tuple[Trai
         running_return=prepared.running_return,
         key=state.key,
         iteration=np.array(state.iteration + 1, np.int32),
+        value_carry=prepared.value_carry,
     )
     seen, loss = _joined(measured)
     policies, values = (np.array(all(map(bool, kind))) for kind in zip(*finite, strict=True))
@@ -129,7 +131,7 @@ def learn_policy(
     """Some epochs of the policy, and whether everything stayed finite."""
     start = (*start[:2], jnp.asarray(start[2]))
     after, epochs = jax.lax.scan(lambda now, rows: policy_epoch(now, batch, rows, hyper), start, rows)
-    return after, epochs, policy_is_finite(after[0], batch.obs)
+    return after, epochs, policy_is_finite(after[0], batch)
 
 
 @jax.jit
@@ -138,7 +140,7 @@ def learn_value(
 ) -> tuple[ValueStart, Float[Array, " E"], Bool[Array, ""]]:
     """Some epochs of the value function, its mean loss in each, and whether everything stayed finite."""
     after, loss = jax.lax.scan(lambda now, rows: value_epoch(now, batch, rows, hyper), start, rows)
-    return after, loss, value_is_finite(after[0], batch.obs)
+    return after, loss, value_is_finite(after[0], batch)
 
 
 @partial(jax.jit, static_argnames=("num_epochs", "size"))

@@ -14,7 +14,7 @@ from poise.runs.setup import Setup
 from poise.runs.writers.tally import Tally
 from poise.seeds import Stream
 from poise.store.checkpoint import Trained, save_best
-from poise.training.acting import ActionScale, Actor
+from poise.training.acting import ActionScale, make_actor
 from poise.training.loop import Progress
 
 EVALUATION_EPISODES = 100
@@ -112,7 +112,7 @@ class _WhileTraining:
         self._scale = ActionScale(setup.spec, normalize=setup.config.normalize.action)
 
     def score(self, agent: Trained, limits: Limits) -> Evaluation:
-        actor = Actor(agent.policy, agent.normalizer, self._config.normalize)
+        actor = make_actor(agent.policy, agent.normalizer, self._config.normalize)
         options = {"seed": self._config.seed, "episodes": self._episodes, "stream": Stream.GREEDY}
         return evaluate(self._env, actor, self._scale, limits=limits, **options)
 

@@ -281,7 +281,7 @@ def _fit_training(described: Mapping[str, Described], manifest: Manifest) -> Non
         ArraysError: they do not fit the configuration.
     """
     world = sum(array.nbytes for array in part("world", described).values())
-    actions = 16 * manifest.steps * (manifest.spec.action_size + 1)  # at most those of all steps
+    actions = 16 * manifest.steps * (manifest.spec.dimensions + 1)  # at most those of all steps
     if world > (most := LARGEST_WORLD * manifest.config.shape[1] + actions):
         raise ArraysError(f"the arrays of its world have {world:,} bytes, should have at most {most:,}")
     shapes = _state_shapes(manifest)

@@ -9,26 +9,29 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from poise.algo.hyperparameters import Number
-from poise.algo.networks import GaussianPolicy, Policy
-from poise.algo.normalize import Normalizer, normalize_obs
+from poise.algo.memory import carry_size
+from poise.algo.networks import Policy
+from poise.algo.normalize import Normalizer
 from poise.arrays import filled, named, part, prefixed
-from poise.config import Config
+from poise.config import USUAL_MEMORY, Config
 from poise.envs.native import NativeEnv, NativeTask, World, advance, begin, empty_world, observe
 from poise.seeds import Stream, stream_key
-from poise.training.acting import ActionScale
+from poise.spec import Spec
+from poise.training.acting import ActionScale, see_and_remember
 from poise.training.collector import Collected, Group
 from poise.training.episodes import Ledger, check_numbers, first_lengths
 from poise.types import Rollout, Tensor
 
 
 class _Native(eqx.Module):
-    """The world of a native task, and the index of each running episode."""
+    """The world of a native task, the index of each running episode, and what the policy's memory holds."""
 
     world: World
     index: Int[Array, " N"]
+    carry: Float[Array, "N S"] | None
 
 
 class _Keys(NamedTuple):
@@ -51,6 +54,7 @@ class _Play:
     num_steps: int
     normalize_obs: bool
     scale_actions: bool
+    has_memory: bool
 
 
 class NativeCollector:
@@ -62,14 +66,19 @@ class NativeCollector:
         self._ledger = Ledger(Group(0, 0, env.num_envs, env.num_envs))
         self._episode_key = stream_key(config.seed, Stream.TRAINING)
         self._noise_key = stream_key(config.seed, Stream.NOISE)
-        fresh = _Native(empty_world(env.task, env.num_envs), jnp.full(env.num_envs, -1, jnp.int32))
+        policy, carry = config.policy, None
+        if policy.memory != "none":
+            size = USUAL_MEMORY if policy.memory_size is None else policy.memory_size
+            carry = jnp.zeros((env.num_envs, carry_size(policy.memory, size)))
+        index = jnp.full(env.num_envs, -1, jnp.int32)
+        fresh = _Native(empty_world(env.task, env.num_envs), index, carry)
         self._now = jax.device_put(fresh, jax.devices()[0])
         self._first = first_lengths(config, env.spec, env.num_envs)
         # start each first episode with its clock ahead, so that the time limit truncates it early
         ahead = 0 if self._first is None else env.spec.time_limit - self._first
         self._ahead = np.broadcast_to(ahead, env.num_envs).astype(np.int32)
         normalize = config.normalize
-        self._play = _Play(env.task, config.shape[0], normalize.obs, normalize.action)
+        self._play = _Play(env.task, config.shape[0], normalize.obs, normalize.action, config.has_memory)
 
     def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
         restart = iteration == 0 or self._config.ppo.reset_every_rollout
@@ -132,31 +141,46 @@ def _collect(
     task = play.task
     scale = ActionScale(task.spec, normalize=play.scale_actions)
     num_envs = now.index.size
-    draw_noise = jax.random.normal if isinstance(policy, GaussianPolicy) else jax.random.gumbel
     # for the whole rollout at once; a step reads its row
-    noise = draw_noise(keys.noise, (play.num_steps, num_envs, task.spec.action_size))
+    noise = _noise(keys.noise, task.spec, play.num_steps, num_envs)
     places = jnp.arange(num_envs)
 
     def restart(now: _Native, mask: Bool[Tensor, " N"]) -> _Native:
         index = now.index + mask.astype(jnp.int32)
         # the key of an episode depends on its environment and its number alone, as on the host
         per_episode = jax.vmap(lambda n, i: jax.random.fold_in(jax.random.fold_in(keys.episode, n), i))
-        return _Native(begin(task, now.world, mask, per_episode(places, index)), index)
+        carry = None if now.carry is None else jnp.where(mask[:, None], 0.0, now.carry)
+        return _Native(begin(task, now.world, mask, per_episode(places, index)), index, carry)
 
-    def act(obs: Float[Array, " O"], noise: Float[Array, " A"]):
-        obs = normalize_obs(normalizer.obs, obs, enabled=play.normalize_obs, bound=numbers.obs_bound)
-        action = policy(obs).draw(noise)
-        return action, scale(action)
+    def act(obs: PyTree[Array], noise: Float[Array, " noise"], carry: Float[Array, " S"] | None):
+        obs = normalizer.scale(obs, enabled=play.normalize_obs, bound=numbers.obs_bound)
+        features, carry = see_and_remember(policy, obs, carry)
+        action = policy.read(features, obs).draw(noise)
+        return action, scale(action), carry
 
-    def step(now: _Native, noise: Float[Array, "N A"]):
+    def step(now: _Native, noise: Float[Array, "N noise"]):
         obs = observe(task, now.world)
-        action, scaled = jax.vmap(act)(obs, noise)
+        action, scaled, carry = jax.vmap(act)(obs, noise, now.carry)
         world, out = advance(task, now.world, scaled)
-        row = obs, action, out.reward, out.next_obs, out.terminated, out.truncated
-        return restart(_Native(world, now.index), out.terminated | out.truncated), row
+        begins = now.world.elapsed == 0 if play.has_memory else None
+        row = obs, action, out.reward, out.next_obs, out.terminated, out.truncated, begins
+        return restart(_Native(world, now.index, carry), out.terminated | out.truncated), row
 
     # As on the host: an episode that ended begins again before the next row, not in it.
     now = restart(now, jnp.full(num_envs, begin_all))
     elapsed = now.world.elapsed + jnp.where(begin_all, numbers.ahead, 0)
-    now, rows = jax.lax.scan(step, _Native(World(now.world.state, elapsed), now.index), noise)
-    return now, Rollout(*rows)
+    first = _Native(World(now.world.state, elapsed), now.index, now.carry)
+    now, rows = jax.lax.scan(step, first, noise)
+    return now, Rollout(*rows, carry=first.carry)
+
+
+def _noise(key: PRNGKeyArray, spec: Spec, num_steps: int, num_envs: int) -> Float[Array, "T N noise"]:
+    """What makes a policy's outputs samples, in the order of ``Spec.draw_noise``."""
+    normal, gumbel = (num_steps, num_envs, spec.box_size), (num_steps, num_envs, spec.num_logits)
+    if not spec.choices:
+        return jax.random.normal(key, normal)
+    if not spec.boxes:
+        return jax.random.gumbel(key, gumbel)
+    for_boxes, for_choices = jax.random.split(key)
+    drawn = jax.random.normal(for_boxes, normal), jax.random.gumbel(for_choices, gumbel)
+    return jnp.concatenate(drawn, axis=-1)

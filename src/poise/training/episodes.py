@@ -110,8 +110,8 @@ def check_numbers(
     """
     num_steps, num_envs = index.shape
     odd: dict[str, np.ndarray] = {}
-    for name in ("obs", "action", "reward", "next_obs"):  # in the order in which they arise
-        array = np.asarray(getattr(rollout, name))
+    arrays = _by_name(rollout)
+    for name, array in arrays.items():  # in the order in which they arise
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
             odd[name] = ~np.isfinite(array).reshape(num_steps, num_envs, -1)
     if not odd:
@@ -123,11 +123,21 @@ def check_numbers(
     done = np.asarray(rollout.terminated | rollout.truncated)
     ended = np.flatnonzero(done[:t, n])
     step = int(t - ended[-1] if len(ended) else t + 1 + length[n])
-    step -= name in ("obs", "action")  # these exist before the step
+    step -= name == "action" or name.startswith("obs")  # these exist before the step
     from_seed = episode_seed(seed, Stream.TRAINING, first + n, int(index[t, n]))
     place = f"{spec.id}, environment {first + n}, episode seed {from_seed}, step {step}"
-    value = np.asarray(getattr(rollout, name)).reshape(num_steps, num_envs, -1)[t, n, entry]
+    value = arrays[name].reshape(num_steps, num_envs, -1)[t, n, entry]
     if name == "action":
         raise TrainingError(f"{place}: the policy's action is {value}. {DIVERGED}")
-    what = "reward" if name == "reward" else f"obs[{entry}]"
+    what = "reward" if name == "reward" else f"{name.removeprefix('next_')}[{entry}]"
     raise EnvFault(f"{place}: {what} is {value}", first + n)
+
+
+def _by_name(rollout: Rollout) -> dict[str, np.ndarray]:
+    """The arrays of a rollout that may hold infinity or NaN, in the order in which they arise."""
+    arrays: dict[str, np.ndarray] = {}
+    for name in ("obs", "action", "reward", "next_obs"):
+        tree = getattr(rollout, name)
+        parts = {f"{name} {key}": x for key, x in tree.items()} if isinstance(tree, dict) else {name: tree}
+        arrays |= {key: np.asarray(array) for key, array in parts.items()}
+    return arrays

@@ -4,6 +4,7 @@ The last bit of a matrix product depends on its shape. So each group has a fixed
 and its own seeds and noise, wherever it is collected.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -107,8 +108,13 @@ def merged(parts: Sequence[Collected]) -> Collected:
     """The rollouts of all groups side by side, and their episodes in the order of their ends."""
     if len(parts) == 1:
         return parts[0]
-    # axis 1 is that of the environments: [T, N]
-    rollout = jax.tree.map(lambda *arrays: np.concatenate(arrays, axis=1), *(c.rollout for c in parts))
+    rollouts = [c.rollout for c in parts]
+    # axis 1 is that of the environments, [T, N], but for carries: [N, S]
+    rows = [dataclasses.replace(rollout, carry=None) for rollout in rollouts]
+    rollout = jax.tree.map(lambda *arrays: np.concatenate(arrays, axis=1), *rows)
+    if rollouts[0].carry is not None:
+        carry = np.concatenate([rollout.carry for rollout in rollouts])
+        rollout = dataclasses.replace(rollout, carry=carry)
     episodes = sorted((e for c in parts for e in c.episodes), key=lambda e: (e.step, e.env))
     times = [c.physics_seconds for c in parts]
     physics = None if None in times else sum(t for t in times if t is not None)

@@ -9,16 +9,19 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from poise.algo.memory import carry_size
 from poise.algo.networks import Policy
 from poise.algo.normalize import Normalizer
 from poise.arrays import ArraysError, fitted, part, prefixed
-from poise.config import Config
+from poise.config import USUAL_MEMORY, Config
 from poise.envs import VectorEnv
 from poise.envs.checking import Crash, EnvFault
-from poise.envs.vector import Restorable, Restored, usual_dtype
+from poise.envs.packing import Obs, differing_rows, empty, map_arrays
+from poise.envs.vector import Restorable, Restored
 from poise.seeds import Stream, episode_seed
+from poise.spec import NUMBERS, usual_dtype
 from poise.system.threads import one_blas_thread
-from poise.training.acting import ActionScale, Actor, quiet
+from poise.training.acting import Acting, ActionScale, make_actor, quiet
 from poise.training.collector import Collected, Group
 from poise.training.episodes import Ledger, check_numbers, first_lengths
 from poise.types import Rollout
@@ -31,9 +34,24 @@ class Rebuildable(Protocol):
     def rebuild(self, fault: EnvFault) -> Restored: ...
 
 
-def _copied(obs: np.ndarray) -> Float[np.ndarray, "N O"]:
+def _copied(obs: Obs) -> Obs:
     """A copy that no step of the environment changes, with all of the digits that it has."""
+    if isinstance(obs, dict):
+        return {name: _copied(array) if name == NUMBERS else array.copy() for name, array in obs.items()}
     return obs.astype(usual_dtype(obs.dtype))
+
+
+def _put(rows: Obs, t: int, obs: Obs) -> None:
+    """Writes an observation into row ``t``."""
+    if isinstance(obs, dict):
+        for name, array in obs.items():
+            rows[name][t] = array
+    else:
+        rows[t] = obs
+
+
+def _at(rows: Obs, t: int) -> Obs:
+    return {name: array[t] for name, array in rows.items()} if isinstance(rows, dict) else rows[t]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +62,46 @@ class _Rows:
     and every step reads ten.
     """
 
-    obs: Float[np.ndarray, "T N O"]
+    obs: Obs
     action: Shaped[np.ndarray, "T N ..."]
     reward: Float[np.ndarray, "T N"]  # float64, until the returns of the episodes are summed
-    next_obs: Float[np.ndarray, "T N O"]
+    next_obs: Obs
     terminated: Bool[np.ndarray, "T N"]
     truncated: Bool[np.ndarray, "T N"]
     index: Int[np.ndarray, "T N"]  # of the episode that each row belongs to
     whole: Bool[np.ndarray, "T N"]  # see Ledger.account
+    begins: Bool[np.ndarray, "T N"] | None  # see Rollout
+    carry: Float[np.ndarray, "N S"] | None
 
     def rollout(self, num_rows: int) -> Rollout:
         """The first rows."""
-        arrays = (self.obs, self.action, self.reward, self.next_obs, self.terminated, self.truncated)
-        return Rollout(*(array[:num_rows] for array in arrays))
+        facts = (
+            self.obs,
+            self.action,
+            self.reward,
+            self.next_obs,
+            self.terminated,
+            self.truncated,
+            self.begins,
+        )
+        cut = [map_arrays(lambda array: array[:num_rows], x) if x is not None else None for x in facts]
+        return Rollout(*cut, carry=self.carry)
+
+
+def _named_obs(obs: Obs) -> dict[str, np.ndarray]:
+    """Copies of the arrays of an observation, by their names in a snapshot."""
+    if isinstance(obs, dict):
+        return prefixed("obs", {name: array.copy() for name, array in obs.items()})
+    return {"obs": obs.copy()}
+
+
+def _empty_memory(config: Config, num_envs: int) -> Float[np.ndarray, "N S"] | None:
+    """What the policy's memory holds before the first step; None without a memory."""
+    policy = config.policy
+    if policy.memory == "none":
+        return None
+    size = USUAL_MEMORY if policy.memory_size is None else policy.memory_size
+    return np.zeros((num_envs, carry_size(policy.memory, size)), np.float32)
 
 
 MOST_CRASHES = 3  # in one rollout
@@ -76,9 +121,9 @@ class HostCollector:
         self.spec, self.num_envs, self.backend = env.spec, env.num_envs, env.backend
         self._scale = ActionScale(env.spec, normalize=config.normalize.action)
         self._ledger = Ledger(group)
-        self._obs = np.zeros(
-            (env.num_envs, env.spec.obs_size)
-        )  # float32 or float64, as the environment's are
+        self._obs = empty(env.spec, env.num_envs)  # its types are the environment's after the first reset
+        self._carry = _empty_memory(config, env.num_envs)
+        self._fresh = np.ones(env.num_envs, bool)  # which episodes have had no step
         lengths = first_lengths(config, env.spec, group.total)
         self._first = None if lengths is None else lengths[group.first :][: group.num_envs]
         self._crashes: list[Crash] = []
@@ -87,7 +132,7 @@ class HostCollector:
 
     @one_blas_thread()
     def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
-        actor = Actor(policy, normalizer, self._config.normalize)
+        actor = make_actor(policy, normalizer, self._config.normalize)
         self._crashes = []
         if iteration == 0 or self._config.ppo.reset_every_rollout:
             self._ledger.drop()
@@ -109,16 +154,20 @@ class HostCollector:
             physics += time.perf_counter() - began
         return self._collected(physics)
 
-    def _act(self, actor: Actor, noise: Float[np.ndarray, "N A"], t: int) -> Shaped[np.ndarray, "N ..."]:
+    def _act(self, actor: Acting, noise: Float[np.ndarray, "N A"], t: int) -> Shaped[np.ndarray, "N ..."]:
         """Row ``t``: what the policy sees and does. Returns the actions in the environment's units."""
         rows = self._rows
-        rows.index[t], rows.obs[t] = self._ledger.index, self._obs
+        rows.index[t] = self._ledger.index
+        _put(rows.obs, t, self._obs)
+        if rows.begins is not None:
+            rows.begins[t] = self._fresh
         with quiet():
-            action = actor.act(self._obs, noise)
+            action = actor.act(self._obs, noise, self._carry)
             scaled = self._scale(action)
         rows.action[t] = action
         if np.count_nonzero(np.isfinite(action)) < action.size:
-            rows.reward[t], rows.next_obs[t] = 0, 0  # not known yet, and not at fault
+            rows.reward[t] = 0  # not known yet, and not at fault
+            _put(rows.next_obs, t, self._obs)
             self._check(t + 1)
         return scaled
 
@@ -128,13 +177,15 @@ class HostCollector:
         ``step``: of each environment since the training began, counted from 1.
         """
         rows = self._rows
-        rows.next_obs[t], rows.reward[t], rows.terminated[t], rows.truncated[t] = self._env.step(scaled)
+        next_obs, rows.reward[t], rows.terminated[t], rows.truncated[t] = self._env.step(scaled)
+        _put(rows.next_obs, t, next_obs)
+        self._fresh[:] = False
         terminated, truncated = rows.terminated[t], rows.truncated[t]
         if self._first is not None:
             cut = (self._ledger.index == 0) & (step == self._first)
             rows.whole[t] = ~cut | terminated | truncated
             truncated |= ~rows.whole[t]  # in the rollout: it is a view
-        self._obs = rows.next_obs[t]
+        self._obs = _at(rows.next_obs, t)
         return terminated | truncated
 
     def _collected(self, physics: float) -> Collected:
@@ -150,16 +201,24 @@ class HostCollector:
         """Room for a rollout."""
         spec, shape = self.spec, (self._config.shape[0], self.num_envs)
         # Memory of its own for each rollout: the caller keeps the last one while the next is collected.
-        obs = np.empty((*shape, spec.obs_size), self._obs.dtype)
+        obs, next_obs = (
+            map_arrays(lambda x: np.empty((*shape, *x.shape[1:]), x.dtype), self._obs) for _ in range(2)
+        )
         action = spec.zero_actions(*shape)
         terminated, truncated = np.empty(shape, bool), np.empty(shape, bool)
         index, whole = np.empty(shape, np.int64), np.ones(shape, bool)
-        return _Rows(obs, action, np.empty(shape), np.empty_like(obs), terminated, truncated, index, whole)
+        begins = np.empty(shape, bool) if self._config.has_memory else None
+        carry = None if self._carry is None else self._carry.copy()
+        facts = (obs, action, np.empty(shape), next_obs, terminated, truncated)
+        return _Rows(*facts, index, whole, begins, carry)
 
     def _begin(self, mask: Bool[np.ndarray, " N"], num_rows: int) -> None:
         """New episodes of the environments in ``mask``, after so many rows of the rollout."""
         index = self._ledger.index
         index[mask] += 1
+        self._fresh[mask] = True
+        if self._carry is not None:
+            self._carry[mask] = 0
         # The seed of an episode follows from its environment and its number, and from nothing else: whatever
         # happened before, the episode is the same.
         seed, first = self._config.seed, self._group.first
@@ -170,7 +229,7 @@ class HostCollector:
         except EnvFault as fault:
             self._recover(fault, num_rows, None)
 
-    def _recover(self, fault: EnvFault, num_rows: int, obs: Float[np.ndarray, "N O"] | None) -> None:
+    def _recover(self, fault: EnvFault, num_rows: int, obs: Obs | None) -> None:
         """Starts the next episode of the environment that failed; the others continue where they were.
 
         ``num_rows``: rows of the rollout so far. ``obs``: where the environments were, None if that is not
@@ -190,7 +249,7 @@ class HostCollector:
         # An environment counts as restored only if it also shows what it showed before the fault.
         lost = ~restored.exact
         if obs is not None:
-            lost |= (self._obs != obs).any(axis=1)
+            lost |= differing_rows(self._obs, obs)
         if num_rows:
             rows, last = self._rows, num_rows - 1
             cut = lost & ~rows.terminated[last] & ~rows.truncated[last]
@@ -204,7 +263,8 @@ class HostCollector:
         if not isinstance(self._env, Restorable):
             return None
         return {
-            "obs": self._obs.copy(),
+            **self._memory_snapshot(),
+            **_named_obs(self._obs),
             **prefixed("episode", self._ledger.snapshot()),
             **prefixed("env", self._env.snapshot()),
         }
@@ -212,16 +272,19 @@ class HostCollector:
     def restore(self, arrays: Mapping[str, Any]) -> bool:
         if not isinstance(self._env, Restorable):
             raise ArraysError(f"{self._env.spec.id} cannot be restored")
-        saved = arrays.get("obs", np.empty(0))  # runs of earlier versions have it as float32
-        dtype = saved.dtype if saved.dtype in (np.float32, np.float64) else self._obs.dtype
-        fitted({"obs": self._obs.astype(dtype)}, {"obs": saved} if "obs" in arrays else {})
+        saved = {name: a for name, a in arrays.items() if name == "obs" or name.startswith("obs.")}
+        expected = _named_obs(self._obs)
+        for name, array in saved.items():  # runs of earlier versions have float32
+            if name in expected and {array.dtype, expected[name].dtype} <= {np.dtype("f4"), np.dtype("f8")}:
+                expected[name] = expected[name].astype(array.dtype)
+        fitted(expected, saved)
+        self._restore_memory(part("memory", arrays))
         self._ledger.restore(part("episode", arrays))
         obs, exact, unlike = self._env.restore(part("env", arrays))
         self._obs = _copied(obs)
         self._notes = [f"{self.spec.id}: {what}" for what in unlike]
-        now = self._obs.astype(dtype)
-        # bytes, not ==: NaN equals NaN here, and -0.0 is not 0.0
-        lost = ~exact | [a.tobytes() != b.tobytes() for a, b in zip(now, saved, strict=True)]
+        now = {name: array.astype(saved[name].dtype) for name, array in _named_obs(self._obs).items()}
+        lost = ~exact | differing_rows(now, saved)
         if lost.any():
             numbers = ", ".join(str(self._group.first + n) for n in np.flatnonzero(lost)[:3])
             more = ", ..." if lost.sum() > 3 else ""
@@ -232,6 +295,20 @@ class HostCollector:
             self._ledger.drop(lost)
             self._begin(lost, 0)
         return not lost.any() and not unlike
+
+    def _memory_snapshot(self) -> dict[str, np.ndarray]:
+        """What the policy's memory holds, and which episodes have had no step; nothing without a memory."""
+        if not self._config.has_memory:
+            return {}
+        arrays = {"fresh": self._fresh} | ({} if self._carry is None else {"carry": self._carry})
+        return prefixed("memory", {name: array.copy() for name, array in arrays.items()})
+
+    def _restore_memory(self, arrays: Mapping[str, Any]) -> None:
+        fitted(part("memory", self._memory_snapshot()), arrays)
+        if arrays:
+            self._fresh = np.array(arrays["fresh"])
+        if self._carry is not None:
+            self._carry = np.array(arrays["carry"])
 
     def close(self) -> None:
         self._env.close()

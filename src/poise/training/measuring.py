@@ -8,11 +8,12 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from poise.algo.distributions import DiagGaussian
+from poise.algo.distributions import Choices, DiagGaussian, Distribution, Joint
 from poise.algo.hyperparameters import Hyperparameters
 from poise.algo.normalize import Normalizer
 from poise.algo.update import Measured
-from poise.spec import Episode
+from poise.envs.packing import arrays_of
+from poise.spec import NUMBERS, Episode
 from poise.training.acting import ActionScale
 from poise.types import Rollout
 
@@ -20,12 +21,16 @@ from poise.types import Rollout
 def measure_rollout(rollout: Rollout, before: Normalizer, scale: ActionScale) -> dict[str, float | None]:
     """The metrics of a rollout; ``before``: the statistics with which its policy acted."""
     # relative to the origin, as the statistics are
-    reward, obs = np.asarray(rollout.reward), np.asarray(rollout.obs)
+    reward, numbers = np.asarray(rollout.reward), arrays_of(rollout.obs).get(NUMBERS)
+    shift = None
+    if numbers is not None:
+        rows = np.asarray(numbers).reshape(-1, numbers.shape[-1])
+        shift = observation_shift(rows, before)
     return {
         "reward/mean": float(reward.mean(dtype=float)),  # float32 would lose digits
         "reward/std": float(reward.std(dtype=float)),
         "policy/saturation": saturation(np.asarray(rollout.action), scale),
-        "normalize/shift": observation_shift(obs.reshape(-1, obs.shape[-1]), before),
+        "normalize/shift": shift,
     }
 
 
@@ -40,10 +45,11 @@ def observation_shift(obs: Float[np.ndarray, "B O"], before: Normalizer) -> floa
 
     The largest over all dimensions; None in the first rollout.
     """
-    if not before.obs.count or not obs.shape[1]:
+    normalized = ~before.one_hot
+    if not before.obs.count or not normalized.any():
         return None
     mean, std = np.asarray(before.obs.mean), np.asarray(before.obs.std)
-    return float(np.max(np.abs(obs.mean(axis=0) - mean) / std))
+    return float(np.max((np.abs(obs.mean(axis=0) - mean) / std)[normalized]))
 
 
 def epoch_metrics(measured: Measured, hyper: Hyperparameters) -> dict[str, np.ndarray]:
@@ -74,7 +80,32 @@ def iteration_metrics(
         "episode/count": len(episodes),
         **{name: float(values[last]) for name, values in epochs.items() if name.startswith("policy/")},
         "policy/num_updates": int(epochs["policy/num_updates"].sum()),
-        "policy/std": float(distribution.std.mean()) if isinstance(distribution, DiagGaussian) else None,
+        "policy/std": mean_std(distribution),
         **{name: float(values[-1]) for name, values in epochs.items() if name.startswith("value/")},
         "value/explained_variance": float(explained),
     }
+
+
+def box_of(distribution: Distribution) -> DiagGaussian | None:
+    """The distribution of the boxes of an action; None if there are none."""
+    if isinstance(distribution, Joint):
+        return distribution.box
+    return distribution if isinstance(distribution, DiagGaussian) else None
+
+
+def mean_std(distribution: Distribution) -> float | None:
+    """The mean standard deviation of the boxes of an action; None if there are none."""
+    box = box_of(distribution)
+    return None if box is None else float(box.std.mean())
+
+
+def probabilities(distribution: Distribution) -> Float[np.ndarray, "B M"] | None:
+    """The probability of each value of each choice, one after another; None if there are no choices."""
+    choices = distribution.choices if isinstance(distribution, Joint) else distribution
+    if isinstance(choices, DiagGaussian):
+        return None
+    logits = np.asarray(choices.logits)
+    sizes = choices.sizes if isinstance(choices, Choices) else (logits.shape[1],)
+    parts = np.split(logits, np.cumsum(sizes)[:-1], axis=1)
+    shares = [np.exp(part - part.max(axis=1, keepdims=True)) for part in parts]
+    return np.concatenate([share / share.sum(axis=1, keepdims=True) for share in shares], axis=1)

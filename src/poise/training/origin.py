@@ -7,14 +7,16 @@ the policy. Most tasks need no origin: then nothing is subtracted, and no bit ch
 """
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from poise.algo.normalize import Normalizer, RunningStats
+from poise.algo.normalize import Normalizer, RunningStats, numbers_of, with_numbers
 from poise.algo.state import TrainState
 from poise.config import Normalize
+from poise.spec import NUMBERS
 from poise.types import Rollout, Tensor
 
 FAR = 2.0**17  # standard deviations from 0 at which float32's steps are 1/128 of a standard deviation
@@ -27,9 +29,10 @@ def with_origin(before: Normalizer, rollout: Rollout, config: Normalize) -> Norm
     An entry gets a new origin, the rollout's mean, where that mean is more than ``FAR`` deviations away from
     the old one. The statistics, which are relative to the origin, move with it.
     """
-    if not config.obs or not isinstance(rollout.obs, np.ndarray):
-        return before  # tasks in JAX compute in float32 themselves: there are no digits to keep
-    rows = rollout.obs.reshape(-1, rollout.obs.shape[-1])
+    numbers = _numbers(rollout.obs)
+    if not config.obs or numbers is None:
+        return before
+    rows = numbers.reshape(-1, numbers.shape[-1])
     old = np.zeros(rows.shape[1]) if before.origin is None else np.asarray(before.origin, np.float64)
     mean, spread = rows.mean(axis=0, dtype=np.float64), rows.std(axis=0, dtype=np.float64)
     far = np.abs(mean - old) > FAR * np.maximum(spread, LEAST_SPREAD)
@@ -60,7 +63,19 @@ def from_origin(
 
 def relative(rollout: Rollout, normalizer: Normalizer) -> Rollout:
     """The rollout with observations as float32, relative to the origin."""
-    if not isinstance(rollout.obs, np.ndarray):
+    if _numbers(rollout.obs) is None:
         return rollout
-    obs, next_obs = (from_origin(x, normalizer.origin) for x in (rollout.obs, rollout.next_obs))
+    obs, next_obs = (
+        with_numbers(x, from_origin(numbers_of(x), normalizer.origin))
+        for x in (rollout.obs, rollout.next_obs)
+    )
     return dataclasses.replace(rollout, obs=obs, next_obs=next_obs)
+
+
+def _numbers(obs: Any) -> Float[np.ndarray, "T N O"] | None:
+    """The numbers of observations from the host; None if there are none.
+
+    Tasks in JAX compute in float32 themselves: there are no digits to keep.
+    """
+    numbers = obs.get(NUMBERS) if isinstance(obs, dict) else obs
+    return numbers if isinstance(numbers, np.ndarray) else None

@@ -149,7 +149,7 @@ def _acting(state: TrainState) -> dict[str, Any]:
 def _packed(collected: Collected) -> dict[str, Any]:
     """A rollout as plain arrays and numbers."""
     return {
-        **{field: np.asarray(array) for field, array in vars(collected.rollout).items()},
+        **vars(jax.tree.map(np.asarray, collected.rollout)),
         "episodes": [dataclasses.astuple(episode) for episode in collected.episodes],
         "physics": collected.physics_seconds,
         "crashes": collected.crashes,

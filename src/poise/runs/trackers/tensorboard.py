@@ -11,11 +11,11 @@ from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore
 from tensorboardX.record_writer import RecordWriter
 
 from poise.agents.evaluation import Evaluation
-from poise.algo.distributions import DiagGaussian
 from poise.runs.journal import EVENTS
 from poise.runs.writers.writer import Log
 from poise.store.files import open_to_write
 from poise.training.loop import Progress
+from poise.training.measuring import box_of, probabilities
 
 
 class _Records(RecordWriter):
@@ -71,12 +71,11 @@ class TensorBoard(Log):
         rollout, distribution = jax.device_get((progress.rollout, progress.prepared.distribution))
         reward = rollout.reward.ravel()[rows]
         action = rollout.action.reshape(rollout.reward.size, -1)[rows]
-        if isinstance(distribution, DiagGaussian):
-            kinds = {"mean": distribution.mean[rows], "std": distribution.std[rows]}
-        else:
-            logits = distribution.logits[rows]
-            share = np.exp(logits - logits.max(axis=1, keepdims=True))
-            kinds = {"probability": share / share.sum(axis=1, keepdims=True)}
+        kinds: dict[str, np.ndarray] = {}
+        if (box := box_of(distribution)) is not None:
+            kinds |= {"mean": box.mean[rows], "std": box.std[rows]}
+        if (chances := probabilities(distribution)) is not None:
+            kinds["probability"] = chances[rows]
         for i, step in enumerate(steps.tolist()):
             values: dict[str, float] = {"step/reward": reward[i]}
             for name, array in {"action": action, **kinds}.items():

@@ -1,0 +1,142 @@
+"""Networks that remember: a gated recurrent unit or an LSTM, and sequences as what is learned from.
+
+A carry is what the memory of one environment holds, one array of ``S`` numbers. It is set to 0 at the first
+step of each episode.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
+
+from poise.config import Memory
+from poise.types import Tensor
+
+
+class Cell(eqx.Module):
+    """One step of a memory of H units: from the features of an observation and the carry to a new carry.
+
+        gru    r, z = sigmoid(x W + h U + b),  n = tanh(x W_n + b_n + r (h U_n)),  h' = (1 - z) n + z h
+        lstm   i, f, g, o = x W + h U + b,  c' = sigmoid(f) c + sigmoid(i) tanh(g),  h' = sigmoid(o) tanh(c')
+
+    GRU: Cho et al. 2014, arXiv:1406.1078, with the reset gate after the product. LSTM: Hochreiter and
+    Schmidhuber 1997, with a forget gate whose bias starts at 1 (Gers et al. 2000). The carry of a GRU is h, that
+    of an LSTM is h and c, one after the other.
+    """
+
+    from_input: Float[Array, "features gates"]
+    from_memory: Float[Array, "H gates"]
+    bias: Float[Array, " gates"]
+    kind: Memory = eqx.field(static=True)
+
+    def __init__(self, num_features: int, size: int, kind: Memory, *, key: PRNGKeyArray):
+        gates = 3 if kind == "gru" else 4
+        for_input, for_memory = jax.random.split(key)
+        orthogonal = jax.nn.initializers.orthogonal(1.0)
+        # of each gate by itself: orthogonal matrices keep the size of what passes through them
+        inputs = [
+            orthogonal(k, (num_features, size), jnp.float32) for k in jax.random.split(for_input, gates)
+        ]
+        memories = [orthogonal(k, (size, size), jnp.float32) for k in jax.random.split(for_memory, gates)]
+        self.from_input, self.from_memory = jnp.concatenate(inputs, axis=1), jnp.concatenate(memories, axis=1)
+        bias = jnp.zeros(gates * size)
+        self.bias = bias if kind == "gru" else bias.at[size : 2 * size].set(1.0)
+        self.kind = kind
+
+    @property
+    def size(self) -> int:
+        """Units, H."""
+        return self.from_memory.shape[0]
+
+    @property
+    def carry_size(self) -> int:
+        """Numbers of a carry, S."""
+        return carry_size(self.kind, self.size)
+
+    def project(self, features: Float[Array, "*B features"]) -> Float[Array, "*B gates"]:
+        """What the features give to the gates."""
+        return features @ self.from_input + self.bias
+
+    def step(self, carry: Float[Array, "*N S"], gates: Float[Array, "*N gates"]) -> Float[Array, "*N S"]:
+        """The carry after a step whose features gave ``gates``."""
+        hidden = carry[..., : self.size]
+        fed_back = hidden @ self.from_memory
+        if self.kind == "gru":
+            (r, z, n), (hr, hz, hn) = (jnp.split(x, 3, axis=-1) for x in (gates, fed_back))
+            r, z = jax.nn.sigmoid(r + hr), jax.nn.sigmoid(z + hz)
+            return (1 - z) * jnp.tanh(n + r * hn) + z * hidden
+        i, f, g, o = jnp.split(gates + fed_back, 4, axis=-1)
+        cell = jax.nn.sigmoid(f) * carry[..., self.size :] + jax.nn.sigmoid(i) * jnp.tanh(g)
+        return jnp.concatenate([jax.nn.sigmoid(o) * jnp.tanh(cell), cell], axis=-1)
+
+    def output(self, carry: Float[Array, "*N S"]) -> Float[Array, "*N H"]:
+        """What the layers after the memory read: h."""
+        return carry[..., : self.size]
+
+
+def carry_size(kind: Memory, size: int) -> int:
+    """Numbers of a carry, S, of a memory with so many units."""
+    return size if kind == "gru" else 2 * size
+
+
+def remember(
+    cell: Cell,
+    features: Float[Array, "T N features"],
+    begins: Bool[Array, "T N"],
+    carry: Float[Array, "N S"],
+) -> Float[Array, "T N S"]:
+    """The carry after each step, from the carry before the first."""
+
+    def step(carry, now):
+        gates, begins = now
+        carry = cell.step(jnp.where(begins[:, None], 0.0, carry), gates)
+        return carry, carry
+
+    return jax.lax.scan(step, carry, (cell.project(features), begins))[1]
+
+
+def flatten(x: Shaped[Tensor, "T N ..."]) -> Shaped[Array, "B ..."]:
+    """One row per step of an environment, in C order."""
+    return jnp.reshape(x, (-1, *x.shape[2:]))
+
+
+def to_items(
+    rows: Shaped[Array, "B ..."], *, shape: tuple[int, int], length: int | None
+) -> Shaped[Array, "items ..."]:
+    """The rows as items; ``shape``: T and N. Without ``length`` an item is a row. Otherwise it is a sequence
+    of so many steps of one environment, ``[N * T / L, L, ...]``.
+    """
+    if length is None:
+        return rows
+    by_env = jnp.swapaxes(rows.reshape(*shape, *rows.shape[1:]), 0, 1)
+    return by_env.reshape(-1, length, *rows.shape[1:])
+
+
+def from_items(
+    items: Shaped[Array, "items ..."], *, shape: tuple[int, int], length: int | None
+) -> Shaped[Array, "B ..."]:
+    """The rows of items again, in C order of [T, N]."""
+    if length is None:
+        return items
+    num_steps, num_envs = shape
+    return flatten(jnp.swapaxes(items.reshape(num_envs, num_steps, *items.shape[2:]), 0, 1))
+
+
+def first_carries(
+    carry: Float[Array, "N S"], after: Float[Array, "T N S"], length: int
+) -> Float[Array, "items S"]:
+    """The carry before the first step of each sequence of ``to_items``."""
+    before = jnp.concatenate([carry[None], after[length - 1 : -1 : length]])
+    return jnp.swapaxes(before, 0, 1).reshape(-1, carry.shape[1])
+
+
+def empty_carry(cell: Cell | None, num_envs: int) -> Float[Array, "N S"] | None:
+    """The carries before the first step; None without a memory."""
+    return None if cell is None else jnp.zeros((num_envs, cell.carry_size))
+
+
+def time_first(tree: Any) -> Any:
+    """Sequences ``[M, L, ...]`` as ``[L, M, ...]``."""
+    return jax.tree.map(lambda x: jnp.swapaxes(jnp.asarray(x), 0, 1), tree)

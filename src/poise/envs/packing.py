@@ -1,0 +1,127 @@
+"""Between an environment's own observations and actions and the arrays that a policy reads and returns.
+
+The forms are described at ``poise.spec.Spec``. NumPy alone: an agent that acts needs no Gymnasium.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Bool, Float, Shaped
+
+from poise.spec import MASK, NUMBERS, Leaf, Part, Path, Spec, usual_dtype
+
+# the numbers alone, or a dictionary: ``numbers``, images by name, ``action_mask``; each with leading axes
+Obs: TypeAlias = Shaped[np.ndarray, "N O"] | dict[str, np.ndarray]
+
+
+def map_arrays(function: Callable[..., Any], *obs: Any) -> Any:
+    """``function`` of each array of one or more observations of the same form."""
+    if isinstance(obs[0], dict):
+        return {key: function(*(each[key] for each in obs)) for key in obs[0]}
+    return function(*obs)
+
+
+def arrays_of(obs: Obs) -> dict[str, np.ndarray]:
+    """The arrays of an observation by name; that of an observation of numbers alone is ``numbers``."""
+    return obs if isinstance(obs, dict) else {NUMBERS: obs}
+
+
+def differing_rows(a: Obs, b: Obs) -> Bool[np.ndarray, " N"]:
+    """Which of N observations differ, byte for byte: NaN equals NaN here, and -0.0 is not 0.0."""
+    pairs = zip(arrays_of(a).values(), arrays_of(b).values(), strict=True)
+    rows = [
+        [x.tobytes() != y.tobytes() for x, y in zip(first, second, strict=True)] for first, second in pairs
+    ]
+    return np.any(rows, axis=0)
+
+
+def read_leaves(spec: Spec, obs: Any) -> dict[str, Any]:
+    """The leaves of an environment's observation by name; a mask that is not part of it is left out.
+
+    Raises:
+        LookupError, TypeError: a leaf is missing.
+    """
+    return {leaf.name: at(obs, leaf.path) for leaf in spec.obs if leaf.path or leaf.kind != "mask"}
+
+
+def at(tree: Any, path: Path) -> Any:
+    """What stands at a path in nested dictionaries and tuples."""
+    for key in path:
+        tree = tree[key]
+    return tree
+
+
+def pack(spec: Spec, leaves: Mapping[str, np.ndarray], num_envs: int) -> Obs:
+    """An observation as a policy reads it, from the arrays ``[N, *shape]`` of its leaves."""
+    numbers = [_numbers(leaf, leaves[leaf.name], num_envs) for leaf in spec.obs if leaf.width]
+    joined = numbers[0] if len(numbers) == 1 else np.concatenate(numbers, axis=1) if numbers else None
+    packed: dict[str, np.ndarray] = {} if joined is None else {NUMBERS: joined}
+    for leaf in spec.images:
+        packed[leaf.name] = np.asarray(leaves[leaf.name]).reshape(num_envs, *leaf.shape)
+    if spec.masked:
+        packed[MASK] = np.asarray(leaves[MASK], bool).reshape(num_envs, spec.num_logits)
+    return joined if joined is not None and len(packed) == 1 else packed
+
+
+def _numbers(leaf: Leaf, array: np.ndarray, num_envs: int) -> Float[np.ndarray, "N width"]:
+    flat = np.asarray(array).reshape(num_envs, -1)
+    if leaf.kind == "vector":
+        return flat.astype(usual_dtype(flat.dtype), copy=False)
+    entry, value = _one_hot(leaf)
+    return (flat[:, entry] == value).astype(np.float32)
+
+
+@lru_cache(maxsize=64)
+def _one_hot(leaf: Leaf) -> tuple[np.ndarray, np.ndarray]:
+    """Of each zero or one: the entry that it is about, and the value at which it is one."""
+    entry = np.repeat(np.arange(len(leaf.sizes)), leaf.sizes)
+    value = np.concatenate([first + np.arange(n) for first, n in zip(leaf.first, leaf.sizes, strict=True)])
+    return entry, value
+
+
+def empty(spec: Spec, num_envs: int) -> Obs:
+    """N observations of zeros, of the usual types."""
+    dtypes = {"vector": np.float32, "one_hot": np.int64, "image": np.uint8, "mask": bool}
+    return pack(spec, {x.name: np.zeros((num_envs, *x.shape), dtypes[x.kind]) for x in spec.obs}, num_envs)
+
+
+def unpack_action(spec: Spec, rows: Shaped[np.ndarray, "N *row"]) -> Any:
+    """The environment's actions for rows of actions in its units, with a leading axis N.
+
+    A Discrete is an array of int64 ``[N]``; a box has float32, other choices have int64, in their own shapes.
+    """
+    values = {part.path: _values(part, columns) for part, columns in _columns(spec, rows)}
+    return _nested(values)
+
+
+def first_of(batch: Any) -> Any:
+    """The first of a batch of actions, which may be nested."""
+    if isinstance(batch, dict):
+        return {key: first_of(value) for key, value in batch.items()}
+    return tuple(first_of(value) for value in batch) if isinstance(batch, tuple) else batch[0]
+
+
+def _columns(spec: Spec, rows: np.ndarray) -> list[tuple[Part, np.ndarray]]:
+    """The columns of each part, in the order of the environment's action."""
+    rows, start, columns = rows.reshape(len(rows), -1), 0, {}
+    for part in (*spec.boxes, *spec.choices):
+        columns[part.path] = rows[:, start : start + part.num_columns]
+        start += part.num_columns
+    return [(part, columns[part.path]) for part in spec.action]
+
+
+def _values(part: Part, columns: np.ndarray) -> np.ndarray:
+    if not part.is_box:
+        columns = np.rint(columns).astype(np.int64) + np.array(part.first)
+    return columns.reshape(len(columns), *part.shape)
+
+
+def _nested(values: Mapping[Path, Any]) -> Any:
+    """Dictionaries and tuples with each value at its path."""
+    if () in values:
+        return values[()]
+    heads = dict.fromkeys(path[0] for path in values)
+    tree = {h: _nested({path[1:]: v for path, v in values.items() if path[0] == h}) for h in heads}
+    return tuple(tree.values()) if all(isinstance(head, int) for head in heads) else tree
