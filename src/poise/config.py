@@ -51,8 +51,8 @@ class PPO(Checked):
     """Rows of a minibatch; after each shuffle, the rows left over are dropped. None: about 128, or 64 with a
     budget of 400,000 or more; the whole rollout if that is smaller (docs/defaults.md)."""
     sequence_length: Count | None = None
-    """Steps of a sequence that a memory learns from, L. A minibatch has as many sequences as its rows fill. None:
-    the whole rollout."""
+    """Steps of a sequence that a memory learns from, L. A minibatch has as many sequences as its rows fill.
+    None: the whole rollout."""
     gamma: Share | None = None
     """Discount; None: 1 - 1 / (3 sqrt(time limit)), or 0.99 without a time limit (docs/defaults.md)."""
     lam: Share = 0.95
@@ -96,8 +96,8 @@ class Policy(Checked):
     residual: bool = False
     """Whether each hidden layer after the first is added to the one before it; all have the same width."""
     images: Images = "auto"
-    """Encoder of images: small (two convolutions of 3x3), nature (the network of DQN), impala (residual), flat
-    (no convolution), or auto: small below 36 pixels, otherwise nature."""
+    """Encoder of images: small (two convolutions of 3x3), nature (the network of DQN), impala (residual),
+    flat (no convolution), or auto: small below 36 pixels, otherwise nature."""
     see: tuple[str, ...] = ()
     """Names of the observation's parts that this network reads; none: all of them."""
     memory: Memory = "none"
@@ -150,8 +150,8 @@ class Value(Checked):
     residual: bool = False
     """Whether each hidden layer after the first is added to the one before it; all have the same width."""
     images: Images = "auto"
-    """Encoder of images: small (two convolutions of 3x3), nature (the network of DQN), impala (residual), flat
-    (no convolution), or auto: small below 36 pixels, otherwise nature."""
+    """Encoder of images: small (two convolutions of 3x3), nature (the network of DQN), impala (residual),
+    flat (no convolution), or auto: small below 36 pixels, otherwise nature."""
     see: tuple[str, ...] = ()
     """Names of the observation's parts that this network reads; none: all of them."""
     memory: Memory = "none"
@@ -488,7 +488,8 @@ def _check_seen(network: Policy | Value, spec: Spec) -> None:
     for name in network.see:
         if name not in names:
             raise ConfigError(
-                f"{network.prefix}see = {name!r}: {spec.id} has no such observation; it has {', '.join(names)}"
+                f"{network.prefix}see = {name!r}: {spec.id} has no such observation; it has "
+                f"{', '.join(names)}"
             )
     if set(network.see) == set(names) and network.see:
         raise ConfigError(f"{network.prefix}see = {network.see!r}: has no effect, these are all observations")

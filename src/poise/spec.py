@@ -37,9 +37,9 @@ class Leaf:
 
     Attributes:
         path: where it stands in the environment's observation; empty if it is all of it.
-        kind: ``vector``: numbers, which are normalized. ``one_hot``: entries with a few values each (Discrete,
-            MultiDiscrete), which the networks read as zeros and ones. ``image``: pixels. ``mask``: which
-            choices of the action are allowed.
+        kind: ``vector``: numbers, which are normalized. ``one_hot``: entries with a few values each
+            (Discrete, MultiDiscrete), which the networks read as zeros and ones. ``image``: pixels. ``mask``:
+            which choices of the action are allowed.
         shape: as the environment has it.
         sizes: of ``one_hot``: how many values each entry has.
         first: of ``one_hot``: the lowest value of each entry.
@@ -130,8 +130,8 @@ class Spec:
     observation is a dictionary: ``numbers``, each image under its name, and ``action_mask``.
 
     **Actions.** The boxes come first and then the choices, in one row. Where there is only one Discrete, the
-    action is its index alone; where there are only choices, a row of indices; otherwise a row of float32, with
-    choices as whole numbers. Choices count from 0.
+    action is its index alone; where there are only choices, a row of indices; otherwise a row of float32,
+    with choices as whole numbers. Choices count from 0.
 
     ``time_limit`` is in steps; None where episodes have no limit. ``left_out``: leaves of the environment's
     observation that no network can read, as a sentence each.

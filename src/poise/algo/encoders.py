@@ -173,10 +173,10 @@ class ImageEncoder(eqx.Module):
     """Convolutions and one fully connected layer, each followed by a ReLU.
 
     small: two layers of 3 x 3 for grids and other small images, 16 and 32 channels, then 128 units.
-    nature: Mnih et al. 2015, "Human-level control through deep reinforcement learning": 8 x 8, 4 x 4 and 3 x 3
-        with strides 4, 2 and 1, then 512 units.
-    impala: Espeholt et al. 2018, arXiv:1802.01561, figure 3: three sections of 16, 32 and 32 channels, each with
-        a pooling and two residual blocks, then 256 units.
+    nature: Mnih et al. 2015, "Human-level control through deep reinforcement learning": 8 x 8, 4 x 4 and
+        3 x 3 with strides 4, 2 and 1, then 512 units.
+    impala: Espeholt et al. 2018, arXiv:1802.01561, figure 3: three sections of 16, 32 and 32 channels, each
+        with a pooling and two residual blocks, then 256 units.
     flat: the pixels themselves; no layer.
     """
 
@@ -208,7 +208,9 @@ class ImageEncoder(eqx.Module):
     def __call__(self, image: Pixels) -> Float[Array, " features"]:
         x = (unit_pixels(self.leaf, jnp.asarray(image.data)) - image.mean) / image.std
         x = self._convolved(x).reshape(-1)
-        return x if self.weight is None else jax.nn.relu(x @ self.weight + self.bias)
+        if self.weight is None or self.bias is None:
+            return x
+        return jax.nn.relu(x @ self.weight + self.bias)
 
     def _convolved(self, x: Float[Array, "H W C"]) -> Float[Array, "h w c"]:
         if self.kind != "impala":

@@ -22,8 +22,8 @@ class Cell(eqx.Module):
         lstm   i, f, g, o = x W + h U + b,  c' = sigmoid(f) c + sigmoid(i) tanh(g),  h' = sigmoid(o) tanh(c')
 
     GRU: Cho et al. 2014, arXiv:1406.1078, with the reset gate after the product. LSTM: Hochreiter and
-    Schmidhuber 1997, with a forget gate whose bias starts at 1 (Gers et al. 2000). The carry of a GRU is h, that
-    of an LSTM is h and c, one after the other.
+    Schmidhuber 1997, with a forget gate whose bias starts at 1 (Gers et al. 2000). The carry of a GRU is h,
+    that of an LSTM is h and c, one after the other.
     """
 
     from_input: Float[Array, "features gates"]

@@ -1,4 +1,4 @@
-"""From Gymnasium's spaces to a ``Spec``: what each array of an observation or action is, and how it is read."""
+"""From Gymnasium's spaces to a ``Spec``: what each array of an observation or action is."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -182,7 +182,7 @@ def _sizes(space: gym.Space) -> Iterator[int]:
 
 
 def native_action(space: gym.Space, value: Any) -> Any:
-    """An action in the types of its space; a real number that rounding moved out of its bounds is moved back."""
+    """An action in the types of its space. Real numbers that rounding moved out of its bounds are moved back."""
     match space:
         case gym.spaces.Dict():
             return {key: native_action(inner, value[key]) for key, inner in space.spaces.items()}
@@ -225,8 +225,8 @@ def _unsupported_action(id: str, limit: int | None, space: gym.Space, path: Path
     rounded = f"lambda a: numpy.rint(a).astype(numpy.{space.dtype})"
     wrapped = f"TransformAction({env}, {rounded}, gymnasium.spaces.Box(low, high, {space.shape}))"
     return (
-        f"{problem}. Wrap it in a module, my_envs.py: {imports}from gymnasium.wrappers import TransformAction; "
-        f'gymnasium.register("Mine-v0", lambda: {wrapped}{time_limit}), then type my_envs:Mine-v0'
+        f"{problem}. Wrap it in a module, my_envs.py: {imports}from gymnasium.wrappers import "
+        f'TransformAction; gymnasium.register("Mine-v0", lambda: {wrapped}{time_limit}), then type my_envs:Mine-v0'
     )
 
 

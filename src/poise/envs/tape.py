@@ -132,7 +132,7 @@ def _as_bytes(obs: Sequence[np.ndarray]) -> bytes:
 
 
 def as_returned(obs: Any, space: gym.Space) -> list[np.ndarray]:
-    """The arrays of an observation as Gymnasium's vector environments return them: in the dtypes of its space."""
+    """The arrays of an observation in the dtypes of its space, as vector environments return them."""
     if isinstance(space, gym.spaces.Dict):
         return [np.asarray(obs[name], dtype=inner.dtype) for name, inner in space.spaces.items()]
     return [np.asarray(obs, dtype=space.dtype)]

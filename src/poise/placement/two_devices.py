@@ -77,10 +77,8 @@ def make_ready(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> R
     num_epochs, size = hyper.num_epochs, rollout.reward.size // (hyper.sequence_length or 1)
     drawn = draw_shuffles(state.key, state.iteration, num_epochs=num_epochs, size=size)
     learner = state.learner
-    value, before = to_numpy(learner.value), state.normalizer
-    prepared = _prepare(
-        learner.policy, value, before, state.running_return, state.value_carry, rollout, hyper
-    )
+    value, carried = to_numpy(learner.value), (state.running_return, state.value_carry)
+    prepared = _prepare(learner.policy, value, state.normalizer, *carried, rollout, hyper)
     rows = sort_shuffles(drawn, hyper.num_items)  # while prepare is at work
     return Ready(jax.block_until_ready(prepared), rows)
 

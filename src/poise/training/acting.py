@@ -30,8 +30,8 @@ class ActionScale:
 
     With normalization the policy's [-1, 1] is the environment's [low, high], dimension by
     dimension; a dimension that ``Spec.scaled`` leaves out keeps its units. Choices stay as they are. Takes
-    NumPy and JAX arrays. A product that overflows ends at the bound; the caller silences NumPy's warning of it
-    (``quiet``).
+    NumPy and JAX arrays. A product that overflows ends at the bound; the caller silences NumPy's warning of
+    it (``quiet``).
     """
 
     def __init__(self, spec: Spec, *, normalize: bool):
@@ -243,7 +243,7 @@ class Actor:
         return x.dot(self._weights[-1]) + last
 
     def _blocks(self, x: Float[np.ndarray, "N features"]) -> Float[np.ndarray, "N outputs"]:
-        """The layers with layer normalization, residual connections, or both (``poise.algo.encoders.MLP``)."""
+        """The layers with layer normalization, residual connections or both (``encoders.MLP``)."""
         before = None
         for weight, bias in zip(self._weights[:-1], self._biases[:-1], strict=True):
             layer = x.dot(weight) + bias
@@ -303,7 +303,7 @@ class _Memory:
     def __call__(
         self, features: Float[np.ndarray, "N features"], carry: Float[np.ndarray, "N S"] | None
     ) -> Float[np.ndarray, "N features_H"]:
-        """The features and what is remembered, side by side; ``carry`` is changed to what is held after it."""
+        """The features and what is remembered, side by side; ``carry`` becomes what is held after it."""
         assert carry is not None, "a policy with a memory needs its carry"
         hidden, size = carry[:, : self._size], self._size
         gates, fed_back = features.dot(self._input) + self._bias, hidden.dot(self._memory)
