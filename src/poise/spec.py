@@ -72,12 +72,18 @@ class Leaf:
                 return 0
 
     def describe(self) -> str:
-        """``6 numbers``, ``84 x 84 x 4 image``, ``4 values``."""
-        if self.kind == "one_hot":
-            return " x ".join(map(str, self.sizes)) + " values"
-        if self.kind == "image":
-            return " x ".join(map(str, self.shape)) + " image"
-        return f"{math.prod(self.shape)} {'numbers' if self.kind == 'vector' else 'flags'}"
+        """``6 numbers``, ``84 x 84 x 4 image, channels last``, ``4 values``."""
+        match self.kind:
+            case "one_hot":
+                return " x ".join(map(str, self.sizes)) + " values"
+            case "image":
+                where = {0: ", channels first", 2: ", channels last", None: ""}[self.channels]
+                return " x ".join(map(str, self.shape)) + f" image{where}"
+            case "mask":
+                return "which choices are allowed"
+            case "vector":
+                size = math.prod(self.shape)
+                return f"{size} number{'s' * (size != 1)}"
 
 
 @dataclass(frozen=True)
@@ -266,16 +272,16 @@ class Spec:
         return inner_low, inner_high
 
     def describe_action(self) -> str:
-        """``5 choices``, ``2 x 3``, or the parts: ``move 2, fire 3 choices``."""
+        """``5 choices``, ``2 x 3``, or the parts: ``move (2), fire (3 choices)``."""
         if len(self.action) == 1 and not self.action[0].path:
             return self.action[0].describe()
-        return ", ".join(f"{part.name} {part.describe()}" for part in self.action)
+        return ", ".join(f"{part.name} ({part.describe()})" for part in self.action)
 
     def describe_obs(self) -> str:
-        """The shape of one vector, ``17``, or the leaves: ``image 7 x 7 x 3 image, direction 4 values``."""
+        """The shape of one vector, ``17``, or the leaves: ``pos (2 numbers), direction (4 values)``."""
         if len(self.obs) == 1 and self.obs[0].kind == "vector" and not self.obs[0].path:
             return " x ".join(map(str, self.obs[0].shape))
-        return ", ".join(f"{leaf.name} {leaf.describe()}" for leaf in self.obs)
+        return ", ".join(f"{leaf.name} ({leaf.describe()})" for leaf in self.obs)
 
     def problem_with(self, other: "Spec") -> str | None:
         """How the spaces of another environment differ from these, of an agent's training; None: not at all.

@@ -141,7 +141,7 @@ def test_an_observation_without_anything_to_read_is_refused(space, message):
             spaces.Tuple((spaces.Discrete(2), spaces.Box(0, 1, (1,)))),
             (Part((0,), (), sizes=(2,), first=(0,)), Part((1,), (1,), (0.0,), (1.0,))),
             (2,),
-            "0 2 choices, 1 1",
+            "0 (2 choices), 1 (1)",
         ),
     ],
 )

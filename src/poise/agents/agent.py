@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from poise import envs
-from poise.agents.evaluation import UNLIMITED, Evaluation, Limits, evaluate_agent
+from poise.agents.evaluation import UNLIMITED, Evaluation, Limits, Player, evaluate_agent
 from poise.config import LAST_SEED, Config
 from poise.envs.packing import Obs, first_of, pack, read_leaves, unpack_action
 from poise.errors import PoiseError
@@ -188,6 +188,10 @@ class Agent:
             episodes=episodes,
             limits=limits,
         )
+
+    def player(self, num_envs: int) -> Player:
+        """The greedy policy on packed observations of N environments whose episodes begin now."""
+        return Player(self._actor, self._scale, num_envs)
 
     def world(self, env: str | None) -> envs.Resolved:
         """The environment to act in: ``env``, or the agent's own.

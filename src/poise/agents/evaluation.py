@@ -186,7 +186,7 @@ def evaluate(
     try:
         _play(
             env,
-            _Player(actor, scale, env.num_envs),
+            Player(actor, scale, env.num_envs),
             tally,
             [episode_seed(seed, stream, 0, i) for i in range(episodes)],
             longest,
@@ -201,7 +201,7 @@ def evaluate(
 
 def _play(
     env: VectorEnv,
-    player: "_Player",
+    player: "Player",
     tally: _Tally,
     seeds: list[int],
     longest: int,
@@ -238,7 +238,7 @@ def _play(
         player.forget(done)
 
 
-class _Player:
+class Player:
     """The greedy policy, in the environment's units, with what its memory holds for each environment."""
 
     def __init__(self, actor: Acting, scale: ActionScale, num_envs: int):

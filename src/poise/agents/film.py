@@ -41,6 +41,8 @@ def film(agent: Agent, path: Path, *, env: str | None = None) -> Path:
     task = agent.world(env)
     stage = open_stage(task)
     try:
+        if problem := agent.spec.problem_with(stage.spec):
+            raise VideoError(f"no video: {task.id} has {problem}")
         encoder = find_encoder()
         path = path.with_suffix(".gif" if encoder is None else ".mp4")
         every = max(1, round(stage.fps / MAX_FPS))  # of a fast environment every second, third, ... step
@@ -77,6 +79,7 @@ def _frames(stage: Stage, agent: Agent, id: str, every: int, limit: int) -> Iter
 
 def _episode_frames(stage: Stage, agent: Agent, id: str, every: int, episode: int) -> Iterator[Frame]:
     """A picture before every ``every``-th step of one episode of the evaluation, from the first step on."""
+    player = agent.player(1)
     with video_errors(id):
         obs = stage.reset(episode_seed(agent.config.seed, Stream.EVALUATION, 0, episode))
     for step in itertools.count():
@@ -85,7 +88,7 @@ def _episode_frames(stage: Stage, agent: Agent, id: str, every: int, episode: in
                 frame = stage.draw()
             yield frame
         with video_errors(id):
-            obs, ended = stage.step(agent.act(obs))
+            obs, ended = stage.step(player.act(obs))
         if ended:
             return
 

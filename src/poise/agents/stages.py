@@ -9,14 +9,17 @@ from contextlib import contextmanager, suppress
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 
 from poise import envs
-from poise.envs.classic import NATIVE_TASKS
-from poise.envs.drawing import draw_pendulum
-from poise.envs.gymnasium import is_registered, registered_name
+from poise.envs.checking import Checked
+from poise.envs.classic import NATIVE_TASKS, draw_pendulum
+from poise.envs.gymnasium import is_registered, masks_of, registered_name
 from poise.envs.mujoco_warnings import hear_mujoco
+from poise.envs.packing import Obs, first_of, pack, unpack_action
+from poise.envs.spaces import native_action
 from poise.errors import PoiseError, message_of
+from poise.spec import Spec
 from poise.system.extras import needs
 
 MAX_FPS = 30.0  # of a film; also the rate of an environment that names none
@@ -36,12 +39,16 @@ class Stage(Protocol):
 
     fps: float  # environment steps per second of simulated time
 
-    def reset(self, seed: int) -> np.ndarray:
-        """Starts an episode and returns its first observation."""
+    spec: Spec
+
+    def reset(self, seed: int) -> Obs:
+        """Starts an episode and returns its first observation, as a policy reads it: with an axis N = 1."""
         ...
 
-    def step(self, action: Any) -> tuple[np.ndarray, bool]:
-        """Takes an action; returns the observation it leads to, and whether the episode has ended."""
+    def step(self, action: Shaped[np.ndarray, "1 ..."]) -> tuple[Obs, bool]:
+        """Takes a row in the environment's units; returns the observation it leads to, and whether the
+        episode has ended.
+        """
         ...
 
     def draw(self) -> Frame:
@@ -111,7 +118,7 @@ class _MujocoStage:
 
         env = envs.make(task.id, 1, task.backend)
         assert isinstance(env, MujocoEnv)
-        self._env, self.fps = env, 1 / env.seconds_a_step
+        self._env, self.fps, self.spec = env, 1 / env.seconds_a_step, env.spec
         with _headless(), video_errors(task.id):
             import mujoco
             from gymnasium.envs.mujoco.mujoco_rendering import OffScreenViewer
@@ -121,12 +128,12 @@ class _MujocoStage:
             self._viewer: Any = OffScreenViewer(env.model, self._scene, 480, 480)
             self.draw()
 
-    def reset(self, seed: int) -> np.ndarray:
-        return self._env.reset(np.ones(1, bool), [seed])[0]
+    def reset(self, seed: int) -> Obs:
+        return self._env.reset(np.ones(1, bool), [seed])
 
-    def step(self, action: Any) -> tuple[np.ndarray, bool]:
-        step = self._env.step(action[None])
-        return step.next_obs[0], bool(step.terminated[0] | step.truncated[0])
+    def step(self, action: Shaped[np.ndarray, "1 ..."]) -> tuple[Obs, bool]:
+        step = self._env.step(action)
+        return step.next_obs, bool(step.terminated[0] | step.truncated[0])
 
     def draw(self) -> Frame:
         self._env.draw(self._scene)
@@ -143,20 +150,20 @@ class _PendulumStage:
 
     def __init__(self, task: envs.Resolved):
         self._env = envs.make(task.id, 1, task.backend)
-        self._torque = 0.0
+        self._torque, self.spec = 0.0, self._env.spec
 
-    def reset(self, seed: int) -> np.ndarray:
+    def reset(self, seed: int) -> Obs:
         self._torque = 0.0
-        self._obs = self._env.reset(np.ones(1, bool), [seed])[0]
+        self._obs = self._env.reset(np.ones(1, bool), [seed])
         return self._obs
 
-    def step(self, action: Any) -> tuple[np.ndarray, bool]:
-        step = self._env.step(action[None])
-        self._torque, self._obs = float(action[0]), step.next_obs[0]
+    def step(self, action: Shaped[np.ndarray, "1 ..."]) -> tuple[Obs, bool]:
+        step = self._env.step(action)
+        self._torque, self._obs = float(action[0, 0]), step.next_obs
         return self._obs, bool(step.terminated[0] | step.truncated[0])
 
     def draw(self) -> Frame:
-        return draw_pendulum(self._obs, self._torque, self._env.spec.action_high[0])
+        return draw_pendulum(np.asarray(self._obs)[0], self._torque, self._env.spec.action_high[0])
 
     def close(self) -> None:
         self._env.close()
@@ -172,7 +179,10 @@ class _GymnasiumStage:
             warnings.simplefilter("ignore")
             hear_mujoco()
             with video_errors(id):
-                self._env: Any = gym.make(registered_name(id), render_mode="rgb_array")
+                made = gym.make(registered_name(id), render_mode="rgb_array")
+                self._env = Checked(made, id, 0)
+                self._env = Checked(made, id, 0, masks_of(self._env))
+            self.spec = self._env.read
             hear_mujoco()  # again: the first call does nothing if gym.make is what loads MuJoCo
             try:
                 with video_errors(id):
@@ -183,15 +193,25 @@ class _GymnasiumStage:
                 close_quietly(self._env)
                 raise
 
-    def reset(self, seed: int) -> np.ndarray:
-        return self._env.reset(seed=seed)[0]
+    def reset(self, seed: int) -> Obs:
+        return self._packed(self._env.reset(seed=seed)[0])
 
-    def step(self, action: Any) -> tuple[np.ndarray, bool]:
-        obs, _, terminated, truncated, _ = self._env.step(action)
-        return obs, bool(terminated or truncated)
+    def step(self, action: Shaped[np.ndarray, "1 ..."]) -> tuple[Obs, bool]:
+        nested = any(part.path for part in self.spec.action)
+        own = (
+            action[0]
+            if nested
+            else native_action(self._env.action_space, first_of(unpack_action(self.spec, action)))
+        )
+        obs, _, terminated, truncated, _ = self._env.step(own)
+        return self._packed(obs), terminated or truncated
+
+    def _packed(self, obs: Any) -> Obs:
+        leaves = obs if isinstance(obs, dict) else {self.spec.obs[0].name: obs}
+        return pack(self.spec, {name: np.asarray(array)[None] for name, array in leaves.items()}, 1)
 
     def draw(self) -> Frame:
-        frame = self._env.render()
+        frame: Any = self._env.render()
         is_image = isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] in (3, 4)
         if not is_image or not frame.size or frame.dtype != np.uint8:
             raise TypeError("render() must return a picture: an array of uint8, height x width x 3")

@@ -71,23 +71,28 @@ def registered_name(id: str) -> str:
     return f"{module}.{name}" if module and name not in gym.registry else name
 
 
-def spec_of(id: str, make: Callable[[], "Checked"]) -> tuple[Spec, MaskSource | None]:
+def spec_of(make: Callable[[], Checked]) -> tuple[Spec, MaskSource | None]:
     """The spec of the environment that ``make`` returns, and where it has masks of its choices.
 
     Raises:
         EnvError: one of its spaces is not supported.
     """
     env = make()
+    try:
+        masks = masks_of(env)
+        return read_spec(env.read.id, env.env, env.read.time_limit, masks), masks
+    finally:
+        close_quietly(env)
+
+
+def masks_of(env: Checked) -> MaskSource | None:
+    """Where the environment has masks of its choices. It may be reset."""
 
     def first_info() -> dict[str, Any]:
         env.reset(seed=0)
         return env.info
 
-    try:
-        masks = mask_source(env.env, first_info)
-        return read_spec(id, env.env, env.read.time_limit, masks), masks
-    finally:
-        close_quietly(env)
+    return mask_source(env.env, first_info)
 
 
 def make_plain(id: str) -> gym.Env:
@@ -159,7 +164,7 @@ class GymnasiumEnv:
         self.num_envs, self._numbers = num_envs, range(first, first + num_envs)
         self.backend = "gymnasium (one process each)" if processes else "gymnasium (in this process)"
         self._masks: MaskSource | None
-        self.spec, self._masks = spec_of(id, partial(_make_one, id, first))
+        self.spec, self._masks = spec_of(partial(_make_one, id, first))
         self._nested = any(part.path for part in self.spec.action)
         self._first_choice = np.array([first for part in self.spec.choices for first in part.first])
         low, high = self.spec.float32_bounds

@@ -121,7 +121,9 @@ def first_sum(obs: Sequence[np.ndarray | np.generic]) -> int:
     return zlib.crc32(_as_bytes(obs))
 
 
-def next_sum(value: int, obs: Sequence[np.ndarray | np.generic], reward: float, terminated: bool, truncated: bool) -> int:
+def next_sum(
+    value: int, obs: Sequence[np.ndarray | np.generic], reward: float, terminated: bool, truncated: bool
+) -> int:
     """The sum after one more step, as ``Sums`` computes it."""
     row = _as_bytes(obs) + struct.pack("=d??", reward, terminated, truncated)
     return zlib.crc32(row, value)

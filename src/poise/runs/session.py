@@ -262,4 +262,25 @@ def _announce(setup: Setup, world: Collector, conditions: Conditions) -> None:
         f"{config.num_iterations} iterations x {config.rollout_size:,}",
         f"discount {config.ppo.gamma:.4g}; {horizon}",
     ]
+    lines += [*_spaces_in_words(setup.spec), *_memories_in_words(config)]
     print(*lines, sep="\n", file=conditions.file, flush=True)
+
+
+def _spaces_in_words(spec: Spec) -> list[str]:
+    """How spaces are read that are more than one vector, one box or one choice; and what is left out."""
+    lines = [f"note: {sentence}" for sentence in spec.left_out]
+    if len(spec.obs) > 1 or any(leaf.kind != "vector" for leaf in spec.obs):
+        lines.append(f"observes {spec.describe_obs()}")
+    if len(spec.action) > 1:
+        lines.append(f"acts by {spec.describe_action()}")
+    return lines
+
+
+def _memories_in_words(config: Config) -> list[str]:
+    """Which networks remember, and what they learn from."""
+    sizes = {"policy": config.policy, "value function": config.value}
+    kinds = {n: f"{x.memory} of {x.memory_size}" for n, x in sizes.items() if x.memory != "none"}
+    if not kinds:
+        return []
+    who = ", ".join(f"{name}: {kind} units" for name, kind in kinds.items())
+    return [f"memory ({who}), learning from sequences of {config.sequence_length} steps"]
