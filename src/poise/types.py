@@ -47,8 +47,8 @@ class Batch(eqx.Module):
     advantage: Float[Tensor, "items *L"]
     target: Float[Tensor, "items *L"]
     begins: Bool[Tensor, "items *L"] | None = None  # the first step of an episode
-    policy_carry: Float[Tensor, "items S"] | None = None  # what the memories held before the first step
-    value_carry: Float[Tensor, "items S"] | None = None
+    policy_carry: Float[Tensor, "items P"] | None = None  # what the memories held before the first step
+    value_carry: Float[Tensor, "items V"] | None = None
 
     @property
     def num_items(self) -> int:

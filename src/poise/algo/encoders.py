@@ -100,12 +100,12 @@ class Pixels(eqx.Module):
     Images stay bytes until a network reads them: as float32 a rollout of them would be four times as large.
     """
 
-    data: Shaped[Tensor, "*B height width channels"] | Shaped[Tensor, "*B height width"]
+    data: Shaped[Tensor, "..."]  # in the layout of the environment
     mean: Float[Tensor, "*B channels"]  # of pixels from 0 to 1
     std: Float[Tensor, "*B channels"]
 
 
-def unit_pixels(leaf: Leaf, data: Shaped[Array, "*B _ _ _"]) -> Float[Array, "*B height width channels"]:
+def unit_pixels(leaf: Leaf, data: Shaped[Array, "..."]) -> Float[Array, "*B height width channels"]:
     """Pixels as float32 from 0 to 1, with the channels last."""
     if leaf.channels is None:
         data = data[..., None]

@@ -120,9 +120,10 @@ class Checked(gym.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         self._step += 1
+        native = self._native(action) if self._nested else action
         generators = self._inner.before_call()
         try:
-            returned = self.env.step(self._native(action) if self._nested else action)
+            returned = self.env.step(native)
         except KeyboardInterrupt:
             raise
         except BaseException as error:

@@ -170,8 +170,10 @@ def _collect(
     now = restart(now, jnp.full(num_envs, begin_all))
     elapsed = now.world.elapsed + jnp.where(begin_all, numbers.ahead, 0)
     first = _Native(World(now.world.state, elapsed), now.index, now.carry)
-    now, rows = jax.lax.scan(step, first, noise)
-    return now, Rollout(*rows, carry=first.carry)
+    now, (*facts, begins) = jax.lax.scan(step, first, noise)
+    if begins is not None:  # a first episode whose clock is ahead begins here, too
+        begins = begins.at[0].set(begins[0] | begin_all)
+    return now, Rollout(*facts, begins=begins, carry=first.carry)
 
 
 def _noise(key: PRNGKeyArray, spec: Spec, num_steps: int, num_envs: int) -> Float[Array, "T N noise"]:
