@@ -270,6 +270,6 @@ def _fed(
 ) -> Shaped[np.ndarray, "N ..."]:
     """An input of the graph; ``leaf``: its description in the metadata."""
     if leaf["kind"] != "mask":
-        return np.asarray(at(obs, leaf["path"]), DTYPES[type])
-    flags = np.asarray(at(obs, leaf["path"]) if leaf["path"] else mask, bool)
+        return np.asarray(at(obs, tuple(leaf["path"])), DTYPES[type])
+    flags = np.asarray(at(obs, tuple(leaf["path"])) if leaf["path"] else mask, bool)
     return flags.reshape(len(flags), -1)
