@@ -270,12 +270,12 @@ def _one_array_lines(plan: Plan) -> list[str]:
 def _several_lines(plan: Plan) -> list[str]:
     spec, lines = plan.spec, []
     if spec.boxes:
-        box = f"x[:, :{spec.box_size}]"
+        box = f"x[:, :{spec.box_size}]" if spec.choices else "x"
         lines.append(f"    box = {f'np.tanh({box})' if plan.head_tanh else box}")
         lines.append("    box = np.clip(CENTER + SCALE * box, LOW, HIGH)")
     if spec.choices:
         first = [value for part in spec.choices for value in part.first]
-        lines.append(f"    logits = x[:, {spec.box_size}:]")
+        lines.append(f"    logits = x[:, {spec.box_size}:]" if spec.boxes else "    logits = x")
         lines += _masked("logits", plan)
         lines.append(f"    chosen = _choose(logits, {list(spec.sizes)}, {first})")
     return [*lines, f"    action = {_literal(_columns(plan))}"]
