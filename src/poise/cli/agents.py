@@ -92,5 +92,7 @@ def export(
     if json_:
         print(as_json(exported.to_dict()))
         return
-    print(f"compared with the agent on {ROWS:,} observations: largest difference {exported.difference:.1g}")
+    sequences = f" and {exported.sequences} sequences" if exported.sequences else ""
+    compared = f"compared with the agent on {ROWS:,} observations{sequences}"
+    print(f"{compared}: largest difference {exported.difference:.1g}")
     print(exported.path)
