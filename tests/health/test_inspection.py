@@ -15,7 +15,7 @@ from poise.cli.main import main
 from poise.envs import EnvError
 from poise.health import forecast
 from poise.health.findings import Finding, by_severity
-from poise.health.inspection import inspect, look
+from poise.health.inspection import Inspection, inspect, look
 from poise.runs.scoring import EVALUATION_EPISODES, RESCORING_EPISODES
 
 PROBES = Path(__file__).parents[1] / "probes"
@@ -40,6 +40,9 @@ def results(table: str) -> dict[str, tuple[list[Finding], dict]]:
         [f"ailing:{name}" for name in getattr(ailing, table) if name != "Exits"],
     )
     if table == "FIRST":
+        import nested
+
+        halves[0].extend(f"nested:{name}" for name in {*nested.SOUND, *nested.AILING})
         halves[0].extend(f"sick:{name}" for name in SICK)
         halves[1].extend(["sick:InfoIsAList", *GYMNASIUMS])
     command = [sys.executable, str(PROBES / "judging.py")]
@@ -107,6 +110,51 @@ def test_a_finding_shows_nothing_of_the_inside_of_poise_and_says_what_to_do():
         assert len(finding.fix) > 10
 
 
+def nested_names(table: str) -> list[str]:
+    """Of ``nested.py``, which is not on the path while tests are collected."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(PROBES))
+        import nested
+    return list(getattr(nested, table))
+
+
+@pytest.mark.processes
+def test_spaces_of_several_parts_that_are_right_are_not_called_sick():
+    found = {name: rules(judged(f"nested:{name}")[0], "error", "warning") for name in nested_names("SOUND")}
+    assert {name: names for name, names in found.items() if names} == {}
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("name", nested_names("AILING"))
+def test_a_finding_names_the_part_of_the_observation_or_action(name):
+    import nested
+
+    rule, severity, seen = nested.AILING[name]
+    findings, _ = judged(f"nested:{name}")
+    (mine,) = [finding for finding in findings if finding.rule == rule]
+    assert mine.severity == severity
+    assert seen in mine.seen
+    assert set(rules(findings, "error", "warning")) <= {rule}
+
+
+@pytest.mark.processes
+def test_the_facts_tell_the_parts_and_where_masks_come_from():
+    facts = judged("nested:Crane")[1]
+    assert (
+        facts["observation"] == "crab.place 1 numbers, crab.speed 1 numbers, held 2 values, lamps 2 numbers"
+    )
+    assert facts["action"] == "push 1, hook 2 choices, lamps 2 x 2 choices"
+    assert facts["leaves"][2] == {"name": "held", "kind": "one_hot", "shape": []}
+    assert "obs_shape" not in facts
+    sources = {name: judged(f"nested:{name}")[1]["masks"] for name in ("Walk", "Told", "Asked")}
+    assert sources == {"Walk": 'obs["action_mask"]', "Told": 'info["action_mask"]', "Asked": "action_masks()"}
+    lines = Inspection("nested:Told", judged("nested:Told")[1], []).lines()
+    assert lines[1] == "  observes obs 9 values, action_mask 3 flags, acts by 3 choices, no time limit"
+    assert lines[3] == '  choices are masked by info["action_mask"]'
+    failed = judged("nested:NothingAtFirst")[1]  # at the first reset, before anything is played
+    assert failed["action"] == "3 choices"
+
+
 SICK = {
     "Unseeded": ("not-repeatable", "warning", "at step 0 the second time"),
     "Remembers": ("not-repeatable", "warning", "the second time"),
@@ -125,7 +173,7 @@ SICK = {
     "NotANumber": ("breaks", "error", "episode seed 0, step 5: obs[0] is nan"),
     "NoReward": ("breaks", "error", "step 1: reward is None, should be a number"),
     "Raises": ("breaks", "error", "step raised ValueError: off the rails"),
-    "Pictures": ("cannot-be-made", "error", "is not supported; supported is Box"),
+    "Pictures": ("cannot-be-made", "error", "is not supported: no network reads Text"),
     "Unmakable": ("cannot-be-made", "error", "OSError: no simulator is running"),
     "OldReset": ("breaks", "error", "should be (obs, info)"),
 }

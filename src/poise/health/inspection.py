@@ -182,7 +182,7 @@ def look(id: str, send: Send, *, seconds: float = SECONDS) -> Iterator[Finding]:
     is_task = not is_registered(id)  # it exists only on the batch engine or in JAX
     page = "docs/robots.md" if is_task else "docs/environments.md"
     try:
-        spec, masks = _read(id, is_task, send)
+        spec, masks = _read(resolved, is_task, send)
         send("facts", _describe(spec, resolved.backend, masks))
         instances = [_instance(resolved, is_task, masks, i) for i in range(2)]
     except EnvError as error:
@@ -207,17 +207,18 @@ def look(id: str, send: Send, *, seconds: float = SECONDS) -> Iterator[Finding]:
         yield from _run_gymnasium_checker(id, send)
 
 
-def _read(id: str, is_task: bool, send: Send) -> tuple[Spec, MaskSource | None]:
+def _read(resolved: envs.Resolved, is_task: bool, send: Send) -> tuple[Spec, MaskSource | None]:
     """The spec of the environment, and where it has masks. An environment with choices is reset for that."""
+    id = resolved.id
     if is_task:
         return envs.make(id, 1).spec, None
-
-    def make() -> Checked:
-        env = Checked(make_plain(id), id, 0)
-        send("doing", "starting an episode (seed 0)")
-        return env
-
-    return spec_of(id, make)
+    env = Checked(make_plain(id), id, 0)
+    send("doing", "starting an episode (seed 0)")
+    try:
+        return spec_of(id, lambda: env)
+    except EnvFault:
+        send("facts", _describe(env.read, resolved.backend, None))
+        raise
 
 
 def _instance(resolved: envs.Resolved, is_task: bool, masks: MaskSource | None, index: int) -> Checked:

@@ -53,9 +53,7 @@ def check_images(play: Play) -> Iterator[Finding]:
 def _large(play: Play) -> Finding:
     size, leaf = play.spec.obs_size, max(play.spec.obs, key=lambda leaf: leaf.width)
     if leaf.path:
-        seen = (
-            f"an observation has {size:,} numbers, {leaf.width:,} of them for {leaf.name!r} ({_sides(leaf)})"
-        )
+        seen = f"an observation has {size:,} numbers, {leaf.width:,} of them for {leaf.name!r}"
     elif leaf.kind == "one_hot":
         seen = f"an observation has {size:,} values, of which each becomes a number"
     else:

@@ -51,13 +51,15 @@ def check_part_effect(play: Play) -> Iterator[Finding]:
     if len(units) < 2 or not play.repeatable:
         return
     ignored: dict[str, int] = {}
+    some_matter = False  # otherwise the whole action is ignored
     with play.limit_time(play.seconds):
         for unit in units:
             with play.limit_time(2 * play.seconds / len(units)):
                 steps = _compared(play, unit)
-            if steps >= COMPARED:
+            some_matter |= steps is None
+            if steps is not None and steps >= COMPARED:
                 ignored[unit.name] = steps
-    if ignored and len(ignored) < len(units):  # all of them: reported by check_action_effect
+    if ignored and some_matter:
         names = ", ".join([*ignored][:10]) + (", ..." if len(ignored) > 10 else "")
         yield Finding(
             "action-part-ignored",
@@ -69,8 +71,8 @@ def check_part_effect(play: Play) -> Iterator[Finding]:
         )
 
 
-def _compared(play: Play, unit: _Unit) -> int:
-    """Steps in which other values of one part of the action changed nothing; 0 if any changed something."""
+def _compared(play: Play, unit: _Unit) -> int | None:
+    """Steps in which other values of one part of the action changed nothing; None if any had an effect."""
     changed, played = 0, 0
     few = play.random_episodes[:FEW_EPISODES]
     for number, episode in enumerate(itertools.chain(few, itertools.cycle(play.random_episodes))):
@@ -78,7 +80,7 @@ def _compared(play: Play, unit: _Unit) -> int:
         limit = FEW_STEPS if number < len(few) else STICKY_STEPS
         other = play.play("part", episode.seed, others, limit=limit)
         if first_difference(episode, other) is not None:
-            return 0
+            return None
         changed, played = changed + others.changed, played + other.length
         if changed >= ENOUGH_COMPARED or played >= MOST_PLAYED or play.time_is_up:
             break
