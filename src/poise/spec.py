@@ -278,24 +278,18 @@ class Spec:
         return ", ".join(f"{leaf.name} {leaf.describe()}" for leaf in self.obs)
 
     def problem_with(self, other: "Spec") -> str | None:
-        """How the spaces of another environment differ from these, with which an agent was trained; or None."""
-        for name in ("observations", "actions"):
-            here, trained = (
-                spec.describe_obs() if name == "observations" else spec.describe_action()
-                for spec in (other, self)
-            )
-            same = self.obs == other.obs if name == "observations" else self.rows_like(other)
-            if not same:
-                return f"{name} {here}, the agent was trained with {trained}"
-        return None
+        """How the spaces of another environment differ from these, of an agent's training; None: not at all.
 
-    def rows_like(self, other: "Spec") -> bool:
-        """Whether actions have the same parts; bounds may differ."""
-        mine, others = (
-            [dataclasses.replace(part, low=(), high=()) if part.is_box else part for part in spec.action]
-            for spec in (self, other)
-        )
-        return mine == others
+        Bounds of boxes may differ.
+        """
+        if other.obs != self.obs:
+            here, trained = other.describe_obs(), self.describe_obs()
+            return f"observations {here}, the agent was trained with {trained}"
+        mine, others = ([(p.path, p.shape, p.sizes, p.first) for p in x.action] for x in (self, other))
+        if mine != others:
+            here, trained = other.describe_action(), self.describe_action()
+            return f"actions {here}, the agent was trained with {trained}"
+        return None
 
     def zero_actions(self, *shape: int) -> Shaped[np.ndarray, "..."]:
         """Room for actions in the policy's units: int32 if there are only choices, otherwise float32."""

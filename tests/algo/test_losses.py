@@ -12,7 +12,8 @@ from poise.algo.losses import (
     standardize,
     value_loss,
 )
-from poise.algo.networks import ValueFunction, make_policy
+from poise.algo.networks import Policy as PolicyNetwork
+from poise.algo.networks import ValueFunction
 from poise.config import PPO, Config, Policy, Value
 from poise.spec import Spec
 from poise.types import Batch
@@ -62,7 +63,7 @@ def batch_for(policy, size=6):
 
 
 def test_with_the_acting_policy_the_loss_is_minus_the_mean_advantage_and_the_kl_0():
-    policy = make_policy(SPEC, Policy(std_init=1.0), key=jax.random.key(0))
+    policy = PolicyNetwork(SPEC, Policy(std_init=1.0), key=jax.random.key(0))
     loss, metrics = policy_loss(policy, batch_for(policy), hyper(normalize_advantage=False))
     assert loss == pytest.approx(-2.5, abs=1e-5)
     assert metrics.kl == pytest.approx(0, abs=1e-6)
@@ -70,7 +71,7 @@ def test_with_the_acting_policy_the_loss_is_minus_the_mean_advantage_and_the_kl_
 
 
 def test_the_entropy_bonus_lowers_the_loss_by_its_weight():
-    policy = make_policy(SPEC, Policy(std_init=0.5), key=jax.random.key(0))
+    policy = PolicyNetwork(SPEC, Policy(std_init=0.5), key=jax.random.key(0))
     plain, metrics = policy_loss(policy, batch_for(policy), hyper())
     bonus, _ = policy_loss(policy, batch_for(policy), hyper(entropy_coef=0.1))
     assert plain - bonus == pytest.approx(0.1 * float(metrics.entropy), rel=1e-4)

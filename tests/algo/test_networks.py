@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poise.algo.networks import CategoricalPolicy, ValueFunction, make_policy
+from poise.algo.distributions import Categorical
+from poise.algo.networks import Policy as PolicyNetwork
+from poise.algo.networks import ValueFunction
 from poise.config import Policy, Value
 from poise.spec import Spec
 
@@ -16,7 +18,7 @@ KEY = jax.random.key(0)
 
 
 def test_orthogonal_weights_have_orthogonal_columns_of_the_gain():
-    mlp = make_policy(SPEC, Policy(std_init=1.0), key=KEY).mlp
+    mlp = PolicyNetwork(SPEC, Policy(std_init=1.0), key=KEY).mlp
     np.testing.assert_allclose(mlp.weight[1].T @ mlp.weight[1], 2 * np.eye(64), atol=1e-5)
     np.testing.assert_allclose(mlp.weight[0] @ mlp.weight[0].T, 2 * np.eye(3), atol=1e-5)
     np.testing.assert_allclose(mlp.weight[2].T @ mlp.weight[2], 1e-4 * np.eye(2), atol=1e-9)
@@ -29,33 +31,33 @@ def test_the_last_layer_of_the_value_function_has_gain_1():
 
 
 def test_uniform_weights_stay_within_one_over_root_inputs():
-    mlp = make_policy(SPEC, Policy(std_init=1.0, init="uniform"), key=KEY).mlp
+    mlp = PolicyNetwork(SPEC, Policy(std_init=1.0, init="uniform"), key=KEY).mlp
     assert 0.9 / 8 < float(jnp.abs(mlp.weight[1]).max()) <= 1 / 8
 
 
 def test_the_mlp_by_hand():
-    mlp = make_policy(SPEC, Policy(std_init=1.0, hidden=(4,)), key=KEY).mlp
+    mlp = PolicyNetwork(SPEC, Policy(std_init=1.0, hidden=(4,)), key=KEY).mlp
     w, b = [np.asarray(x) for x in mlp.weight], [np.asarray(x) for x in mlp.bias]
     expected = np.tanh(OBS @ w[0] + b[0]) @ w[1] + b[1]
     np.testing.assert_allclose(mlp(OBS), expected, rtol=1e-5)
-    relu = make_policy(SPEC, Policy(std_init=1.0, hidden=(4,), activation="relu"), key=KEY).mlp
+    relu = PolicyNetwork(SPEC, Policy(std_init=1.0, hidden=(4,), activation="relu"), key=KEY).mlp
     np.testing.assert_allclose(relu(OBS), np.maximum(OBS @ w[0] + b[0], 0) @ w[1] + b[1], rtol=1e-5)
 
 
 def test_a_fixed_deviation_is_the_constant():
-    policy = make_policy(SPEC, Policy(std="fixed", std_init=0.05), key=KEY)
+    policy = PolicyNetwork(SPEC, Policy(std="fixed", std_init=0.05), key=KEY)
     np.testing.assert_allclose(policy(OBS).std, [0.05, 0.05])
     assert policy.log_std is None
 
 
 def test_an_independent_deviation_is_a_parameter_plus_its_minimum():
-    policy = make_policy(SPEC, Policy(std="independent", std_init=0.5, std_min=0.1), key=KEY)
+    policy = PolicyNetwork(SPEC, Policy(std="independent", std_init=0.5, std_min=0.1), key=KEY)
     np.testing.assert_allclose(policy(OBS).std, [0.6, 0.6], rtol=1e-6)
     np.testing.assert_allclose(policy.log_std, [math.log(0.5)] * 2)
 
 
 def test_a_predicted_deviation_is_softplus_scaled_so_that_0_gives_std_init():
-    policy = make_policy(SPEC, Policy(std="predicted", std_init=0.3, std_min=1e-6), key=KEY)
+    policy = PolicyNetwork(SPEC, Policy(std="predicted", std_init=0.3, std_min=1e-6), key=KEY)
     pre = policy.mlp(OBS)[2:]
     expected = np.log1p(np.exp(pre)) * 0.3 / math.log(2) + 1e-6
     np.testing.assert_allclose(policy(OBS).std, expected, rtol=1e-6)
@@ -64,8 +66,8 @@ def test_a_predicted_deviation_is_softplus_scaled_so_that_0_gives_std_init():
 
 @pytest.mark.parametrize("head_tanh", ["none", "mean", "all"])
 def test_the_final_tanh_covers_what_it_says(head_tanh):
-    plain = make_policy(SPEC, Policy(std_init=1.0, std="predicted", init="uniform"), key=KEY)
-    policy = make_policy(
+    plain = PolicyNetwork(SPEC, Policy(std_init=1.0, std="predicted", init="uniform"), key=KEY)
+    policy = PolicyNetwork(
         SPEC, Policy(std_init=1.0, std="predicted", init="uniform", head_tanh=head_tanh), key=KEY
     )
     mean, pre = np.split(plain.mlp(OBS * 5), 2)
@@ -77,6 +79,6 @@ def test_the_final_tanh_covers_what_it_says(head_tanh):
 
 
 def test_a_discrete_action_space_gets_a_categorical_policy():
-    policy = make_policy(DISCRETE, Policy(), key=KEY)
-    assert isinstance(policy, CategoricalPolicy)
+    policy = PolicyNetwork(DISCRETE, Policy(), key=KEY)
+    assert isinstance(policy(jnp.zeros(3)), Categorical)
     assert policy(OBS).logits.shape == (4,)

@@ -10,6 +10,7 @@ from probes import GymCounter
 from poise.arrays import ArraysError
 from poise.envs import EnvError, make
 from poise.envs.tape import Tape as _Tape
+from poise.spec import Spec
 
 gym.register("GymCounter-v0", GymCounter)
 gym.register("GymCounterLimited-v0", GymCounter, max_episode_steps=2)
@@ -39,10 +40,9 @@ def test_a_time_limit_truncates():
 
 def test_spaces_are_read_from_the_environment():
     spec = make("GymCounter-v0", 1).spec
-    assert (spec.obs_shape, spec.obs_size, spec.time_limit) == ((1, 2), 2, None)
-    assert (spec.num_choices, spec.first_choice, spec.action_size, spec.discrete) == (3, 5, 3, True)
+    assert spec == Spec.flat("GymCounter-v0", (1, 2), num_choices=3, first_choice=5)
     pendulum = make("Pendulum-v1", 1, "gymnasium").spec
-    assert (pendulum.action_low, pendulum.action_high, pendulum.discrete) == ((-2.0,), (2.0,), False)
+    assert pendulum == Spec.flat("Pendulum-v1", (3,), (1,), (-2.0,), (2.0,), time_limit=200)
 
 
 def test_integer_actions_in_a_box_are_refused():

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from poise.algo.networks import make_policy
+from poise.algo.networks import Policy as PolicyNetwork
 from poise.algo.normalize import Normalizer
 from poise.config import PPO, Config, Normalize, Policy
 from poise.envs.native import NativeTask
@@ -148,8 +148,8 @@ class NativeCounter(NativeTask):
 
 def still_actor(spec):
     """Acts 0 whatever it sees."""
-    policy = jax.tree.map(lambda x: x * 0, make_policy(spec, Policy(std_init=1.0), key=jax.random.key(0)))
-    return Actor(policy, Normalizer.empty(spec.obs_size), Normalize())
+    policy = jax.tree.map(lambda x: x * 0, PolicyNetwork(spec, Policy(std_init=1.0), key=jax.random.key(0)))
+    return Actor(policy, Normalizer.empty(spec), Normalize())
 
 
 class BySeed(Counter):

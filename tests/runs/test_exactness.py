@@ -208,7 +208,7 @@ def test_environments_that_keep_nothing_raise_no_alarm(id):
     rng = np.random.default_rng(0)
 
     def act():
-        if env.spec.discrete:
+        if not env.spec.boxes:
             return rng.integers(0, env.spec.num_choices, 2)
         return rng.uniform(-1, 1, (2, *env.spec.action_shape)).astype(np.float32)
 
@@ -367,11 +367,11 @@ def test_sums_are_those_of_the_episodes_step_by_step(monkeypatch):
         obs = rng.normal(size=(3, 2)).astype(np.float32)
         mask = rng.random(3) < (1.0 if step == 0 else 0.1)
         if mask.any():
-            sums.begin(mask, obs)
-            alone = [first_sum(obs[i]) if mask[i] else alone[i] for i in range(3)]
+            sums.begin(mask, [obs])
+            alone = [first_sum([obs[i]]) if mask[i] else alone[i] for i in range(3)]
         reward, ends = rng.normal(size=3), rng.random((2, 3)) < 0.2
-        sums.add(obs, reward, *ends)
-        rows = zip(alone, obs, reward.tolist(), *ends.tolist(), strict=True)
+        sums.add([obs], reward, *ends)
+        rows = zip(alone, [[row] for row in obs], reward.tolist(), *ends.tolist(), strict=True)
         alone = [next_sum(*row) for row in rows]
         if step % 50 == 0:
             assert sums.values().tolist() == alone

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poise.algo.networks import distributions, make_policy
+from poise.algo.networks import Policy as PolicyNetwork
 from poise.algo.normalize import Normalizer, RunningStats, normalize_obs
 from poise.config import Normalize, Policy
 from poise.spec import Spec
@@ -22,7 +22,7 @@ def in_jax(policy, config):
     obs = jax.vmap(lambda o: normalize_obs(NORMALIZER.obs, o, enabled=config.obs, bound=config.obs_bound))(
         jnp.asarray(OBS)
     )
-    return distributions(policy, obs)
+    return jax.vmap(policy)(obs)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def in_jax(policy, config):
 def test_acting_in_numpy_equals_the_networks(std, head_tanh, activation, normalize):
     config = Normalize(obs=normalize, obs_clip=10.0 if normalize else None)
     settings = Policy(std=std, head_tanh=head_tanh, activation=activation, init="uniform", std_init=0.4)
-    policy = make_policy(SPEC, settings, key=jax.random.key(3))
+    policy = PolicyNetwork(SPEC, settings, key=jax.random.key(3))
     expected = in_jax(policy, config)
     actor = Actor(policy, NORMALIZER, config)
     np.testing.assert_allclose(actor.act(OBS), expected.mean, atol=1e-5)
@@ -46,7 +46,7 @@ def test_acting_in_numpy_equals_the_networks(std, head_tanh, activation, normali
 
 
 def test_a_categorical_policy_acts_alike():
-    policy = make_policy(DISCRETE, Policy(init="uniform"), key=jax.random.key(3))
+    policy = PolicyNetwork(DISCRETE, Policy(init="uniform"), key=jax.random.key(3))
     logits = np.asarray(in_jax(policy, Normalize()).logits)
     actor = Actor(policy, NORMALIZER, Normalize())
     np.testing.assert_array_equal(actor.act(OBS), logits.argmax(1))
@@ -97,7 +97,7 @@ def test_the_scale_is_the_same_in_jax():
 def test_the_number_of_rows_does_not_change_an_action():
     """Few rows, many, and few again: what is repeated for them is that of the last call or not at all."""
     actor = Actor(
-        make_policy(SPEC, Policy(std_init=1.0, init="uniform"), key=jax.random.key(3)),
+        PolicyNetwork(SPEC, Policy(std_init=1.0, init="uniform"), key=jax.random.key(3)),
         NORMALIZER,
         Normalize(),
     )

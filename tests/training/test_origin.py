@@ -104,7 +104,7 @@ def test_an_offset_costs_no_digit_and_no_bit_of_what_needs_none():
     rng = np.random.default_rng(0)
     raw = rng.uniform(-10, 10, (30, 4, 2))
     near, far = raw + np.array([0.0, 3.0]), raw + np.array([0.0, STAMP])
-    empty = Normalizer.empty(2)
+    empty = Normalizer.empty(Spec.flat("x", (2,), (1,), (-1.0,), (1.0,)))
 
     def prepared(obs):
         rollout = _rollout(obs)
@@ -204,7 +204,7 @@ def test_gymnasium_environments_hand_on_their_digits():
         assert env.reset(np.ones(1, bool), [0]).dtype == np.float32  # of its own space
     finally:
         env.close()
-    actor = Actor(_policy(), Normalizer.empty(2), Normalize())
+    actor = Actor(_policy(), Normalizer.empty(Spec.flat("x", (2,), (1,), (-1.0,), (1.0,))), Normalize())
     np.testing.assert_array_equal(actor.forward(np.ones((1, 2))), actor.forward(np.ones((1, 2), np.float32)))
 
 

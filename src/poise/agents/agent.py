@@ -130,8 +130,8 @@ class Agent:
             if not single and arrays[name].shape[1:] != shape:
                 inner = ", ".join(map(str, shape))
                 raise AgentError(
-                    f"{name} has shape {list(arrays[name].shape)}; {spec.id} has [{inner}], or [N, {inner}] for a "
-                    "batch"
+                    f"{name} has shape {list(arrays[name].shape)}; {spec.id} has [{inner}], or "
+                    f"[N, {inner}] for a batch"
                 )
         counts = {1 if single else len(array) for array in arrays.values()}
         if len(counts) > 1:
@@ -146,7 +146,7 @@ class Agent:
             return None
         if memory is None or memory.carry is None or len(memory.carry) != count:
             raise AgentError(
-                f"this agent has a memory: give memory=agent.memory({count}), the same at each step of an episode"
+                f"this agent has a memory: give memory=agent.memory({count}), the same one at each step"
             )
         if episode_start is not None:
             memory.reset(np.asarray(episode_start, bool).reshape(count))

@@ -156,7 +156,7 @@ class Convolution(eqx.Module):
         out = jax.lax.conv_general_dilated(
             x[None], self.weight, (self.stride,) * 2, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-        return out[0] + self.bias
+        return out[0] + self.bias[None, None]
 
     def _as_product(self, x: Float[Array, "H W inputs"]) -> Float[Array, "h w outputs"]:
         """The same as one matrix product: on a CPU XLA's gradient of a small convolution is much slower."""
@@ -166,7 +166,7 @@ class Convolution(eqx.Module):
         height, width = x.shape[0] - side + 1, x.shape[1] - side + 1
         shifted = [x[i : i + height, j : j + width] for i in range(side) for j in range(side)]
         patches = jnp.concatenate(shifted, axis=-1)
-        return patches @ self.weight.reshape(side * side * inputs, outputs) + self.bias
+        return patches @ self.weight.reshape(side * side * inputs, outputs) + self.bias[None, None]
 
 
 class ImageEncoder(eqx.Module):
@@ -206,7 +206,7 @@ class ImageEncoder(eqx.Module):
         return math.prod(self.leaf.shape) if self.weight is None else self.weight.shape[1]
 
     def __call__(self, image: Pixels) -> Float[Array, " features"]:
-        x = (unit_pixels(self.leaf, jnp.asarray(image.data)) - image.mean) / image.std
+        x = (unit_pixels(self.leaf, jnp.asarray(image.data)) - image.mean[None, None]) / image.std[None, None]
         x = self._convolved(x).reshape(-1)
         if self.weight is None or self.bias is None:
             return x

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from poise.algo.hyperparameters import Hyperparameters, Number
-from poise.algo.networks import Policy, ValueFunction, outputs
+from poise.algo.memory import play_items
+from poise.algo.networks import Policy, ValueFunction
 from poise.types import Batch, PolicyMetrics
 
 
@@ -34,7 +35,7 @@ def policy_loss(
 ) -> tuple[Float[Array, ""], PolicyMetrics]:
     """-mean(clipped surrogate) - entropy_coef * mean entropy, over one minibatch."""
     batch = jax.tree.map(jnp.asarray, batch)
-    distribution = outputs(policy, batch.obs, batch.begins, batch.policy_carry)
+    distribution = play_items(policy, batch.obs, batch.begins, batch.policy_carry)
     log_prob = jax.vmap(lambda d, a: d.log_prob(a))(distribution, batch.rows(batch.action))
     entropy = jnp.mean(jax.vmap(lambda d: d.entropy())(distribution))
     log_ratio = log_prob - batch.rows(batch.log_prob)
@@ -49,7 +50,7 @@ def policy_loss(
 
 def value_loss(value: ValueFunction, batch: Batch) -> Float[Array, ""]:
     """mean((V(s_k) - target_k)^2) over one minibatch; the targets are constants here."""
-    values = outputs(value, batch.obs, batch.begins, batch.value_carry)
+    values = play_items(value, batch.obs, batch.begins, batch.value_carry)
     return jnp.mean((values - batch.rows(batch.target)) ** 2)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, Shaped
 
 from poise.config import Memory
 from poise.types import Tensor
@@ -55,46 +55,30 @@ class Cell(eqx.Module):
         """Numbers of a carry, S."""
         return carry_size(self.kind, self.size)
 
-    def project(self, features: Float[Array, "*B features"]) -> Float[Array, "*B gates"]:
+    def project(self, features: Float[Array, " features"]) -> Float[Array, " gates"]:
         """What the features give to the gates."""
         return features @ self.from_input + self.bias
 
-    def step(self, carry: Float[Array, "*N S"], gates: Float[Array, "*N gates"]) -> Float[Array, "*N S"]:
+    def step(self, carry: Float[Array, " S"], gates: Float[Array, " gates"]) -> Float[Array, " S"]:
         """The carry after a step whose features gave ``gates``."""
-        hidden = carry[..., : self.size]
+        hidden = self.output(carry)
         fed_back = hidden @ self.from_memory
         if self.kind == "gru":
-            (r, z, n), (hr, hz, hn) = (jnp.split(x, 3, axis=-1) for x in (gates, fed_back))
+            (r, z, n), (hr, hz, hn) = (jnp.split(x, 3) for x in (gates, fed_back))
             r, z = jax.nn.sigmoid(r + hr), jax.nn.sigmoid(z + hz)
             return (1 - z) * jnp.tanh(n + r * hn) + z * hidden
-        i, f, g, o = jnp.split(gates + fed_back, 4, axis=-1)
-        cell = jax.nn.sigmoid(f) * carry[..., self.size :] + jax.nn.sigmoid(i) * jnp.tanh(g)
-        return jnp.concatenate([jax.nn.sigmoid(o) * jnp.tanh(cell), cell], axis=-1)
+        i, f, g, o = jnp.split(gates + fed_back, 4)
+        cell = jax.nn.sigmoid(f) * carry[self.size :] + jax.nn.sigmoid(i) * jnp.tanh(g)
+        return jnp.concatenate([jax.nn.sigmoid(o) * jnp.tanh(cell), cell])
 
-    def output(self, carry: Float[Array, "*N S"]) -> Float[Array, "*N H"]:
+    def output(self, carry: Float[Array, " S"]) -> Float[Array, " H"]:
         """What the layers after the memory read: h."""
-        return carry[..., : self.size]
+        return carry[: self.size]
 
 
 def carry_size(kind: Memory, size: int) -> int:
     """Numbers of a carry, S, of a memory with so many units."""
     return size if kind == "gru" else 2 * size
-
-
-def remember(
-    cell: Cell,
-    features: Float[Array, "T N features"],
-    begins: Bool[Array, "T N"],
-    carry: Float[Array, "N S"],
-) -> Float[Array, "T N S"]:
-    """The carry after each step, from the carry before the first."""
-
-    def step(carry, now):
-        gates, begins = now
-        carry = cell.step(jnp.where(begins[:, None], 0.0, carry), gates)
-        return carry, carry
-
-    return jax.lax.scan(step, carry, (cell.project(features), begins))[1]
 
 
 def flatten(x: Shaped[Tensor, "T N ..."]) -> Shaped[Array, "B ..."]:
@@ -124,19 +108,75 @@ def from_items(
     return flatten(jnp.swapaxes(items.reshape(num_envs, num_steps, *items.shape[2:]), 0, 1))
 
 
+def play(
+    network: Any, obs: PyTree[Array], begins: Bool[Array, "T N"] | None, carry: Float[Array, "N S"] | None
+) -> tuple[Any, Float[Array, "T N S"] | None]:
+    """The outputs for rows ``[B, ...]`` in C order of [T, N], and the carry after each step.
+
+    ``carry``: before the first step. Without a memory rows are independent, and there are no carries.
+    """
+    if network.memory is None:
+        return jax.vmap(network)(obs), None
+    assert begins is not None
+    features = jax.vmap(network.encoder)(obs)
+    gates = jax.vmap(network.memory.project)(features)
+
+    def step(carry, now):
+        gates, begins = now
+        carry = jax.vmap(network.memory.step)(jnp.where(begins[:, None], 0.0, carry), gates)
+        return carry, carry
+
+    by_time = gates.reshape(*begins.shape, gates.shape[-1])
+    _, after = jax.lax.scan(step, carry, (by_time, begins))
+    return _read(network, features, flatten(after), obs), after
+
+
+def play_on(network: Any, obs: PyTree[Array], after: Float[Array, "T N S"] | None) -> Any:
+    """The outputs for rows that are each seen after the steps of ``after``."""
+    if network.memory is None:
+        return jax.vmap(network)(obs)
+    features = jax.vmap(network.encoder)(obs)
+    gates = jax.vmap(network.memory.project)(features)
+    carry = jax.vmap(network.memory.step)(flatten(after), gates)
+    return _read(network, features, carry, obs)
+
+
+def play_items(
+    network: Any,
+    obs: PyTree[Array],
+    begins: Bool[Array, "M L"] | None,
+    carry: Float[Array, "M S"] | None,
+) -> Any:
+    """The outputs for each row of a minibatch of items. Rows of a sequence follow one another.
+
+    Without ``begins`` an item is a row. ``carry``: before the first step of each sequence.
+    """
+    if begins is None:
+        return jax.vmap(network)(obs)
+    if network.memory is None:
+        return jax.vmap(network)(jax.tree.map(flatten, obs))
+    by_time = jax.tree.map(lambda x: flatten(jnp.swapaxes(x, 0, 1)), obs)
+    outputs, _ = play(network, by_time, begins.T, carry)
+    shape = begins.shape[1], begins.shape[0]
+    return jax.tree.map(lambda x: flatten(jnp.swapaxes(x.reshape(*shape, *x.shape[1:]), 0, 1)), outputs)
+
+
+def _read(network: Any, features: Float[Array, "B features"], carry: Float[Array, "B S"], obs: Any) -> Any:
+    """What the layers after the memory give for each row."""
+    remembered = jax.vmap(network.memory.output)(carry)
+    return jax.vmap(network.read)(jnp.concatenate([features, remembered], axis=1), obs)
+
+
 def first_carries(
-    carry: Float[Array, "N S"], after: Float[Array, "T N S"], length: int
-) -> Float[Array, "items S"]:
-    """The carry before the first step of each sequence of ``to_items``."""
+    carry: Float[Array, "N S"] | None, after: Float[Array, "T N S"] | None, length: int | None
+) -> Float[Array, "items S"] | None:
+    """The carry before the first step of each sequence of ``to_items``; None without a memory."""
+    if carry is None or after is None or length is None:
+        return None
     before = jnp.concatenate([carry[None], after[length - 1 : -1 : length]])
-    return jnp.swapaxes(before, 0, 1).reshape(-1, carry.shape[1])
+    return flatten(jnp.swapaxes(before, 0, 1))
 
 
 def empty_carry(cell: Cell | None, num_envs: int) -> Float[Array, "N S"] | None:
     """The carries before the first step; None without a memory."""
     return None if cell is None else jnp.zeros((num_envs, cell.carry_size))
-
-
-def time_first(tree: Any) -> Any:
-    """Sequences ``[M, L, ...]`` as ``[L, M, ...]``."""
-    return jax.tree.map(lambda x: jnp.swapaxes(jnp.asarray(x), 0, 1), tree)

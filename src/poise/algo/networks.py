@@ -6,12 +6,12 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from poise import config as cfg
 from poise.algo.distributions import Categorical, Choices, DiagGaussian, Distribution, Joint, masked
 from poise.algo.encoders import MLP, Encoder
-from poise.algo.memory import Cell, remember, time_first
+from poise.algo.memory import Cell
 from poise.spec import MASK, Spec
 
 
@@ -108,7 +108,9 @@ def trunk(
     encoder = Encoder(spec, config.see, config.images, key=jax.random.fold_in(key, 1))
     memory, inputs = None, encoder.num_features
     if config.memory != "none":
-        memory = Cell(inputs, config.memory_size, config.memory, key=jax.random.fold_in(key, 2))
+        memory = Cell(
+            inputs, config.memory_size or cfg.USUAL_MEMORY, config.memory, key=jax.random.fold_in(key, 2)
+        )
         inputs += memory.size
     return encoder, memory, MLP((inputs, *config.hidden, outputs), config, last_gain=last_gain, key=key)
 
@@ -118,48 +120,3 @@ def scale_log_std(step: Any, factor: float | Float[Array, ""]) -> Any:
     if isinstance(step, Policy) and step.log_std is not None:
         return eqx.tree_at(lambda s: s.log_std, step, factor * step.log_std)
     return step
-
-
-def over_time(
-    network: Policy | ValueFunction,
-    obs: PyTree[Array],
-    begins: Bool[Array, "T N"],
-    carry: Float[Array, "N S"],
-) -> tuple[Float[Array, "T N features"], Float[Array, "T N S"]]:
-    """What the layers of a network with a memory read at each step, and the carries after each step."""
-    assert network.memory is not None
-    features = jax.vmap(jax.vmap(network.encoder))(obs)
-    after = remember(network.memory, features, begins, carry)
-    return jnp.concatenate([features, network.memory.output(after)], axis=-1), after
-
-
-def one_more_step(
-    network: ValueFunction, obs: PyTree[Array], carry: Float[Array, "T N S"]
-) -> Float[Array, "T N"]:
-    """The value of ``obs`` [T, N, ...], each seen after the steps that ``carry`` remembers."""
-    assert network.memory is not None
-    features = jax.vmap(jax.vmap(network.encoder))(obs)
-    after = network.memory.step(carry, network.memory.project(features))
-    seen = jnp.concatenate([features, network.memory.output(after)], axis=-1)
-    return jax.vmap(jax.vmap(network.read))(seen, obs)
-
-
-def outputs(
-    network: Any,
-    obs: PyTree[Array],
-    begins: Bool[Array, "M L"] | None = None,
-    carry: Float[Array, "M S"] | None = None,
-) -> Any:
-    """The output for each row of a minibatch: distributions or values, with a leading axis.
-
-    Without ``begins`` an item is a row. Otherwise it is a sequence, before whose first step the memory held
-    ``carry``; the rows of a sequence follow one another.
-    """
-    if begins is None:
-        return jax.vmap(network)(obs)
-    if network.memory is None:
-        return jax.vmap(network)(jax.tree.map(lambda x: jnp.reshape(x, (-1, *x.shape[2:])), obs))
-    obs, begins = time_first((obs, begins))
-    features, _ = over_time(network, obs, begins, carry)
-    by_time = jax.vmap(jax.vmap(network.read))(features, obs)
-    return jax.tree.map(lambda y: jnp.swapaxes(y, 0, 1).reshape(-1, *y.shape[2:]), by_time)

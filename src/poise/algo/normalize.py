@@ -1,6 +1,7 @@
 """Running statistics and the scaling with them. They are updated once per iteration and saved."""
 
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -111,12 +112,12 @@ class Normalizer(eqx.Module):
         return np.repeat(kinds, widths) if self.leaves else np.zeros(self.obs.mean.shape, bool)
 
 
-def numbers_of(obs: PyTree[Array]) -> Float[Array, "*B O"]:
+def numbers_of(obs: Any) -> Any:
     """The numbers of an observation, without images and masks."""
     return obs[NUMBERS] if isinstance(obs, dict) else obs
 
 
-def with_numbers(obs: PyTree[Array], numbers: Float[Array, "*B O"]) -> PyTree[Array]:
+def with_numbers(obs: Any, numbers: Float[Tensor, "*B O"]) -> Any:
     """The observation with other numbers."""
     return {**obs, NUMBERS: numbers} if isinstance(obs, dict) else numbers
 

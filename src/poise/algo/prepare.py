@@ -17,8 +17,8 @@ from poise.algo.advantages import gae
 from poise.algo.distributions import Distribution
 from poise.algo.hyperparameters import Hyperparameters
 from poise.algo.losses import explained_variance
-from poise.algo.memory import first_carries, flatten, from_items, to_items
-from poise.algo.networks import Policy, ValueFunction, one_more_step, over_time
+from poise.algo.memory import first_carries, flatten, from_items, play, play_on, to_items
+from poise.algo.networks import Policy, ValueFunction
 from poise.algo.normalize import Normalizer, discounted_return, normalize_reward, numbers_of, with_numbers
 from poise.types import Batch, Rollout, Transitions
 
@@ -71,7 +71,7 @@ def prepare(
     )
 
     # pi_old: no parameter has changed since the rollout, so these are the distributions that acted
-    acted, policy_carry = act_again(policy, acted_obs(before, unscaled, hyper), rollout, hyper)
+    acted, carries = play(policy, acted_obs(before, unscaled, hyper), rollout.begins, rollout.carry)
     log_prob = jax.vmap(lambda d, a: d.log_prob(a))(acted, flatten(rollout.action))
     items = partial(to_items, shape=rollout.reward.shape, length=hyper.sequence_length)
     obs = jax.tree.map(items, obs)
@@ -86,7 +86,7 @@ def prepare(
         advantage=items(estimated.advantage),
         target=items(estimated.target),
         begins=None if hyper.sequence_length is None else items(flatten(rollout.begins)),
-        policy_carry=policy_carry,
+        policy_carry=first_carries(rollout.carry, carries, hyper.sequence_length),
         value_carry=estimated.carry,
     )
     return Prepared(
@@ -119,19 +119,6 @@ def acted_obs(before: Normalizer, obs: PyTree[Array], hyper: Hyperparameters) ->
     return scale_obs(before, obs, hyper)
 
 
-def act_again(
-    policy: Policy, obs: PyTree[Array], rollout: Rollout, hyper: Hyperparameters
-) -> tuple[Distribution, Float[Array, "items S"] | None]:
-    """The distribution of each row, and what the policy's memory held before the first step of each item."""
-    if policy.memory is None:
-        return jax.vmap(policy)(obs), None
-    obs = jax.tree.map(lambda x: x.reshape(*rollout.reward.shape, *x.shape[1:]), obs)
-    features, after = over_time(policy, obs, rollout.begins, rollout.carry)
-    distribution = jax.vmap(jax.vmap(policy.read))(features, obs)
-    carry = first_carries(rollout.carry, after, hyper.sequence_length)
-    return jax.tree.map(flatten, distribution), carry
-
-
 class Estimated(NamedTuple):
     """Of each row, and the value function's memory before the first step of each item and after the last."""
 
@@ -147,30 +134,21 @@ def estimate(
 ) -> Estimated:
     """Value, advantage and target of each row. ``obs``: of the items."""
     shape, length = transitions.reward.shape, hyper.sequence_length
-    next_obs, carry, last = transitions.next_obs, None, None
-    if value.memory is None:
-        rows = jax.tree.map(partial(from_items, shape=shape, length=length), obs)
-        values = jax.vmap(value)(rows).reshape(shape)
-        # not V one step later: that may be of a reset observation
-        next_values = jax.vmap(value)(next_obs).reshape(shape)
-    else:
-        rows = jax.tree.map(partial(from_items, shape=shape, length=length), obs)
-        obs, next_obs = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), (rows, next_obs))
-        features, after = over_time(value, obs, transitions.begins, transitions.value_carry)
-        values = jax.vmap(jax.vmap(value.read))(features, obs)
-        next_values = one_more_step(value, next_obs, after)
-        carry, last = first_carries(transitions.value_carry, after, length), after[-1]
+    rows = jax.tree.map(partial(from_items, shape=shape, length=length), obs)
+    values, after = play(value, rows, transitions.begins, transitions.value_carry)
+    # not V one step later: that may be of a reset observation
+    next_values = play_on(value, transitions.next_obs, after)
     advantage = gae(
         transitions.reward,
-        values,
-        next_values,
+        values.reshape(shape),
+        next_values.reshape(shape),
         transitions.terminated,
         transitions.truncated,
         gamma=hyper.gamma,
         lam=hyper.lam,
     ).reshape(-1)
-    values = values.reshape(-1)
-    return Estimated(values, advantage, values + advantage, carry, last)
+    carry = first_carries(transitions.value_carry, after, length)
+    return Estimated(values, advantage, values + advantage, carry, None if after is None else after[-1])
 
 
 def recompute(value: ValueFunction, batch: Batch, transitions: Transitions, hyper: Hyperparameters) -> Batch:

@@ -15,8 +15,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from poise.algo.hyperparameters import Hyperparameters, Number
 from poise.algo.losses import policy_loss, value_loss
+from poise.algo.memory import play_items
 from poise.algo.minibatches import epoch_keys, shuffle, take
-from poise.algo.networks import Policy, ValueFunction, outputs, scale_log_std
+from poise.algo.networks import Policy, ValueFunction, scale_log_std
 from poise.algo.prepare import Prepared, all_finite, prepare, recompute
 from poise.algo.state import Learner, TrainState, make_optimizer
 from poise.types import Batch, PolicyEpochs, PolicyMetrics, Rollout, Tensor
@@ -160,9 +161,9 @@ def policy_is_finite(policy: Policy, batch: Batch) -> Bool[Array, ""]:
 
     Parameters can be finite and still too large to act with.
     """
-    return all_finite((policy, outputs(policy, batch.obs, batch.begins, batch.policy_carry)))
+    return all_finite((policy, play_items(policy, batch.obs, batch.begins, batch.policy_carry)))
 
 
 def value_is_finite(value: ValueFunction, batch: Batch) -> Bool[Array, ""]:
     """The same of the value function."""
-    return all_finite((value, outputs(value, batch.obs, batch.begins, batch.value_carry)))
+    return all_finite((value, play_items(value, batch.obs, batch.begins, batch.value_carry)))

@@ -159,7 +159,7 @@ class Checked(gym.Wrapper):
                 value = at(obs, leaf.path)
             except (LookupError, TypeError) as error:
                 raise self._fault(f"{what} is missing: obs is {_brief(obs)}") from error
-            arrays[leaf.name] = self._array(what, value, leaf, self.observation_space[leaf.name])
+            arrays[leaf.name] = self._array(what, value, leaf, at(self.observation_space, (leaf.name,)))
         return arrays
 
     def _array(self, what: str, value: Any, leaf: Leaf, space: gym.Space) -> np.ndarray:
@@ -227,7 +227,7 @@ class Checked(gym.Wrapper):
         return EnvFault(f"{place}: {what}", self._index, trace)
 
 
-def _leaf_space(space: gym.Space, leaf: Leaf) -> gym.Space:
+def _leaf_space(space: Any, leaf: Leaf) -> gym.Space:
     """The space of one array of an observation."""
     if leaf.kind == "mask" and not leaf.path:
         return gym.spaces.MultiBinary(leaf.shape)

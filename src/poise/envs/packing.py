@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Shaped
 from poise.spec import MASK, NUMBERS, Leaf, Part, Path, Spec, usual_dtype
 
 # the numbers alone, or a dictionary: ``numbers``, images by name, ``action_mask``; each with leading axes
-Obs: TypeAlias = Shaped[np.ndarray, "N O"] | dict[str, np.ndarray]
+Obs: TypeAlias = Shaped[np.ndarray, "..."] | dict[str, np.ndarray]
 
 
 def map_arrays(function: Callable[..., Any], *obs: Any) -> Any:

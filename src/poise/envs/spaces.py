@@ -109,7 +109,7 @@ def _leaves(space: gym.Space, path: Path, num_logits: int) -> Iterator[Leaf | st
             yield f"observation {joined(path, 'obs')!r} {kind}: it is left out, because no network reads it"
 
 
-def _items(space: gym.spaces.Dict | gym.spaces.Tuple) -> list[tuple[str | int, gym.Space]]:
+def _items(space: Any) -> list[tuple[str | int, gym.Space]]:
     if isinstance(space, gym.spaces.Dict):
         return [(str(key), inner) for key, inner in space.spaces.items()]
     return list(enumerate(space.spaces))
@@ -182,7 +182,7 @@ def _sizes(space: gym.Space) -> Iterator[int]:
 
 
 def native_action(space: gym.Space, value: Any) -> Any:
-    """An action in the types of its space. Real numbers that rounding moved out of its bounds are moved back."""
+    """An action in the types of its space; rounding does not move real numbers out of their bounds."""
     match space:
         case gym.spaces.Dict():
             return {key: native_action(inner, value[key]) for key, inner in space.spaces.items()}
@@ -225,8 +225,8 @@ def _unsupported_action(id: str, limit: int | None, space: gym.Space, path: Path
     rounded = f"lambda a: numpy.rint(a).astype(numpy.{space.dtype})"
     wrapped = f"TransformAction({env}, {rounded}, gymnasium.spaces.Box(low, high, {space.shape}))"
     return (
-        f"{problem}. Wrap it in a module, my_envs.py: {imports}from gymnasium.wrappers import "
-        f'TransformAction; gymnasium.register("Mine-v0", lambda: {wrapped}{time_limit}), then type my_envs:Mine-v0'
+        f"{problem}. Wrap it in a module, my_envs.py: {imports}from gymnasium.wrappers import TransformAction"
+        f'; gymnasium.register("Mine-v0", lambda: {wrapped}{time_limit}), then type my_envs:Mine-v0'
     )
 
 

@@ -116,18 +116,18 @@ class Sums:
         return np.array(self._sum, np.int64)
 
 
-def first_sum(obs: Sequence[Shaped[np.ndarray, "..."]]) -> int:
+def first_sum(obs: Sequence[np.ndarray | np.generic]) -> int:
     """The sum of an episode that consists only of its first observation."""
     return zlib.crc32(_as_bytes(obs))
 
 
-def next_sum(value: int, obs: Sequence[np.ndarray], reward: float, terminated: bool, truncated: bool) -> int:
+def next_sum(value: int, obs: Sequence[np.ndarray | np.generic], reward: float, terminated: bool, truncated: bool) -> int:
     """The sum after one more step, as ``Sums`` computes it."""
     row = _as_bytes(obs) + struct.pack("=d??", reward, terminated, truncated)
     return zlib.crc32(row, value)
 
 
-def _as_bytes(obs: Sequence[np.ndarray]) -> bytes:
+def _as_bytes(obs: Sequence[np.ndarray | np.generic]) -> bytes:
     return b"".join(np.ascontiguousarray(array).tobytes() for array in obs)
 
 

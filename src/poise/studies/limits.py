@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Shaped
 from poise import envs
 from poise.config import Config
 from poise.envs import VectorEnv
+from poise.envs.packing import Obs
 from poise.envs.vector import EnvStep
 from poise.store.checkpoint import Trained
 from poise.system.cores import num_cores
@@ -58,7 +59,7 @@ class _Recording:
         self.moves: list[Move] = []
         self._last_reset: tuple[np.ndarray | None, Sequence[int]] = None, ()
 
-    def reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Float[np.ndarray, "N O"]:
+    def reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Obs:
         self._last_reset = mask.copy(), seeds
         return self._env.reset(mask, seeds)
 

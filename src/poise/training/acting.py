@@ -6,7 +6,7 @@ reads images acts compiled.
 
 import math
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +75,7 @@ def quiet() -> np.errstate:
     return np.errstate(over="ignore", invalid="ignore")
 
 
+@runtime_checkable
 class Acting(Protocol):
     """A policy and its frozen observation statistics, acting on raw observations."""
 
@@ -153,7 +154,7 @@ def see_and_remember(
 ) -> tuple[Float[Array, " features"], Float[Array, " S"] | None]:
     """What the layers of the policy read of one scaled observation, and what its memory holds after it."""
     features = policy.encoder(obs)
-    if policy.memory is None:
+    if policy.memory is None or carry is None:
         return features, None
     carry = policy.memory.step(carry, policy.memory.project(features))
     return jnp.concatenate([features, policy.memory.output(carry)]), carry

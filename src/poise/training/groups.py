@@ -112,9 +112,9 @@ def merged(parts: Sequence[Collected]) -> Collected:
     # axis 1 is that of the environments, [T, N], but for carries: [N, S]
     rows = [dataclasses.replace(rollout, carry=None) for rollout in rollouts]
     rollout = jax.tree.map(lambda *arrays: np.concatenate(arrays, axis=1), *rows)
-    if rollouts[0].carry is not None:
-        carry = np.concatenate([rollout.carry for rollout in rollouts])
-        rollout = dataclasses.replace(rollout, carry=carry)
+    carries = [rollout.carry for rollout in rollouts if rollout.carry is not None]
+    if carries:
+        rollout = dataclasses.replace(rollout, carry=np.concatenate(carries))
     episodes = sorted((e for c in parts for e in c.episodes), key=lambda e: (e.step, e.env))
     times = [c.physics_seconds for c in parts]
     physics = None if None in times else sum(t for t in times if t is not None)

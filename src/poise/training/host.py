@@ -36,12 +36,15 @@ class Rebuildable(Protocol):
 
 def _copied(obs: Obs) -> Obs:
     """A copy that no step of the environment changes, with all of the digits that it has."""
-    if isinstance(obs, dict):
-        return {name: _copied(array) if name == NUMBERS else array.copy() for name, array in obs.items()}
-    return obs.astype(usual_dtype(obs.dtype))
+    if not isinstance(obs, dict):
+        return obs.astype(usual_dtype(obs.dtype))
+    copies = {name: array.copy() for name, array in obs.items()}
+    if NUMBERS in obs:
+        copies[NUMBERS] = obs[NUMBERS].astype(usual_dtype(obs[NUMBERS].dtype))
+    return copies
 
 
-def _put(rows: Obs, t: int, obs: Obs) -> None:
+def _put(rows: Any, t: int, obs: Obs) -> None:
     """Writes an observation into row ``t``."""
     if isinstance(obs, dict):
         for name, array in obs.items():

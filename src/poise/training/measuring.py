@@ -12,7 +12,6 @@ from poise.algo.distributions import Choices, DiagGaussian, Distribution, Joint
 from poise.algo.hyperparameters import Hyperparameters
 from poise.algo.normalize import Normalizer
 from poise.algo.update import Measured
-from poise.envs.packing import arrays_of
 from poise.spec import NUMBERS, Episode
 from poise.training.acting import ActionScale
 from poise.types import Rollout
@@ -21,7 +20,8 @@ from poise.types import Rollout
 def measure_rollout(rollout: Rollout, before: Normalizer, scale: ActionScale) -> dict[str, float | None]:
     """The metrics of a rollout; ``before``: the statistics with which its policy acted."""
     # relative to the origin, as the statistics are
-    reward, numbers = np.asarray(rollout.reward), arrays_of(rollout.obs).get(NUMBERS)
+    reward, obs = np.asarray(rollout.reward), rollout.obs
+    numbers = obs.get(NUMBERS) if isinstance(obs, dict) else obs
     shift = None
     if numbers is not None:
         rows = np.asarray(numbers).reshape(-1, numbers.shape[-1])

@@ -3,6 +3,7 @@
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -71,7 +72,7 @@ class TensorBoard(Log):
         rollout, distribution = jax.device_get((progress.rollout, progress.prepared.distribution))
         reward = rollout.reward.ravel()[rows]
         action = rollout.action.reshape(rollout.reward.size, -1)[rows]
-        kinds: dict[str, np.ndarray] = {}
+        kinds: dict[str, Any] = {}
         if (box := box_of(distribution)) is not None:
             kinds |= {"mean": box.mean[rows], "std": box.std[rows]}
         if (chances := probabilities(distribution)) is not None:
