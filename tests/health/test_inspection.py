@@ -8,15 +8,20 @@ import warnings
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import poise
+from poise import envs
 from poise.cli.main import main
 from poise.envs import EnvError
+from poise.envs.vector import EnvStep
 from poise.health import forecast
 from poise.health.findings import Finding, by_severity
 from poise.health.inspection import Inspection, inspect, look
+from poise.health.probing import TaskAdapter
 from poise.runs.scoring import EVALUATION_EPISODES, RESCORING_EPISODES
+from poise.spec import Leaf, Part, Spec
 
 PROBES = Path(__file__).parents[1] / "probes"
 GYMNASIUMS = (
@@ -357,3 +362,36 @@ def test_the_command_tells_what_was_found_and_exits_with_1_where_a_training_woul
     assert (told["ok"], told["findings"][0]["rule"]) == (False, "action-ignored")
     assert main(["check", "nowhere/crash.json"]) == 2
     assert main(["check", "Sound-v9"]) == 2
+
+
+def test_a_batch_is_timed_with_actions_that_its_mask_allows():
+    parts = (Part((), (2,), sizes=(3, 2), first=(0, 0)),)
+    spec = Spec("x", (Leaf((), "vector", (1,)), Leaf((), "mask", (5,))), parts)
+    mask = np.ones((forecast.BATCH, 5), bool)
+    mask[:, [0, 3]] = False
+    mask[1] = True
+    actions = forecast._first_actions(spec, {"numbers": np.zeros((forecast.BATCH, 1)), "action_mask": mask})
+    assert actions.tolist() == [[1, 1], [0, 0], *[[1, 1]] * (forecast.BATCH - 2)]
+
+
+def test_a_task_that_observes_several_vectors_is_played_by_their_names(monkeypatch):
+    class Batch:
+        spec = Spec(
+            "x",
+            (Leaf(("arm",), "vector", (2, 1)), Leaf(("leg",), "vector", (1,))),
+            Spec.flat("x", (1,), (1,), (-1.0,), (1.0,)).action,
+        )
+
+        def reset(self, mask, seeds):
+            return np.array([[1.0, 2.0, 3.0]])
+
+        def step(self, action):
+            return EnvStep(np.array([[4.0, 5.0, 6.0]]), np.ones(1), np.zeros(1, bool), np.ones(1, bool))
+
+    monkeypatch.setattr(envs, "make", lambda *_: Batch())
+    env = TaskAdapter(envs.resolve("CartPole-v1"))
+    obs, _ = env.reset(seed=0)
+    assert env.observation_space["arm"].shape == (2, 1)
+    assert (obs["arm"].tolist(), obs["leg"].tolist()) == ([[1], [2]], [3])
+    obs, *rest, _ = env.step(np.float32([0.5]))
+    assert (obs["leg"].tolist(), rest) == ([6], [1.0, False, True])
