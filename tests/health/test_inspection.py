@@ -8,15 +8,20 @@ import warnings
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import poise
+from poise import envs
 from poise.cli.main import main
 from poise.envs import EnvError
+from poise.envs.vector import EnvStep
 from poise.health import forecast
 from poise.health.findings import Finding, by_severity
-from poise.health.inspection import inspect, look
+from poise.health.inspection import Inspection, inspect, look
+from poise.health.probing import TaskAdapter
 from poise.runs.scoring import EVALUATION_EPISODES, RESCORING_EPISODES
+from poise.spec import Leaf, Part, Spec
 
 PROBES = Path(__file__).parents[1] / "probes"
 GYMNASIUMS = (
@@ -40,6 +45,9 @@ def results(table: str) -> dict[str, tuple[list[Finding], dict]]:
         [f"ailing:{name}" for name in getattr(ailing, table) if name != "Exits"],
     )
     if table == "FIRST":
+        import nested
+
+        halves[0].extend(f"nested:{name}" for name in {*nested.SOUND, *nested.AILING})
         halves[0].extend(f"sick:{name}" for name in SICK)
         halves[1].extend(["sick:InfoIsAList", *GYMNASIUMS])
     command = [sys.executable, str(PROBES / "judging.py")]
@@ -107,6 +115,51 @@ def test_a_finding_shows_nothing_of_the_inside_of_poise_and_says_what_to_do():
         assert len(finding.fix) > 10
 
 
+def nested_names(table: str) -> list[str]:
+    """Of ``nested.py``, which is not on the path while tests are collected."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(PROBES))
+        import nested
+    return list(getattr(nested, table))
+
+
+@pytest.mark.processes
+def test_spaces_of_several_parts_that_are_right_are_not_called_sick():
+    found = {name: rules(judged(f"nested:{name}")[0], "error", "warning") for name in nested_names("SOUND")}
+    assert {name: names for name, names in found.items() if names} == {}
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("name", nested_names("AILING"))
+def test_a_finding_names_the_part_of_the_observation_or_action(name):
+    import nested
+
+    rule, severity, seen = nested.AILING[name]
+    findings, _ = judged(f"nested:{name}")
+    (mine,) = [finding for finding in findings if finding.rule == rule]
+    assert mine.severity == severity
+    assert seen in mine.seen
+    assert set(rules(findings, "error", "warning")) <= {rule}
+
+
+@pytest.mark.processes
+def test_the_facts_tell_the_parts_and_where_masks_come_from():
+    facts = judged("nested:Crane")[1]
+    assert (
+        facts["observation"] == "crab.place 1 numbers, crab.speed 1 numbers, held 2 values, lamps 2 numbers"
+    )
+    assert facts["action"] == "push 1, hook 2 choices, lamps 2 x 2 choices"
+    assert facts["leaves"][2] == {"name": "held", "kind": "one_hot", "shape": []}
+    assert "obs_shape" not in facts
+    sources = {name: judged(f"nested:{name}")[1]["masks"] for name in ("Walk", "Told", "Asked")}
+    assert sources == {"Walk": 'obs["action_mask"]', "Told": 'info["action_mask"]', "Asked": "action_masks()"}
+    lines = Inspection("nested:Told", judged("nested:Told")[1], []).lines()
+    assert lines[1] == "  observes obs 9 values, action_mask 3 flags, acts by 3 choices, no time limit"
+    assert lines[3] == '  choices are masked by info["action_mask"]'
+    failed = judged("nested:NothingAtFirst")[1]  # at the first reset, before anything is played
+    assert failed["action"] == "3 choices"
+
+
 SICK = {
     "Unseeded": ("not-repeatable", "warning", "at step 0 the second time"),
     "Remembers": ("not-repeatable", "warning", "the second time"),
@@ -125,7 +178,7 @@ SICK = {
     "NotANumber": ("breaks", "error", "episode seed 0, step 5: obs[0] is nan"),
     "NoReward": ("breaks", "error", "step 1: reward is None, should be a number"),
     "Raises": ("breaks", "error", "step raised ValueError: off the rails"),
-    "Pictures": ("cannot-be-made", "error", "is not supported; supported is Box"),
+    "Pictures": ("cannot-be-made", "error", "is not supported: no network reads Text"),
     "Unmakable": ("cannot-be-made", "error", "OSError: no simulator is running"),
     "OldReset": ("breaks", "error", "should be (obs, info)"),
 }
@@ -309,3 +362,36 @@ def test_the_command_tells_what_was_found_and_exits_with_1_where_a_training_woul
     assert (told["ok"], told["findings"][0]["rule"]) == (False, "action-ignored")
     assert main(["check", "nowhere/crash.json"]) == 2
     assert main(["check", "Sound-v9"]) == 2
+
+
+def test_a_batch_is_timed_with_actions_that_its_mask_allows():
+    parts = (Part((), (2,), sizes=(3, 2), first=(0, 0)),)
+    spec = Spec("x", (Leaf((), "vector", (1,)), Leaf((), "mask", (5,))), parts)
+    mask = np.ones((forecast.BATCH, 5), bool)
+    mask[:, [0, 3]] = False
+    mask[1] = True
+    actions = forecast._first_actions(spec, {"numbers": np.zeros((forecast.BATCH, 1)), "action_mask": mask})
+    assert actions.tolist() == [[1, 1], [0, 0], *[[1, 1]] * (forecast.BATCH - 2)]
+
+
+def test_a_task_that_observes_several_vectors_is_played_by_their_names(monkeypatch):
+    class Batch:
+        spec = Spec(
+            "x",
+            (Leaf(("arm",), "vector", (2, 1)), Leaf(("leg",), "vector", (1,))),
+            Spec.flat("x", (1,), (1,), (-1.0,), (1.0,)).action,
+        )
+
+        def reset(self, mask, seeds):
+            return np.array([[1.0, 2.0, 3.0]])
+
+        def step(self, action):
+            return EnvStep(np.array([[4.0, 5.0, 6.0]]), np.ones(1), np.zeros(1, bool), np.ones(1, bool))
+
+    monkeypatch.setattr(envs, "make", lambda *_: Batch())
+    env = TaskAdapter(envs.resolve("CartPole-v1"))
+    obs, _ = env.reset(seed=0)
+    assert env.observation_space["arm"].shape == (2, 1)
+    assert (obs["arm"].tolist(), obs["leg"].tolist()) == ([[1], [2]], [3])
+    obs, *rest, _ = env.step(np.float32([0.5]))
+    assert (obs["leg"].tolist(), rest) == ([6], [1.0, False, True])

@@ -10,7 +10,7 @@ import time
 import gymnasium as gym
 import numpy as np
 import sound
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
+from gymnasium.spaces import Box, Dict, Discrete, Text
 from sound import BEAM, EVERYWHERE, Beam, Cart, Desk, Maze, Shelf, Small, numbers
 
 from poise import register
@@ -403,11 +403,11 @@ class Exits(Cart):
 
 
 class Switches(Small):
-    action_space = MultiBinary(3)
+    action_space = Box(0, 3, (3,), np.int64)
 
 
 class Named(Small):
-    observation_space = Dict({"x": Box(-1, 1, (1,))})
+    observation_space = Dict({"name": Text(8)})
 
 
 class NoLicence(Cart):

@@ -160,7 +160,7 @@ class Dies(Sound):
 class Pictures(Sound):
     def __init__(self):
         super().__init__()
-        self.observation_space = gym.spaces.Dict({"x": self.observation_space})
+        self.observation_space = gym.spaces.Text(8)
 
 
 class Unmakable(Sound):

@@ -2,17 +2,28 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, PyTree, Shaped
 
 from poise import defaults, envs
 from poise.agents.evaluation import LONGEST
+from poise.algo.networks import ValueFunction
+from poise.algo.normalize import Normalizer
 from poise.config import PPO, Value
+from poise.envs.packing import Obs, empty, map_arrays
 from poise.health.probing import Play
 from poise.runs.budget import make_budget
 from poise.runs.options import Options
+from poise.spec import MASK, Spec
 from poise.system.cores import num_cores
+from poise.system.threads import start_jax
+from poise.training.acting import Chooser
 
 TRAINING = 100_000  # steps of the training whose time is estimated
 RIVALS = 4  # agents of which the best is chosen
@@ -24,6 +35,7 @@ START = 3.0  # seconds for import and compilation from the cache
 BATCH, BATCH_STEPS = 16, 64  # environments and steps with which a backend that steps many at once is timed
 FEW = 4  # environments that act at once
 NARROW = 256  # observed numbers up to which OVERHEAD holds
+FEW_IMAGES = 8  # of a minibatch with which learning from images is timed on a CPU
 
 
 def costs(play: Play, resolved: envs.Resolved) -> dict[str, Any]:
@@ -45,7 +57,8 @@ def costs(play: Play, resolved: envs.Resolved) -> dict[str, Any]:
     if resolved.backend == "native":  # compiled with the networks: the time of a step alone says nothing
         return facts
     per_step = step + reset / length if resolved.backend == "gymnasium" else _time_batch(resolved)
-    rest = OVERHEAD + wide_layer(play.spec.obs_size)
+    seeing = see_images(play.spec)  # a gradient; acting and preparing a rollout cost about as much as two
+    rest = OVERHEAD + wide_layer(play.spec.obs_size) + (2 * PPO().num_epochs + 2) * seeing
     facts["training_seconds"] = START + TRAINING * (per_step + rest)
     cores = num_cores()
     if resolved.backend == "gymnasium" and per_step > SLOW and cores > 1:
@@ -60,7 +73,7 @@ def costs(play: Play, resolved: envs.Resolved) -> dict[str, Any]:
         trained_seconds=facts["training_seconds"],
     )
     for name, steps in (("score_seconds", length), ("score_seconds_most", longest)):
-        seconds = min(SCORED * steps, budget.total_steps()) * (per_step + ACTING)
+        seconds = min(SCORED * steps, budget.total_steps()) * (per_step + ACTING + seeing)
         if ended or name == "score_seconds_most":
             facts[name] = seconds if budget.seconds is None else min(seconds, budget.seconds)
     return facts
@@ -70,18 +83,55 @@ def _time_batch(resolved: envs.Resolved) -> float:
     """Seconds for a step of one environment, on a backend that steps many at once."""
     world = envs.make(resolved.id, BATCH, resolved.backend)
     try:
-        world.reset(np.ones(BATCH, bool), range(BATCH))
-        still = world.spec.zero_actions(BATCH)
-        world.step(still)  # not timed: it may compile
+        obs = world.reset(np.ones(BATCH, bool), range(BATCH))
+        obs = world.step(_first_actions(world.spec, obs)).next_obs  # not timed: it may compile
         start = time.perf_counter()
         for _ in range(BATCH_STEPS):
-            result = world.step(still)
+            result = world.step(_first_actions(world.spec, obs))
+            obs = result.next_obs
             over = np.asarray(result.terminated) | np.asarray(result.truncated)
             if over.any():
-                world.reset(over, [0] * int(over.sum()))
+                obs = world.reset(over, [0] * int(over.sum()))
         return (time.perf_counter() - start) / (BATCH * BATCH_STEPS)
     finally:
         world.close()
+
+
+def _first_actions(spec: Spec, obs: Obs) -> Shaped[np.ndarray, "N ..."]:
+    """Zeros, and of each choice the first value that is allowed."""
+    actions = spec.zero_actions(BATCH)
+    if spec.masked and isinstance(obs, dict):
+        choose = Chooser(spec.sizes, is_index=spec.action_row == ())
+        values = choose(np.zeros((BATCH, spec.num_logits), np.float32), mask=obs[MASK])
+        actions.reshape(BATCH, -1)[:, spec.box_size :] = values.reshape(BATCH, -1)
+    return actions
+
+
+def see_images(spec: Spec) -> float:
+    """Seconds for the gradient of one network for one observation with images; 0 without images.
+
+    Measured, on what JAX computes with here, in a compiled loop: on a CPU convolutions are slower in a loop.
+    """
+    if not spec.images:
+        return 0.0
+    start_jax()
+    rows = FEW_IMAGES if jax.default_backend() == "cpu" else defaults.MINIBATCH
+    normalizer, obs = Normalizer.empty(spec), empty(spec, 2 * rows)
+    minibatches = map_arrays(lambda x: x.reshape(2, rows, *x.shape[1:]), obs)
+    # the weights do not matter, and orthogonal ones take long
+    shapes = eqx.filter_eval_shape(ValueFunction, spec, Value(), key=jax.random.key(0))
+    network = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def loss(network: ValueFunction, obs: PyTree[Array]) -> Array:
+        scale = partial(normalizer.scale, enabled=True, bound=None)
+        return jnp.mean(jax.vmap(lambda row: network(scale(row)))(obs))
+
+    def step(network: ValueFunction, obs: PyTree[Array]) -> tuple[ValueFunction, None]:
+        return jax.tree.map(jnp.add, network, jax.grad(loss)(network, obs)), None
+
+    learn = jax.jit(lambda network, obs: jax.lax.scan(step, network, obs)[0])
+    jax.block_until_ready(learn(network, minibatches))  # not timed: it compiles
+    return _fastest(lambda: jax.block_until_ready(learn(network, minibatches))) / (2 * rows)
 
 
 def wide_layer(obs_size: int) -> float:

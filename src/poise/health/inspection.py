@@ -23,14 +23,20 @@ from poise import defaults, envs
 from poise.envs.checking import Checked, EnvFault, described
 from poise.envs.gymnasium import is_registered, make_plain, spec_of
 from poise.envs.mujoco_warnings import hear_mujoco
+from poise.envs.spaces import MaskSource
 from poise.envs.vector import EnvError
 from poise.health.findings import SEVERITIES, Finding, by_severity
 from poise.health.forecast import costs, in_words
-from poise.health.probing import Play, Send, TaskAdapter, fault_in_words, without_poise_lines
+from poise.health.probing import Play, Send, TaskAdapter, Watched, fault_in_words, without_poise_lines
 from poise.health.symptoms import RULES
-from poise.spec import Spec
+from poise.spec import MASK, Spec
 from poise.system.terminal import typed
 
+MASKS: dict[MaskSource, str] = {
+    "obs": f'obs["{MASK}"]',
+    "info": f'info["{MASK}"]',
+    "method": "action_masks()",
+}
 SECONDS = 10.0  # of random play; a fast environment needs a tenth of that
 
 
@@ -41,7 +47,9 @@ class Inspection:
     Attributes:
         env: the id.
         facts: spaces, time limit, backend, microseconds of a step and a reset, seconds that a training would
-            take, how much was played. Facts that are not known are missing.
+            take, how much was played. Facts that are not known are missing. ``obs_shape`` is the shape of an
+            observation that is one vector. Of any other, ``leaves`` has the name, kind and shape of each
+            array, and ``observation`` has them in words. ``masks``: where the masks of choices come from.
         findings: empty if nothing was found.
     """
 
@@ -174,13 +182,16 @@ def look(id: str, send: Send, *, seconds: float = SECONDS) -> Iterator[Finding]:
     is_task = not is_registered(id)  # it exists only on the batch engine or in JAX
     page = "docs/robots.md" if is_task else "docs/environments.md"
     try:
-        spec = envs.make(id, 1).spec if is_task else spec_of(id, lambda: make_plain(id))
-        send("facts", _describe(spec, resolved.backend))
-        instances = [Checked(TaskAdapter(resolved) if is_task else make_plain(id), id, i) for i in range(2)]
+        spec, masks = _read(resolved, is_task, send)
+        send("facts", _describe(spec, resolved.backend, masks))
+        instances = [_instance(resolved, is_task, masks, i) for i in range(2)]
     except EnvError as error:
         yield _cannot_be_made(f"{error}".strip(), "poise cannot train on it.", f"see {page}")
         return
     except Exception as error:
+        if isinstance(error, EnvFault) and not is_task:  # of the first reset
+            yield _breaks(without_poise_lines(str(error)))
+            return
         what = f"{error}" if isinstance(error, EnvFault) else f"making it raised {described(error)}"
         yield _cannot_be_made(what, "No training can start.", "fix the problem that the message describes")
         return
@@ -192,8 +203,30 @@ def look(id: str, send: Send, *, seconds: float = SECONDS) -> Iterator[Finding]:
     for env in instances:
         with suppress(Exception):
             env.close()
-    if only_notes and not is_task:
+    if only_notes and not is_task and masks is None:  # its random actions ignore a mask
         yield from _run_gymnasium_checker(id, send)
+
+
+def _read(resolved: envs.Resolved, is_task: bool, send: Send) -> tuple[Spec, MaskSource | None]:
+    """The spec of the environment, and where it has masks. An environment with choices is reset for that."""
+    id = resolved.id
+    if is_task:
+        return envs.make(id, 1).spec, None
+    env = Checked(make_plain(id), id, 0)
+    send("doing", "starting an episode (seed 0)")
+    try:
+        return spec_of(id, lambda: env)
+    except EnvFault:
+        send("facts", _describe(env.read, resolved.backend, None))
+        raise
+
+
+def _instance(resolved: envs.Resolved, is_task: bool, masks: MaskSource | None, index: int) -> Checked:
+    """An environment that is played."""
+    id = resolved.id
+    if is_task:
+        return Checked(TaskAdapter(resolved), id, index)
+    return Checked(Watched(make_plain(id)), id, index, masks)
 
 
 def _apply_rules(play: Play, resolved: envs.Resolved, send: Send) -> Iterator[Finding]:
@@ -202,13 +235,7 @@ def _apply_rules(play: Play, resolved: envs.Resolved, send: Send) -> Iterator[Fi
         yield from itertools.chain.from_iterable(rule(play) for rule in RULES)
         send("facts", costs(play, resolved))
     except EnvFault as fault:
-        yield Finding(
-            "breaks",
-            "error",
-            fault_in_words(fault, play),
-            "A training would end there, with the same message.",
-            "fix the problem that the message describes; the seed and the step reproduce it",
-        )
+        yield _breaks(fault_in_words(fault, play))
     except Exception as error:
         yield Finding(
             "check-failed",
@@ -217,6 +244,16 @@ def _apply_rules(play: Play, resolved: envs.Resolved, send: Send) -> Iterator[Fi
             "This is a fault of poise. Earlier findings are right; the rest was not checked.",
             "please report it, with the environment",
         )
+
+
+def _breaks(message: str) -> Finding:
+    return Finding(
+        "breaks",
+        "error",
+        message,
+        "A training would end there, with the same message.",
+        "fix the problem that the message describes; the seed and the step reproduce it",
+    )
 
 
 def _cannot_be_made(message: str, meaning: str, fix: str) -> Finding:
@@ -260,14 +297,21 @@ def _run_gymnasium_checker(id: str, send: Send) -> Iterator[Finding]:
             )
 
 
-def _describe(spec: Spec, backend: str) -> dict[str, Any]:
-    return {
-        "obs_shape": list(spec.obs_shape),
-        "action": f"{spec.num_choices} choices" if spec.discrete else _counted(spec.action_size),
+def _describe(spec: Spec, backend: str, masks: MaskSource | None) -> dict[str, Any]:
+    part, (leaf, *others) = spec.action[0], spec.obs
+    plain_box = len(spec.action) == 1 and part.is_box and not part.path
+    facts: dict[str, Any] = {
+        "action": _counted(spec.box_size) if plain_box else spec.describe_action(),
         "time_limit": spec.time_limit,
         "backend": backend,
         "gamma": defaults.gamma(spec.time_limit),
     }
+    if leaf.kind == "vector" and not leaf.path and not others:
+        return {"obs_shape": list(leaf.shape), **facts}
+    leaves = [{"name": x.name, "kind": x.kind, "shape": list(x.shape)} for x in spec.obs]
+    words = spec.describe_obs() if leaf.path or others else leaf.describe()
+    facts = {"observation": words, "leaves": leaves, **facts}
+    return facts | ({} if masks is None else {"masks": MASKS[masks]})
 
 
 def _counted(numbers: int) -> str:
@@ -277,13 +321,17 @@ def _counted(numbers: int) -> str:
 def _facts_in_words(facts: dict[str, Any]) -> list[str]:
     if not facts:
         return []
-    shape = " x ".join(str(n) for n in facts["obs_shape"]) or "1"
-    limit = facts["time_limit"]
+    observed, limit = facts.get("observation"), facts["time_limit"]
+    if observed is None:
+        shape = " x ".join(str(n) for n in facts["obs_shape"]) or "1"
+        observed = shape if " " in shape else _counted(int(shape))
     lines = [
-        f"  observes {shape if ' ' in shape else _counted(int(shape))}, acts by {facts['action']}, "
+        f"  observes {observed}, acts by {facts['action']}, "
         + (f"at most {limit:,} steps" if limit else "no time limit"),
         f"  trained on backend {facts['backend']}, discount {facts['gamma']:.4g}",
     ]
+    if "masks" in facts:
+        lines.append(f"  choices are masked by {facts['masks']}")
     if "step_us" in facts:
         lines.append(
             f"  {facts['step_us']:,.0f} us a step, {facts['reset_us']:,.0f} us a reset "

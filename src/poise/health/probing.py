@@ -1,9 +1,12 @@
 """The episodes that ``poise check`` plays.
 
 Each action reaches the environment as in a training: from the policy's units, through the same scaling, in
-the type that Gymnasium's vector environments pass on. Everything that comes back is kept.
+the type that Gymnasium's vector environments pass on, and never a choice that a mask forbids. Everything that
+comes back is kept.
 """
 
+import copy
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,12 +17,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector.utils import batch_space, iterate
-from jaxtyping import Float
+from jaxtyping import Float, Int8, Shaped
 
 from poise import envs
-from poise.envs.checking import EnvFault
-from poise.spec import Spec
+from poise.envs.checking import Checked, EnvFault
+from poise.spec import MASK, Leaf, Spec
 from poise.training.acting import ActionScale, quiet
 
 STEPS = 4000  # limit of one episode, and of all random episodes together
@@ -29,16 +33,20 @@ COMPARED_STEPS = 2000  # steps in which arrays are compared before and after
 STICKY = 0.95  # probability that a sticky action is repeated: about 20 steps on average
 STICKY_STEPS = 1000  # limit of one episode with repeated or extreme actions
 Send = Callable[[str, Any], None]
-Choose = Callable[[int], Any]  # the action for each step, as the environment gets it
+Mask = Int8[np.ndarray, " M"] | None  # which values of the choices are allowed; None: all of them
+Choose = Callable[[int, Mask], Any]  # the action for each step, as the environment gets it
 
 
 @dataclass
 class PlayedEpisode:
-    """An episode or its beginning; ``obs`` has one row more than the other lists."""
+    """An episode or its beginning.
+
+    ``obs``: the arrays of each observation by the names of the leaves; one entry more than the other lists.
+    """
 
     kind: str
     seed: int
-    obs: list[np.ndarray] = field(default_factory=list)
+    obs: list[dict[str, np.ndarray]] = field(default_factory=list)
     action: list[Any] = field(default_factory=list)
     reward: list[float] = field(default_factory=list)
     terminated: bool = False
@@ -58,11 +66,16 @@ def first_difference(first: PlayedEpisode, second: PlayedEpisode) -> int | None:
     """The first step whose observation, reward or end differs; None if there is no such step in both."""
     count = min(first.length, second.length)
     for step in range(count + 1):
-        if first.obs[step].tobytes() != second.obs[step].tobytes():
+        if as_bytes(first.obs[step]) != as_bytes(second.obs[step]):
             return step
         if step and first.reward[step - 1] != second.reward[step - 1]:
             return step
     return count if rewards_differ(first, second) else None
+
+
+def as_bytes(obs: dict[str, np.ndarray]) -> list[bytes]:
+    """The bytes of each array of an observation."""
+    return [array.tobytes() for array in obs.values()]
 
 
 def rewards_differ(first: PlayedEpisode, second: PlayedEpisode) -> bool:
@@ -77,33 +90,66 @@ def rewards_differ(first: PlayedEpisode, second: PlayedEpisode) -> bool:
 
 
 class TaskAdapter(gym.Env):
-    """One simulation of a task of poise's own backends, with Gymnasium's interface."""
+    """One simulation of a task of poise's own backends, with Gymnasium's interface.
+
+    Such a task observes one vector, or several by their names; it acts by one box or by one choice.
+    """
 
     def __init__(self, resolved: envs.Resolved):
         self._env = envs.make(resolved.id, 1, resolved.backend)
         spec = self._env.spec
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, spec.obs_shape, np.float64)
-        if spec.discrete:
-            self.action_space: gym.Space = gym.spaces.Discrete(spec.action_size, start=spec.first_choice)
+        spaces: dict[str, gym.Space] = {
+            leaf.name: gym.spaces.Box(-np.inf, np.inf, leaf.shape, np.float64) for leaf in spec.obs
+        }
+        self._alone = len(spec.obs) == 1 and not spec.obs[0].path
+        self.observation_space: gym.Space = gym.spaces.Dict(spaces)
+        if self._alone:
+            self.observation_space = spaces[spec.obs[0].name]
+        (part,) = spec.action
+        if not part.is_box:
+            self.action_space: gym.Space = gym.spaces.Discrete(part.sizes[0], start=part.first[0])
             return
         with quiet():
-            bounds = (spec.action_low, spec.action_high)
-            low, high = (np.array(b, np.float32).reshape(spec.action_shape) for b in bounds)
+            low, high = (np.array(b, np.float32).reshape(part.shape) for b in (part.low, part.high))
         self.action_space = gym.spaces.Box(low, high, dtype=np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
-        obs = self._env.reset(np.ones(1, bool), [0 if seed is None else seed])
-        return np.asarray(obs)[0].reshape(self.observation_space.shape or ()), {}
+        return self._leaves(self._env.reset(np.ones(1, bool), [0 if seed is None else seed])), {}
 
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict]:
-        spec = self._env.spec
-        row = np.asarray(action).reshape(1, *spec.action_shape) - spec.first_choice
-        result = self._env.step(row)
-        obs = np.asarray(result.next_obs)[0].reshape(self.observation_space.shape or ())
-        return obs, float(result.reward[0]), bool(result.terminated[0]), bool(result.truncated[0]), {}
+        (part,) = self._env.spec.action
+        row = np.asarray(action).reshape(1, *part.shape)
+        result = self._env.step(row if part.is_box else row - part.first[0])
+        ends = bool(result.terminated[0]), bool(result.truncated[0])
+        return self._leaves(result.next_obs), float(result.reward[0]), *ends, {}
+
+    def _leaves(self, obs: Any) -> Any:
+        """The observation in the shapes of its space."""
+        spec, row = self._env.spec, np.asarray(obs)[0]
+        if self._alone:
+            return row.reshape(spec.obs[0].shape)
+        return {leaf.name: row[spec.columns(leaf.name)].reshape(leaf.shape) for leaf in spec.obs}
 
     def close(self) -> None:
         self._env.close()
+
+
+class Watched(gym.Wrapper):
+    """Sees whether ``step`` writes into a nested action, which ``Checked`` makes anew for each step."""
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        self.action_changed = False
+        self._steps = 0
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict]:
+        if self._steps >= COMPARED_STEPS:
+            return self.env.step(action)
+        self._steps += 1
+        before = copy.deepcopy(action)
+        returned = self.env.step(action)
+        self.action_changed |= not data_equivalence(before, action, exact=True)
+        return returned
 
 
 class Play:
@@ -119,7 +165,7 @@ class Play:
     """
 
     def __init__(
-        self, id: str, spec: Spec, instances: Sequence[gym.Env], send: Send, *, is_task: bool, seconds: float
+        self, id: str, spec: Spec, instances: Sequence[Checked], send: Send, *, is_task: bool, seconds: float
     ):
         self.id, self.spec, self.is_task = id, spec, is_task
         self.env, self.other = instances
@@ -128,17 +174,19 @@ class Play:
         self.other_episodes: list[PlayedEpisode] = []  # with repeated actions, and with extreme ones
         self.step_seconds: list[float] = []
         self.reset_seconds: list[float] = []
-        self.obs_changed = False  # whether an array that was returned changed later
+        self.obs_changed: set[str] = set()  # names of the leaves whose array changed after it was returned
         self.action_changed = False  # whether step wrote into its argument
         self.repeatable = True
         self.current = (0, 0)  # the seed and the step that is being made
         self._send = send
         self._deadline, self._last_sent = np.inf, 0.0
         self._scale = ActionScale(spec, normalize=True)
-        self._space = self.env.action_space
         self._scaled = np.array(spec.scaled, bool)
-        self._shape = (1, *(self._space.shape or ()))
-        self._batched = batch_space(self._space, 1)
+        self._nested = any(part.path for part in spec.action)  # then the instances take rows
+        self._first = (
+            0 if self._nested else np.array([first for part in spec.choices for first in part.first])
+        )
+        self._batched = batch_space(self.env.action_space, 1)
 
     @property
     def episodes(self) -> list[PlayedEpisode]:
@@ -147,11 +195,28 @@ class Play:
     @property
     def max_steps(self) -> int:
         """Limit of one episode."""
-        return int(np.clip(NUMBERS // max(1, self.spec.obs_size), 50, STEPS))
+        numbers = sum(math.prod(leaf.shape) for leaf in self.spec.obs)
+        return int(np.clip(NUMBERS // max(1, numbers), 50, STEPS))
 
     @property
     def time_is_up(self) -> bool:
         return time.perf_counter() > self._deadline
+
+    def space(self, leaf: Leaf) -> gym.Space:
+        """What the environment declares for a leaf of its observation."""
+        space = self.env.observation_space
+        return space[leaf.name] if isinstance(space, gym.spaces.Dict) else space
+
+    def values(self, leaf: Leaf) -> Shaped[np.ndarray, "steps ..."]:
+        """All arrays of one leaf that were observed."""
+        return np.stack([obs[leaf.name] for episode in self.episodes for obs in episode.obs])
+
+    def named(self, obs: Any) -> dict[str, np.ndarray]:
+        """The arrays of an observation by the names of the leaves."""
+        return obs if isinstance(obs, dict) else {self.spec.obs[0].name: obs}
+
+    def mask_of(self, obs: dict[str, np.ndarray]) -> Mask:
+        return obs[MASK] if self.spec.masked else None
 
     @contextmanager
     def limit_time(self, seconds: float) -> Iterator[None]:
@@ -177,37 +242,61 @@ class Play:
         episode, self.current = PlayedEpisode(kind, seed), (seed, 0)
         self.doing(f"starting an episode (seed {seed})")
         start = time.perf_counter()
-        obs, _ = env.reset(seed=seed)
+        obs = self.named(env.reset(seed=seed)[0])
         self.reset_seconds.append(time.perf_counter() - start)
-        episode.obs.append(np.array(obs))
+        episode.obs.append(_copied(obs))
         for step in range(self.max_steps if limit is None else min(limit, self.max_steps)):
-            obs = self._step(env, episode, obs, choose(step))
+            obs = self._step(env, episode, obs, choose(step, self.mask_of(obs)))
             if episode.ended or self.time_is_up:
                 break
         return episode
 
-    def _step(self, env: gym.Env, episode: PlayedEpisode, obs: Any, action: Any) -> Any:
+    def _step(
+        self, env: gym.Env, episode: PlayedEpisode, obs: dict[str, np.ndarray], action: Any
+    ) -> dict[str, np.ndarray]:
         compare = len(self.step_seconds) < COMPARED_STEPS
-        obs_before, action_before = np.array(obs) if compare else obs, np.array(action)
+        action_before = np.array(action)
         self.current = (episode.seed, episode.length + 1)
         self.doing(f"making step {episode.length + 1} of an episode (seed {episode.seed})")
         start = time.perf_counter()
-        after, reward, terminated, truncated, _ = env.step(action)
+        returned, reward, terminated, truncated, _ = env.step(action)
         self.step_seconds.append(time.perf_counter() - start)
         if compare:
-            self.obs_changed |= not np.array_equal(obs, obs_before)
+            before = episode.obs[-1]
+            self.obs_changed |= {name for name in obs if not np.array_equal(obs[name], before[name])}
             self.action_changed |= not np.array_equal(action_before, action)
-        episode.obs.append(np.array(after))
+            self.action_changed |= isinstance(self.env.env, Watched) and self.env.env.action_changed
+        after = self.named(returned)
+        episode.obs.append(_copied(after))
         episode.action.append(action_before)
         episode.reward.append(float(reward))
         episode.terminated, episode.truncated = bool(terminated), bool(truncated)
         return after
 
-    def to_env(self, action: Any) -> Any:
-        """The environment's action for one in the policy's units, or for a choice counted from 0."""
-        batch = np.asarray(self._scale(np.asarray(action, None if self.spec.discrete else np.float32)[None]))
-        batch = batch.reshape(self._shape) + self.spec.first_choice
-        return next(iter(iterate(self._batched, batch.astype(self._batched.dtype))))
+    def to_env(self, action: Any, mask: Mask = None) -> Any:
+        """The environment's action for one in the policy's units, whose choices count from 0.
+
+        A choice that ``mask`` forbids becomes the next one that is allowed.
+        """
+        row = self.allowed(np.asarray(action, np.float32 if self.spec.boxes else None), mask)
+        batch = np.asarray(self._scale(row[None]))
+        if self.spec.choices:
+            batch = batch.reshape(1, -1) + self._first
+        batch = batch.reshape(self._batched.shape or ()).astype(self._batched.dtype)
+        if isinstance(self._batched, gym.spaces.Box):  # some ranges have no float32 within
+            batch = batch.clip(self._batched.low, self._batched.high)
+        return next(iter(iterate(self._batched, batch)))
+
+    def allowed(self, row: Shaped[np.ndarray, " *row"], mask: Mask) -> Shaped[np.ndarray, " *row"]:
+        """The same action in the policy's units; a choice that ``mask`` forbids is the next one allowed."""
+        if mask is None:
+            return row
+        columns, start = row.reshape(-1).copy(), 0
+        for k, size in enumerate(self.spec.sizes, self.spec.box_size):
+            allowed = np.flatnonzero(mask[start : start + size])
+            columns[k] = allowed[np.searchsorted(allowed, columns[k]) % len(allowed)]
+            start += size
+        return columns.reshape(row.shape)
 
     def repeat(
         self, episode: PlayedEpisode, *, other: bool = False, limit: int | None = None
@@ -215,7 +304,7 @@ class Play:
         """Play again with the same seed and the same actions."""
         rows = episode.action
 
-        def choose(step: int) -> Any:
+        def choose(step: int, mask: Mask) -> Any:
             row = np.array(rows[step])[None].astype(self._batched.dtype)
             return next(iter(iterate(self._batched, row)))
 
@@ -223,43 +312,57 @@ class Play:
         return self.play("again", episode.seed, choose, other=other, limit=count)
 
     def random(self, seed: int) -> Choose:
-        """Uniform actions over the range; normally distributed in dimensions without bounds."""
+        """Uniform actions over the range and over what is allowed; normal in dimensions without bounds."""
         rng = np.random.default_rng(seed)
-        return lambda step: self.to_env(self._draw(rng))
+        return lambda step, mask: self.to_env(self.draw(rng, mask))
 
     def sticky(self, seed: int) -> Choose:
         """Random actions that are repeated for a while: slow systems and far goals need that."""
         rng, held = np.random.default_rng((seed, 1)), [None]
 
-        def choose(step: int) -> Any:
+        def choose(step: int, mask: Mask) -> Any:
             if held[0] is None or rng.random() > STICKY:
-                held[0] = self._draw(rng)
-            return self.to_env(held[0])
+                held[0] = self.draw(rng, mask)
+            return self.to_env(held[0], mask)
 
         return choose
 
-    def _draw(self, rng: np.random.Generator) -> Any:
-        if self.spec.discrete:
-            return int(rng.integers(self.spec.action_size))
-        bounded = rng.uniform(-1, 1, self._scaled.size)
-        if self._scaled.all():
-            return bounded
-        return self.by_bounds(bounded, rng.normal(size=self._scaled.size))
+    def draw(self, rng: np.random.Generator, mask: Mask) -> Any:
+        """A random action in the policy's units."""
+        box, values, start = rng.uniform(-1, 1, self.spec.box_size), [], 0
+        if not self._scaled.all():
+            box = self.by_bounds(box, rng.normal(size=self.spec.box_size))
+        for size in self.spec.sizes:
+            allowed = np.arange(size) if mask is None else np.flatnonzero(mask[start : start + size])
+            values.append(int(allowed[rng.integers(len(allowed))]))
+            start += size
+        return self.row(box, values)
+
+    def row(self, box: Float[np.ndarray, " A"], values: Sequence[int]) -> Any:
+        """An action in the policy's units, of the dimensions of boxes and the values of choices."""
+        if not self.spec.boxes:
+            return np.array(values).reshape(self.spec.action_row)
+        return np.concatenate([box, values]) if values else box
 
     def hold(self, action: Any) -> Choose:
-        """The same action at every step, in the policy's units, or the same choice."""
-        return lambda step: self.to_env(action)
+        """The same action at every step, in the policy's units."""
+        return lambda step, mask: self.to_env(action, mask)
 
-    def extreme(self, side: float) -> Float[np.ndarray, " A"]:
-        """The lower (-1) or upper (1) end of every dimension."""
-        ones = np.full(self.spec.action_size, side)
-        return self.by_bounds(ones, EXTREME * ones)
+    def extreme(self, side: float) -> Float[np.ndarray, " row"]:
+        """The lower (-1) or upper (1) end of every dimension; the first or the last value of every choice."""
+        ones = np.full(self.spec.box_size, side)
+        box = self.by_bounds(ones, EXTREME * ones)
+        return self.row(box, [size - 1 if side > 0 else 0 for size in self.spec.sizes])
 
     def by_bounds(
         self, bounded: Float[np.ndarray, " A"], unbounded: Float[np.ndarray, " A"]
     ) -> Float[np.ndarray, " A"]:
         """``bounded`` in dimensions whose bounds [-1, 1] is rescaled to, ``unbounded`` in the others."""
         return np.where(self._scaled, bounded, unbounded).astype(np.float32)
+
+
+def _copied(obs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: np.array(array) for name, array in obs.items()}
 
 
 _INSIDE = re.compile(rf" \(line \d+ of {re.escape(str(Path(__file__).parents[1]))}[^)]*\)")

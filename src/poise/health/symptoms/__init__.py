@@ -18,14 +18,17 @@ from poise.health.symptoms.episodes import (
 from poise.health.symptoms.observations import (
     check_declared_space,
     check_images,
+    check_left_out,
     check_observed_numbers,
     check_returned_arrays,
 )
+from poise.health.symptoms.parts import check_masks, check_part_effect
 from poise.health.symptoms.rendering import check_rendering
 from poise.health.symptoms.rewards import check_rewards
 
 Rule = Callable[[Play], Iterator[Finding]]
 RULES: tuple[Rule, ...] = (  # in this order: those after play_episodes read what it played
+    check_left_out,
     check_images,
     check_action_bounds,
     play_episodes,
@@ -37,7 +40,9 @@ RULES: tuple[Rule, ...] = (  # in this order: those after play_episodes read wha
     check_observed_numbers,
     check_rewards,
     check_action_effect,
+    check_part_effect,
     check_action_size,
+    check_masks,
     check_ends,
     check_rendering,
 )

@@ -7,6 +7,7 @@ import numpy as np
 from poise.health.findings import Finding
 from poise.health.probing import STICKY_STEPS, Play, PlayedEpisode, first_difference, rewards_differ
 from poise.health.symptoms.observations import list_places
+from poise.spec import Part, Spec
 
 COMPARED = 200  # steps without any difference from which on actions count as ignored
 COMPARED_FOR_REWARD = 1000  # steps without another reward from which on rewards count as independent
@@ -19,22 +20,37 @@ PROBES, PROBE_STEPS = 8, 20
 
 
 def check_action_bounds(play: Play) -> Iterator[Finding]:
-    """Each dimension of the action has a range."""
-    low, high = np.array(play.spec.action_low), np.array(play.spec.action_high)
-    empty = np.flatnonzero(~(low < high))
+    """Each dimension of the action has a range, and each choice has two values."""
+    ranges = [low < high for low, high in zip(play.spec.action_low, play.spec.action_high, strict=True)]
+    if not any(ranges) and not play.spec.choices:
+        severity, meaning = "error", "The agent has no choice there. It cannot do anything at all."
+    else:
+        severity, meaning = "warning", "The agent has no choice there."
+    for part in play.spec.action:
+        if (seen := _without_range(part)) and (part.is_box or play.spec.dimensions > 1):
+            yield Finding(
+                "action-range-empty",
+                severity,
+                seen,
+                meaning,
+                "set low below high in the action space; in an MJCF file give the actuator a ctrlrange, for "
+                'example ctrlrange="-1 1"'
+                if part.is_box
+                else "leave this choice out of the action space",
+            )
+
+
+def _without_range(part: Part) -> str:
+    """Which dimensions or choices of a part leave nothing to choose; empty if there are none."""
+    low, high = np.array(part.low), np.array(part.high)
+    empty = np.flatnonzero(~(low < high) if part.is_box else np.array(part.sizes) == 1)
     if not len(empty):
-        return
-    first = empty[0]
-    every = len(empty) == len(low)
-    yield Finding(
-        "action-range-empty",
-        "error" if every else "warning",
-        f"action {list_places(empty)} of {len(low)} has no range: low = {low[first]:g}, "
-        f"high = {high[first]:g}",
-        "The agent has no choice there." + (" It cannot do anything at all." if every else ""),
-        "set low below high in the action space; in an MJCF file give the actuator a ctrlrange, for example "
-        'ctrlrange="-1 1"',
-    )
+        return ""
+    where = f" in {part.name!r}" if part.path else ""
+    seen = f"action {list_places(empty)} of {part.num_columns}{where} has "
+    if not part.is_box:
+        return seen + "a single value"
+    return seen + f"no range: low = {low[empty[0]]:g}, high = {high[empty[0]]:g}"
 
 
 def check_action_effect(play: Play) -> Iterator[Finding]:
@@ -80,13 +96,14 @@ def _alternatives(play: Play, seed: int) -> Iterator[PlayedEpisode]:
     """Episodes of this seed with other actions: random, sticky, and held ones."""
     yield play.play("other", seed, play.random(seed + 1000), limit=STICKY_STEPS)
     yield play.play("other", seed, play.sticky(seed + 1000), limit=STICKY_STEPS)
-    if play.spec.discrete:
-        choices = np.linspace(0, play.spec.action_size - 1, min(CHOICES, play.spec.action_size)).round()
-        held = [play.hold(int(choice)) for choice in choices]
+    if play.spec.boxes:
+        held = [play.extreme(side) for side in (-1.0, 1.0)]
     else:
-        held = [play.hold(play.extreme(side)) for side in (-1.0, 1.0)]
-    for choose in held:
-        yield play.play("other", seed, choose, limit=STICKY_STEPS)
+        sizes, most = np.array(play.spec.sizes), max(play.spec.sizes)
+        values = np.linspace(0, most - 1, min(CHOICES, most)).round()
+        held = [play.row(np.zeros(0), np.minimum(value, sizes - 1).astype(int).tolist()) for value in values]
+    for action in held:
+        yield play.play("other", seed, play.hold(action), limit=STICKY_STEPS)
 
 
 def _ignored(play: Play, compared: int) -> Iterator[Finding]:
@@ -107,7 +124,6 @@ def check_action_size(play: Play) -> Iterator[Finding]:
     """Actions without bounds are useful at a size of about 1, with which a policy begins."""
     if all(play.spec.scaled) or not play.repeatable:
         return
-    unbounded = np.flatnonzero(~np.array(play.spec.scaled))
     with play.limit_time(play.seconds):
         best = [size for size in (_best_size(play, seed) for seed in range(PROBES)) if size is not None]
     far = [size for size in best if size >= FAR]
@@ -120,17 +136,29 @@ def check_action_size(play: Play) -> Iterator[Finding]:
     yield Finding(
         "action-size",
         "warning",
-        f"action {list_places(unbounded)} has no bounds, and {observed}",
+        f"action {_unbounded(play.spec)} has no bounds, and {observed}",
         "A policy begins with actions of a size of about 1. It takes long to find much larger ones.",
         "give the action space bounds (the agent's [-1, 1] is rescaled to them), or multiply the action in "
         + ("the MJCF file (gear)" if play.is_task else "step"),
     )
 
 
+def _unbounded(spec: Spec) -> str:
+    """The dimensions without bounds; those of a nested action by their parts."""
+    places, start = [], 0
+    for part in spec.boxes:
+        own = np.flatnonzero(~np.array(spec.scaled[start : start + part.num_columns]))
+        start += part.num_columns
+        if len(own):
+            places.append(list_places(own) + (f" in {part.name!r}" if part.path else ""))
+    return ", ".join(places)
+
+
 def _probe(play: Play, seed: int, size: float, rng_seed: int) -> PlayedEpisode:
     """Hold an action of this size in a random direction; dimensions with bounds stay in the middle."""
-    signs = np.random.default_rng((seed, rng_seed)).choice([-1.0, 1.0], play.spec.action_size)
-    action = play.by_bounds(np.zeros(play.spec.action_size), size * signs)
+    rng, count = np.random.default_rng((seed, rng_seed)), play.spec.box_size
+    box = play.by_bounds(np.zeros(count), size * rng.choice([-1.0, 1.0], count))
+    action = play.row(box, [int(rng.integers(n)) for n in play.spec.sizes])
     return play.play("probe", seed, play.hold(action), limit=PROBE_STEPS)
 
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from jaxtyping import Float
 
 from poise import defaults
 from poise.agents.evaluation import LONGEST
 from poise.health.findings import Finding
-from poise.health.probing import STICKY_STEPS, Choose, Play, PlayedEpisode, first_difference
+from poise.health.probing import STICKY_STEPS, Choose, Play, PlayedEpisode, as_bytes, first_difference
 
 EPISODES = 400  # of random play, at most
 STICKY_EPISODES = 4  # at least
@@ -47,7 +48,7 @@ def _other_actions(play: Play) -> Iterator[tuple[str, int, Choose]]:
         seed += 1
         if seed == EPISODES:
             break
-    if not play.spec.discrete:
+    if play.spec.boxes:
         for side in (-1.0, 1.0):
             yield "end", 0, play.hold(play.extreme(side))
 
@@ -138,7 +139,7 @@ def _not_repeatable(play: Play, seed: int, step: int, *, other: bool) -> Finding
 
 def check_starts(play: Play) -> Iterator[Finding]:
     """Different seeds give different starts."""
-    starts = {episode.obs[0].tobytes() for episode in play.random_episodes}
+    starts = {tuple(as_bytes(episode.obs[0])) for episode in play.random_episodes}
     if len(starts) == 1 and len(play.random_episodes) > 3:
         yield Finding(
             "one-start",
@@ -198,9 +199,10 @@ def _play_on(play: Play, longest: int) -> tuple[int, bool]:
     play.doing("playing a long episode")
     choose, steps = play.random(0), 0
     with play.limit_time(play.seconds / 2):
-        play.env.reset(seed=0)
+        obs, _ = play.env.reset(seed=0)
         while steps < LONGEST and not play.time_is_up:
-            _, _, terminated, truncated, _ = play.env.step(choose(steps))
+            mask = play.mask_of(play.named(obs))
+            obs, _, terminated, truncated, _ = play.env.step(choose(steps, mask))
             steps += 1
             if terminated or truncated:
                 return steps, True
@@ -226,10 +228,7 @@ def _no_end(longest: int) -> Finding:
 def _time_is_observed(episodes: list[PlayedEpisode]) -> bool:
     """Whether observations tell the step number: a linear fit on half of the episodes predicts the others."""
     halves = [
-        (
-            np.concatenate([np.stack(e.obs).reshape(e.length + 1, -1) for e in half]).astype(float),
-            np.concatenate([np.arange(e.length + 1.0) for e in half]),
-        )
+        (np.concatenate([_rows(e) for e in half]), np.concatenate([np.arange(e.length + 1.0) for e in half]))
         for half in (episodes[::2], episodes[1::2])
     ]
     (rows, steps), (test_rows, test_steps) = halves
@@ -241,3 +240,10 @@ def _time_is_observed(episodes: list[PlayedEpisode]) -> bool:
     rows, test_rows = (np.c_[r, np.ones(len(r))] for r in (rows, test_rows))
     weights = np.linalg.solve(rows.T @ rows + 1e-3 * np.eye(rows.shape[1]), rows.T @ steps)
     return bool(np.var(test_steps - test_rows @ weights) < (1 - SEEN_TIME) * np.var(test_steps))
+
+
+def _rows(episode: PlayedEpisode) -> Float[np.ndarray, "steps numbers"]:
+    """All numbers of each observation of an episode, also pixels and flags, in a row."""
+    return np.stack(
+        [np.concatenate([array.ravel() for array in obs.values()]) for obs in episode.obs]
+    ).astype(float)
