@@ -215,7 +215,7 @@ def _read(resolved: envs.Resolved, is_task: bool, send: Send) -> tuple[Spec, Mas
     env = Checked(make_plain(id), id, 0)
     send("doing", "starting an episode (seed 0)")
     try:
-        return spec_of(id, lambda: env)
+        return spec_of(lambda: env)
     except EnvFault:
         send("facts", _describe(env.read, resolved.backend, None))
         raise
