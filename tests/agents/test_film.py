@@ -13,7 +13,7 @@ from poise.agents import film as filming
 from poise.agents import stages
 from poise.agents.film import VideoError, film
 from poise.envs import make
-from poise.envs.drawing import draw_pendulum
+from poise.envs.classic import draw_pendulum
 from poise.seeds import Stream, episode_seed
 
 

@@ -52,7 +52,7 @@ class Stray(gym.Env):
 def one_step(id, backend):
     env = envs.make(id, 1, backend)
     env.reset(np.ones(1, bool), [0])
-    env.step(np.zeros((1, *env.spec.action_shape), np.float32))
+    env.step(env.spec.zero_actions(1))
 
 
 gym.register("Stray-v7", Stray)

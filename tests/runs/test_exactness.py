@@ -165,7 +165,7 @@ def played(id, steps, num_envs=2):
     for episode in range(3):
         env.reset(every, [10 * episode + i for i in range(num_envs)])
         for _ in range(LENGTH if episode < 2 else steps):
-            env.step(rng.uniform(-1, 1, (num_envs, *env.spec.action_shape)).astype(np.float32))
+            env.step(rng.uniform(-1, 1, (num_envs, *env.spec.action_row)).astype(np.float32))
     return env
 
 
@@ -209,8 +209,8 @@ def test_environments_that_keep_nothing_raise_no_alarm(id):
 
     def act():
         if not env.spec.boxes:
-            return rng.integers(0, env.spec.num_choices, 2)
-        return rng.uniform(-1, 1, (2, *env.spec.action_shape)).astype(np.float32)
+            return rng.integers(0, env.spec.sizes[0], 2)
+        return rng.uniform(-1, 1, (2, *env.spec.action_row)).astype(np.float32)
 
     env.reset(np.ones(2, bool), [1, 2])
     for i in range(40):
