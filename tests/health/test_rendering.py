@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from sick import Sound
 
+from poise.envs.checking import Checked
 from poise.envs.gymnasium import make_plain, spec_of
 from poise.health.probing import Play
 from poise.health.symptoms.rendering import check_rendering
@@ -74,8 +75,8 @@ for name, (maker, _) in MAKERS.items():
 
 
 def findings(id):
-    instances = [make_plain(id), make_plain(id)]
-    spec = spec_of(id, lambda: make_plain(id))
+    instances = [Checked(make_plain(id), id, number) for number in range(2)]
+    spec, _ = spec_of(lambda: Checked(make_plain(id), id, 0))
     play = Play(id, spec, instances, lambda kind, content: None, is_task=False, seconds=1.0)
     return list(check_rendering(play))
 
