@@ -290,11 +290,11 @@ class Spec:
         """
         if other.obs != self.obs:
             here, trained = other.describe_obs(), self.describe_obs()
-            return f"observations {here}, the agent was trained with {trained}"
+            return f"observations: {here}; the agent was trained with: {trained}"
         mine, others = ([(p.path, p.shape, p.sizes, p.first) for p in x.action] for x in (self, other))
         if mine != others:
             here, trained = other.describe_action(), self.describe_action()
-            return f"actions {here}, the agent was trained with {trained}"
+            return f"actions: {here}; the agent was trained with: {trained}"
         return None
 
     def zero_actions(self, *shape: int) -> Shaped[np.ndarray, "..."]:

@@ -14,6 +14,7 @@ import poise
 from poise.agents.agent import AgentError
 from poise.config import PPO, Config
 from poise.envs import EnvError
+from poise.seeds import Stream, episode_seed
 from poise.spec import Spec, SpecError
 from poise.store.checkpoint import CheckpointError, agent_folder, manifest_sum
 
@@ -160,9 +161,7 @@ def test_a_folder_never_makes_python_import_a_module(copy):
 
 
 def test_another_environment_must_have_the_agents_shapes(run):
-    with pytest.raises(
-        EnvError, match=r"Hopper-v4 has action_shape \(3,\), the agent was trained with \(2,\)"
-    ):
+    with pytest.raises(EnvError, match=r"Hopper-v4 has actions: 3; the agent was trained with: 2"):
         poise.load(run.folder).evaluate(episodes=1, env="Hopper-v4")
 
 
@@ -239,10 +238,85 @@ def test_a_spec_survives_json(spec):
     assert Spec.from_dict(json.loads(json.dumps(spec.to_dict(), allow_nan=False))) == spec
 
 
+EARLIER = {
+    "id": "a",
+    "obs_shape": [3],
+    "action_shape": [1],
+    "action_low": [-1.0],
+    "action_high": [None],
+    "num_choices": None,
+    "first_choice": 0,
+    "time_limit": 7,
+}
+
+
+def test_a_spec_of_an_earlier_version_is_read():
+    assert Spec.from_dict(EARLIER) == Spec.flat("a", (3,), (1,), (-1.0,), (np.inf,), time_limit=7)
+    choices = {"action_shape": [], "action_low": [], "action_high": [], "num_choices": 4, "first_choice": 2}
+    expected = Spec.flat("a", (3,), num_choices=4, first_choice=2, time_limit=7)
+    assert Spec.from_dict(EARLIER | choices) == expected
+
+
 @pytest.mark.parametrize(
     "change", [{"obs_shape": ["x"]}, {"action_low": []}, {"num_choices": 0}, {"time_limit": 1.5}]
 )
-def test_a_malformed_spec_is_refused(change):
-    data = Spec.flat("a", (3,), (1,), (-1.0,), (1.0,)).to_dict()
+def test_a_malformed_spec_of_an_earlier_version_is_refused(change):
     with pytest.raises(SpecError, match="spec: "):
-        Spec.from_dict(data | change)
+        Spec.from_dict(EARLIER | change)
+
+
+@pytest.mark.parametrize(
+    ("group", "change"),
+    [
+        ("obs", {"shape": ["x"]}),
+        ("obs", {"kind": "sound"}),
+        ("obs", {"kind": "image"}),
+        ("obs", {"sizes": [2]}),
+        ("obs", {"path": [None]}),
+        ("action", {"low": []}),
+        ("action", {"sizes": [0], "first": [0]}),
+    ],
+)
+def test_a_malformed_spec_is_refused(group, change):
+    data = Spec.flat("a", (3,), (1,), (-1.0,), (1.0,)).to_dict()
+    data[group] = [data[group][0] | change]
+    with pytest.raises(SpecError, match="spec: "):
+        Spec.from_dict(data)
+
+
+@pytest.fixture(scope="module")
+def remembering(tmp_path_factory):
+    networks = {"policy": {"memory": "gru", "memory_size": 8}, "value": {"memory": "gru", "memory_size": 8}}
+    out = tmp_path_factory.mktemp("runs")
+    return poise.train("recall:Recall-v0", out=out, file=io.StringIO(), **QUICK, **networks)
+
+
+def test_an_agent_of_everything_plays_the_environment_and_repeats_its_score(remembering):
+    """Image, number, mask, an action of two parts and a memory: the loop of docs/observations.md."""
+    agent = poise.load(remembering.folder)
+    score = agent.evaluate(episodes=3, env="recall:Recall-v0")
+    np.testing.assert_array_equal(score.episodic_return, remembering.evaluation.episodic_return[:3])
+    env, memory = gym.make("Recall-v0"), agent.memory()
+    returns = []
+    for episode in range(3):
+        obs, _ = env.reset(seed=episode_seed(0, Stream.EVALUATION, 0, episode))
+        start, total, over = True, 0.0, False
+        while not over:
+            action = agent.act(obs, memory=memory, episode_start=start)
+            assert isinstance(action["pick"], np.integer)
+            obs, reward, terminated, truncated, _ = env.step(action)
+            start, total, over = False, total + reward, terminated or truncated
+        returns.append(total)
+    np.testing.assert_allclose(returns, score.episodic_return, atol=1e-5)
+
+
+def test_an_agent_with_a_memory_says_what_is_missing(remembering):
+    agent = poise.load(remembering.folder)
+    obs, _ = gym.make("Recall-v0").reset(seed=0)
+    with pytest.raises(AgentError, match=r"this agent has a memory: give memory=agent.memory\(1\)"):
+        agent.act(obs)
+    with pytest.raises(AgentError, match=r"obs has no 'image'; recall:Recall-v0 observes"):
+        agent.act({"number": obs["number"], "action_mask": obs["action_mask"]})
+    batch = {name: np.stack([array, array]) for name, array in obs.items()}
+    actions = agent.act(batch, memory=agent.memory(2))
+    assert (actions["aim"].shape, actions["pick"].shape) == ((2, 1), (2,))

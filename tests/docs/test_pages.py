@@ -19,7 +19,7 @@ from poise.health.diagnosis import RULES
 
 @pytest.mark.pages
 @pytest.mark.parametrize("as_written", WRITTEN)
-@pytest.mark.parametrize("page", ["reading", "robots", "export", "environments", "reports"])
+@pytest.mark.parametrize("page", ["reading", "robots", "export", "environments", "observations", "reports"])
 def test_every_command_of_the_page_runs(page, as_written, tmp_path):
     run_commands(f"{page}.md", tmp_path, as_written=as_written)
 

@@ -14,9 +14,11 @@ import pytest
 import poise
 from poise.agents import film as recording
 from poise.agents.film import film
+from poise.config import Config, Policy
 from poise.envs import EnvError, make, resolve
 from poise.envs.checking import EnvFault
 from poise.envs.mujoco import MujocoEnv, Task
+from poise.training.loop import iterations
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ID = "ball_and_beam:BallAndBeam-v0"
@@ -119,7 +121,7 @@ def test_changed_starts_do_not_accumulate_and_there_is_no_time_limit():
     for _ in range(2):
         np.testing.assert_array_equal(env.reset(np.ones(2, bool), [0, 1]), np.ones((2, 2)))
     assert not env.step(np.zeros((2, 1), np.float32)).truncated.any()
-    assert (env.spec.time_limit, env.spec.obs_shape) == (None, (2,))
+    assert (env.spec.time_limit, env.spec.obs_size) == (None, 2)
     assert env.seconds_a_step == pytest.approx(0.02)
 
 
@@ -194,3 +196,33 @@ def test_a_name_registered_in_this_process_needs_no_module(monkeypatch):
     assert resolve("Beam-v0").backend == "mujoco"
     with pytest.raises(EnvError, match="there is no environment 'Beam-v1'"):
         resolve("Beam-v1")
+
+
+class Named(Beam):
+    def observe(self, batch):
+        return {"place": batch.qpos[:, :1].copy(), "rest": np.hstack([batch.qpos[:, 1:], batch.qvel])}
+
+
+def test_a_task_may_observe_several_arrays_by_name():
+    """Their numbers stand side by side; each network can be told what it sees."""
+    env, plain = MujocoEnv("Named", Named(), 2), MujocoEnv("Beam", Beam(), 2)
+    assert [(leaf.name, leaf.width) for leaf in env.spec.obs] == [("place", 1), ("rest", 3)]
+    obs = env.reset(np.ones(2, bool), [0, 1])
+    np.testing.assert_array_equal(obs[:, :2], plain.reset(np.ones(2, bool), [0, 1]))
+    assert env.step(np.ones((2, 1), np.float32)).next_obs.shape == (2, 4)
+    restored = MujocoEnv("Named", Named(), 2).restore(env.snapshot())
+    assert restored.exact.all()
+    settings = Config(total_steps=64, num_envs=2, policy=Policy(see=("place",)))
+    *_, last = iterations(settings, env)
+    assert last.state.learner.policy.encoder.num_features == 1
+    assert last.state.learner.value.encoder.num_features == 4
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [({"a": np.zeros(2)}, r"observe, 'a', returned shape \(2,\)"), ({}, "no arrays")],
+)
+def test_a_dictionary_that_cannot_be_read_is_refused(value, message):
+    task = type("Broken", (Beam,), {"observe": lambda self, batch: value})()
+    with pytest.raises((EnvError, EnvFault), match=message):
+        MujocoEnv("Beam", task, 2)

@@ -124,7 +124,8 @@ class Agent:
                 raise AgentError(f"{spec.id} has masks of its choices: give action_mask")
             values[MASK] = action_mask
         arrays = {name: np.asarray(value) for name, value in values.items()}
-        shapes = {leaf.name: (spec.num_logits,) if leaf.kind == "mask" else leaf.shape for leaf in spec.obs}
+        # a mask that is not part of the observation is a row of flags
+        shapes = {x.name: x.shape if x.path or x.kind != "mask" else (spec.num_logits,) for x in spec.obs}
         single = all(arrays[name].shape == shape for name, shape in shapes.items())
         for name, shape in shapes.items():
             if not single and arrays[name].shape[1:] != shape:

@@ -282,7 +282,8 @@ class Encoder(eqx.Module):
     def __call__(self, obs: PyTree[Array]) -> Float[Array, " features"]:
         if not isinstance(obs, dict):
             return obs if self.columns is None else obs[jnp.array(self.columns)]
-        features = [image(obs[name]) for name, image in self.images.items()]
+        # sorted, as JAX sorts the keys of a dictionary
+        features = [self.images[name](obs[name]) for name in sorted(self.images)]
         if self.num_numbers:
             numbers = obs[NUMBERS]
             features.insert(0, numbers if self.columns is None else numbers[jnp.array(self.columns)])

@@ -45,39 +45,16 @@ def prepare(
     rollout: Rollout,
     hyper: Hyperparameters,
 ) -> Prepared:
-    """Log-probabilities, advantages and targets of a rollout; rows are in C order of [T, N].
-
-    Observations are scaled with frozen statistics: those of all rollouts before this one (``before``). This
-    rollout then enters the statistics of the next iteration. No statistics precede the first rollout: the
-    policy acted on unscaled observations, and pi_old is computed from those. With
-    ``normalize_first_rollout``, learning reads them scaled with the rollout's own statistics. Its ratios then
-    differ from 1 even before the first step.
-
-    Rewards are scaled with statistics that include this rollout, since rewards play no part in acting.
-    """
+    """Log-probabilities, advantages and targets of a rollout, with what normalizes the next one."""
     rollout = jax.tree.map(jnp.asarray, rollout)  # NumPy arrays if the environments run on the host
-    unscaled, next_unscaled = jax.tree.map(flatten, (rollout.obs, rollout.next_obs))
-    merged = before.observe(unscaled)
-    scales = before
-    if hyper.normalize_first_rollout:
-        scales = jax.tree.map(partial(jnp.where, before.obs.count > 0), before, merged)
-    obs, next_obs = scale_obs(scales, unscaled, hyper), scale_obs(scales, next_unscaled, hyper)
-
-    done = rollout.terminated | rollout.truncated
-    running, returns = discounted_return(running_return, rollout.reward, done, hyper.reward_gamma)
-    after = dataclasses.replace(merged, ret=before.ret.merge(flatten(returns)))
-    reward = normalize_reward(
-        after.ret, rollout.reward, enabled=hyper.normalize_reward, bound=hyper.reward_bound
-    )
-
+    normal = normalize(before, running_return, rollout, hyper)
     # pi_old: no parameter has changed since the rollout, so these are the distributions that acted
-    acted, carries = play(policy, acted_obs(before, unscaled, hyper), rollout.begins, rollout.carry)
+    acted, carries = play(policy, normal.acted_obs, rollout.begins, rollout.carry)
     log_prob = jax.vmap(lambda d, a: d.log_prob(a))(acted, flatten(rollout.action))
+
     items = partial(to_items, shape=rollout.reward.shape, length=hyper.sequence_length)
-    obs = jax.tree.map(items, obs)
-    transitions = Transitions(
-        reward, next_obs, rollout.terminated, rollout.truncated, rollout.begins, value_carry
-    )
+    obs, ends = jax.tree.map(items, normal.obs), (rollout.terminated, rollout.truncated)
+    transitions = Transitions(normal.reward, normal.next_obs, *ends, rollout.begins, value_carry)
     estimated = estimate(value, obs, transitions, hyper)
     batch = Batch(
         obs=obs,
@@ -92,14 +69,54 @@ def prepare(
     return Prepared(
         batch=batch,
         transitions=transitions,
-        normalizer=after,
-        # every rollout starts new episodes, or continues those that run
-        running_return=jnp.zeros_like(running) if hyper.reset_every_rollout else running,
+        normalizer=normal.after,
+        running_return=normal.running_return,
         value_carry=estimated.last_carry,
         explained_variance=explained_variance(estimated.value, estimated.target),
         distribution=acted,
-        finite=all_finite(after),
+        finite=all_finite(normal.after),
     )
+
+
+class Normalized(NamedTuple):
+    """A rollout as the networks read it, in rows, and the statistics with it."""
+
+    obs: PyTree[Array]
+    next_obs: PyTree[Array]
+    acted_obs: PyTree[Array]  # as the policy read them in acting
+    reward: Float[Array, "T N"]
+    after: Normalizer
+    running_return: Float[Array, " N"]
+
+
+def normalize(
+    before: Normalizer, running_return: Float[Array, " N"], rollout: Rollout, hyper: Hyperparameters
+) -> Normalized:
+    """Observations and rewards, normalized.
+
+    Observations are scaled with frozen statistics: those of all rollouts before this one (``before``). This
+    rollout then enters the statistics of the next iteration. No statistics precede the first rollout: the
+    policy acted on unscaled observations, and pi_old is computed from those. With
+    ``normalize_first_rollout``, learning reads them scaled with the rollout's own statistics. Its ratios then
+    differ from 1 even before the first step.
+
+    Rewards are scaled with statistics that include this rollout, since rewards play no part in acting.
+    """
+    unscaled, next_unscaled = jax.tree.map(flatten, (rollout.obs, rollout.next_obs))
+    merged = before.observe(unscaled)
+    scales = before
+    if hyper.normalize_first_rollout:
+        scales = jax.tree.map(partial(jnp.where, before.obs.count > 0), before, merged)
+    obs, next_obs = scale_obs(scales, unscaled, hyper), scale_obs(scales, next_unscaled, hyper)
+
+    done = rollout.terminated | rollout.truncated
+    running, returns = discounted_return(running_return, rollout.reward, done, hyper.reward_gamma)
+    after = dataclasses.replace(merged, ret=before.ret.merge(flatten(returns)))
+    options = {"enabled": hyper.normalize_reward, "bound": hyper.reward_bound}
+    reward = normalize_reward(after.ret, rollout.reward, **options)
+    if hyper.reset_every_rollout:  # every rollout starts new episodes, or continues those that run
+        running = jnp.zeros_like(running)
+    return Normalized(obs, next_obs, acted_obs(before, unscaled, hyper), reward, after, running)
 
 
 def scale_obs(scales: Normalizer, obs: PyTree[Array], hyper: Hyperparameters) -> PyTree[Array]:

@@ -1,7 +1,7 @@
 """MuJoCo tasks on MuJoCo's batch engine: N simulations stepped by a C++ thread pool."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import mujoco
@@ -14,8 +14,9 @@ from poise.config import LAST_SEED
 from poise.envs.checking import EnvFault, described
 from poise.envs.inner import Inner, differing, packed
 from poise.envs.mujoco_warnings import hear_mujoco
+from poise.envs.packing import pack
 from poise.envs.vector import EnvError, EnvStep, Restored
-from poise.spec import Spec
+from poise.spec import Leaf, Part, Spec
 from poise.system.cores import num_cores
 
 _mj: Any = mujoco  # a static checker does not see its compiled names
@@ -54,8 +55,11 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def observe(self, batch: Batch) -> Float[np.ndarray, "N O"]:
-        """The observations of the current state."""
+    def observe(self, batch: Batch) -> Float[np.ndarray, "N O"] | Mapping[str, Float[np.ndarray, "N _"]]:
+        """The observations of the current state: one array, or several by name.
+
+        Names serve options: with ``policy.see`` and ``value.see`` each network sees some of them.
+        """
 
     def remember(self, batch: Batch) -> Any:
         """A copy of the parts of the state before the step that ``outcome`` needs."""
@@ -141,28 +145,17 @@ class MujocoEnv:
         self._never = np.zeros(num_envs, bool)
         self._batch.forward()
         try:
-            shape = np.shape(task.observe(self._batch))
+            obs = task.observe(self._batch)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             raise self._fault(error) from error
-        if len(shape) != 2 or shape[0] != num_envs:
-            raise EnvFault(f"{id}: observe returned shape {shape}, should be (N, O), here N = {num_envs}")
-        if not shape[1]:
-            raise EnvError(
-                f"{id}: observe returns no numbers (shape {shape}); there is nothing to learn from"
-            )
+        leaves = tuple(_leaves(id, obs, num_envs))
         if not self._model.nu:
             raise EnvError(f"{id}: its model has no actuators; add some: <actuator> in {task.model}")
         low, high = self._bounds()
-        self.spec = Spec.flat(
-            id=id,
-            obs_shape=(shape[1],),
-            action_shape=(self._model.nu,),
-            action_low=tuple(low),
-            action_high=tuple(high),
-            time_limit=task.time_limit,
-        )
+        action = Part((), (self._model.nu,), tuple(low), tuple(high))
+        self.spec = Spec(id, leaves, (action,), task.time_limit)
 
     def reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Float[np.ndarray, "N O"]:
         ids = np.flatnonzero(mask)
@@ -175,11 +168,19 @@ class MujocoEnv:
             self._batch.forward(ids)
             self._elapsed[ids] = 0
             self._seed[ids], self._stepped[ids] = seeds, False
-            return self._task.observe(self._batch)
+            return self._observe()
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             raise self._fault(error) from error
+
+    def _observe(self) -> Float[np.ndarray, "N O"]:
+        obs = self._task.observe(self._batch)
+        if isinstance(obs, np.ndarray):
+            return obs
+        return np.asarray(
+            pack(self.spec, {str(name): np.asarray(x) for name, x in obs.items()}, self.num_envs)
+        )
 
     def _begin(self, i: int, seed: int) -> None:
         # the generator that Gymnasium makes from the same seed, so that both start alike
@@ -199,7 +200,7 @@ class MujocoEnv:
             batch.ctrl[:] = action
             batch.advance(task.frame_skip)
             reward, terminated = task.outcome(batch, before, action)
-            obs = task.observe(batch)
+            obs = self._observe()
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -246,7 +247,7 @@ class MujocoEnv:
             try:
                 batch.ctrl[:] = action
                 batch.advance(self._task.frame_skip)
-                obs = self._task.observe(batch)
+                obs = self._observe()
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
@@ -316,3 +317,23 @@ class MujocoEnv:
     def _fault(self, error: BaseException) -> EnvFault:
         """What a function of the task or the engine raised, as an error with the name of the task."""
         return EnvFault(f"{self._id}: its task raised {described(error)}")
+
+
+def _leaves(id: str, obs: Any, num_envs: int) -> Iterator[Leaf]:
+    """The leaves of what ``observe`` returned.
+
+    Raises:
+        EnvFault: an array has no axis of the N simulations, or another number of axes than two.
+        EnvError: there are no numbers.
+    """
+    named = obs if isinstance(obs, Mapping) else {None: obs}
+    shapes = {name: np.shape(array) for name, array in named.items()}
+    for name, shape in shapes.items():
+        what = "observe" if name is None else f"observe, {name!r},"
+        if len(shape) != 2 or shape[0] != num_envs:
+            raise EnvFault(f"{id}: {what} returned shape {shape}, should be (N, O), here N = {num_envs}")
+        if not shape[1]:
+            raise EnvError(f"{id}: {what} returns no numbers (shape {shape}); there is nothing to learn from")
+        yield Leaf(() if name is None else (str(name),), "vector", (shape[1],))
+    if not shapes:
+        raise EnvError(f"{id}: observe returns no numbers (no arrays); there is nothing to learn from")

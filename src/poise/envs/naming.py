@@ -11,12 +11,14 @@ from typing import Any
 
 from poise.envs.vector import EnvError
 from poise.errors import message_of
+from poise.system.extras import needs
 
-# how ids begin that a package registers when it is imported: the module to name, and the package
+# how ids begin that a package registers when it is imported: the module to name, and the package or extra
 _PACKAGES = {
     "ALE/": ("ale_py", "ale-py"),
     "MiniGrid-": ("minigrid", "minigrid"),
     "BabyAI-": ("minigrid", "minigrid"),
+    "popgym-": ("popgym", "popgym"),
     "MinAtar/": ("minatar", "minatar"),
     "highway-": ("highway_env", "highway-env"),
     "Fetch": ("gymnasium_robotics", "gymnasium-robotics"),
@@ -28,6 +30,7 @@ _PACKAGES = {
     "AntMaze": ("gymnasium_robotics", "gymnasium-robotics"),
     "dm_control/": ("shimmy", "shimmy"),
 }
+EXTRAS = ("minigrid", "popgym")  # of these packages
 REGISTER = 'gymnasium.register("Mine-v0", {})'
 
 
@@ -134,7 +137,8 @@ def _in_package(id: str) -> str | None:
         installed = importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
         installed = False
-    install = "" if installed else f", after uv pip install {package}"
+    how = needs(package).partition("install it: ")[2] if package in EXTRAS else f"uv pip install {package}"
+    install = "" if installed else f", after {how}"
     return f"{id} is registered by the package {package}; name its module: {module}:{id}{install}"
 
 
