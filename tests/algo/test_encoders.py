@@ -21,14 +21,16 @@ BOX, PICK = Part(("aim",), (2,), (-1.0, -1.0), (1.0, 1.0)), Part(("pick",), (), 
 SEEN = Spec("Seen", (IMAGE, DIRECTION, SPEED), (BOX, PICK))
 
 
-@pytest.mark.parametrize("keeps_size", [True, False])
-def test_a_small_convolution_equals_that_of_xla(keeps_size):
-    convolution = Convolution(3, 5, 7, keeps_size=keeps_size, key=KEY)
-    x = jax.random.normal(jax.random.key(1), (9, 8, 5))
+@pytest.mark.parametrize(
+    ("side", "stride", "keeps_size"), [(3, 1, True), (3, 1, False), (4, 2, False), (8, 4, False)]
+)
+def test_a_convolution_equals_that_of_xla(side, stride, keeps_size):
+    convolution = Convolution(side, 5, 7, stride=stride, keeps_size=keeps_size, key=KEY)
+    x = jax.random.normal(jax.random.key(1), (19, 22, 5))
     dimensions = ("NHWC", "HWIO", "NHWC")
     padding = "SAME" if keeps_size else "VALID"
     expected = jax.lax.conv_general_dilated(
-        x[None], convolution.weight, (1, 1), padding, dimension_numbers=dimensions
+        x[None], convolution.weight, (stride, stride), padding, dimension_numbers=dimensions
     )
     np.testing.assert_allclose(convolution(x), expected[0], atol=1e-5)
 

@@ -15,7 +15,7 @@ from poise.config import Config
 from poise.health.diagnosis import RULES, diagnose, examine, verdict
 from poise.health.findings import SEVERITIES, Finding, by_severity
 from poise.runs.records import RecordError, read_record
-from poise.spec import Episode
+from poise.spec import Episode, Part
 
 
 class Cart(gym.Env):
@@ -159,11 +159,9 @@ RATES = [
 def test_the_bound_of_the_kl_grows_with_the_dimensions_of_the_action(
     record, dimensions, rate, kl, clipped, episodic_return, too_high
 ):
-    bounds = {"action_low": (-1.0,) * dimensions, "action_high": (1.0,) * dimensions}
+    box = Part((), (dimensions,), (-1.0,) * dimensions, (1.0,) * dimensions)
     rows = [row | {"policy/kl": kl, "policy/clip_fraction": clipped} for row in record.rows]
-    wide = dataclasses.replace(
-        record, rows=rows, spec=dataclasses.replace(record.spec, action_shape=(dimensions,), **bounds)
-    )
+    wide = dataclasses.replace(record, rows=rows, spec=dataclasses.replace(record.spec, action=(box,)))
     found = [finding for finding in examine(wide) if finding.rule == "learning-rate-too-high"]
     assert bool(found) == too_high
     for finding in found:

@@ -145,16 +145,16 @@ def test_a_finding_names_the_part_of_the_observation_or_action(name):
 @pytest.mark.processes
 def test_the_facts_tell_the_parts_and_where_masks_come_from():
     facts = judged("nested:Crane")[1]
-    assert (
-        facts["observation"] == "crab.place 1 numbers, crab.speed 1 numbers, held 2 values, lamps 2 numbers"
-    )
-    assert facts["action"] == "push 1, hook 2 choices, lamps 2 x 2 choices"
+    crab = "crab.place (1 number), crab.speed (1 number)"
+    assert facts["observation"] == f"{crab}, held (2 values), lamps (2 numbers)"
+    assert facts["action"] == "push (1), hook (2 choices), lamps (2 x 2 choices)"
     assert facts["leaves"][2] == {"name": "held", "kind": "one_hot", "shape": []}
     assert "obs_shape" not in facts
     sources = {name: judged(f"nested:{name}")[1]["masks"] for name in ("Walk", "Told", "Asked")}
     assert sources == {"Walk": 'obs["action_mask"]', "Told": 'info["action_mask"]', "Asked": "action_masks()"}
     lines = Inspection("nested:Told", judged("nested:Told")[1], []).lines()
-    assert lines[1] == "  observes obs 9 values, action_mask 3 flags, acts by 3 choices, no time limit"
+    observed = "obs (9 values), action_mask (which choices are allowed)"
+    assert lines[1] == f"  observes {observed}, acts by 3 choices, no time limit"
     assert lines[3] == '  choices are masked by info["action_mask"]'
     failed = judged("nested:NothingAtFirst")[1]  # at the first reset, before anything is played
     assert failed["action"] == "3 choices"

@@ -6,7 +6,7 @@ import pytest
 from sick import Sound
 
 from poise.envs.checking import Checked
-from poise.envs.gymnasium import make_plain
+from poise.envs.gymnasium import make_plain, spec_of
 from poise.health.probing import Play
 from poise.health.symptoms.rendering import check_rendering
 
@@ -75,8 +75,8 @@ for name, (maker, _) in MAKERS.items():
 
 
 def findings(id):
-    instances = [Checked(make_plain(id), id, i) for i in range(2)]
-    spec = instances[0].read
+    instances = [Checked(make_plain(id), id, number) for number in range(2)]
+    spec, _ = spec_of(lambda: Checked(make_plain(id), id, 0))
     play = Play(id, spec, instances, lambda kind, content: None, is_task=False, seconds=1.0)
     return list(check_rendering(play))
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from poise import envs
-from poise.envs.checking import Checked
+from poise.envs.checking import Checked, EnvFault
 from poise.envs.classic import NATIVE_TASKS, draw_pendulum
 from poise.envs.gymnasium import is_registered, masks_of, registered_name
 from poise.envs.mujoco_warnings import hear_mujoco
@@ -88,6 +88,8 @@ def video_errors(id: str) -> Iterator[None]:
 
 
 def _advice(error: BaseException) -> str:
+    if isinstance(error, EnvFault):  # without the place, which is not one of a training
+        return _advice(error.__cause__) if error.__cause__ else f"{error}".partition(": ")[2]
     text = message_of(error)
     if "egl" in text.lower() or "opengl" in text.lower():
         return "MuJoCo needs EGL to draw; on Debian: apt install libegl1 libegl-mesa0 libgl1-mesa-dri"

@@ -127,7 +127,7 @@ def image_size(leaf: Leaf) -> tuple[int, int, int]:
 
 
 class Convolution(eqx.Module):
-    """A convolution without padding, or with the padding that keeps the size."""
+    """A convolution without padding, or with the padding that keeps the size. Its stride divides its side."""
 
     weight: Float[Array, "k k inputs outputs"]
     bias: Float[Array, " outputs"]
@@ -149,24 +149,23 @@ class Convolution(eqx.Module):
         self.stride, self.keeps_size = stride, keeps_size
 
     def __call__(self, x: Float[Array, "H W inputs"]) -> Float[Array, "h w outputs"]:
-        side = self.weight.shape[0]
-        if side <= 3 and self.stride == 1:
-            return self._as_product(x)
-        padding = "SAME" if self.keeps_size else "VALID"
-        out = jax.lax.conv_general_dilated(
-            x[None], self.weight, (self.stride,) * 2, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        return out[0] + self.bias[None, None]
+        """As one matrix product: in a loop on a CPU, XLA's own convolution is up to 16 times slower.
 
-    def _as_product(self, x: Float[Array, "H W inputs"]) -> Float[Array, "h w outputs"]:
-        """The same as one matrix product: on a CPU XLA's gradient of a small convolution is much slower."""
+        With a stride, blocks of stride x stride pixels become channels; then the stride is 1.
+        """
         side, _, inputs, outputs = self.weight.shape
         if self.keeps_size:
             x = jnp.pad(x, ((side // 2, (side - 1) // 2), (side // 2, (side - 1) // 2), (0, 0)))
-        height, width = x.shape[0] - side + 1, x.shape[1] - side + 1
-        shifted = [x[i : i + height, j : j + width] for i in range(side) for j in range(side)]
-        patches = jnp.concatenate(shifted, axis=-1)
-        return patches @ self.weight.reshape(side * side * inputs, outputs) + self.bias[None, None]
+        stride = self.stride
+        height, width = ((length - side) // stride + 1 for length in x.shape[:2])
+        reach = side // stride  # blocks that an output reads in each direction
+        rows, columns = height + reach - 1, width + reach - 1
+        x = x[: rows * stride, : columns * stride].reshape(rows, stride, columns, stride, inputs)
+        x = x.transpose(0, 2, 1, 3, 4).reshape(rows, columns, -1)
+        shifted = [x[i : i + height, j : j + width] for i in range(reach) for j in range(reach)]
+        weight = self.weight.reshape(reach, stride, reach, stride, inputs, outputs)
+        weight = weight.transpose(0, 2, 1, 3, 4, 5).reshape(-1, outputs)
+        return jnp.concatenate(shifted, axis=-1) @ weight + self.bias[None, None]
 
 
 class ImageEncoder(eqx.Module):
