@@ -98,8 +98,8 @@ class Policy(Checked):
     images: Images = "auto"
     """Encoder of images: small (two convolutions of 3x3), nature (the network of DQN), impala (residual),
     flat (no convolution), or auto: small below 36 pixels, otherwise nature."""
-    see: tuple[str, ...] = ()
-    """Names of the observation's parts that this network reads; none: all of them."""
+    see: tuple[str, ...] = field(default=(), metadata={"metavar": "NAME..."})
+    """Names of the observation's parts that this network reads. By default all of them."""
     memory: Memory = "none"
     """Memory between the encoder and the hidden layers: none, gru or lstm."""
     memory_size: Annotated[int | None, Bound(ge=1, le=2**12)] = None
@@ -152,8 +152,8 @@ class Value(Checked):
     images: Images = "auto"
     """Encoder of images: small (two convolutions of 3x3), nature (the network of DQN), impala (residual),
     flat (no convolution), or auto: small below 36 pixels, otherwise nature."""
-    see: tuple[str, ...] = ()
-    """Names of the observation's parts that this network reads; none: all of them."""
+    see: tuple[str, ...] = field(default=(), metadata={"metavar": "NAME..."})
+    """Names of the observation's parts that this network reads. By default all of them."""
     memory: Memory = "none"
     """Memory between the encoder and the hidden layers: none, gru or lstm."""
     memory_size: Annotated[int | None, Bound(ge=1, le=2**12)] = None

@@ -286,11 +286,11 @@ NESTED = spaces.Dict(
     seen=spaces.Tuple((VECTOR, spaces.Discrete(4))), camera=spaces.Box(0, 255, (6, 6, 3), np.uint8)
 )
 # a space of its own for each: its generator is part of it
-gym.register("Nested-v7", lambda: Sampled(copy.deepcopy(NESTED), HYBRID), max_episode_steps=30)
+gym.register("NestedSpaces-v7", lambda: Sampled(copy.deepcopy(NESTED), HYBRID), max_episode_steps=30)
 
 
 def test_a_nested_environment_is_restored_by_its_actions():
-    first, second = (poise.make("Nested-v7", 2) for _ in range(2))
+    first, second = (poise.make("NestedSpaces-v7", 2) for _ in range(2))
     obs = first.reset(np.ones(2, bool), [3, 4])
     rng = np.random.default_rng(0)
     for _ in range(5):

@@ -7,6 +7,7 @@ from poise.config import PPO, Config, Normalize, Policy
 from poise.envs import make
 from poise.envs.native import NativeEnv
 from poise.seeds import Stream, episode_seed, stream_key
+from poise.spec import Spec
 from poise.training import compiled as module
 from poise.training.compiled import NativeCollector
 from poise.training.episodes import first_lengths
@@ -67,7 +68,7 @@ def test_every_episode_has_the_seed_of_its_place():
 
 def test_the_environment_gets_scaled_actions_and_the_rollout_keeps_unscaled_ones():
     env = Counter([0, 0])
-    env.spec = type(env.spec)("Counter", (3,), (1,), (-2.0,), (4.0,))
+    env.spec = Spec.flat("Counter", (3,), (1,), (-2.0,), (4.0,))
     config = Config(
         total_steps=16, num_envs=2, ppo=PPO(num_steps=8, minibatch_size=2), policy=Policy(std_init=2.0)
     )

@@ -86,6 +86,11 @@ class Checked(gym.Wrapper):
         self.returned = 0  # checksum of everything that the replay returned
         self._inner = Inner(env)
 
+    @property
+    def has_mask_in_info(self) -> bool:
+        """Whether the info of the last reset or step has a mask of the choices."""
+        return self.info.get(MASK) is not None
+
     def inner(self) -> dict[str, int]:
         """A hash of each attribute (``poise.envs.inner``)."""
         return self._inner.state()

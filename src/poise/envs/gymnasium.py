@@ -71,15 +71,19 @@ def registered_name(id: str) -> str:
     return f"{module}.{name}" if module and name not in gym.registry else name
 
 
-def spec_of(make: Callable[[], Checked]) -> tuple[Spec, MaskSource | None]:
+def spec_of(
+    make: Callable[[], Checked], in_info: Callable[[], bool] | None = None
+) -> tuple[Spec, MaskSource | None]:
     """The spec of the environment that ``make`` returns, and where it has masks of its choices.
+
+    ``in_info``: finds out whether its info has a mask; None: by a reset, here.
 
     Raises:
         EnvError: one of its spaces is not supported.
     """
     env = make()
     try:
-        masks = masks_of(env)
+        masks = masks_of(env) if in_info is None else mask_source(env.env, in_info)
         return read_spec(env.read.id, env.env, env.read.time_limit, masks), masks
     finally:
         close_quietly(env)
@@ -88,11 +92,32 @@ def spec_of(make: Callable[[], Checked]) -> tuple[Spec, MaskSource | None]:
 def masks_of(env: Checked) -> MaskSource | None:
     """Where the environment has masks of its choices. It may be reset."""
 
-    def first_info() -> dict[str, Any]:
+    def in_info() -> bool:
         env.reset(seed=0)
-        return env.info
+        return env.has_mask_in_info
 
-    return mask_source(env.env, first_info)
+    return mask_source(env.env, in_info)
+
+
+def _in_info_of_process(id: str, index: int, timeout: float | None) -> bool:
+    """Whether the info of a first reset has a mask. It is made in a process: it may hang or end it.
+
+    An environment that does so will do it again, where the fault is reported with its place.
+    """
+    try:
+        with _quiet():
+            env = Processes(id, [partial(_make_in_process, id, index, None, os.getpid())])
+    except (RuntimeError, PoiseError):
+        return False
+    try:
+        with _quiet():
+            env.reset_async(seed=[0])
+            env.reset_wait(timeout)
+            return bool(env.get_attr("has_mask_in_info")[0])
+    except (EnvFault, multiprocessing.TimeoutError, EOFError, ConnectionError):
+        return False
+    finally:
+        env.end(PATIENCE)
 
 
 def make_plain(id: str) -> gym.Env:
@@ -164,7 +189,8 @@ class GymnasiumEnv:
         self.num_envs, self._numbers = num_envs, range(first, first + num_envs)
         self.backend = "gymnasium (one process each)" if processes else "gymnasium (in this process)"
         self._masks: MaskSource | None
-        self.spec, self._masks = spec_of(partial(_make_one, id, first))
+        in_info = partial(_in_info_of_process, id, first, timeout) if processes else None
+        self.spec, self._masks = spec_of(partial(_make_one, id, first), in_info)
         self._nested = any(part.path for part in self.spec.action)
         self._first_choice = np.array([first for part in self.spec.choices for first in part.first])
         low, high = self.spec.float32_bounds

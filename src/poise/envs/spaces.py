@@ -41,10 +41,10 @@ def read_spec(id: str, env: gym.Env, limit: int | None, masks: MaskSource | None
     return Spec(id, tuple(obs), action, limit, tuple(left_out))
 
 
-def mask_source(env: gym.Env, first_info: Callable[[], dict[str, Any]]) -> MaskSource | None:
+def mask_source(env: gym.Env, in_info: Callable[[], bool]) -> MaskSource | None:
     """Where the environment has masks of its choices: in its observation, a method, or its info.
 
-    ``first_info`` resets the environment and returns the info.
+    ``in_info`` resets the environment, and says whether the info has a mask.
     """
     sizes = list(_sizes(env.action_space))
     if not sizes:
@@ -54,7 +54,7 @@ def mask_source(env: gym.Env, first_info: Callable[[], dict[str, Any]]) -> MaskS
         return "obs"
     if mask_method(env) is not None:
         return "method"
-    return "info" if first_info().get(MASK) is not None else None
+    return "info" if in_info() else None
 
 
 def mask_method(env: gym.Env) -> Any:
