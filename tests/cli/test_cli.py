@@ -205,7 +205,7 @@ def test_environments_are_listed_with_backend_spaces_limit_and_bar(capsys):
         "solved": -3.75,
     }
     assert rows["CartPole-v1"]["action"] == "2 choices"
-    assert (rows["FrozenLake-v1"]["obs"], rows["FrozenLake-v1"]["action"]) == ("obs (16 values)", "4 choices")
+    assert (rows["FrozenLake-v1"]["obs"], rows["FrozenLake-v1"]["action"]) == ("16 values", "4 choices")
     assert "Pendulum-v0" in poise("envs", capsys)[1]
 
 

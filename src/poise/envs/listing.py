@@ -40,4 +40,7 @@ def list_envs() -> tuple[list[Listed], list[str]]:
 
 
 def _describe(id: str, backend: str, spec: Spec) -> Listed:
-    return Listed(id, backend, spec.describe_obs(), spec.describe_action(), spec.time_limit, threshold(id))
+    plain = len(spec.obs) == 1  # the parts of others do not fit a column
+    obs = spec.describe_obs().removeprefix("obs ").strip("()") if plain else f"{len(spec.obs)} parts"
+    action = spec.describe_action() if len(spec.action) == 1 else f"{len(spec.action)} parts"
+    return Listed(id, backend, obs, action, spec.time_limit, threshold(id))
