@@ -16,7 +16,7 @@ from poise.envs.checking import Checked, EnvFault
 from poise.envs.classic import NATIVE_TASKS, draw_pendulum
 from poise.envs.gymnasium import is_registered, masks_of, registered_name
 from poise.envs.mujoco_warnings import hear_mujoco
-from poise.envs.packing import Obs, first_of, pack, unpack_action
+from poise.envs.packing import Obs, first_of, map_arrays, pack, unpack_action
 from poise.envs.spaces import native_action
 from poise.errors import PoiseError, message_of
 from poise.spec import Spec
@@ -209,8 +209,7 @@ class _GymnasiumStage:
         return self._packed(obs), terminated or truncated
 
     def _packed(self, obs: Any) -> Obs:
-        leaves = obs if isinstance(obs, dict) else {self.spec.obs[0].name: obs}
-        return pack(self.spec, {name: np.asarray(array)[None] for name, array in leaves.items()}, 1)
+        return pack(self.spec, map_arrays(lambda array: np.asarray(array)[None], obs), 1)
 
     def draw(self) -> Frame:
         frame: Any = self._env.render()

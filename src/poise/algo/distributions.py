@@ -22,13 +22,9 @@ class DiagGaussian(eqx.Module):
         z = (action - self.mean) / self.std
         return jnp.sum(-0.5 * z**2 - jnp.log(self.std) - 0.5 * math.log(2 * math.pi))
 
-    def entropies(self) -> Float[Array, " A"]:
-        """log sigma_i + (1 + log(2 pi)) / 2 of each dimension, in nats."""
-        return jnp.log(self.std) + 0.5 * (1 + math.log(2 * math.pi))
-
     def entropy(self) -> Float[Array, ""]:
-        """The sum over the dimensions, in nats."""
-        return jnp.sum(self.entropies())
+        """sum_i log sigma_i + (1 + log(2 pi)) / 2, in nats."""
+        return jnp.sum(jnp.log(self.std) + 0.5 * (1 + math.log(2 * math.pi)))
 
     def draw(self, noise: Float[Array, " A"]) -> Float[Array, " A"]:
         """The sample for standard normal ``noise``: mean + std * noise."""
@@ -42,9 +38,6 @@ class Categorical(eqx.Module):
 
     def log_prob(self, action: Int[Array, ""]) -> Float[Array, ""]:
         return jax.nn.log_softmax(self.logits)[action]
-
-    def entropies(self) -> Float[Array, " 1"]:
-        return self.entropy()[None]
 
     def entropy(self) -> Float[Array, ""]:
         log_p = jax.nn.log_softmax(self.logits)  # finite also where a probability underflows to 0
@@ -69,13 +62,10 @@ class Choices(eqx.Module):
         log_p = jax.nn.log_softmax(self._table(self.logits, FORBIDDEN), axis=1)
         return jnp.sum(jnp.take_along_axis(log_p, action[:, None], axis=1))
 
-    def entropies(self) -> Float[Array, " K"]:
-        """Of each choice, in nats."""
-        log_p = jax.nn.log_softmax(self._table(self.logits, FORBIDDEN), axis=1)
-        return -jnp.sum(jnp.exp(log_p) * log_p, axis=1)
-
     def entropy(self) -> Float[Array, ""]:
-        return jnp.sum(self.entropies())
+        """The sum over the choices, in nats."""
+        log_p = jax.nn.log_softmax(self._table(self.logits, FORBIDDEN), axis=1)
+        return -jnp.sum(jnp.exp(log_p) * log_p)
 
     def draw(self, noise: Float[Array, " M"]) -> Int[Array, " K"]:
         """The samples for standard Gumbel ``noise``."""
@@ -101,9 +91,6 @@ class Joint(eqx.Module):
         size = self.box.mean.shape[0]
         chosen = action[size:].astype(jnp.int32)
         return self.box.log_prob(action[:size]) + self.choices.log_prob(chosen)
-
-    def entropies(self) -> Float[Array, " A_K"]:
-        return jnp.concatenate([self.box.entropies(), self.choices.entropies()])
 
     def entropy(self) -> Float[Array, ""]:
         return self.box.entropy() + self.choices.entropy()

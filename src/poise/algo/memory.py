@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, Shaped
 
-from poise.config import Memory
+from poise.config import USUAL_MEMORY, Memory
 from poise.types import Tensor
 
 
@@ -76,9 +76,10 @@ class Cell(eqx.Module):
         return carry[: self.size]
 
 
-def carry_size(kind: Memory, size: int) -> int:
-    """Numbers of a carry, S, of a memory with so many units."""
-    return size if kind == "gru" else 2 * size
+def carry_size(kind: Memory, size: int | None) -> int:
+    """Numbers of a carry, S, of a memory with so many units (None: the default); 0 without a memory."""
+    units = USUAL_MEMORY if size is None else size
+    return {"none": 0, "gru": units, "lstm": 2 * units}[kind]
 
 
 def flatten(x: Shaped[Tensor, "T N ..."]) -> Shaped[Array, "B ..."]:

@@ -426,8 +426,7 @@ class GymnasiumEnv:
         return EnvFault(f"{self._id}: the connection to one of its processes was lost")
 
     def _packed(self, obs: Any) -> Obs:
-        leaves = obs if isinstance(obs, dict) else {self.spec.obs[0].name: obs}
-        return pack(self.spec, leaves, self.num_envs)
+        return pack(self.spec, obs, self.num_envs)
 
 
 def close_quietly(env: gym.Env) -> None:

@@ -53,8 +53,10 @@ def at(tree: Any, path: Path) -> Any:
     return tree
 
 
-def pack(spec: Spec, leaves: Mapping[str, np.ndarray], num_envs: int) -> Obs:
-    """An observation as a policy reads it, from the arrays ``[N, *shape]`` of its leaves."""
+def pack(spec: Spec, leaves: Mapping[str, np.ndarray] | np.ndarray, num_envs: int) -> Obs:
+    """An observation as a policy reads it, from the arrays ``[N, *shape]`` of its leaves or only leaf."""
+    if not isinstance(leaves, Mapping):
+        leaves = {spec.obs[0].name: leaves}
     numbers = [_numbers(leaf, leaves[leaf.name], num_envs) for leaf in spec.obs if leaf.width]
     joined = numbers[0] if len(numbers) == 1 else np.concatenate(numbers, axis=1) if numbers else None
     packed: dict[str, np.ndarray] = {} if joined is None else {NUMBERS: joined}

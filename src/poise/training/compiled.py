@@ -16,7 +16,7 @@ from poise.algo.memory import carry_size
 from poise.algo.networks import Policy
 from poise.algo.normalize import Normalizer
 from poise.arrays import filled, named, part, prefixed
-from poise.config import USUAL_MEMORY, Config
+from poise.config import Config
 from poise.envs.native import NativeEnv, NativeTask, World, advance, begin, empty_world, observe
 from poise.seeds import Stream, stream_key
 from poise.spec import Spec
@@ -66,10 +66,8 @@ class NativeCollector:
         self._ledger = Ledger(Group(0, 0, env.num_envs, env.num_envs))
         self._episode_key = stream_key(config.seed, Stream.TRAINING)
         self._noise_key = stream_key(config.seed, Stream.NOISE)
-        policy, carry = config.policy, None
-        if policy.memory != "none":
-            size = USUAL_MEMORY if policy.memory_size is None else policy.memory_size
-            carry = jnp.zeros((env.num_envs, carry_size(policy.memory, size)))
+        size = carry_size(config.policy.memory, config.policy.memory_size)
+        carry = jnp.zeros((env.num_envs, size)) if size else None
         index = jnp.full(env.num_envs, -1, jnp.int32)
         fresh = _Native(empty_world(env.task, env.num_envs), index, carry)
         self._now = jax.device_put(fresh, jax.devices()[0])

@@ -13,7 +13,7 @@ from poise.algo.memory import carry_size
 from poise.algo.networks import Policy
 from poise.algo.normalize import Normalizer
 from poise.arrays import ArraysError, fitted, part, prefixed
-from poise.config import USUAL_MEMORY, Config
+from poise.config import Config
 from poise.envs import VectorEnv
 from poise.envs.checking import Crash, EnvFault
 from poise.envs.packing import Obs, differing_rows, empty, map_arrays
@@ -100,11 +100,8 @@ def _named_obs(obs: Obs) -> dict[str, np.ndarray]:
 
 def _empty_memory(config: Config, num_envs: int) -> Float[np.ndarray, "N S"] | None:
     """What the policy's memory holds before the first step; None without a memory."""
-    policy = config.policy
-    if policy.memory == "none":
-        return None
-    size = USUAL_MEMORY if policy.memory_size is None else policy.memory_size
-    return np.zeros((num_envs, carry_size(policy.memory, size)), np.float32)
+    size = carry_size(config.policy.memory, config.policy.memory_size)
+    return np.zeros((num_envs, size), np.float32) if size else None
 
 
 MOST_CRASHES = 3  # in one rollout
