@@ -277,10 +277,12 @@ def _spaces_in_words(spec: Spec) -> list[str]:
 
 
 def _memories_in_words(config: Config) -> list[str]:
-    """Which networks remember, and what they learn from."""
+    """Which networks remember, and what they learn from. ``config`` is settled."""
+    if config.history > 1:
+        return [f"reads the last {config.history} observations, side by side"]
     sizes = {"policy": config.policy, "value function": config.value}
     kinds = {n: f"{x.memory} of {x.memory_size}" for n, x in sizes.items() if x.memory != "none"}
     if not kinds:
         return []
     who = ", ".join(f"{name}: {kind} units" for name, kind in kinds.items())
-    return [f"memory ({who}), learning from sequences of {config.sequence_length} steps"]
+    return [f"memory ({who}), learning from sequences of {config.ppo.sequence_length} steps"]
