@@ -40,7 +40,8 @@ COLUMNS = (
     "commit",
     "date",
 )
-GRU = "--policy.memory gru --value.memory gru"
+GRU, HISTORY = "--policy.memory gru --value.memory gru", "--history 4"
+MOUNTAIN_CAR = "partial:MountainCarContinuousNoVelocity-v0"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Task:
 
     @property
     def memory(self) -> str:
-        return "gru" if "gru" in self.options else "none"
+        """What the networks know of earlier observations."""
+        return next((word for word in ("gru", "history") if word in self.options), "none")
 
 
 def popgym(name: str) -> tuple[Task, Task]:
@@ -68,6 +70,10 @@ def popgym(name: str) -> tuple[Task, Task]:
 TASKS = (
     Task("CartPole without velocities", "partial:CartPoleNoVelocity-v1", "100k", 480, GRU),
     Task("Pendulum without velocity", "partial:PendulumNoVelocity-v1", "100k", -218, GRU),
+    Task("CartPole without velocities", "partial:CartPoleNoVelocity-v1", "100k", 480, HISTORY),
+    Task(
+        "MountainCarContinuous without velocity", MOUNTAIN_CAR, "300k", 85, f"{HISTORY} --policy.std-init 3"
+    ),
     Task("Recall", "recall:Recall-v0", "50k", 15.2, GRU),
     Task("MiniGrid-DoorKey-5x5-v0", "minigrid:MiniGrid-DoorKey-5x5-v0", "100k", 0.93),
     Task("MiniGrid-Unlock-v0", "minigrid:MiniGrid-Unlock-v0", "100k", 0.93),
