@@ -146,22 +146,12 @@ def make(
             return NativeEnv(NATIVE_TASKS[resolved.id], num_envs)
         case "mujoco":
             return _make_mujoco(resolved.id, num_envs)
-        case "gymnasium":
+        case "gymnasium" | "gymnasium-async":
             from poise.envs.gymnasium import GymnasiumEnv
 
-            return GymnasiumEnv(resolved.id, num_envs, first=first, reading=reading)
-        case "gymnasium-async":
-            from poise.envs.gymnasium import GymnasiumEnv
-
-            return GymnasiumEnv(
-                resolved.id,
-                num_envs,
-                processes=True,
-                timeout=timeout,
-                restart=restart,
-                first=first,
-                reading=reading,
-            )
+            options = {"processes": True, "timeout": timeout, "restart": restart}
+            options = options if resolved.backend == "gymnasium-async" else {}
+            return GymnasiumEnv(resolved.id, num_envs, first=first, reading=reading, **options)
 
 
 def _make_mujoco(id: str, num_envs: int) -> VectorEnv:
