@@ -24,7 +24,7 @@ from poise.envs.inner import differing, packed
 from poise.envs.mujoco_warnings import hear_mujoco
 from poise.envs.packing import Obs, empty, pack
 from poise.envs.processes import PATIENCE, UNKNOWN, Processes, start_env_process
-from poise.envs.spaces import MaskSource, mask_source, read_spec
+from poise.envs.spaces import MaskSource, mask_source, read_alike, read_spec
 from poise.envs.tape import LARGEST as LARGEST_TAPE
 from poise.envs.tape import Sums, Tape, TapeFull
 from poise.envs.vector import EnvError, EnvStep, Restored
@@ -174,6 +174,7 @@ class GymnasiumEnv:
         timeout: seconds for a step or a reset, with processes; None: no limit.
         restart: whether ``rebuild`` makes all environments again after one failed.
         first: the number of the first environment in error messages.
+        reading: the spec of the agent that acts in them (``poise.envs.Resolved``).
     """
 
     def __init__(
@@ -185,12 +186,13 @@ class GymnasiumEnv:
         timeout: float | None = None,
         restart: bool = False,
         first: int = 0,
+        reading: Spec | None = None,
     ):
         self.num_envs, self._numbers = num_envs, range(first, first + num_envs)
         self.backend = "gymnasium (one process each)" if processes else "gymnasium (in this process)"
-        self._masks: MaskSource | None
         in_info = partial(_in_info_of_process, id, first, timeout) if processes else None
-        self.spec, self._masks = spec_of(partial(_make_one, id, first), in_info)
+        self._masks: MaskSource | None
+        self.spec, self._masks = read_alike(*spec_of(partial(_make_one, id, first), in_info), reading)
         self._nested = any(part.path for part in self.spec.action)
         self._first_choice = np.array([first for part in self.spec.choices for first in part.first])
         low, high = self.spec.float32_bounds

@@ -142,7 +142,7 @@ def _resumed(run: Path, usable: Usable, changes: Changes, conditions: Conditions
         print("this budget would have given from the start", file=file)
     if not same_machine(usable.past, file):
         usable = dataclasses.replace(usable, past=dataclasses.replace(usable.past, exact=False))
-    task = resolved(manifest.env, manifest.backend)
+    task = resolved(manifest.env, manifest.backend)._replace(reading=manifest.spec)
     if changes.workers is not None:
         options = dataclasses.replace(options, workers=changes.workers)
     return (yield from _session(_Job(task, config, options, usable), run, conditions))
@@ -221,6 +221,7 @@ def _world(job: _Job, conditions: Conditions, stack: contextlib.ExitStack) -> Co
             timeout=options.env_timeout,
             restart=options.on_crash == "restart",
             first=group.first,
+            reading=task.reading,
         )
         stack.callback(env.close)
         made.append(env)
