@@ -23,7 +23,6 @@ from poise.training.measuring_spaces import (
     divergence,
     measure_masks,
     measure_parts,
-    pieces,
 )
 
 FLAT = Spec.flat("Flat-v0", (2,), num_choices=2)
@@ -54,7 +53,7 @@ MOVES = Part(("moves",), (2,), sizes=(3, 2), first=(0, 0))
 
 
 def test_the_pieces_of_an_action():
-    found = pieces(with_action(PICK, AIM, MOVES, PUSH))
+    found = with_action(PICK, AIM, MOVES, PUSH).pieces
     assert [(p.name, p.columns, p.values, p.sizes) for p in found] == [
         ("aim", slice(0, 2), slice(0, 0), ()),
         ("push", slice(2, 3), slice(0, 0), ()),
@@ -62,11 +61,11 @@ def test_the_pieces_of_an_action():
         ("moves/0", slice(4, 5), slice(2, 5), (3,)),
         ("moves/1", slice(5, 6), slice(5, 7), (2,)),
     ]
-    assert [p.name for p in pieces(FLAT)] == [""]
+    assert [p.name for p in FLAT.pieces] == [""]
     multi = dataclasses.replace(MOVES, path=())
-    assert [p.name for p in pieces(with_action(multi))] == ["0", "1"]
+    assert [p.name for p in with_action(multi).pieces] == ["0", "1"]
     bits = Part(("bits",), (17,), sizes=(2,) * 17, first=(0,) * 17)
-    assert [(p.name, p.sizes) for p in pieces(with_action(bits))] == [("bits", (2,) * 17)]
+    assert [(p.name, p.sizes) for p in with_action(bits).pieces] == [("bits", (2,) * 17)]
 
 
 def test_the_entropy_of_each_part_by_hand():

@@ -3,7 +3,7 @@
 Nothing here takes part in learning. All is measured on the rollout, with the networks that acted.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,10 @@ from poise.algo.distributions import Distribution
 from poise.algo.memory import play_on
 from poise.algo.prepare import Prepared
 from poise.algo.state import Learner, TrainState
-from poise.spec import MASK, Part, Spec
+from poise.spec import MASK, Spec
 from poise.training.measuring import box_of, logits_of
 from poise.types import Rollout
 
-MOST_CHOICES = 16  # of one part; where a part has more, they are measured together
 ROWS = 256  # of a rollout, on which a memory is measured: about 1% of the time that learning takes
 
 
@@ -33,55 +32,16 @@ def measure_spaces(
     return found | measure_memory(before.learner, prepared, num_envs=num_envs, first=first)
 
 
-class Piece(NamedTuple):
-    """A box of an action, a choice of it, or many choices of one part together.
-
-    ``name``: empty if the action is one box or one choice without a name. ``columns``: of its dimensions or
-    choices in a row of actions. ``values``: of its values among all logits; empty for a box. ``sizes``: how
-    many values each of its choices has.
-    """
-
-    name: str
-    columns: slice
-    values: slice
-    sizes: tuple[int, ...]
-
-
-def pieces(spec: Spec) -> list[Piece]:
-    """The boxes and choices of an action, boxes first, by names such as ``aim``, ``pick``, ``moves/1``.
-
-    Choices of one part have numbers. If the action is one part without a name, they are numbers alone.
-    """
-    found, column, value = [], 0, 0
-    for part in spec.boxes:
-        found.append(Piece("".join(_named(part)), slice(column, column + part.num_columns), slice(0, 0), ()))
-        column += part.num_columns
-    for part in spec.choices:
-        together = len(part.sizes) > MOST_CHOICES
-        for k, sizes in enumerate([part.sizes] if together else [(size,) for size in part.sizes]):
-            number = [str(k)] if len(part.sizes) > 1 and not together else []
-            name = "/".join([*_named(part), *number])
-            columns, values = slice(column, column + len(sizes)), slice(value, value + sum(sizes))
-            found.append(Piece(name, columns, values, sizes))
-            column, value = columns.stop, values.stop
-    return found
-
-
-def _named(part: Part) -> list[str]:
-    return [part.name] if part.path else []
-
-
 def measure_parts(distribution: Distribution, spec: Spec) -> dict[str, float]:
     """The mean entropy of each piece of an action; the mean deviation of each box, if there are several.
 
     ``distribution``: of all rows. Empty if the action has one piece only.
     """
-    every = pieces(spec)
-    if len(every) < 2:
+    if len(spec.pieces) < 2:
         return {}
     box, choices = box_of(distribution), logits_of(distribution)
     entropies, deviations = {}, {}
-    for piece in every:
+    for piece in spec.pieces:
         if piece.sizes:
             assert choices is not None
             log_p = _log_probabilities(choices[0][:, piece.values], piece.sizes)

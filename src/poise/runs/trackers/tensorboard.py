@@ -14,11 +14,10 @@ from tensorboardX.record_writer import RecordWriter
 from poise.agents.evaluation import Evaluation
 from poise.runs.journal import EVENTS
 from poise.runs.writers.writer import Log
-from poise.spec import Spec
+from poise.spec import Piece, Spec
 from poise.store.files import open_to_write
 from poise.training.loop import Progress
 from poise.training.measuring import box_of, probabilities
-from poise.training.measuring_spaces import Piece, pieces
 
 
 class _Records(RecordWriter):
@@ -42,11 +41,10 @@ def step_tags(spec: Spec) -> dict[str, list[str]]:
     ``step/mean/aim/0`` is of a box ``aim``, ``step/probability/pick/3`` of a choice ``pick``. A box of one
     dimension has no number: ``step/mean/push``. A part without a name has numbers only.
     """
-    every = pieces(spec)
-    boxes, choices = [p for p in every if not p.sizes], [p for p in every if p.sizes]
+    boxes, choices = ([p for p in spec.pieces if bool(p.sizes) == chosen] for chosen in (False, True))
     box_columns = [tail for piece in boxes for tail in _tails(piece)]
     return {
-        "action": [f"step/action/{tail}" for piece in every for tail in _tails(piece)],
+        "action": [f"step/action/{tail}" for piece in spec.pieces for tail in _tails(piece)],
         "mean": [f"step/mean/{tail}" for tail in box_columns],
         "std": [f"step/std/{tail}" for tail in box_columns],
         "probability": [
