@@ -50,7 +50,9 @@ def _wrapped(text: str) -> str:
     return textwrap.fill(text, 80, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
 
 
-def envs(word: Annotated[str, Positional, arg(metavar="WORD")] = "", json_: Json = False) -> None:
+def envs(
+    word: Annotated[str, Positional, arg(metavar="[WORD]", help_behavior_hint="")] = "", json_: Json = False
+) -> None:
     """List the environments: backend, spaces, time limit, and the mean return that counts as solved.
 
     Example: poise envs minigrid
