@@ -49,6 +49,12 @@ def threshold(id: str) -> float | None:
     return gym.registry[id].reward_threshold if id in gym.registry else None
 
 
+def step_limit(id: str) -> int | None:
+    """The time limit with which ``id``, or the name in ``module:name``, is registered; None without one."""
+    name = registered_name(id)
+    return gym.registry[name].max_episode_steps if name in gym.registry else None
+
+
 def is_registered(id: str) -> bool:
     """Whether ``id`` is registered with Gymnasium; of ``module:name`` (module imported already), the name.
 

@@ -14,7 +14,7 @@ from poise.errors import message_of
 from poise.system.extras import needs
 
 # how ids begin that a package registers when it is imported: the module to name, and the package or extra
-_PACKAGES = {
+PACKAGES = {
     "ALE/": ("ale_py", "ale-py"),
     "MiniGrid-": ("minigrid", "minigrid"),
     "BabyAI-": ("minigrid", "minigrid"),
@@ -30,7 +30,7 @@ _PACKAGES = {
     "AntMaze": ("gymnasium_robotics", "gymnasium-robotics"),
     "dm_control/": ("shimmy", "shimmy"),
 }
-EXTRAS = ("minigrid", "popgym")  # of these packages
+EXTRAS = ("minigrid", "popgym")  # of these packages: each is an extra of the same name
 REGISTER = 'gymnasium.register("Mine-v0", {})'
 
 
@@ -92,7 +92,18 @@ def _advice_for_file(id: str) -> str | None:
     )
 
 
+def is_installed(module: str) -> bool:
+    """Whether a module can be imported, as far as can be told without importing it."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
 def _missing(id: str, module: str, error: ModuleNotFoundError) -> str:
+    extra = dict(PACKAGES.values()).get(module)
+    if extra in EXTRAS and error.name == module:
+        return f"{id}: {needs(extra)}"
     if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
         return (
             f"{id}: its module cannot be imported: there is no {module}.py here, and no package {module} is "
@@ -129,16 +140,12 @@ def _nearest(name: str, ids: Iterable[str]) -> str:
 
 
 def _in_package(id: str) -> str | None:
-    source = next((source for start, source in _PACKAGES.items() if id.startswith(start)), None)
+    source = next((source for start, source in PACKAGES.items() if id.startswith(start)), None)
     if source is None:
         return None
     module, package = source
-    try:
-        installed = importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        installed = False
     how = needs(package).partition("install it: ")[2] if package in EXTRAS else f"uv pip install {package}"
-    install = "" if installed else f", after {how}"
+    install = "" if is_installed(module) else f", after {how}"
     return f"{id} is registered by the package {package}; name its module: {module}:{id}{install}"
 
 
