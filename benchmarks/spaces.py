@@ -75,13 +75,13 @@ TASKS = (
         "MountainCarContinuous without velocity", MOUNTAIN_CAR, "300k", 85, f"{HISTORY} --policy.std-init 3"
     ),
     Task("Recall", "recall:Recall-v0", "50k", 15.2, GRU),
-    Task("MiniGrid-DoorKey-5x5-v0", "minigrid:MiniGrid-DoorKey-5x5-v0", "100k", 0.93),
-    Task("MiniGrid-Unlock-v0", "minigrid:MiniGrid-Unlock-v0", "100k", 0.93),
+    Task("MiniGrid-DoorKey-5x5-v0", "minigrid/doorkey-5x5", "100k", 0.93),
+    Task("MiniGrid-Unlock-v0", "minigrid/unlock", "100k", 0.93),
     Task("Masked", "masked:Masked-v0", "5k", 90, "--ppo.gamma 0.4 --num-envs 1 --ppo.num-steps 2500"),
     *popgym("RepeatPreviousEasy"),
     *popgym("PositionOnlyCartPoleEasy"),
     *popgym("CountRecallEasy"),
-    Task("MiniGrid-KeyCorridorS3R1-v0", "minigrid:MiniGrid-KeyCorridorS3R1-v0", "500k", 0.90),
+    Task("MiniGrid-KeyCorridorS3R1-v0", "minigrid/keycorridor-s3r1", "500k", 0.90),
 )
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -140,22 +141,33 @@ def memory_idle(record: Record) -> Finding | None:
         idle.append(("policy", "policy", f"changed the policy by {policy:.1g} nats"))
     if value < VALUE_MEMORY_NONE:
         idle.append(("value", "value function", f"moved the values by {value:.1g} of their deviation"))
-    if not idle:
+    stacked = record.config.history > 1
+    if not idle or (stacked and len(idle) < 2):  # both networks have a history, or neither
         return None
-    usual, names = record.config.usual(record.spec), [name for name, _, _ in idle]
-    without = {f"{name}__memory": "none" for name in names}
-    without |= {f"{name}__memory_size": usual[f"{name}.memory_size"] for name in names}
-    if all(getattr(record.config, name).memory == "none" or name in names for name in ("policy", "value")):
-        without["ppo__sequence_length"] = usual["ppo.sequence_length"]
+    without = _without_memory(record, [name for name, _, _ in idle])
     longer = record.command(total_steps=4 * record.config.total_steps)
     return Finding(
         "memory-idle",
         "warning",
-        f"what the memory held {' and '.join(seen for _, _, seen in idle)} {since(record)}",
-        f"The {' and the '.join(what for _, what, _ in idle)} would be the same without a memory. It takes "
-        "time and is not used, or not yet.",
+        f"what {'earlier observations showed' if stacked else 'the memory held'} "
+        f"{' and '.join(seen for _, _, seen in idle)} {since(record)}",
+        f"The {' and the '.join(what for _, what, _ in idle)} would be the same without "
+        f"{'them. They take time and are' if stacked else 'a memory. It takes time and is'} not used, or not "
+        "yet.",
         f"{longer}; or without it: {record.command(**without)}",
     )
+
+
+def _without_memory(record: Record, names: list[str]) -> dict[str, Any]:
+    """The options that take the memory, or the history, from these networks."""
+    usual = record.config.usual(record.spec)
+    if record.config.history > 1:
+        return {"history": 1, "ppo__sequence_length": usual["ppo.sequence_length"]}
+    without: dict[str, Any] = {f"{name}__memory": "none" for name in names}
+    without |= {f"{name}__memory_size": usual[f"{name}.memory_size"] for name in names}
+    if all(getattr(record.config, name).memory == "none" or name in names for name in ("policy", "value")):
+        without["ppo__sequence_length"] = usual["ppo.sequence_length"]
+    return without
 
 
 SPACES: tuple[Callable[[Record], Finding | None], ...] = (
