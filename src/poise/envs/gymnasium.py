@@ -19,6 +19,7 @@ from jaxtyping import Bool, Shaped
 
 from poise.envs.checking import Checked, Crash, EnvFault
 from poise.envs.mujoco_warnings import hear_mujoco
+from poise.envs.naming import import_module_of
 from poise.envs.packing import Obs, empty, pack
 from poise.envs.processes import PATIENCE, UNKNOWN, Processes, start_env_process
 from poise.envs.replay.inner import differing, packed
@@ -119,10 +120,11 @@ def _in_info_of_process(id: str, index: int, timeout: float | None) -> bool:
 
 def make_plain(id: str) -> gym.Env:
     """One environment, as Gymnasium makes it, with its wrappers."""
-    module = id.rpartition(":")[0]
-    if module:  # not yet imported in a process of its own
-        importlib.import_module(module)
+    if id.rpartition(":")[0]:  # not yet imported in a process of its own
+        importlib.import_module(id.rpartition(":")[0])
         is_registered(id)
+    else:
+        import_module_of(id)
     with warnings.catch_warnings():
         # "-v4 is out of date": the user chose this version
         warnings.filterwarnings("ignore", message=".*out of date.*")

@@ -15,7 +15,7 @@ from poise.system.extras import needs
 
 # how ids begin that a package registers when it is imported: the module to name, and the package or extra
 _PACKAGES = {
-    "ALE/": ("ale_py", "ale-py"),
+    "ALE/": ("ale_py", "atari"),
     "MiniGrid-": ("minigrid", "minigrid"),
     "BabyAI-": ("minigrid", "minigrid"),
     "popgym-": ("popgym", "popgym"),
@@ -30,7 +30,7 @@ _PACKAGES = {
     "AntMaze": ("gymnasium_robotics", "gymnasium-robotics"),
     "dm_control/": ("shimmy", "shimmy"),
 }
-EXTRAS = ("minigrid", "popgym")  # of these packages
+EXTRAS = ("atari", "minigrid", "popgym")  # of these packages: their ids need no module
 REGISTER = 'gymnasium.register("Mine-v0", {})'
 
 
@@ -58,6 +58,8 @@ def checked_name(env: object) -> str:
 def import_module_of(id: str) -> str:
     """The name in ``id``. The module in ``module:name`` is imported, which registers the name.
 
+    Of an id of an extra, such as ``ALE/Pong-v5``, the extra's module is imported, if it is installed.
+
     Raises:
         EnvError: ``id`` is the path of a file, or the module cannot be imported.
     """
@@ -66,6 +68,9 @@ def import_module_of(id: str) -> str:
         raise EnvError(advice)
     if colon and not (module and name):
         raise EnvError(f"{id}: write module:Name, for example tank:Tank")
+    extra = None if module else _package_of(id)
+    if extra is not None and extra[1] in EXTRAS and _registered(id) is None and _is_installed(extra[0]):
+        module = extra[0]
     if module:
         try:
             importlib.import_module(module)
@@ -93,6 +98,9 @@ def _advice_for_file(id: str) -> str | None:
 
 
 def _missing(id: str, module: str, error: ModuleNotFoundError) -> str:
+    extras = {module: package for module, package in _PACKAGES.values() if package in EXTRAS}
+    if error.name == module and module in extras:
+        return f"{id} {needs(extras[module])}"
     if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
         return (
             f"{id}: its module cannot be imported: there is no {module}.py here, and no package {module} is "
@@ -129,17 +137,27 @@ def _nearest(name: str, ids: Iterable[str]) -> str:
 
 
 def _in_package(id: str) -> str | None:
-    source = next((source for start, source in _PACKAGES.items() if id.startswith(start)), None)
-    if source is None:
+    """What to type for an id of a package that is not imported; None if it is no such id."""
+    if (source := _package_of(id)) is None:
         return None
     module, package = source
-    try:
-        installed = importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        installed = False
-    how = needs(package).partition("install it: ")[2] if package in EXTRAS else f"uv pip install {package}"
-    install = "" if installed else f", after {how}"
+    installed = _is_installed(module)
+    if package in EXTRAS:
+        return None if installed else f"{id} {needs(package)}"
+    install = "" if installed else f", after uv pip install {package}"
     return f"{id} is registered by the package {package}; name its module: {module}:{id}{install}"
+
+
+def _package_of(id: str) -> tuple[str, str] | None:
+    """The module that registers ids that begin like this one, and its package or extra."""
+    return next((source for start, source in _PACKAGES.items() if id.startswith(start)), None)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _in_module(id: str, module: str, name: str) -> str | None:

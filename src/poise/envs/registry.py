@@ -29,7 +29,7 @@ class Resolved(NamedTuple):
     """The environment and the backend that will be used; ``note``: a sentence for the user, if any."""
 
     id: str
-    backend: Literal["mujoco", "native", "gymnasium", "gymnasium-async"]
+    backend: Literal["mujoco", "native", "atari", "gymnasium", "gymnasium-async"]
     note: str | None = None
 
 
@@ -71,7 +71,11 @@ def resolve(id: str, backend: Backend = "auto") -> Resolved:
 
     from poise.envs.gymnasium import is_registered
 
+    if backend in ("auto", "atari") and _is_game(id):
+        return Resolved(id, "atari", note)
     if is_registered(id):
+        if backend == "atari":
+            raise EnvError(_explain_no_game(id))
         return Resolved(id, "gymnasium" if backend == "auto" else backend, note)
     raise EnvError(_explain_unknown(id))
 
@@ -90,6 +94,19 @@ def _replace_retired(id: str) -> tuple[str, str | None]:
     raise EnvError(
         f"{id} needs mujoco-py, which is retired, and it differs from {name}-v4 (Ant's observation, for "
         f"example); choose {name}-v5"
+    )
+
+
+def _is_game(id: str) -> bool:
+    from poise.envs.atari import settings_of
+
+    return settings_of(id) is not None
+
+
+def _explain_no_game(id: str) -> str:
+    return (
+        f"backend atari has the games of ale-py as that registers them, such as ALE/Pong-v5, and {id} is "
+        "something else; --backend gymnasium trains on it"
     )
 
 
@@ -118,11 +135,11 @@ def make(
         id: a registered id, or ``module:name`` of an id or a class. The module is imported.
         num_envs: how many.
         backend: ``auto`` takes the fastest one that has the environment: native (JAX), then mujoco (batch
-            engine), then gymnasium.
+            engine), then atari (ale-py's vector environment), then gymnasium.
         timeout: seconds for a step or a reset (gymnasium-async only); None: no limit.
         restart: whether an environment that fails is made again (gymnasium-async only); otherwise the fault
             is raised.
-        first: the number of the first environment in error messages (gymnasium and gymnasium-async).
+        first: the number of the first environment in error messages (atari, gymnasium and gymnasium-async).
 
     Raises:
         EnvError: there is no such environment, this backend does not have it, or its spaces are not
@@ -138,6 +155,10 @@ def make(
             return NativeEnv(NATIVE_TASKS[resolved.id], num_envs)
         case "mujoco":
             return _make_mujoco(resolved.id, num_envs)
+        case "atari":
+            from poise.envs.atari import AtariEnv
+
+            return AtariEnv(resolved.id, num_envs, first=first)
         case "gymnasium":
             from poise.envs.gymnasium import GymnasiumEnv
 
