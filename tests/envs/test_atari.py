@@ -9,9 +9,11 @@ import sys
 import gymnasium as gym
 import numpy as np
 import pytest
+from PIL import Image
 
 import poise
 from poise import envs
+from poise.agents.stages import open_stage
 from poise.arrays import ArraysError
 from poise.envs.atari import AtariEnv, Screen
 from poise.envs.checking import EnvFault
@@ -117,11 +119,11 @@ def test_the_end_of_a_game_terminates():
     env = AtariEnv("ALE/Breakout-v5", 2)
     env.reset(np.ones(2, bool), [0, 1])
     rng = np.random.default_rng(0)
-    for count in range(1, 600):
-        step = env.step(rng.integers(4, size=2))
-        if step.terminated.any():
-            break
-    assert 50 < count < 500
+    steps = [env.step(rng.integers(4, size=2)) for _ in range(100)]
+    while not steps[-1].terminated.any() and len(steps) < 500:
+        steps.append(env.step(rng.integers(4, size=2)))
+    step = steps[-1]
+    assert step.terminated.any()
     assert not step.truncated.any()
     assert step.reward.dtype == np.float64
 
@@ -179,9 +181,7 @@ def test_a_difference_within_the_repeated_episode_is_found():
 
 def test_actions_that_the_game_does_not_have_are_refused():
     env, _ = unfinished()
-    with pytest.raises(
-        EnvFault, match=r"environment 1, episode seed 4294967294, step 8: action 3 is not one"
-    ):
+    with pytest.raises(EnvFault, match=r"environment 1, episode seed 4294967294, step 8: action 3 is"):
         env.step(np.array([0, 3, 2]))
     saved = env.snapshot()
     saved["action"] = np.full_like(saved["action"], 3)
@@ -198,21 +198,26 @@ def test_the_screen_shows_the_episode_in_color():
     for action in np.random.default_rng(0).integers(3, size=(20, 1)):
         planes = env.step(action).next_obs["image"]
         frame = screen.step(action)
-    gray = np.asarray(frame, float) @ [0.299, 0.587, 0.114]
-    rows = gray.reshape(84, -1, 160).mean(1) if gray.shape[0] % 84 == 0 else gray[::5].repeat(2, 0)
-    assert np.corrcoef(rows.mean(1), planes[0, 3].mean(1))[0, 1] > 0.9
+    gray = Image.fromarray(frame).convert("L").resize((84, 84), Image.Resampling.BOX)
+    assert np.corrcoef(np.ravel(gray), planes[0, 3].ravel())[0, 1] > 0.95
 
 
-def test_a_game_is_trained_scored_filmed_and_resumed_by_its_name(tmp_path):
+def test_a_game_is_trained_and_filmed_by_its_name(tmp_path):
     shown = io.StringIO()
-    options = {"num_envs": 2, "ppo": {"num_steps": 64, "num_epochs": 1}, "eval_max_steps": 60}
-    run = poise.train(GAME, total_steps=256, out=tmp_path, file=shown, video=False, **options)
+    options = {"num_envs": 2, "ppo": {"num_steps": 64, "num_epochs": 1}, "evaluate": False, "video": False}
+    run = poise.train(GAME, total_steps=256, out=tmp_path, file=shown, **options)
     assert "on atari (" in shown.getvalue()
     assert "observes image (4 x 84 x 84 image, channels first)" in shown.getvalue()
     summary = json.loads((run.folder / "summary.json").read_text())
     assert (summary["status"], summary["backend"]) == ("finished", "atari")
-    agent = poise.load(run.folder)
-    assert agent.spec.time_limit == 27_000
+    stage = open_stage(envs.resolve(GAME))
+    obs = stage.reset(3)
+    frame = stage.draw()
+    assert frame.shape == (420, 320, 3)
+    action = poise.load(run.folder).player(1).act(obs)
+    _, ended = stage.step(action)
+    assert not ended
+    stage.close()
 
 
 def test_without_the_package_the_message_names_the_extra(tmp_path):
