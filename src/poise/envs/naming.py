@@ -13,13 +13,12 @@ from poise.envs.vector import EnvError
 from poise.errors import message_of
 from poise.system.extras import needs
 
-# how ids begin that a package registers when it is imported: the module to name, and the package or extra
+# how ids begin that a package registers when it is imported: the module to name, and the package
 _PACKAGES = {
-    "ALE/": ("ale_py", "atari"),
+    "ALE/": ("ale_py", "ale-py"),
     "MiniGrid-": ("minigrid", "minigrid"),
     "BabyAI-": ("minigrid", "minigrid"),
     "popgym-": ("popgym", "popgym"),
-    "MinAtar/": ("minatar", "minatar"),
     "highway-": ("highway_env", "highway-env"),
     "Fetch": ("gymnasium_robotics", "gymnasium-robotics"),
     "HandManipulate": ("gymnasium_robotics", "gymnasium-robotics"),
@@ -30,7 +29,8 @@ _PACKAGES = {
     "AntMaze": ("gymnasium_robotics", "gymnasium-robotics"),
     "dm_control/": ("shimmy", "shimmy"),
 }
-EXTRAS = ("atari", "minigrid", "popgym")  # of these packages: their ids need no module
+# the extra that has a module
+EXTRAS = {"ale_py": "atari", "minatar": "minatar", "minigrid": "minigrid", "popgym": "popgym"}
 REGISTER = 'gymnasium.register("Mine-v0", {})'
 
 
@@ -68,9 +68,9 @@ def import_module_of(id: str) -> str:
         raise EnvError(advice)
     if colon and not (module and name):
         raise EnvError(f"{id}: write module:Name, for example tank:Tank")
-    extra = None if module else _package_of(id)
-    if extra is not None and extra[1] in EXTRAS and _registered(id) is None and _is_installed(extra[0]):
-        module = extra[0]
+    if not module and _registered(id) is None:
+        package, _ = _package_of(id) or ("", "")
+        module = package if package in EXTRAS and _is_installed(package) else ""
     if module:
         try:
             importlib.import_module(module)
@@ -98,9 +98,8 @@ def _advice_for_file(id: str) -> str | None:
 
 
 def _missing(id: str, module: str, error: ModuleNotFoundError) -> str:
-    extras = {module: package for module, package in _PACKAGES.values() if package in EXTRAS}
-    if error.name == module and module in extras:
-        return f"{id} {needs(extras[module])}"
+    if error.name in EXTRAS:
+        return f"{id} {needs(EXTRAS[error.name])}"
     if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
         return (
             f"{id}: its module cannot be imported: there is no {module}.py here, and no package {module} is "
@@ -142,8 +141,8 @@ def _in_package(id: str) -> str | None:
         return None
     module, package = source
     installed = _is_installed(module)
-    if package in EXTRAS:
-        return None if installed else f"{id} {needs(package)}"
+    if module in EXTRAS:
+        return None if installed else f"{id} {needs(EXTRAS[module])}"
     install = "" if installed else f", after uv pip install {package}"
     return f"{id} is registered by the package {package}; name its module: {module}:{id}{install}"
 
