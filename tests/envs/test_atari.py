@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("ale_py") is None, reas
 
 GAME = "ALE/Freeway-v5"
 ALL = np.ones(3, bool)
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -220,16 +222,19 @@ def test_a_game_is_trained_and_filmed_by_its_name(tmp_path):
     stage.close()
 
 
-def test_without_the_package_the_message_names_the_extra(tmp_path):
+def test_without_the_package_the_message_names_the_extra():
     code = (
-        "import sys; sys.modules['ale_py'] = None\n"
+        "import sys; sys.modules |= {'ale_py': None, 'minatar': None}\n"
         "from poise import envs\n"
-        f"for id in ('{GAME}', 'ale_py:{GAME}'):\n"
+        f"for id in ('{GAME}', 'ale_py:{GAME}', 'minatar_games:Breakout-v1'):\n"
         "    try: envs.resolve(id)\n"
         "    except envs.EnvError as error: print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=EXAMPLES, capture_output=True, text=True, check=True
+    )
     assert [line.partition(";")[0] for line in done.stdout.splitlines()] == [
         f"{GAME} needs the extra atari",
         f"ale_py:{GAME} needs the extra atari",
+        "minatar_games:Breakout-v1 needs the extra minatar",
     ]

@@ -1,4 +1,4 @@
-"""Environments of other packages, the extras minigrid, popgym and minatar: each kind is trained by its name."""
+"""Environments of the extras minigrid, popgym and minatar: each kind is trained by its name."""
 
 import io
 import json
