@@ -98,8 +98,8 @@ def _advice_for_file(id: str) -> str | None:
 
 
 def _missing(id: str, module: str, error: ModuleNotFoundError) -> str:
-    if error.name in EXTRAS:
-        return f"{id} {needs(EXTRAS[error.name])}"
+    if (package := f"{error.name}".partition(".")[0]) in EXTRAS:
+        return f"{id} {needs(EXTRAS[package])}"
     if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
         return (
             f"{id}: its module cannot be imported: there is no {module}.py here, and no package {module} is "
