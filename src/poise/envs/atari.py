@@ -34,7 +34,11 @@ _LAST_SEED = 2**31 - 1  # of the library
 _UNLIMITED = 2**30  # frames: the time limit is counted here
 _PLAIN, _VECTOR = "ale_py.env:AtariEnv", "ale_py.vector_env:AtariVectorEnv"  # what ale-py registers
 _SETTINGS = {
-    *("game", "frameskip", "repeat_action_probability", "full_action_space", "max_num_frames_per_episode")
+    "game",
+    "frameskip",
+    "repeat_action_probability",
+    "full_action_space",
+    "max_num_frames_per_episode",
 }
 
 
@@ -49,7 +53,8 @@ def settings_of(id: str) -> dict[str, Any] | None:
         return None
     if spec.additional_wrappers or spec.max_episode_steps is not None or set(spec.kwargs) != _SETTINGS:
         return None
-    return spec.kwargs if isinstance(spec.kwargs["frameskip"], int) else None
+    counts = spec.kwargs["frameskip"], spec.kwargs["max_num_frames_per_episode"]
+    return spec.kwargs if all(isinstance(n, int) and n > 0 for n in counts) else None
 
 
 class AtariEnv:
