@@ -52,7 +52,7 @@ class PPO(Checked):
     budget of 400,000 or more; the whole rollout if that is smaller (docs/defaults.md)."""
     sequence_length: Count | None = None
     """Steps of a sequence that a memory learns from, L. A minibatch has as many sequences as its rows fill.
-    None: the whole rollout."""
+    None: the whole rollout; with --history 1, unless there are images."""
     gamma: Share | None = None
     """Discount; None: 1 - 1 / (3 sqrt(time limit)), or 0.99 without a time limit (docs/defaults.md)."""
     lam: Share = 0.95
@@ -249,6 +249,8 @@ class Config(Checked):
     env_groups: Count = 1
     """Number of groups the environments are split into. Each is collected independently, with its own noise,
     and --workers distributes them. The result depends on this number, not on the workers (docs/scale.md)."""
+    history: Annotated[int, Bound(ge=1, le=2**10)] = 1
+    """Observations that both networks read, side by side: the newest and those before it, K in all."""
     ppo: PPO = field(default_factory=PPO)
     policy: Policy = field(default_factory=Policy)
     value: Value = field(default_factory=Value)
@@ -268,6 +270,10 @@ class Config(Checked):
             raise ConfigError(
                 f"ppo.sequence_length = {length}: must divide {num_steps}, the steps of a rollout "
                 f"({self._as_text})"
+            )
+        if self.history > 1 and (self.policy.memory != "none" or self.value.memory != "none"):
+            raise ConfigError(
+                f"history = {self.history}: choose either this or a memory (policy.memory, value.memory)"
             )
         if self.env_groups > self.shape[1]:
             raise ConfigError(
@@ -324,15 +330,18 @@ class Config(Checked):
 
     @property
     def has_memory(self) -> bool:
-        """Whether the policy or the value function has a memory."""
-        return self.policy.memory != "none" or self.value.memory != "none"
+        """Whether the policy or the value function reads more than the newest observation."""
+        return self.history > 1 or self.policy.memory != "none" or self.value.memory != "none"
 
-    @property
-    def sequence_length(self) -> int | None:
-        """Steps of a sequence that is learned from, L; None without a memory."""
-        if not self.has_memory:
-            return None
-        return self.shape[0] if self.ppo.sequence_length is None else self.ppo.sequence_length
+    def sequence_length(self, spec: Spec) -> int | None:
+        """Steps of a sequence that is learned from, L; None without a memory.
+
+        Nothing is learned from the earlier steps of a history of numbers: its rows are shuffled one by one.
+        What an encoder makes of earlier images is learned, too.
+        """
+        if self.ppo.sequence_length is not None or not self.has_memory:
+            return self.ppo.sequence_length
+        return 1 if self.history > 1 and not spec.images else self.shape[0]
 
     @property
     def _as_text(self) -> str:
@@ -360,7 +369,7 @@ class Config(Checked):
         chosen = {
             "num_steps": num_steps,
             "minibatch_size": self.minibatch_size,
-            "sequence_length": self.sequence_length,
+            "sequence_length": self.sequence_length(spec),
             "gamma": defaults.gamma(spec.time_limit) if ppo.gamma is None else ppo.gamma,
             "policy_learning_rate": rate if ppo.policy_learning_rate is None else ppo.policy_learning_rate,
             "value_learning_rate": rate if ppo.value_learning_rate is None else ppo.value_learning_rate,
@@ -413,8 +422,8 @@ class Config(Checked):
             )
         if ppo.sequence_length is not None and not self.has_memory:
             raise ConfigError(
-                f"ppo.sequence_length = {ppo.sequence_length}: has no effect without policy.memory or "
-                "value.memory"
+                f"ppo.sequence_length = {ppo.sequence_length}: has no effect without policy.memory, "
+                "value.memory or history"
             )
         if policy.head_tanh == "all" and policy.std == "independent":
             raise ConfigError(
@@ -445,7 +454,8 @@ class Config(Checked):
         """
         pixels = sum(math.prod(image.shape) for image in spec.images)
         row_bytes = 2 * (4 * spec.obs_size + pixels) + 4 * (spec.dimensions + spec.noise_size)
-        self._check_sizes(num_inputs=spec.obs_size, num_outputs=spec.noise_size, row_bytes=row_bytes)
+        num_inputs = self.history * spec.obs_size
+        self._check_sizes(num_inputs=num_inputs, num_outputs=spec.noise_size, row_bytes=row_bytes)
         for network in (self.policy, self.value):
             _check_seen(network, spec)
         idle: dict[str, str] = {}

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike
 from poise.errors import PoiseError
 
 WIDEST = 1e8  # range of an action dimension that can be meant
+MOST_CHOICES = 16  # of one part that are measured one by one
 NUMBERS, MASK = "numbers", "action_mask"  # keys of an observation that has more than numbers
 
 # what steps an environment
@@ -128,6 +129,20 @@ class Part:
         return " x ".join(map(str, self.sizes)) + " choices"
 
 
+class Piece(NamedTuple):
+    """One box of an action, one choice, or all choices of a part that has more than ``MOST_CHOICES``.
+
+    ``name``: empty if the action is one box or one choice without a name. ``columns``: of its dimensions or
+    choices in a row of actions. ``values``: of its values among all logits; empty for a box. ``sizes``: how
+    many values each of its choices has; empty for a box.
+    """
+
+    name: str
+    columns: slice
+    values: slice
+    sizes: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Spec:
     """What an agent must know of its environment: its spaces and the time limit.
@@ -206,6 +221,20 @@ class Spec:
     @cached_property
     def choices(self) -> tuple[Part, ...]:
         return tuple(part for part in self.action if not part.is_box)
+
+    @cached_property
+    def pieces(self) -> tuple[Piece, ...]:
+        """What an action is made of, by names such as ``aim``, ``pick``, ``moves/1``. Boxes come first."""
+        found, column, value = [], 0, 0
+        for part in (*self.boxes, *self.choices):
+            separate = 1 < len(part.sizes) <= MOST_CHOICES
+            for k, sizes in enumerate([(size,) for size in part.sizes] if separate else [part.sizes]):
+                words = [*([part.name] if part.path else []), *([str(k)] if separate else [])]
+                columns = slice(column, column + (len(sizes) or part.num_columns))
+                values = slice(value, value + sum(sizes))
+                found.append(Piece("/".join(words), columns, values, sizes))
+                column, value = columns.stop, values.stop
+        return tuple(found)
 
     @cached_property
     def action_low(self) -> tuple[float, ...]:

@@ -196,8 +196,8 @@ gym.register("GymPendulum-v0", StrongPendulum, max_episode_steps=200)
 def test_another_environment_is_stepped_by_the_backend_that_has_it(tmp_path):
     run = poise.train("Pendulum-v1", out=tmp_path, file=io.StringIO(), evaluate=False, **QUICK)
     agent = poise.load(run.folder)
-    assert agent.world(None) == ("Pendulum-v1", "native", None)
-    assert agent.world("GymPendulum-v0") == ("GymPendulum-v0", "gymnasium", None)
+    assert agent.world(None) == ("Pendulum-v1", "native", None, agent.spec)
+    assert agent.world("GymPendulum-v0") == ("GymPendulum-v0", "gymnasium", None, agent.spec)
     assert len(agent.evaluate(episodes=2, env="GymPendulum-v0").length) == 2
 
 

@@ -143,6 +143,7 @@ VECTORS = {
     "a mask of one Discrete": (VECTOR, PICK, MASKS),
     "a mask of several choices": (VECTOR, THREE, MASKS),
     "gru": (VECTOR, GO, {"policy": GRU}),
+    "history": (VECTOR, GO, {"history": 3}),
     "lstm": (VECTOR, PICK, {"policy": LSTM | {"activation": "relu"}}),
     "gru and a mask": (VECTOR, PICK, {"policy": GRU} | MASKS),
     "a part of the observation": (NESTED, GO, {"policy": {"see": ("inner.3", "position")} | GRU}),
@@ -162,6 +163,7 @@ PICTURES = {
     "impala": (gym.spaces.Box(0, 255, (13, 18, 3), np.uint8), GO, {"policy": {"images": "impala"}}),
     "impala, raw": (COLOR, GO, {"policy": {"images": "impala"}, "normalize": {"obs": False}}),
     "flat": (COLOR, GO, {"policy": {"images": "flat"}}),
+    "two images, numbers, history": (MIXED, HYBRID, {"history": 2} | MASKS),
     "two images, numbers, gru": (MIXED, HYBRID, {"policy": GRU} | MASKS),
     "one of two images": (MIXED, HYBRID, {"policy": {"see": ("v", "a")}}),
 }
@@ -220,7 +222,7 @@ def test_every_kind_of_agent_is_exported_as_a_graph(kind, tmp_path):
     original, samples, masks = agent_of(kind, tmp_path)
     exported = export(tmp_path, format="onnx", which="best")
     assert exported.difference < 1e-3
-    assert exported.sequences == (50 if original.config.policy.memory != "none" else 0)
+    assert exported.sequences == (50 if original.memory().carry is not None else 0)
     obs, memory = together(samples), original.memory(4)
     right = original.act(obs, action_mask=masks, memory=memory)
     given = exporting.FORMATS["onnx"][2](exported.path, obs, masks)
@@ -236,7 +238,7 @@ def test_a_python_file_takes_and_gives_what_the_environment_does(kind, tmp_path)
     exported = export(tmp_path, which="best")
     assert exported.difference < 1e-6  # the same steps in the same order
     module = runpy.run_path(str(exported.path), run_name="__main__")  # also prints an action for zeros
-    has_memory = original.config.policy.memory != "none"
+    has_memory = original.memory().carry is not None
     for count, obs, mask in (
         (4, together(samples), masks),
         (1, samples[0], None if masks is None else masks[0]),

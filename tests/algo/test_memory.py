@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poise.algo.memory import Cell, first_carries, from_items, play, play_items, play_on, to_items
+from poise.algo.memory import Cell, Window, first_carries, from_items, play, play_items, play_on, to_items
 from poise.algo.networks import Policy as PolicyNetwork
 from poise.algo.networks import ValueFunction
 from poise.config import Policy, Value
@@ -52,6 +52,28 @@ def test_an_lstm_by_hand():
     np.testing.assert_allclose(
         cell.step(carry, cell.project(jnp.asarray(x, jnp.float32))), expected, rtol=1e-5
     )
+
+
+def test_a_window_by_hand():
+    """Two features, the last three observations: the oldest leaves, the newest comes last."""
+    window = Window(num_features=2, length=3)
+    assert (window.carry_size, window.size) == (6, 4)
+    carry = window.step(jnp.arange(6.0), window.project(jnp.array([7.0, 8.0])))
+    assert carry.tolist() == [2, 3, 4, 5, 7, 8]
+    assert window.output(carry).tolist() == [2, 3, 4, 5]
+
+
+def test_a_history_is_the_same_network_on_observations_that_were_stacked_before():
+    value = ValueFunction(SPEC, Value(), history=3, key=jax.random.key(3))
+    obs, begins = sequences()
+    values, _ = play(value, obs, begins, jnp.zeros((N, 9)))
+    rows = np.asarray(obs).reshape(T, N, 3)
+    for n in range(N):
+        for t in range(T):
+            first = max([s for s in range(t + 1) if begins[s, n]], default=0)
+            past = [rows[s, n] if s >= first else np.zeros(3) for s in (t - 2, t - 1)]
+            stacked = jnp.asarray(np.concatenate([rows[t, n], *past]), jnp.float32)
+            np.testing.assert_allclose(values.reshape(T, N)[t, n], value.mlp(stacked)[0], atol=1e-5)
 
 
 def networks(kind):

@@ -184,6 +184,7 @@ COLLECTING = {
 # tests/algo/test_encoders.py change these
 ELSEWHERE = {
     "ppo__sequence_length",
+    "history",
     *(f"{network}__{name}" for network in ("policy", "value") for name in ("images", "see")),
     *(f"{network}__{name}" for network in ("policy", "value") for name in ("memory", "memory_size")),
 }

@@ -15,8 +15,10 @@ import pytest
 
 from poise.cli import main as cli
 from poise.cli.main import main
+from poise.runs.presets import PRESETS
 from poise.studies import experiment
 from poise.studies.paper import reproduce
+from poise.system.extras import needs
 from poise.system.streams import Lasting
 
 ROOT = Path(__file__).parents[2]
@@ -189,7 +191,42 @@ def test_presets_are_listed_with_what_they_change(capsys):
     rows = {row["name"]: row for row in json.loads(out)}
     assert rows["paper/pendulum"]["env"] == "Pendulum-v0"
     assert rows["paper/pendulum"]["changes"]["ppo.anneal"] == "none"
-    assert "paper/reacher  (Reacher-v2)" in poise("presets", capsys)[1]
+    assert rows["minigrid/doorkey-5x5"]["changes"] == {}
+    assert rows["popgym/count-recall-easy"]["changes"] == {
+        "total_steps": 300_000,
+        "policy.memory": "gru",
+        "value.memory": "gru",
+    }
+    shown = poise("presets", capsys)[1]
+    assert "paper/reacher  (Reacher-v2)" in shown
+    assert "popgym: tasks of POPGym that need a memory, with the defaults\n\n  popgym/" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    told = {line.split()[0] for line in shown.splitlines() if line.startswith("  ") and line[2] != " "}
+    assert told == set(rows)  # each preset is of a family that is listed
+
+
+def test_a_preset_of_another_package_is_trained_by_its_name(capsys, tmp_path):
+    command = f"train minigrid/doorkey-5x5 --total-steps 2k --no-video --no-evaluate --out {tmp_path}"
+    code, _, err = poise(command, capsys)
+    assert code == 0, err
+    (summary,) = tmp_path.rglob("summary.json")
+    told = json.loads(summary.read_text())
+    assert told["status"] == "finished"
+    assert told["env"] == "minigrid:MiniGrid-DoorKey-5x5-v0"
+
+
+@pytest.mark.parametrize("extra", ["minigrid", "popgym"])
+def test_without_its_extra_a_preset_is_refused_with_what_installs_it(extra, capsys, monkeypatch):
+    name = next(name for name in PRESETS if name.startswith(f"{extra}/"))
+    monkeypatch.setitem(sys.modules, extra, None)
+    code, _, err = poise(f"train {name}", capsys)
+    assert code == 2
+    assert needs(extra) in err
+    out = poise("envs", capsys)[1]
+    assert f"{extra}: {needs(extra)}\n" in out
+    code, _, err = poise(f"envs {extra}", capsys)
+    assert code == 2
+    assert f"no environment here has '{extra}' in its id; {extra}: {needs(extra)}" in err
 
 
 def test_environments_are_listed_with_backend_spaces_limit_and_bar(capsys):
@@ -207,6 +244,26 @@ def test_environments_are_listed_with_backend_spaces_limit_and_bar(capsys):
     assert rows["CartPole-v1"]["action"] == "2 choices"
     assert (rows["FrozenLake-v1"]["obs"], rows["FrozenLake-v1"]["action"]) == ("16 values", "4 choices")
     assert "Pendulum-v0" in poise("envs", capsys)[1]
+
+
+def test_environments_of_packages_are_counted_and_listed_on_demand(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = poise("envs", capsys)
+    (line,) = [line for line in out.splitlines() if line.startswith("MiniGrid ")]
+    count = int(line.split()[1])
+    assert line.split()[2].startswith("minigrid:MiniGrid-")
+    assert max(map(len, out.splitlines())) <= 80
+    assert not [line for line in out.splitlines() if line.startswith("popgym-")]  # not among Gymnasium's own
+    _, out, _ = poise("envs minigrid-", capsys)
+    assert len(out.splitlines()) == count
+    assert "minigrid:MiniGrid-DoorKey-5x5-v0" in out.splitlines()
+    rows = json.loads(poise("envs positiononlycartpoleeasy --json", capsys)[1])
+    usual = {"backend": "gymnasium", "obs": None, "action": None, "time_limit": None, "solved": None}
+    ids = ["popgym:popgym-NoisyPositionOnlyCartPoleEasy-v0", "popgym:popgym-PositionOnlyCartPoleEasy-v0"]
+    assert rows == [{"id": id, **usual} for id in ids]
+    words = poise("envs hopper-v5", capsys)[1].splitlines()[1].split()
+    assert words == ["Hopper-v5", "mujoco", "11", "3", "1000", "3800"]
+    assert poise("envs nowhere", capsys)[0] == 2
 
 
 def test_a_folder_without_an_agent_exits_2(capsys, tmp_path):

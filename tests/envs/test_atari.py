@@ -234,7 +234,7 @@ def test_without_the_package_the_message_names_the_extra():
         [sys.executable, "-c", code], cwd=EXAMPLES, capture_output=True, text=True, check=True
     )
     assert [line.partition(";")[0] for line in done.stdout.splitlines()] == [
-        f"{GAME} needs the extra atari",
-        f"ale_py:{GAME} needs the extra atari",
-        "minatar_games:Breakout-v1 needs the extra minatar",
+        f"{GAME}: needs the extra atari",
+        f"ale_py:{GAME}: needs the extra atari",
+        "minatar_games:Breakout-v1: needs the extra minatar",
     ]

@@ -12,7 +12,7 @@ from poise.envs import EnvError
 from poise.envs.checking import Checked, EnvFault
 from poise.envs.gymnasium import GymnasiumEnv
 from poise.envs.packing import pack, read_leaves, unpack_action
-from poise.envs.spaces import flat_mask, native_action, read_spec
+from poise.envs.spaces import flat_mask, native_action, read_alike, read_spec
 from poise.spec import Leaf, Part, Spec
 
 VECTOR = spaces.Box(-1, 1, (2,), np.float32)
@@ -306,3 +306,41 @@ def test_leaves_are_read_by_their_paths():
     spec = read(NESTED)
     leaves = read_leaves(spec, {"seen": (1, 2), "camera": 3})
     assert leaves == {"camera": 3, "seen.0": 1, "seen.1": 2}
+
+
+PIXELS = spaces.Box(0, 255, (5, 5, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("obs", "masks", "shape", "alike"),
+    [
+        (PIXELS, None, (5, 5, 3), True),
+        (PIXELS, "info", (5, 5, 3), True),
+        (VECTOR, "method", (2,), True),
+        (PIXELS, None, (3, 5, 5), False),  # another environment: its difference is named elsewhere
+        (spaces.Discrete(2), None, (2,), False),
+        (spaces.Dict(image=PIXELS), None, (5, 5, 3), False),
+        (masked_space(), "obs", (2,), False),
+    ],
+)
+def test_an_agent_of_an_earlier_version_reads_numbers_and_no_mask(obs, masks, shape, alike):
+    spec, earlier = read(obs, masks=masks), Spec.flat("mine:Task", shape, num_choices=3)
+    assert read_alike(spec, masks, earlier) == ((earlier, None) if alike else (spec, masks))
+    for reading in (None, spec):
+        assert read_alike(spec, masks, reading) == (spec, masks)
+
+
+@pytest.mark.parametrize("backend", ["gymnasium", "gymnasium-async"])
+def test_pixels_that_are_read_as_numbers_are_their_bytes(backend):
+    id, every = "pixels:Pixels-v0", np.ones(2, bool)
+    as_image, as_numbers = (
+        poise.make(id, 2, backend, reading=reading)
+        for reading in (None, Spec.flat(id, (5, 5, 3), num_choices=2, time_limit=7))
+    )
+    assert as_image.spec.masked
+    assert not as_numbers.spec.masked
+    image, numbers = (env.reset(every, [1, 2]) for env in (as_image, as_numbers))
+    assert numbers.dtype == np.float32
+    np.testing.assert_array_equal(numbers, image["image"].reshape(2, -1).astype(np.float32))
+    for env in (as_image, as_numbers):
+        env.close()

@@ -15,7 +15,7 @@ from poise.config import Config
 from poise.health.diagnosis import RULES, diagnose, examine, verdict
 from poise.health.findings import SEVERITIES, Finding, by_severity
 from poise.runs.records import RecordError, read_record
-from poise.spec import Episode, Part
+from poise.spec import Episode, Part, Spec
 
 
 class Cart(gym.Env):
@@ -58,6 +58,39 @@ for kind in ("sound", "tiny", "clock", "dies", "silent", "turns", "loud"):
     gym.register(f"Cart-{kind}-v0", Cart, max_episode_steps=25, kwargs={"kind": kind})
 gym.register("Cart-endless-v0", Cart)
 
+
+class Kit(gym.Env):
+    """A point that an action with two parts moves: ``aim``, and ``pick`` among three values."""
+
+    observation_space = gym.spaces.Box(-2, 2, (1,), np.float32)
+    action_space = gym.spaces.Dict({"aim": gym.spaces.Box(-1, 1, (1,)), "pick": gym.spaces.Discrete(3)})
+
+    def __init__(self, kind):
+        self.kind, self.x = kind, 0.0
+        if kind == "half":  # its second choice is not forced
+            parts = {**self.action_space, "trim": gym.spaces.Discrete(2)}
+            self.action_space = gym.spaces.Dict(parts)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x = float(self.np_random.uniform(-1, 1))
+        return np.array([self.x], np.float32), {}
+
+    def step(self, action):
+        pick = int(action["pick"])
+        self.x = float(np.clip(self.x + 0.3 * action["aim"][0] + 0.1 * (pick - 1), -2, 2))
+        reward = 10.0 * (pick == 1) if self.kind == "decided" else -abs(self.x)
+        return np.array([self.x], np.float32), reward, False, False, {}
+
+    def action_masks(self):
+        usual = [self.x < 1, True, self.x > -1]
+        masks = {"forced": [0, 1, 0], "half": [0, 1, 0, 1, 1], "open": [1, 1, 1]}
+        return np.array(masks.get(self.kind, usual), bool)
+
+
+for kind in ("decided", "forced", "half", "open", "kit"):
+    gym.register(f"Cart-{kind}-v0", Kit, max_episode_steps=25, kwargs={"kind": kind})
+
 BUDGET = {"total_steps": 6000, "num_envs": 4, "backend": "gymnasium", "video": False, "eval_max_steps": 1500}
 
 
@@ -65,7 +98,7 @@ def trained(env, out, **options):
     return poise.train(env, out=out, file=io.StringIO(), **(BUDGET | options)).folder
 
 
-SCORED = {"eval_max_steps": 8000}
+GRU = {"memory": "gru", "memory_size": 8}
 SICK = {
     "learning-rate-too-high": ("sound", {"ppo": {"policy_learning_rate": 0.05, "anneal": "none"}}),
     "no-learning": ("sound", {"ppo": {"policy_learning_rate": 1e-9}}),
@@ -83,6 +116,11 @@ SICK = {
     ),
     "observations-drift": ("clock", {}),
     "horizon-beyond-limit": ("sound", {"ppo": {"gamma": 0.999}}),
+    "part-decided": ("decided", {"total_steps": 12_000, "ppo": {"policy_learning_rate": 0.01}}),
+    "part-unchanged": ("half", {}),
+    "mask-idle": ("open", {}),
+    "mask-forces": ("forced", {}),
+    "memory-idle": ("sound", {"policy": GRU, "ppo": {"policy_learning_rate": 1e-9}}),
 }
 
 
@@ -121,6 +159,89 @@ def record(tmp_path_factory):
 
 def test_the_sound_cart_is_sound(record):
     assert examine(record) == []
+
+
+def test_a_hybrid_action_with_masks_and_a_memory_can_be_sound(tmp_path):
+    assert diagnose(trained("Cart-kit-v0", tmp_path, policy=GRU, value=GRU)) == []
+
+
+SPEC = dataclasses.replace(
+    Spec.flat("Parts-v0", (1,), num_choices=2),
+    action=(
+        Part(("aim",), (1,), (-1.0,), (1.0,)),
+        Part(("push",), (1,), (-1.0,), (1.0,)),
+        Part(("pick",), (), sizes=(2,), first=(0,)),
+        Part(("turn",), (), sizes=(4,), first=(0,)),
+    ),
+)
+HEALTHY_PARTS = {
+    "policy/entropy/aim": [1.4, 1.0],
+    "policy/entropy/push": [1.4, 1.0],
+    "policy/entropy/pick": [0.69, 0.3],
+    "policy/entropy/turn": [1.38, 1.0],
+    "policy/std/aim": [1.0, 0.6],
+    "policy/std/push": [1.0, 0.6],
+    "policy/masked_fraction": [0.3, 0.1],
+    "policy/forced_fraction": [0.5, 0.9],
+    "policy/memory": [None, 0.01],
+    "value/memory": [0.1, 0.5],
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "rules"),
+    [
+        ({}, []),
+        ({"policy/std/push": [1.0, 5e-4]}, ["std-collapsed"]),  # the mean of both boxes is large enough
+        ({"policy/std/push": [0.2, 0.7]}, ["std-grown"]),
+        ({"policy/entropy/pick": [0.69, 0.006]}, ["part-decided"]),  # 0.9% of log 2
+        ({"policy/entropy/pick": [0.69, 0.008]}, []),
+        ({"policy/entropy/pick": [0.006, 0.006]}, ["part-unchanged"]),  # decided from the start: by the mask
+        # all parts have nearly ended to vary
+        (
+            {
+                "policy/entropy/pick": [0.69, 0.006],
+                "policy/entropy/turn": [1.38, 0.4],
+                "policy/entropy/aim": [1.4, -1.0],
+                "policy/entropy/push": [1.4, -1.0],
+            },
+            [],
+        ),
+        ({"policy/entropy/turn": [1.38, 1.3795]}, ["part-unchanged"]),
+        ({"policy/entropy/turn": [1.38, 1.37]}, []),
+        ({"policy/masked_fraction": [0.0, 0.0]}, ["mask-idle"]),
+        ({"policy/masked_fraction": [0.0, 1e-4]}, []),
+        ({"policy/forced_fraction": [0.5, 0.96]}, ["mask-forces"]),
+        ({"policy/memory": [None, 9e-4]}, ["memory-idle"]),
+        ({"value/memory": [0.1, 0.009]}, ["memory-idle"]),
+        ({name: [None, None] for name in HEALTHY_PARTS}, []),  # of an earlier version
+    ],
+)
+def test_the_bounds_for_parts_masks_and_memories(record, changes, rules):
+    values = HEALTHY_PARTS | changes
+    rows = [
+        row | {name: first if i == 0 else later for name, (first, later) in values.items()}
+        for i, row in enumerate(record.rows)
+    ]
+    found = examine(dataclasses.replace(record, rows=rows, spec=SPEC))
+    assert [finding.rule for finding in found] == rules
+
+
+def test_the_advice_about_a_memory_leaves_out_its_options(record):
+    network = Config.from_dict({"policy": GRU, "value": GRU}).policy
+    config = dataclasses.replace(
+        record.config, policy=network, value=dataclasses.replace(record.config.value, **GRU)
+    )
+    rows = [row | {"policy/memory": 0.0, "value/memory": 0.0} for row in record.rows]
+    both = dataclasses.replace(record, rows=rows, config=config.settled(record.spec))
+    (finding,) = examine(both)
+    _, without = finding.fix.split("; or without it: ")
+    assert "memory" not in without
+    assert "sequence" not in without
+    (finding,) = examine(dataclasses.replace(both, rows=[row | {"value/memory": 0.2} for row in rows]))
+    _, without = finding.fix.split("; or without it: ")
+    assert "--value.memory gru --value.memory-size 8" in without
+    assert "--policy.memory" not in without
 
 
 @pytest.mark.parametrize(

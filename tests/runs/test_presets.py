@@ -1,8 +1,10 @@
 import pytest
 
+import poise
+import poise.envs
 from poise.checked import ConfigError
 from poise.config import PPO, Config
-from poise.runs.presets import PRESETS, configure
+from poise.runs.presets import FAMILIES, PRESETS, configure, starting_point
 
 COMMON = {"num_steps": 2000, "clip": 0.2, "max_grad_norm": 0.5, "gamma": 0.99, "reset_every_rollout": True}
 COMMON |= {"target_kl": None, "entropy_coef": 0.0, "normalize_advantage": True}
@@ -73,3 +75,30 @@ def test_options_change_a_preset_and_leave_the_rest():
 def test_an_unknown_option_is_refused():
     with pytest.raises(ConfigError, match="learning_rate: no such option"):
         configure("Reacher-v4", learning_rate=1e-3)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_each_preset_is_of_a_family_and_its_options_fit_its_environment(name):
+    assert name.partition("/")[0] in FAMILIES
+    preset = PRESETS[name]
+    assert preset.about.endswith(".")
+    env = poise.envs.make(preset.env, 1)
+    _, config = configure(name)
+    config.check_against(env.spec)
+    config.refuse_idle()
+    config.settled(env.spec)
+    env.close()
+
+
+def test_a_wrong_name_in_a_family_is_told_the_familys_presets():
+    with pytest.raises(ConfigError) as error:
+        starting_point("minigrid/doorkey")
+    assert str(error.value) == (
+        "minigrid/doorkey: no such preset; the presets are minigrid/doorkey-5x5, minigrid/unlock, "
+        "minigrid/keycorridor-s3r1"
+    )
+
+
+@pytest.mark.parametrize("env", ["ALE/Pong-v5", "MinAtar/Breakout-v1", "dm_control/cartpole-swingup-v0"])
+def test_an_environment_with_a_slash_is_no_preset(env):
+    assert starting_point(env) == (env, Config())

@@ -1,12 +1,17 @@
+import dataclasses
 import io
+import json
 import struct
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 import poise
+from poise.runs.trackers.tensorboard import step_tags
+from poise.spec import Part, Spec
 from poise.training.metrics import BY_NAME, METRICS, base_name, markdown
 
 ROOT = Path(__file__).parents[2]
@@ -69,12 +74,99 @@ def test_discrete_actions_show_their_probabilities(tmp_path):
     assert all(a + b == pytest.approx(1, abs=1e-5) for (_, a), (_, b) in both)
 
 
-def test_every_tag_and_every_key_is_in_the_table_and_the_other_way_round(reacher, tmp_path):
+def keys(folder):
+    row = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+    return row.keys() - {"iteration", "steps"}
+
+
+ONLY_SOME = {"policy/std/PART", "policy/entropy/PART", "policy/masked_fraction", "policy/forced_fraction"}
+ONLY_SOME |= {"policy/memory", "value/memory"}  # of some actions, masks and memories
+
+
+def test_every_tag_and_every_key_is_in_the_table_and_the_other_way_round(reacher, hybrid):
     run, scalars = reacher
     seen = {base_name(tag) for tag in scalars} | {"step/probability"}
-    assert seen == set(BY_NAME)
-    keys = set(__import__("json").loads((run.folder / "metrics.jsonl").read_text().splitlines()[0]))
-    assert keys - {"iteration", "steps"} == {m.name for m in METRICS if m.every in ("iteration", "epoch")}
+    assert seen == set(BY_NAME) - ONLY_SOME
+    by_row = {m.name for m in METRICS if m.every in ("iteration", "epoch")}
+    assert keys(run.folder) == by_row - ONLY_SOME
+    run, scalars = hybrid
+    assert {base_name(tag) for tag in scalars} == set(BY_NAME) - {"evaluation/return"}
+    assert {base_name(key) for key in keys(run.folder)} == by_row
+
+
+class Hybrid(gym.Env):
+    """An action with parts of each kind, and masks of its choices."""
+
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gym.spaces.Dict(
+        {
+            "aim": gym.spaces.Box(-1, 1, (2,), np.float32),
+            "push": gym.spaces.Box(-1, 1, (), np.float32),
+            "pick": gym.spaces.Discrete(3),
+            "moves": gym.spaces.MultiDiscrete([2, 3]),
+        }
+    )
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32), {}
+
+    def step(self, action):
+        obs = self.np_random.uniform(-1, 1, 2).astype(np.float32)
+        return obs, float(action["push"]), False, False, {}
+
+    def action_masks(self):
+        return np.array([1, 1, 0, 1, 1, 0, 1, 0], bool)  # of moves, then of pick: sorted by name
+
+
+gym.register("Hybrid-v0", Hybrid, max_episode_steps=20)
+
+
+@pytest.fixture(scope="module")
+def hybrid(tmp_path_factory):
+    memory = {"memory": "gru", "memory_size": 8}
+    run = train("Hybrid-v0", tmp_path_factory.mktemp("runs"), policy=memory, value=memory)
+    return run, read(run.folder)
+
+
+def test_tags_of_steps_have_the_names_of_the_parts(hybrid):
+    _, scalars = hybrid
+    tags = {tag.removeprefix("step/") for tag in scalars if tag.startswith("step/")} - {"reward"}
+    boxes = ("aim/0", "aim/1", "push")
+    moves = {f"probability/moves/{k}/{value}" for k, size in enumerate((2, 3)) for value in range(size)}
+    assert tags == {
+        *(f"{kind}/{end}" for kind in ("action", "mean", "std") for end in boxes),
+        *(f"action/{end}" for end in ("pick", "moves/0", "moves/1")),
+        *(f"probability/pick/{value}" for value in range(3)),
+        *moves,
+    }
+    assert {value for _, value in scalars["step/action/pick"]} == {1.0}  # the mask allows nothing else
+    assert {value for _, value in scalars["step/probability/moves/1/0"]} == {0.0}
+
+
+def test_an_action_without_a_name_has_numbers_only():
+    box = Spec.flat("Box-v0", (1,), (2,), (-1.0, -1.0), (1.0, 1.0))
+    assert step_tags(box)["mean"] == ["step/mean/0", "step/mean/1"]
+    choice = Spec.flat("Choice-v0", (1,), num_choices=2)
+    assert step_tags(choice) == {
+        "action": ["step/action/0"],
+        "mean": [],
+        "std": [],
+        "probability": ["step/probability/0", "step/probability/1"],
+    }
+    multi = dataclasses.replace(choice, action=(Part((), (2,), sizes=(2, 1), first=(0, 0)),))
+    assert step_tags(multi)["action"] == ["step/action/0", "step/action/1"]
+    assert step_tags(multi)["probability"] == [f"step/probability/{end}" for end in ("0/0", "0/1", "1/0")]
+
+
+def test_many_choices_of_a_part_are_numbered_through():
+    bits = Part(("bits",), (40,), sizes=(2,) * 40, first=(0,) * 40)
+    spec = dataclasses.replace(Spec.flat("Bits-v0", (1,), num_choices=2), action=(bits,))
+    tags = step_tags(spec)
+    assert (tags["action"][39], tags["probability"][79]) == (
+        "step/action/bits/39",
+        "step/probability/bits/79",
+    )
 
 
 def test_the_page_is_the_table():

@@ -17,12 +17,15 @@ from poise.placement import two_devices
 from poise.training.acting import Actor, CompiledActor, empty_carry
 from poise.training.loop import Start, iterations, settle
 
-KINDS = ("gru", "lstm")
+KINDS = ("gru", "lstm", "history")
 
 
 def config(kind="gru", num_steps=20, **options):
     ppo = PPO(num_steps=num_steps, num_epochs=2, minibatch_size=40, **options.pop("ppo", {}))
-    networks = {"policy": Policy(memory=kind, memory_size=8), "value": Value(memory=kind, memory_size=8)}
+    if kind == "history":
+        networks = {"history": 3}
+    else:
+        networks = {"policy": Policy(memory=kind, memory_size=8), "value": Value(memory=kind, memory_size=8)}
     options = {"num_envs": 4, "total_steps": 6 * 4 * num_steps, **networks} | options
     return Config(ppo=ppo, normalize=Normalize(first_rollout=False), **options)
 
@@ -83,9 +86,10 @@ def test_a_memory_forgets_at_the_start_of_each_episode(id):
 
 
 @pytest.mark.parametrize("id", CASES)
-def test_a_training_that_resumes_anywhere_has_the_same_bits(id):
+@pytest.mark.parametrize("kind", ["lstm", "history"])
+def test_a_training_that_resumes_anywhere_has_the_same_bits(id, kind):
     """The memory is part of the world: what the policy and the value function hold is restored."""
-    settings = config("lstm", total_steps=5 * 80)
+    settings = config(kind, total_steps=5 * 80)
     whole = list(iterations(settings, make(id, 4, CASES[id])))
     for stop in random.Random(0).sample(range(1, 5), 2):
         progress = whole[stop - 1]
@@ -112,6 +116,23 @@ def test_the_length_of_sequences_and_the_size_of_a_memory_have_an_effect():
         assert [x.shape for x in changed] != [x.shape for x in usual] or any(
             not np.array_equal(a, b) for a, b in zip(changed, usual, strict=True)
         )
+
+
+def test_each_length_of_a_history_is_another_training_and_1_is_none():
+    def learned(**options):
+        *_, last = iterations(Config(total_steps=512, **options), make("CartPole-v1", 4))
+        return last.state.learner.policy
+
+    assert learned(history=1).memory is None
+    assert [learned(history=k).mlp.weight[0].shape for k in (1, 2, 5)] == [(4, 64), (8, 64), (20, 64)]
+
+
+def test_the_rows_of_a_history_of_numbers_are_shuffled_one_by_one_and_those_of_images_are_not():
+    lengths = {}
+    for id in ("CartPole-v1", "recall:Recall-v0"):
+        settled = settle(config("history"), make(id, 1).spec, new=True)
+        lengths[id] = settled.ppo.sequence_length
+    assert lengths == {"CartPole-v1": 1, "recall:Recall-v0": 20}
 
 
 def test_only_one_network_may_remember():

@@ -209,7 +209,9 @@ class Agent:
                 f"repeat the name: {typed('--env', own)} (in Python: env={own!r})"
             )
         task = envs.resolve(own if env is None else env)
-        return envs.resolve(own, self._manifest.backend) if task.id == own else task
+        if task.id == own:
+            task = envs.resolve(own, self._manifest.backend)
+        return task._replace(reading=self.spec)
 
 
 def load(folder: str | Path, which: Which = "last") -> Agent:

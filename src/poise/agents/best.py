@@ -78,7 +78,8 @@ def choose(
     ``limits``: of each candidate. Where one of them ends the list early, the others are compared on what it
     has played.
     """
-    env = envs.make(task.id, evaluation_lanes(task.backend, episodes, limits), task.backend)
+    lanes = evaluation_lanes(task.backend, episodes, limits)
+    env = envs.make(task.id, lanes, task.backend, reading=spec)
     scale = ActionScale(spec, normalize=config.normalize.action)
     options = {"seed": config.seed, "stream": Stream.RESCORING, "limits": limits}
     returns, shared = [], episodes

@@ -113,7 +113,8 @@ def evaluate_agent(
     Raises:
         EnvError: they cannot be made, or do not have the shapes of ``spec``.
     """
-    world = envs.make(task.id, evaluation_lanes(task.backend, episodes, limits), task.backend)
+    lanes = evaluation_lanes(task.backend, episodes, limits)
+    world = envs.make(task.id, lanes, task.backend, reading=spec)
     try:
         if problem := spec.problem_with(world.spec):
             raise envs.EnvError(f"{task.id} has {problem}")

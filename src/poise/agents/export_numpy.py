@@ -16,6 +16,7 @@ from poise.agents.export_parity import flat, map_tree, nested, one_step
 from poise.agents.export_plan import ExportError, ParityError, Plan, gives_one_array, reads_one_vector
 from poise.algo.distributions import FORBIDDEN
 from poise.algo.encoders import EPSILON
+from poise.algo.memory import Cell
 from poise.spec import Leaf, Part
 
 SECONDS = 60.0  # for an exported file to act on all observations
@@ -99,6 +100,10 @@ def _remember_lstm(x, carry):
     cell = _sigmoid(f) * cell + _sigmoid(i) * np.tanh(g)
     return np.concatenate([_sigmoid(o) * np.tanh(cell), cell], axis=1)
 """,
+    "_remember_window": """
+def _remember_window(x, carry):
+    return np.concatenate([carry[:, x.shape[1] :], x], axis=1)
+""",
     "_sigmoid": """
 def _sigmoid(x):
     with np.errstate(over="ignore"):  # exp(-x) may be infinite: then this is 0
@@ -141,7 +146,7 @@ def write(plan: Plan) -> bytes:
 def _arrays(plan: Plan) -> dict[str, np.ndarray | None]:
     """The constants of the file by name; None: this policy has no such step."""
     arrays = {"ORIGIN": plan.origin, "MEAN": plan.mean, "STD": plan.std, "BOUND": _separate_bounds(plan)}
-    if plan.memory is not None:
+    if isinstance(plan.memory, Cell):
         cell = plan.memory
         named = {"FROM_INPUT": cell.from_input, "FROM_MEMORY": cell.from_memory, "GATE_BIAS": cell.bias}
         arrays |= {name: np.asarray(array) for name, array in named.items()}
@@ -223,10 +228,11 @@ def _place(leaf: Leaf) -> str:
 def _memory_lines(plan: Plan) -> list[str]:
     if plan.memory is None:
         return []
-    hidden = "carry" if plan.memory.kind == "gru" else f"carry[:, :{plan.memory.size}]"
+    kind = plan.memory.kind if isinstance(plan.memory, Cell) else "window"
+    output = "carry" if kind == "gru" else f"carry[:, :{plan.memory.size}]"
     return [
-        f"    carry = _remember_{plan.memory.kind}(x, carry)",
-        f"    x = np.concatenate([x, {hidden}], axis=1)",
+        f"    carry = _remember_{kind}(x, carry)",
+        f"    x = np.concatenate([x, {output}], axis=1)",
     ]
 
 

@@ -14,7 +14,7 @@ from poise.agents.export_parity import Trial, map_tree, nested, one_step
 from poise.agents.export_plan import CARRY, CARRY_OUT, ExportError, Plan, is_bytes
 from poise.algo.distributions import FORBIDDEN
 from poise.algo.encoders import EPSILON
-from poise.algo.memory import Cell
+from poise.algo.memory import AnyMemory, Cell, Window
 from poise.envs.packing import at
 from poise.spec import Leaf
 from poise.system.extras import needs
@@ -46,7 +46,7 @@ def write(plan: Plan) -> bytes:
     features += [add_image(graph, image, names[image.encoder.leaf.name]) for image in plan.images]
     x = features[0] if len(features) == 1 else graph.node("Concat", *features, axis=1)
     if plan.memory is not None:
-        x = graph.node("Concat", x, _add_memory(graph, plan.memory, x), axis=1)
+        x = graph.node("Concat", x, _add_memory(graph, plan.memory, x), axis=1)  # the newest features first
     _add_action(graph, plan, _add_layers(graph, plan, x))
     return _model(onnx, graph, plan).SerializeToString()
 
@@ -81,8 +81,17 @@ def _add_leaf(graph: Graph, name: str, leaf: Leaf, dtype: type[np.floating]) -> 
     return graph.cast(graph.node("Equal", repeated, graph.constant("value", value)), dtype)
 
 
-def _add_memory(graph: Graph, cell: Cell, x: str) -> str:
-    """From the features and the carry to ``carry_out``; returns h, [N, H]."""
+def _add_memory(graph: Graph, memory: AnyMemory, x: str) -> str:
+    """From the features and the carry to ``carry_out``; returns what the layers read of it."""
+    if isinstance(memory, Window):
+        _, past = graph.split(CARRY, [memory.num_features, memory.size])
+        graph.node("Concat", past, x, axis=1, output=CARRY_OUT)
+        return past
+    return _add_cell(graph, memory, x)
+
+
+def _add_cell(graph: Graph, cell: Cell, x: str) -> str:
+    """Returns h, [N, H]."""
     from_input, from_memory, bias = (
         graph.constant(name, np.asarray(array, np.float32))
         for name, array in (

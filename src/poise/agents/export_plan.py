@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from poise.algo.encoders import ImageEncoder
-from poise.algo.memory import Cell
+from poise.algo.memory import AnyMemory
 from poise.algo.networks import Policy
 from poise.algo.normalize import RunningStats
 from poise.config import Activation, Normalize
@@ -56,7 +56,7 @@ class Plan:
 
         x = clip((numbers - origin - mean) / std, -limit, limit), without the clip where they are one-hot
         x = x and the features of each image, side by side
-        carry = the memory's step from x and the carry; x = x and its h, side by side
+        carry = the memory's step from x and the carry; x = x and its output, side by side
         x = the layers applied to x, with the activation between them
         box = x, then a tanh if ``head_tanh``; clip(center + scale * box, low, high)
         choices = argmax of the logits of each choice, where the mask allows them, + the lowest value
@@ -72,7 +72,7 @@ class Plan:
             not normalized.
         limit: bound of a normalized number; None: no bound.
         images: in the order of their features.
-        memory: a GRU or an LSTM (``poise.algo.memory.Cell``); None: no memory.
+        memory: a GRU, an LSTM (``poise.algo.memory.Cell``) or a ``Window``; None: no memory.
         layers: weights ``[inputs, outputs]`` and biases. The outputs that predict a standard deviation
             are left out.
         layer_norm, residual: as ``poise.algo.encoders.MLP`` has them.
@@ -89,7 +89,7 @@ class Plan:
     std: Float[np.ndarray, " O"] | None
     limit: float | None
     images: tuple[ImagePlan, ...]
-    memory: Cell | None
+    memory: AnyMemory | None
     layers: tuple[tuple[Float[np.ndarray, "_ _"], Float[np.ndarray, " _"]], ...]
     activation: Activation
     layer_norm: bool

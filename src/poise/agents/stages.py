@@ -17,7 +17,7 @@ from poise.envs.classic import NATIVE_TASKS, draw_pendulum
 from poise.envs.gymnasium import is_registered, masks_of, registered_name
 from poise.envs.mujoco_warnings import hear_mujoco
 from poise.envs.packing import Obs, first_of, map_arrays, pack, unpack_action
-from poise.envs.spaces import native_action
+from poise.envs.spaces import native_action, read_alike
 from poise.errors import PoiseError, message_of
 from poise.spec import Spec
 from poise.system.extras import needs
@@ -69,7 +69,7 @@ def open_stage(task: envs.Resolved) -> Stage:
         return _AtariStage(task)
     if task.id in NATIVE_TASKS:
         return _PendulumStage(task)
-    return _GymnasiumStage(task.id) if is_registered(task.id) else _MujocoStage(task)
+    return _GymnasiumStage(task) if is_registered(task.id) else _MujocoStage(task)
 
 
 def close_quietly(closable: Any) -> None:
@@ -202,17 +202,18 @@ class _AtariStage:
 class _GymnasiumStage:
     """A Gymnasium environment that draws itself."""
 
-    def __init__(self, id: str):
+    def __init__(self, task: envs.Resolved):
         import gymnasium as gym
 
+        id = task.id
         with warnings.catch_warnings(), _headless():
             warnings.simplefilter("ignore")
             hear_mujoco()
             with video_errors(id):
                 made = gym.make(registered_name(id), render_mode="rgb_array")
-                self._env = Checked(made, id, 0)
-                self._env = Checked(made, id, 0, masks_of(self._env))
-            self.spec = self._env.read
+                masks = masks_of(Checked(made, id, 0))
+                self.spec, masks = read_alike(Checked(made, id, 0, masks).read, masks, task.reading)
+                self._env = Checked(made, id, 0, masks)
             hear_mujoco()  # again: the first call does nothing if gym.make is what loads MuJoCo
             try:
                 with video_errors(id):

@@ -64,7 +64,7 @@ class Hyperparameters(eqx.Module):
             reward_bound=normalize.reward_bound,
             num_epochs=ppo.num_epochs,
             minibatch_size=config.minibatch_size,
-            sequence_length=config.sequence_length,
+            sequence_length=ppo.sequence_length,
             recompute_every=ppo.recompute_every,
             normalize_advantage=ppo.normalize_advantage,
             normalize_obs=normalize.obs,

@@ -1,4 +1,5 @@
-"""Networks that remember: a gated recurrent unit or an LSTM, and sequences as what is learned from.
+"""Networks that remember: a gated recurrent unit, an LSTM or the last observations, and sequences as what is
+learned from.
 
 A carry is what the memory of one environment holds, one array of ``S`` numbers. It is set to 0 at the first
 step of each episode.
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, Shaped
 
-from poise.config import USUAL_MEMORY, Memory
+from poise.config import Memory
 from poise.types import Tensor
 
 
@@ -53,7 +54,7 @@ class Cell(eqx.Module):
     @property
     def carry_size(self) -> int:
         """Numbers of a carry, S."""
-        return carry_size(self.kind, self.size)
+        return self.size if self.kind == "gru" else 2 * self.size
 
     def project(self, features: Float[Array, " features"]) -> Float[Array, " gates"]:
         """What the features give to the gates."""
@@ -76,10 +77,37 @@ class Cell(eqx.Module):
         return carry[: self.size]
 
 
-def carry_size(kind: Memory, size: int | None) -> int:
-    """Numbers of a carry, S, of a memory with so many units (None: the default); 0 without a memory."""
-    units = USUAL_MEMORY if size is None else size
-    return {"none": 0, "gru": units, "lstm": 2 * units}[kind]
+class Window(eqx.Module):
+    """The features of the last K observations, as they are. It has no parameters.
+
+    The carry has all K, the newest last; before an episode's start they are 0.
+    """
+
+    num_features: int = eqx.field(static=True)
+    length: int = eqx.field(static=True)  # K
+
+    @property
+    def size(self) -> int:
+        """Numbers that the layers after it read besides the newest features."""
+        return (self.length - 1) * self.num_features
+
+    @property
+    def carry_size(self) -> int:
+        return self.length * self.num_features
+
+    def project(self, features: Float[Array, " features"]) -> Float[Array, " features"]:
+        return features
+
+    def step(self, carry: Float[Array, " S"], features: Float[Array, " features"]) -> Float[Array, " S"]:
+        """The carry without its oldest features and with these."""
+        return jnp.concatenate([carry[self.num_features :], features])
+
+    def output(self, carry: Float[Array, " S"]) -> Float[Array, " size"]:
+        """What the layers after it read: all but the newest features, which they read in any case."""
+        return carry[: self.size]
+
+
+AnyMemory = Cell | Window
 
 
 def flatten(x: Shaped[Tensor, "T N ..."]) -> Shaped[Array, "B ..."]:
@@ -178,6 +206,6 @@ def first_carries(
     return flatten(jnp.swapaxes(before, 0, 1))
 
 
-def empty_carry(cell: Cell | None, num_envs: int) -> Float[Array, "N S"] | None:
+def empty_carry(cell: AnyMemory | None, num_envs: int) -> Float[Array, "N S"] | None:
     """The carries before the first step; None without a memory."""
     return None if cell is None else jnp.zeros((num_envs, cell.carry_size))

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from poise import config as cfg
 from poise.algo.distributions import Categorical, Choices, DiagGaussian, Distribution, Joint, masked
 from poise.algo.encoders import MLP, Encoder
-from poise.algo.memory import Cell
+from poise.algo.memory import AnyMemory, Cell, Window
 from poise.spec import MASK, Spec
 
 
@@ -32,7 +32,7 @@ class Policy(eqx.Module):
     mlp: MLP
     log_std: Float[Array, " A"] | None
     encoder: Encoder
-    memory: Cell | None
+    memory: AnyMemory | None
     box_size: int = eqx.field(static=True)
     sizes: tuple[int, ...] = eqx.field(static=True)  # of the choices
     is_index: bool = eqx.field(static=True)  # whether an action is the index of one choice, not a row
@@ -41,11 +41,12 @@ class Policy(eqx.Module):
     std_min: float = eqx.field(static=True)
     head_tanh: Literal["none", "mean", "all"] = eqx.field(static=True)
 
-    def __init__(self, spec: Spec, config: cfg.Policy, *, key: PRNGKeyArray):
+    def __init__(self, spec: Spec, config: cfg.Policy, *, history: int = 1, key: PRNGKeyArray):
         box_outputs = spec.box_size * (2 if config.std == "predicted" else 1)
         # orthogonal weights with a small gain: at first, the outputs are close to 0 for every observation
+        outputs = box_outputs + spec.num_logits
         self.encoder, self.memory, self.mlp = trunk(
-            spec, config, box_outputs + spec.num_logits, last_gain=0.01, key=key
+            spec, config, outputs, history=history, last_gain=0.01, key=key
         )
         self.box_size, self.sizes, self.is_index = spec.box_size, spec.sizes, spec.action_row == ()
         std_init = cfg.known(config.std_init) if spec.box_size else 1.0
@@ -88,10 +89,10 @@ class ValueFunction(eqx.Module):
 
     mlp: MLP
     encoder: Encoder
-    memory: Cell | None
+    memory: AnyMemory | None
 
-    def __init__(self, spec: Spec, config: cfg.Value, *, key: PRNGKeyArray):
-        self.encoder, self.memory, self.mlp = trunk(spec, config, 1, last_gain=1.0, key=key)
+    def __init__(self, spec: Spec, config: cfg.Value, *, history: int = 1, key: PRNGKeyArray):
+        self.encoder, self.memory, self.mlp = trunk(spec, config, 1, history=history, last_gain=1.0, key=key)
 
     def __call__(self, obs: PyTree[Array]) -> Float[Array, ""]:
         return self.read(self.encoder(obs), obs)
@@ -102,16 +103,24 @@ class ValueFunction(eqx.Module):
 
 
 def trunk(
-    spec: Spec, config: cfg.Policy | cfg.Value, outputs: int, *, last_gain: float, key: PRNGKeyArray
-) -> tuple[Encoder, Cell | None, MLP]:
+    spec: Spec,
+    config: cfg.Policy | cfg.Value,
+    outputs: int,
+    *,
+    history: int,
+    last_gain: float,
+    key: PRNGKeyArray,
+) -> tuple[Encoder, AnyMemory | None, MLP]:
     """What both networks are made of. Layers after a memory read the features and what it remembers."""
     encoder = Encoder(spec, config.see, config.images, key=jax.random.fold_in(key, 1))
     memory, inputs = None, encoder.num_features
-    if config.memory != "none":
+    if history > 1:
+        memory = Window(inputs, history)
+    elif config.memory != "none":
         memory = Cell(
             inputs, config.memory_size or cfg.USUAL_MEMORY, config.memory, key=jax.random.fold_in(key, 2)
         )
-        inputs += memory.size
+    inputs += 0 if memory is None else memory.size
     return encoder, memory, MLP((inputs, *config.hidden, outputs), config, last_gain=last_gain, key=key)
 
 

@@ -46,13 +46,13 @@ class TrainState(eqx.Module):
 
 
 def init(
-    root: PRNGKeyArray, *, spec: Spec, policy: cfg.Policy, value: cfg.Value, num_envs: int
+    root: PRNGKeyArray, *, spec: Spec, policy: cfg.Policy, value: cfg.Value, num_envs: int, history: int = 1
 ) -> TrainState:
     """The state before the first iteration. ``root`` is the key of the run's seed; ``policy`` has
     a value for every option."""
     networks = (
-        Policy(spec, policy, key=branch(root, Stream.POLICY)),
-        ValueFunction(spec, value, key=branch(root, Stream.VALUE)),
+        Policy(spec, policy, history=history, key=branch(root, Stream.POLICY)),
+        ValueFunction(spec, value, history=history, key=branch(root, Stream.VALUE)),
     )
     optimizer = make_optimizer(None)  # the limit of the gradient has no state
     state = TrainState(
@@ -70,13 +70,22 @@ def init(
 def initial(spec: Spec, config: cfg.Config) -> dict[str, Any]:
     """The arguments of ``init`` besides the key. ``config`` is settled."""
     policy = dataclasses.replace(config.policy, std_rate=None)  # does not affect the state
-    return {"spec": spec, "policy": policy, "value": config.value, "num_envs": config.shape[1]}
+    networks = {"policy": policy, "value": config.value, "history": config.history}
+    return {"spec": spec, **networks, "num_envs": config.shape[1]}
 
 
 def state_shapes(spec: Spec, config: cfg.Config) -> TrainState:
     """Shapes and dtypes of the state; makes no array and compiles nothing. ``config`` is settled."""
     root = jax.eval_shape(jax.random.key, jax.ShapeDtypeStruct((), jnp.uint32))
     return jax.eval_shape(partial(init, **initial(spec, config)), root)
+
+
+def carry_size(spec: Spec, config: cfg.Config) -> int:
+    """Numbers that the policy's memory carries for one environment, S; 0 without a memory."""
+    if not config.has_memory:
+        return 0
+    memory = state_shapes(spec, config.settled(spec)).learner.policy.memory
+    return 0 if memory is None else memory.carry_size
 
 
 def make_optimizer(max_grad_norm: float | Float[Array, ""] | None) -> optax.GradientTransformation:

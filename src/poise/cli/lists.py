@@ -1,18 +1,23 @@
 """The verbs that list what there is: presets, envs, completion."""
 
 import dataclasses
-from typing import Annotated, Literal
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from poise.checked import flat
+from poise.checked import ConfigError, flat
 from poise.cli.arguments import Json
 from poise.cli.telling import as_json
 from poise.config import Config
-from poise.runs.presets import PRESETS
+from poise.runs.presets import FAMILIES, PRESETS
 from poise.system.streams import quiet_output
 from poise.system.terminal import print
 from poise.wording import counted
+
+if TYPE_CHECKING:
+    from poise.envs.listing import Family, Listed
 
 
 def presets(json_: Json = False) -> None:
@@ -29,40 +34,89 @@ def presets(json_: Json = False) -> None:
     if json_:
         print(as_json(rows))
         return
-    for row in rows:
-        print(f"{row['name']}  ({row['env']})\n  {row['about']}")
-        changes = (f"{path.replace('_', '-')} {value}" for path, value in row["changes"].items())
-        print(f"  {', '.join(changes)}\n")
+    for family, meaning in FAMILIES.items():
+        print(f"{family}: {meaning}\n")
+        for row in (row for row in rows if row["name"].startswith(f"{family}/")):
+            changes = [f"{path.replace('_', '-')}\0{value}" for path, value in row["changes"].items()]
+            print(f"  {row['name']}  ({row['env']})")
+            print(_wrapped(row["about"]))
+            # an option and its value stay in one line
+            print(f"{_wrapped(', '.join(changes) or 'all options have their defaults')}\n".replace("\0", " "))
 
 
-def envs(json_: Json = False) -> None:
+def _wrapped(text: str) -> str:
+    """A text in lines of 80 columns at most, indented."""
+    indent = 4 * " "
+    return textwrap.fill(text, 80, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def envs(
+    word: Annotated[str, Positional, arg(metavar="[WORD]", help_behavior_hint="")] = "", json_: Json = False
+) -> None:
     """List the environments: backend, spaces, time limit, and the mean return that counts as solved.
 
-    Example: poise envs
+    Example: poise envs minigrid
+
+    Args:
+        word: Only environments with this word in their ids, also those of packages.
     """
-    from poise.envs.listing import list_envs
+    from poise.envs.listing import in_families, list_envs, list_families
 
     with quiet_output():
-        listed, refused = list_envs()
+        listed, refused = list_envs(word)
+        families, missing = list_families()
+        listed += in_families(families, word) if word else []
+    if not listed:
+        raise ConfigError("; ".join([f"no environment here has {word!r} in its id", *missing]))
     if json_:
         print(as_json([dataclasses.asdict(row) for row in listed]))
         return
+    _print_envs(listed)
+    if word:
+        return
+    print("\nobs, action: size or number of choices; limit: steps of an episode;")
+    print("solved: the mean return from which the task counts as solved\n")
+    _print_families(families)
+    for line in missing:
+        print(line)
+    print(f"\nGymnasium has {counted(len(refused), 'more id')} that need another package or space.")
+    print("Any id that Gymnasium can make works, and module:Task for a task of your own.")
+
+
+def _print_envs(listed: Sequence["Listed"]) -> None:
+    made = [row for row in listed if row.obs is not None]
+    if made:
+        columns = ("environment", "backend", "obs", "action", "limit", "solved")
+        rows = [
+            (row.id, row.backend, row.obs, row.action, row.time_limit or "", _solved(row)) for row in made
+        ]
+        _print_table(columns, rows, right=("limit", "solved"))
+    for row in listed:
+        if row.obs is None:
+            print(row.id)
+
+
+def _print_families(families: Sequence["Family"]) -> None:
+    rows = [(family.word, len(family.ids), family.ids[0]) for family in families]
+    if rows:
+        _print_table(("family", "ids", "the first"), rows, right=("ids",))
+        print(f"\npoise envs {families[0].word} lists all ids with this word in them.")
+
+
+def _solved(row: "Listed") -> str:
+    return "" if row.solved is None else f"{row.solved:g}"
+
+
+def _print_table(titles: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("environment", "backend", "obs", "action", "limit", "solved"):
-        table.add_column(title, justify="right" if title in ("limit", "solved") else "left", no_wrap=True)
-    for row in listed:
-        bar = "" if row.solved is None else f"{row.solved:g}"
-        table.add_row(row.id, row.backend, row.obs, row.action, str(row.time_limit or ""), bar)
+    for title in titles:
+        table.add_column(title, justify="right" if title in right else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(str, row))
     Console().print(table)
-    print(
-        "\nobs, action: size or number of choices; limit: steps of an episode; solved: the mean return from "
-        "which the task counts as solved"
-    )
-    print(f"Gymnasium has {counted(len(refused), 'more id')} that need another package or have other spaces.")
-    print("Any id that Gymnasium can make works, and module:Task for a task in your own module.")
 
 
 def completion(shell: Annotated[Literal["bash", "zsh", "tcsh"], Positional, arg(metavar="SHELL")]) -> None:

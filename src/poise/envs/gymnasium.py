@@ -24,7 +24,7 @@ from poise.envs.packing import Obs, empty, pack
 from poise.envs.processes import PATIENCE, UNKNOWN, Processes, start_env_process
 from poise.envs.replay.inner import differing, packed
 from poise.envs.replay.unfinished import Unfinished, num_rows
-from poise.envs.spaces import MaskSource, mask_source, read_spec
+from poise.envs.spaces import MaskSource, mask_source, read_alike, read_spec
 from poise.envs.vector import EnvError, EnvStep, Restored
 from poise.errors import PoiseError, message_of
 from poise.spec import Spec
@@ -45,6 +45,12 @@ def registered_ids() -> list[str]:
 def threshold(id: str) -> float | None:
     """The mean return at which Gymnasium calls ``id`` solved; None if it names none."""
     return gym.registry[id].reward_threshold if id in gym.registry else None
+
+
+def step_limit(id: str) -> int | None:
+    """The time limit with which ``id``, or the name in ``module:name``, is registered; None without one."""
+    name = registered_name(id)
+    return gym.registry[name].max_episode_steps if name in gym.registry else None
 
 
 def is_registered(id: str) -> bool:
@@ -173,6 +179,7 @@ class GymnasiumEnv:
         timeout: seconds for a step or a reset, with processes; None: no limit.
         restart: whether ``rebuild`` makes all environments again after one failed.
         first: the number of the first environment in error messages.
+        reading: the spec of the agent that acts in them (``poise.envs.Resolved``).
     """
 
     def __init__(
@@ -184,12 +191,13 @@ class GymnasiumEnv:
         timeout: float | None = None,
         restart: bool = False,
         first: int = 0,
+        reading: Spec | None = None,
     ):
         self.num_envs, self._numbers = num_envs, range(first, first + num_envs)
         self.backend = "gymnasium (one process each)" if processes else "gymnasium (in this process)"
-        self._masks: MaskSource | None
         in_info = partial(_in_info_of_process, id, first, timeout) if processes else None
-        self.spec, self._masks = spec_of(partial(_make_one, id, first), in_info)
+        self._masks: MaskSource | None
+        self.spec, self._masks = read_alike(*spec_of(partial(_make_one, id, first), in_info), reading)
         self._nested = any(part.path for part in self.spec.action)
         self._first_choice = np.array([first for part in self.spec.choices for first in part.first])
         low, high = self.spec.float32_bounds

@@ -1,33 +1,56 @@
 """The environments that can be trained on, with backend, spaces, time limit and threshold."""
 
+import importlib
 from dataclasses import dataclass
 
 from poise import envs
 from poise.envs.classic import NATIVE_TASKS
-from poise.envs.gymnasium import registered_ids, threshold
+from poise.envs.gymnasium import registered_ids, step_limit, threshold
+from poise.envs.naming import EXTRAS, PACKAGES, is_installed
 from poise.envs.tasks import TASKS
 from poise.errors import PoiseError
 from poise.spec import Spec
+from poise.system.extras import needs
 
 
 @dataclass(frozen=True)
 class Listed:
-    """One environment. ``solved``: the mean return that Gymnasium calls solved, if it names one."""
+    """One environment. ``solved``: the mean return that Gymnasium calls solved, if it names one.
+
+    ``obs`` and ``action`` are None where the environment was not made: those of a package are many.
+    """
 
     id: str
     backend: str
-    obs: str
-    action: str
+    obs: str | None
+    action: str | None
     time_limit: int | None
     solved: float | None
 
 
-def list_envs() -> tuple[list[Listed], list[str]]:
-    """The environments that can be trained on here; and the ids that need another package or space."""
+@dataclass(frozen=True)
+class Family:
+    """The environments of an installed package whose ids begin alike.
+
+    ``word``: with which ``poise envs`` lists them.
+    """
+
+    word: str
+    ids: tuple[str, ...]
+
+
+def list_envs(word: str = "") -> tuple[list[Listed], list[str]]:
+    """The environments that can be trained on here; and the ids that need another package or space.
+
+    ``word``: only those with this word in their ids; upper and lower case do not count. Families are not in
+    the list.
+    """
     own = [*NATIVE_TASKS, *TASKS]
-    others = [id for id in sorted(registered_ids()) if id not in own]
+    others = [id for id in sorted(registered_ids()) if id not in own and not id.startswith(tuple(PACKAGES))]
     listed, refused = [], []
     for id in [*own, *others]:
+        if word.lower() not in id.lower():
+            continue
         try:
             resolved = envs.resolve(id)
             env = envs.make(id, 1)
@@ -37,6 +60,34 @@ def list_envs() -> tuple[list[Listed], list[str]]:
         listed.append(_describe(id, resolved.backend, env.spec))
         env.close()
     return sorted(listed, key=lambda row: row.id.lower()), refused
+
+
+def list_families() -> tuple[list[Family], list[str]]:
+    """The families of the packages that are installed; and a line for each extra that is not.
+
+    A package is imported, which registers its environments.
+    """
+    families: list[Family] = []
+    missing: dict[str, str] = {}
+    for start, (module, _) in PACKAGES.items():
+        if not is_installed(module):
+            if (extra := EXTRAS.get(module)) is not None:
+                missing[extra] = f"{extra}: {needs(extra)}"
+            continue
+        try:
+            importlib.import_module(module)
+        except Exception:  # a package that does not load has no environments; naming it says why
+            continue
+        ids = sorted((id for id in registered_ids() if id.startswith(start)), key=str.lower)
+        if ids:
+            families.append(Family(start.rstrip("-/"), tuple(f"{module}:{id}" for id in ids)))
+    return families, list(missing.values())
+
+
+def in_families(families: list[Family], word: str) -> list[Listed]:
+    """The environments of families with this word in their ids. None of them is made."""
+    ids = [id for family in families for id in family.ids if word.lower() in id.lower()]
+    return [Listed(id, "gymnasium", None, None, step_limit(id), threshold(id)) for id in ids]
 
 
 def _describe(id: str, backend: str, spec: Spec) -> Listed:

@@ -14,7 +14,7 @@ from poise.errors import message_of
 from poise.system.extras import needs
 
 # how ids begin that a package registers when it is imported: the module to name, and the package
-_PACKAGES = {
+PACKAGES = {
     "ALE/": ("ale_py", "ale-py"),
     "MiniGrid-": ("minigrid", "minigrid"),
     "BabyAI-": ("minigrid", "minigrid"),
@@ -70,7 +70,7 @@ def import_module_of(id: str) -> str:
         raise EnvError(f"{id}: write module:Name, for example tank:Tank")
     if not module and _registered(id) is None:
         package, _ = _package_of(id) or ("", "")
-        module = package if package in EXTRAS and _is_installed(package) else ""
+        module = package if package in EXTRAS and is_installed(package) else ""
     if module:
         try:
             importlib.import_module(module)
@@ -97,9 +97,17 @@ def _advice_for_file(id: str) -> str | None:
     )
 
 
+def is_installed(module: str) -> bool:
+    """Whether a module can be imported, as far as can be told without importing it."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
 def _missing(id: str, module: str, error: ModuleNotFoundError) -> str:
     if (package := f"{error.name}".partition(".")[0]) in EXTRAS:
-        return f"{id} {needs(EXTRAS[package])}"
+        return f"{id}: {needs(EXTRAS[package])}"
     if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
         return (
             f"{id}: its module cannot be imported: there is no {module}.py here, and no package {module} is "
@@ -140,23 +148,15 @@ def _in_package(id: str) -> str | None:
     if (source := _package_of(id)) is None:
         return None
     module, package = source
-    installed = _is_installed(module)
     if module in EXTRAS:
-        return None if installed else f"{id} {needs(EXTRAS[module])}"
-    install = "" if installed else f", after uv pip install {package}"
+        return None if is_installed(module) else f"{id}: {needs(EXTRAS[module])}"
+    install = "" if is_installed(module) else f", after uv pip install {package}"
     return f"{id} is registered by the package {package}; name its module: {module}:{id}{install}"
 
 
 def _package_of(id: str) -> tuple[str, str] | None:
     """The module that registers ids that begin like this one, and its package or extra."""
-    return next((source for start, source in _PACKAGES.items() if id.startswith(start)), None)
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
+    return next((source for start, source in PACKAGES.items() if id.startswith(start)), None)
 
 
 def _in_module(id: str, module: str, name: str) -> str | None:

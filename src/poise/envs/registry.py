@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from poise.envs.naming import checked_name, import_module_of, is_anothers, is_gymnasiums, unknown
 from poise.envs.vector import EnvError, VectorEnv
 from poise.errors import message_of
-from poise.spec import Backend
+from poise.spec import Backend, Spec
 from poise.system.interrupts import refuse_imported_script
 
 # Gymnasium's MuJoCo tasks that had a -v2 or a -v3; True: poise runs -v2 as -v4
@@ -26,11 +26,17 @@ _OLD_TASKS = {
 
 
 class Resolved(NamedTuple):
-    """The environment and the backend that will be used; ``note``: a sentence for the user, if any."""
+    """The environment and the backend that will be used.
+
+    Attributes:
+        note: a sentence for the user, if any.
+        reading: the spec of the agent that acts or learns in it; it decides whether pixels are numbers.
+    """
 
     id: str
     backend: Literal["mujoco", "native", "atari", "gymnasium", "gymnasium-async"]
     note: str | None = None
+    reading: Spec | None = None
 
 
 def resolve(id: str, backend: Backend = "auto") -> Resolved:
@@ -128,6 +134,7 @@ def make(
     timeout: float | None = None,
     restart: bool = False,
     first: int = 0,
+    reading: Spec | None = None,
 ) -> VectorEnv:
     """``num_envs`` environments ``id``, stepped together.
 
@@ -140,6 +147,7 @@ def make(
         restart: whether an environment that fails is made again (gymnasium-async only); otherwise the fault
             is raised.
         first: the number of the first environment in error messages (atari, gymnasium and gymnasium-async).
+        reading: the spec of an agent, as in ``Resolved``; None: there is none yet.
 
     Raises:
         EnvError: there is no such environment, this backend does not have it, or its spaces are not
@@ -159,16 +167,12 @@ def make(
             from poise.envs.atari import AtariEnv
 
             return AtariEnv(resolved.id, num_envs, first=first)
-        case "gymnasium":
+        case "gymnasium" | "gymnasium-async":
             from poise.envs.gymnasium import GymnasiumEnv
 
-            return GymnasiumEnv(resolved.id, num_envs, first=first)
-        case "gymnasium-async":
-            from poise.envs.gymnasium import GymnasiumEnv
-
-            return GymnasiumEnv(
-                resolved.id, num_envs, processes=True, timeout=timeout, restart=restart, first=first
-            )
+            options = {"processes": True, "timeout": timeout, "restart": restart}
+            options = options if resolved.backend == "gymnasium-async" else {}
+            return GymnasiumEnv(resolved.id, num_envs, first=first, reading=reading, **options)
 
 
 def _make_mujoco(id: str, num_envs: int) -> VectorEnv:

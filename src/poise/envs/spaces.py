@@ -1,5 +1,6 @@
 """From Gymnasium's spaces to a ``Spec``: what each array of an observation or action is."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
@@ -39,6 +40,21 @@ def read_spec(id: str, env: gym.Env, limit: int | None, masks: MaskSource | None
     if masks in ("method", "info"):
         obs.append(Leaf((), "mask", (num_logits,)))
     return Spec(id, tuple(obs), action, limit, tuple(left_out))
+
+
+def read_alike(spec: Spec, masks: MaskSource | None, reading: Spec | None) -> tuple[Spec, MaskSource | None]:
+    """The spec and the place of masks as an agent reads them whose spec is ``reading``; None: as they are.
+
+    An earlier version read every Box as numbers, and no mask outside of it. Its agents still do.
+    """
+    if reading is None or len(reading.obs) != 1:
+        return spec, masks
+    whole, *others = spec.obs
+    numbers = dataclasses.replace(whole, kind="vector", low=0.0, high=1.0, channels=None)
+    same = not whole.path and whole.kind in ("vector", "image") and reading.obs == (numbers,)
+    if not same or any(leaf.kind != "mask" for leaf in others):
+        return spec, masks
+    return dataclasses.replace(spec, obs=reading.obs), None
 
 
 def mask_source(env: gym.Env, in_info: Callable[[], bool]) -> MaskSource | None:

@@ -8,12 +8,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
 
 from poise.health.findings import Finding, by_severity
+from poise.health.medians import beyond, late, median, since
+from poise.health.spaces import SPACES
 from poise.runs.records import Record, read_record
 from poise.system.terminal import typed
 from poise.training.metrics import BY_NAME
@@ -56,29 +56,6 @@ def verdict(record: Record, findings: list[Finding]) -> str:
     return f"health: {names} ({typed('poise', 'doctor', record.folder)} explains this)"
 
 
-def _late(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " m"]:
-    """The last quarter."""
-    return values[-max(1, len(values) // 4) :]
-
-
-def _median(values: Float[np.ndarray, " n"]) -> float:
-    """The median of the finite values; NaN, for which every comparison is false, if there are none."""
-    finite = values[np.isfinite(values)]
-    return float(np.median(finite)) if len(finite) else math.nan
-
-
-def _beyond(record: Record, name: str, side: Literal["low", "high"]) -> float | None:
-    """The late median of a metric if it is outside its healthy range on this side, otherwise None."""
-    value = _median(_late(record.column(name)))
-    return value if math.isfinite(value) and BY_NAME[name].state({name: value}) == side else None
-
-
-def _since(record: Record) -> str:
-    """The range of steps of the last quarter, in words."""
-    steps = _late(record.steps)
-    return f"from step {steps[0]:,.0f} to {steps[-1]:,.0f}"
-
-
 def _rate(record: Record, name: str, times: float) -> float:
     """A learning rate of the run times a factor, rounded to two digits."""
     rate = getattr(record.config.ppo, name)
@@ -91,7 +68,7 @@ def learning_rate_too_high(record: Record) -> Finding | None:
     The KL is a sum over the dimensions of the action, so its bound grows with them. A ratio is a product over
     the dimensions: with many of them most ratios leave the clip even at a good learning rate.
     """
-    kl, clipped = (_median(record.column(f"policy/{name}")) for name in ("kl", "clip_fraction"))
+    kl, clipped = (median(record.column(f"policy/{name}")) for name in ("kl", "clip_fraction"))
     dimensions = record.spec.dimensions
     highest, most = BY_NAME["policy/kl"].highest(dimensions), BY_NAME["policy/clip_fraction"].highest()
     # with a narrow clip many ratios are outside at any learning rate: that alone shows nothing
@@ -129,13 +106,13 @@ def value_explains_nothing(record: Record) -> Finding | None:
     if reward_constant(record) is not None:
         return None
     name = "value/explained_variance"
-    explained, loss = (_median(_late(record.column(n))) for n in (name, "value/loss"))
+    explained, loss = (median(late(record.column(n))) for n in (name, "value/loss"))
     if not (explained < EXPLAINED_NOTHING and BY_NAME[name].counts({"value/loss": loss})):
         return None
     return Finding(
         "value-explains-nothing",
         "warning",
-        f"median explained variance {explained:.2f} {_since(record)}, value loss {loss:.2g}",
+        f"median explained variance {explained:.2f} {since(record)}, value loss {loss:.2g}",
         "Advantages are then mostly noise. Either the value function learns too slowly, or the observations "
         "lack what the returns depend on.",
         record.command(ppo__value_learning_rate=_rate(record, "value_learning_rate", 3)),
@@ -144,14 +121,14 @@ def value_explains_nothing(record: Record) -> Finding | None:
 
 def value_loss_large(record: Record) -> Finding | None:
     """The targets are far beyond the scale for which the network and its learning rate are made."""
-    loss = _beyond(record, "value/loss", "high")
+    loss = beyond(record, "value/loss", "high")
     if loss is None:
         return None
     raw = not record.config.normalize.reward
     return Finding(
         "value-loss-large",
         "warning",
-        f"median value loss {loss:.3g} {_since(record)} (healthy up to {BY_NAME['value/loss'].high:g})",
+        f"median value loss {loss:.3g} {since(record)} (healthy up to {BY_NAME['value/loss'].high:g})",
         "The targets of the value function are much larger than 1"
         + (", because rewards are not normalized." if raw else ", or it diverges."),
         record.command(normalize__reward=True)
@@ -160,15 +137,22 @@ def value_loss_large(record: Record) -> Finding | None:
     )
 
 
+def _deviations(record: Record) -> list[tuple[str, str]]:
+    """The metrics of the deviation of all actions and of each box, and what they are of, in words."""
+    alone = [("policy/std", "the actions")]
+    return alone + [(name, name.removeprefix("policy/std/")) for name in record.parts("policy/std")]
+
+
 def std_collapsed(record: Record) -> Finding | None:
-    """The policy hardly varies its actions."""
-    std = _beyond(record, "policy/std", "low")
+    """The policy hardly varies its actions, or one box of them."""
+    found = [(beyond(record, name, "low"), what) for name, what in _deviations(record)]
+    std, what = next(((std, what) for std, what in found if std is not None), (None, ""))
     if std is None:
         return None
     return Finding(
         "std-collapsed",
         "warning",
-        f"median standard deviation of the actions {std:.2g} {_since(record)} "
+        f"median standard deviation of {what} {std:.2g} {since(record)} "
         f"(healthy from {BY_NAME['policy/std'].low:g} up)",
         "The policy always takes nearly the same action in a state, so it cannot find better ones.",
         record.command(policy__std_init=0.5 if record.config.policy.std == "fixed" else 1.0)
@@ -178,16 +162,18 @@ def std_collapsed(record: Record) -> Finding | None:
 
 
 def std_grown(record: Record) -> Finding | None:
-    """The actions become noise."""
-    std = record.column("policy/std")
-    last, first = _median(_late(std)), _median(std[:1])
-    if _beyond(record, "policy/std", "high") is None and not last > STD_GROWN * first:
+    """The actions, or one box of them, become noise."""
+    columns = [(name, what, record.column(name)) for name, what in _deviations(record)]
+    spans = [(name, what, median(std[:1]), median(late(std))) for name, what, std in columns]
+    grown = [x for x in spans if beyond(record, x[0], "high") is not None or x[3] > STD_GROWN * x[2]]
+    if not grown:
         return None
+    _, what, first, last = grown[0]
     bonus = record.config.ppo.entropy_coef > 0
     return Finding(
         "std-grown",
         "warning",
-        f"the standard deviation of the actions grew from {first:.2g} to {last:.2g}",
+        f"the standard deviation of {what} grew from {first:.2g} to {last:.2g}",
         "The actions are mostly noise. "
         + ("The entropy bonus outweighs the reward." if bonus else "The reward does not reduce it."),
         record.command(ppo__entropy_coef=0.0)
@@ -198,14 +184,14 @@ def std_grown(record: Record) -> Finding | None:
 
 def actions_saturated(record: Record) -> Finding | None:
     """Nearly all actions are cut off at the bounds."""
-    share = _beyond(record, "policy/saturation", "high")
+    share = beyond(record, "policy/saturation", "high")
     if share is None:
         return None
     raw = not record.config.normalize.action and any(record.spec.scaled)
     return Finding(
         "actions-saturated",
         "warning",
-        f"{share:.0%} of the actions were at a bound {_since(record)} "
+        f"{share:.0%} of the actions were at a bound {since(record)} "
         f"(healthy up to {BY_NAME['policy/saturation'].high:.0%})",
         "Nearly all actions are cut off, so the policy cannot learn those between the bounds."
         + (" It acts in the environment's units, and its noise is large for these bounds." if raw else ""),
@@ -331,14 +317,14 @@ def greedy_worse(record: Record) -> Finding | None:
 
 def observations_drift(record: Record) -> Finding | None:
     """Observations at the end are unlike all earlier ones."""
-    shift = _median(_late(record.column("normalize/shift")))
+    shift = median(late(record.column("normalize/shift")))
     if not record.config.normalize.obs or not shift > SHIFTED:
         return None
     return Finding(
         "observations-drift",
         "warning",
         f"the mean of an observed number was {shift:.1f} standard deviations from its earlier mean, "
-        f"{_since(record)}",
+        f"{since(record)}",
         "The statistics that normalize observations lag behind. The usual cause is an observed number that "
         "grows without end: a time, a position, a counter.",
         "leave that number out, or observe its change in a step; "
@@ -378,4 +364,5 @@ RULES: tuple[Callable[[Record], Finding | None], ...] = (
     greedy_worse,
     observations_drift,
     horizon_beyond_limit,
+    *SPACES,
 )

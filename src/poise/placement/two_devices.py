@@ -38,7 +38,7 @@ from poise.spec import Spec
 from poise.system.threads import one_blas_thread
 from poise.types import Batch, PolicyEpochs, Rollout, Tensor
 
-_init = jax.jit(init_state, static_argnames=("spec", "policy", "value", "num_envs"))
+_init = jax.jit(init_state, static_argnames=("spec", "policy", "value", "num_envs", "history"))
 _prepare = jax.jit(prepare)
 _recompute = jax.jit(recompute)
 

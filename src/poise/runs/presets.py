@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from poise.checked import ConfigError
-from poise.config import PPO, Config, Normalize, Policy
+from poise.config import PPO, Config, Normalize, Policy, Value
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,20 @@ def _paper(policy: Policy, *, normalize_action: bool, **ppo: Any) -> Config:
     )
 
 
+def _plain(env: str, total_steps: int, about: str, **options: Any) -> Preset:
+    """The defaults, with a budget and only those ``options`` that the task needs."""
+    return Preset(env, Config(total_steps=total_steps, **options), about)
+
+
+# without one, these tasks cannot be solved: their observations do not show what happened before
+_MEMORY: dict[str, Any] = {"policy": Policy(memory="gru"), "value": Value(memory="gru")}
+
+# what the first words of the names mean; a preset's environment names its package
+FAMILIES = {
+    "paper": "the settings of the paper",
+    "minigrid": "grid worlds of MiniGrid, with the defaults",
+    "popgym": "tasks of POPGym that need a memory, with the defaults",
+}
 PRESETS = {
     "paper/inverted-pendulum": Preset(
         "InvertedPendulum-v2",
@@ -75,6 +89,27 @@ PRESETS = {
         ),
         "The paper's settings: predicted deviation, normalized actions, tanh head, no annealing.",
     ),
+    "minigrid/doorkey-5x5": _plain(
+        "minigrid:MiniGrid-DoorKey-5x5-v0", 100_000, "Take the key, open the door, reach the goal."
+    ),
+    "minigrid/unlock": _plain("minigrid:MiniGrid-Unlock-v0", 100_000, "Take the key and open the door."),
+    "minigrid/keycorridor-s3r1": _plain(
+        "minigrid:MiniGrid-KeyCorridorS3R1-v0",
+        500_000,
+        "Find the key, open the locked door and take the ball behind it.",
+    ),
+    "popgym/repeat-previous-easy": _plain(
+        "popgym:popgym-RepeatPreviousEasy-v0", 300_000, "Name the card of four steps ago.", **_MEMORY
+    ),
+    "popgym/position-cartpole-easy": _plain(
+        "popgym:popgym-PositionOnlyCartPoleEasy-v0",
+        300_000,
+        "Balance a pole whose speed is not observed.",
+        **_MEMORY,
+    ),
+    "popgym/count-recall-easy": _plain(
+        "popgym:popgym-CountRecallEasy-v0", 300_000, "Say how often a card was shown.", **_MEMORY
+    ),
 }
 
 
@@ -84,10 +119,10 @@ def starting_point(target: str) -> tuple[str, Config]:
     Raises:
         ConfigError: the name looks like that of a preset (``paper/...``), but there is no such preset.
     """
-    preset = PRESETS.get(target)
-    kind, slash, _ = target.partition("/")
-    if preset is None and slash and kind in {name.partition("/")[0] for name in PRESETS}:
-        raise ConfigError(f"{target}: no such preset; the presets are {', '.join(PRESETS)}")
+    preset, (family, slash, _) = PRESETS.get(target), target.partition("/")
+    if preset is None and slash and family in FAMILIES:  # upper and lower case count: MinAtar/Breakout-v1
+        names = [name for name in PRESETS if name.startswith(f"{family}/")]
+        raise ConfigError(f"{target}: no such preset; the presets are {', '.join(names)}")
     return (preset.env, preset.config) if preset else (target, Config())
 
 

@@ -56,7 +56,7 @@ class Recorder:
         logs: list[Log] = [MetricsLog(folder), EpisodesLog(folder)]
         if setup.options.eval_every:
             logs.append(GreedyLog(folder))
-        logs.append(TensorBoard(folder, log_every=setup.options.log_every))
+        logs.append(TensorBoard(folder, setup.spec, log_every=setup.options.log_every))
         self._checkpoints = Checkpoints(folder, setup, past, logs=logs, best=best, tally=tally)
         # A checkpoint contains what the writers before it have written, candidates and sums included.
         self._writers: list[Writer] = [*logs, best, tally, self._checkpoints, CrashFile(folder)]

@@ -60,6 +60,11 @@ class Record:
         values = (row.get(name) for row in self.rows)
         return np.array([np.nan if value is None else value for value in values], float)
 
+    def parts(self, name: str) -> list[str]:
+        """The metrics of single boxes and choices, such as ``policy/std/aim`` for ``policy/std``."""
+        own = [f"{name}/{piece.name}" for piece in self.spec.pieces]
+        return [metric for metric in own if self.rows and metric in self.rows[-1]]
+
     def command(self, **changes: Any) -> str:
         """The ``poise train`` command for the same training, or for one with ``changes``.
 

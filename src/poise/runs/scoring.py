@@ -108,7 +108,7 @@ class _WhileTraining:
     def __init__(self, setup: Setup):
         self._config, self._episodes = setup.config, setup.options.eval_episodes
         lanes = evaluation_lanes(setup.task.backend, self._episodes)
-        self._env = envs.make(setup.task.id, lanes, setup.task.backend)
+        self._env = envs.make(setup.task.id, lanes, setup.task.backend, reading=setup.spec)
         self._scale = ActionScale(setup.spec, normalize=setup.config.normalize.action)
 
     def score(self, agent: Trained, limits: Limits) -> Evaluation:

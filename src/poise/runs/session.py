@@ -142,7 +142,7 @@ def _resumed(run: Path, usable: Usable, changes: Changes, conditions: Conditions
         print("this budget would have given from the start", file=file)
     if not same_machine(usable.past, file):
         usable = dataclasses.replace(usable, past=dataclasses.replace(usable.past, exact=False))
-    task = resolved(manifest.env, manifest.backend)
+    task = resolved(manifest.env, manifest.backend)._replace(reading=manifest.spec)
     if changes.workers is not None:
         options = dataclasses.replace(options, workers=changes.workers)
     return (yield from _session(_Job(task, config, options, usable), run, conditions))
@@ -221,6 +221,7 @@ def _world(job: _Job, conditions: Conditions, stack: contextlib.ExitStack) -> Co
             timeout=options.env_timeout,
             restart=options.on_crash == "restart",
             first=group.first,
+            reading=task.reading,
         )
         stack.callback(env.close)
         made.append(env)
@@ -277,10 +278,12 @@ def _spaces_in_words(spec: Spec) -> list[str]:
 
 
 def _memories_in_words(config: Config) -> list[str]:
-    """Which networks remember, and what they learn from."""
+    """Which networks remember, and what they learn from. ``config`` is settled."""
+    if config.history > 1:
+        return [f"reads the last {config.history} observations, side by side"]
     sizes = {"policy": config.policy, "value function": config.value}
     kinds = {n: f"{x.memory} of {x.memory_size}" for n, x in sizes.items() if x.memory != "none"}
     if not kinds:
         return []
     who = ", ".join(f"{name}: {kind} units" for name, kind in kinds.items())
-    return [f"memory ({who}), learning from sequences of {config.sequence_length} steps"]
+    return [f"memory ({who}), learning from sequences of {config.ppo.sequence_length} steps"]

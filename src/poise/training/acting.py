@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 from poise.algo.distributions import FORBIDDEN
 from poise.algo.encoders import EPSILON
-from poise.algo.memory import Cell
+from poise.algo.memory import AnyMemory, Cell, Window
 from poise.algo.networks import Policy
 from poise.algo.normalize import Normalizer
 from poise.config import Normalize
@@ -176,7 +176,7 @@ class Actor:
         self._limits = None if limit is None else _limits(normalizer, limit)
         columns = policy.encoder.columns
         self._columns = None if columns is None else np.array(columns)
-        self._memory = None if policy.memory is None else _Memory(policy.memory)
+        self._memory = None if policy.memory is None else _in_numpy(policy.memory)
         self.carry_size = 0 if policy.memory is None else policy.memory.carry_size
         self._box_size, self._choose = policy.box_size, Chooser(policy.sizes, is_index=policy.is_index)
         self._head_tanh, self._std_min = policy.head_tanh, np.float32(policy.std_min)
@@ -292,7 +292,27 @@ class Chooser:
         return np.argmax(table, axis=2)
 
 
-class _Memory:
+def _in_numpy(memory: AnyMemory) -> "_Cell | _Window":
+    return _Window(memory) if isinstance(memory, Window) else _Cell(memory)
+
+
+class _Window:
+    """``poise.algo.memory.Window`` in NumPy."""
+
+    def __init__(self, window: Window):
+        self._num_features = window.num_features
+
+    def __call__(
+        self, features: Float[np.ndarray, "N features"], carry: Float[np.ndarray, "N S"] | None
+    ) -> Float[np.ndarray, "N features_size"]:
+        """The features and those before them, side by side; ``carry`` becomes what is held after it."""
+        assert carry is not None, "a policy with a history needs its carry"
+        size = self._num_features
+        carry[:] = np.concatenate([carry[:, size:], features], axis=1)
+        return np.concatenate([features, carry[:, :-size]], axis=1)
+
+
+class _Cell:
     """``poise.algo.memory.Cell`` in NumPy."""
 
     def __init__(self, cell: Cell):

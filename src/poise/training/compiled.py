@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from poise.algo.hyperparameters import Number
-from poise.algo.memory import carry_size
 from poise.algo.networks import Policy
 from poise.algo.normalize import Normalizer
+from poise.algo.state import carry_size
 from poise.arrays import filled, named, part, prefixed
 from poise.config import Config
 from poise.envs.native import NativeEnv, NativeTask, World, advance, begin, empty_world, observe
@@ -66,7 +66,7 @@ class NativeCollector:
         self._ledger = Ledger(Group(0, 0, env.num_envs, env.num_envs))
         self._episode_key = stream_key(config.seed, Stream.TRAINING)
         self._noise_key = stream_key(config.seed, Stream.NOISE)
-        size = carry_size(config.policy.memory, config.policy.memory_size)
+        size = carry_size(env.spec, config)
         carry = jnp.zeros((env.num_envs, size)) if size else None
         index = jnp.full(env.num_envs, -1, jnp.int32)
         fresh = _Native(empty_world(env.task, env.num_envs), index, carry)

@@ -9,9 +9,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from poise.algo.memory import carry_size
 from poise.algo.networks import Policy
 from poise.algo.normalize import Normalizer
+from poise.algo.state import carry_size
 from poise.arrays import ArraysError, fitted, part, prefixed
 from poise.config import Config
 from poise.envs import VectorEnv
@@ -19,7 +19,7 @@ from poise.envs.checking import Crash, EnvFault
 from poise.envs.packing import Obs, differing_rows, empty, map_arrays
 from poise.envs.vector import Restorable, Restored
 from poise.seeds import Stream, episode_seed
-from poise.spec import NUMBERS, usual_dtype
+from poise.spec import NUMBERS, Spec, usual_dtype
 from poise.system.threads import one_blas_thread
 from poise.training.acting import Acting, ActionScale, make_actor, quiet
 from poise.training.collector import Collected, Group
@@ -98,9 +98,9 @@ def _named_obs(obs: Obs) -> dict[str, np.ndarray]:
     return {"obs": obs.copy()}
 
 
-def _empty_memory(config: Config, num_envs: int) -> Float[np.ndarray, "N S"] | None:
+def _empty_memory(spec: Spec, config: Config, num_envs: int) -> Float[np.ndarray, "N S"] | None:
     """What the policy's memory holds before the first step; None without a memory."""
-    size = carry_size(config.policy.memory, config.policy.memory_size)
+    size = carry_size(spec, config)
     return np.zeros((num_envs, size), np.float32) if size else None
 
 
@@ -122,7 +122,7 @@ class HostCollector:
         self._scale = ActionScale(env.spec, normalize=config.normalize.action)
         self._ledger = Ledger(group)
         self._obs = empty(env.spec, env.num_envs)  # its types are the environment's after the first reset
-        self._carry = _empty_memory(config, env.num_envs)
+        self._carry = _empty_memory(env.spec, config, env.num_envs)
         self._fresh = np.ones(env.num_envs, bool)  # which episodes have had no step
         lengths = first_lengths(config, env.spec, group.total)
         self._first = None if lengths is None else lengths[group.first :][: group.num_envs]

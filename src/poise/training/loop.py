@@ -24,6 +24,7 @@ from poise.training.collector import Collector
 from poise.training.divergence import refuse_infinite
 from poise.training.groups import check_worlds, make_collector
 from poise.training.measuring import epoch_metrics, iteration_metrics, measure_rollout
+from poise.training.measuring_spaces import measure_spaces
 from poise.training.origin import relative_to_origin
 from poise.types import Rollout
 
@@ -149,8 +150,8 @@ def _train(config: Config, collector: Collector, start: Start | None, clock: Clo
         epochs = epoch_metrics(measured, hyper)
         metrics = iteration_metrics(measured, epochs, collected.episodes)
         metrics |= measure_rollout(rollout, before.normalizer, scale)
-        place = f"iteration {iteration + 1} of {spec.id}"
-        refuse_infinite(metrics, measured, before, ready, hyper, place)
+        metrics |= measure_spaces(spec, before, rollout, measured.prepared)
+        refuse_infinite(metrics, measured, before, ready, hyper, f"iteration {iteration + 1} of {spec.id}")
 
         # 5. Yield: the caller records, shows, stops.
         exact = exact and collected.exact

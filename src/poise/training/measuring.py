@@ -99,13 +99,21 @@ def mean_std(distribution: Distribution) -> float | None:
     return None if box is None else float(box.std.mean())
 
 
-def probabilities(distribution: Distribution) -> Float[np.ndarray, "B M"] | None:
-    """The probability of each value of each choice, one after another; None if there are no choices."""
+def logits_of(distribution: Distribution) -> tuple[Float[np.ndarray, "B M"], tuple[int, ...]] | None:
+    """The logits of all choices of an action, and how many values each choice has; None without choices."""
     choices = distribution.choices if isinstance(distribution, Joint) else distribution
     if isinstance(choices, DiagGaussian):
         return None
     logits = np.asarray(choices.logits)
-    sizes = choices.sizes if isinstance(choices, Choices) else (logits.shape[1],)
+    return logits, choices.sizes if isinstance(choices, Choices) else (logits.shape[1],)
+
+
+def probabilities(distribution: Distribution) -> Float[np.ndarray, "B M"] | None:
+    """The probability of each value of each choice, one after another; None if there are no choices."""
+    found = logits_of(distribution)
+    if found is None:
+        return None
+    logits, sizes = found
     parts = np.split(logits, np.cumsum(sizes)[:-1], axis=1)
     shares = [np.exp(part - part.max(axis=1, keepdims=True)) for part in parts]
     return np.concatenate([share / share.sum(axis=1, keepdims=True) for share in shares], axis=1)

@@ -77,9 +77,15 @@ METRICS = (
     Metric("policy/learning_rate", "epoch", "1", "Step size of the policy's Adam."),
     Metric("policy/num_updates", "epoch", "updates", "Minibatches that the policy learned from; fewer if target_kl stopped it."),
     Metric("policy/std", "iteration", "policy's", "Mean standard deviation of the action distribution.", 1e-3, 5.0),
+    Metric("policy/std/PART", "iteration", "policy's", "The same of one box, if the action has several.", 1e-3, 5.0),
+    Metric("policy/entropy/PART", "iteration", "nats", "Entropy of one box or choice of the action, before learning; if the action has several: aim, pick, moves/0."),
+    Metric("policy/masked_fraction", "iteration", "share", "Share of the values of choices that masks forbid."),
+    Metric("policy/forced_fraction", "iteration", "share", "Share of the choices in which the mask allows one value alone."),
+    Metric("policy/memory", "iteration", "nats", "KL(policy || policy with an empty memory), on rows of the rollout."),
     Metric("policy/saturation", "iteration", "share", "Share of the entries of sampled actions that reach a bound of the environment.", 0.0, 0.9),
     Metric("value/loss", "epoch", "1", "Mean squared error of the value function, in normalized rewards.", 0.0, 10.0),
     Metric("value/explained_variance", "iteration", "share", "1 - var(target - V) / var(target) before learning; below 0 is worse than a constant.", 0.0, 1.0, ("value/loss", 0.05)),
+    Metric("value/memory", "iteration", "deviations", "Mean distance of the value from that with an empty memory, in deviations of the targets."),
     Metric("value/learning_rate", "epoch", "1", "Step size of the value function's Adam."),
     Metric("normalize/shift", "iteration", "deviations", "Distance from the mean of all earlier observations to the rollout's mean; the largest over all dimensions."),
     Metric("time/rollout", "iteration", "s", "Collecting the rollout, without compilation."),
@@ -92,10 +98,16 @@ METRICS = (
 BY_NAME = {metric.name: metric for metric in METRICS}
 
 
+PART = "/PART"  # ends the name of a metric that each box and each choice of an action has
+
+
 def base_name(tag: str) -> str:
-    """The metric of a tag: ``step/action/0`` is ``step/action`` of dimension 0."""
-    head, _, tail = tag.rpartition("/")
-    return head if tail.isdigit() else tag
+    """The metric of a tag: ``step/action/0`` is ``step/action``, ``policy/std/aim`` is ``policy/std/PART``."""
+    if tag in BY_NAME:
+        return tag
+    parents = ["/".join(tag.split("/")[:count]) for count in range(tag.count("/"), 0, -1)]
+    names = (name for parent in parents for name in (parent + PART, parent) if name in BY_NAME)
+    return next(names, tag)
 
 
 def markdown() -> str:
@@ -105,6 +117,8 @@ def markdown() -> str:
         "",
         "TensorBoard shows all of these over environment steps. `metrics.jsonl` has one line per iteration, with the metrics",
         "of the iteration and those of its last epoch (`policy/num_updates`: the sum). `null`: there was nothing to measure.",
+        "Metrics of parts, masks and memories are there only where an action has several parts, where the environment gives",
+        "masks, and where a network has a memory.",
         "",
         "| name | every | unit | meaning | healthy |",
         "|---|---|---|---|---|",

@@ -118,6 +118,7 @@ class _Worker:
                 timeout=settings.env_timeout,
                 restart=settings.restart,
                 first=group.first,
+                reading=self._task.reading,
             )
             self._parts[group.index] = part = HostCollector(env, self._config, group)
             exact = world is None or part.restore(world)

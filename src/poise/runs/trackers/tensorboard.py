@@ -14,6 +14,7 @@ from tensorboardX.record_writer import RecordWriter
 from poise.agents.evaluation import Evaluation
 from poise.runs.journal import EVENTS
 from poise.runs.writers.writer import Log
+from poise.spec import Piece, Spec
 from poise.store.files import open_to_write
 from poise.training.loop import Progress
 from poise.training.measuring import box_of, probabilities
@@ -34,6 +35,34 @@ class _Records(RecordWriter):
         return self._writer.fileno()
 
 
+def step_tags(spec: Spec) -> dict[str, list[str]]:
+    """The tags of actions, means, deviations and probabilities, each in the order of its array.
+
+    ``step/mean/aim/0`` is of a box ``aim``, ``step/probability/pick/3`` of a choice ``pick``. A box of one
+    dimension has no number: ``step/mean/push``. A part without a name has numbers only.
+    """
+    boxes, choices = ([p for p in spec.pieces if bool(p.sizes) == chosen] for chosen in (False, True))
+    box_columns = [tail for piece in boxes for tail in _tails(piece)]
+    return {
+        "action": [f"step/action/{tail}" for piece in spec.pieces for tail in _tails(piece)],
+        "mean": [f"step/mean/{tail}" for tail in box_columns],
+        "std": [f"step/std/{tail}" for tail in box_columns],
+        "probability": [
+            f"step/probability/{'/'.join([*filter(None, [piece.name]), str(value)])}"
+            for piece in choices
+            for value in range(sum(piece.sizes))
+        ],
+    }
+
+
+def _tails(piece: Piece) -> list[str]:
+    """The ends of the tags of its columns: the name, and the number of the column if there are several."""
+    width = piece.columns.stop - piece.columns.start
+    if width == 1 and piece.name:
+        return [piece.name]
+    return ["/".join([*filter(None, [piece.name]), str(d)]) for d in range(width)]
+
+
 class TensorBoard(Log):
     """Appends to the event file in ``folder``.
 
@@ -43,10 +72,11 @@ class TensorBoard(Log):
     over the steps of its rollout.
     """
 
-    def __init__(self, folder: Path, *, log_every: int):
+    def __init__(self, folder: Path, spec: Spec, *, log_every: int):
         path = folder / EVENTS
         self._writer = _Records(path)
         self._log_every = log_every
+        self._tags = step_tags(spec)
         if not path.stat().st_size:
             self._writer.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
             self._writer.flush()
@@ -80,7 +110,7 @@ class TensorBoard(Log):
         for i, step in enumerate(steps.tolist()):
             values: dict[str, float] = {"step/reward": reward[i]}
             for name, array in {"action": action, **kinds}.items():
-                values |= {f"step/{name}/{d}": value for d, value in enumerate(array[i])}
+                values |= dict(zip(self._tags[name], array[i], strict=True))
             self._add(step, values)
 
     def _write_epochs(self, progress: Progress, begin: int, size: int) -> None:
