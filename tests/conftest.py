@@ -31,7 +31,7 @@ import poise.config  # noqa: E402
 # A checked call costs 20 microseconds. So modules without arrays are left to pyright, and the one that calls
 # itself for every attribute of every environment.
 SOURCE = Path(poise.config.__file__).parents[1]
-HOT = {"poise.envs.inner"}
+HOT = {"poise.envs.replay.inner"}
 with_arrays = {
     ".".join(path.relative_to(SOURCE).with_suffix("").parts)
     for path in SOURCE.glob("poise/**/*.py")

@@ -17,7 +17,8 @@ WIDEST = 1e8  # range of an action dimension that can be meant
 MOST_CHOICES = 16  # of one part that are measured one by one
 NUMBERS, MASK = "numbers", "action_mask"  # keys of an observation that has more than numbers
 
-Backend = Literal["auto", "mujoco", "native", "gymnasium", "gymnasium-async"]  # what steps an environment
+# what steps an environment
+Backend = Literal["auto", "mujoco", "native", "atari", "gymnasium", "gymnasium-async"]
 Path = tuple[str | int, ...]  # keys of dictionaries and places in tuples, from the outside to an array
 
 

@@ -9,7 +9,7 @@ from probes import GymCounter
 
 from poise.arrays import ArraysError
 from poise.envs import EnvError, make
-from poise.envs.tape import Tape as _Tape
+from poise.envs.replay.tape import Tape as _Tape
 from poise.spec import Spec
 
 gym.register("GymCounter-v0", GymCounter)

@@ -59,7 +59,6 @@ def module(tmp_path, monkeypatch):
         ("pendulum-V0", "upper and lower case count: Pendulum-v0"),
         ("CartPol-v1", "the nearest names are CartPole-v"),
         ("Zzyzx-v0", "If a package or a module of yours registers it, type the module too: module:Zzyzx-v0"),
-        ("ALE/Pong-v5", "is registered by the package ale-py; name its module: ale_py:ALE/Pong-v5"),
         ("highway-fast-v0", "name its module: highway_env:highway-fast-v0"),
         ("typed_module:reach", "upper and lower case count: typed_module:Reach"),
         ("typed_module:Rech", "module typed_module has no 'Rech'; it has typed_module:Reach"),

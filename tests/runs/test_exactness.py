@@ -13,7 +13,7 @@ from poise.envs import tasks
 from poise.envs.checking import EnvFault
 from poise.envs.gymnasium import UNRECORDED, GymnasiumEnv
 from poise.envs.mujoco import MujocoEnv
-from poise.envs.tape import Sums, Tape, first_sum, next_sum
+from poise.envs.replay.tape import Sums, Tape, first_sum, next_sum
 from poise.envs.vector import Restored
 from poise.training.host import HostCollector
 from poise.training.workers import _packed, _unpacked
@@ -360,7 +360,7 @@ def test_infos_are_not_gathered():
 
 
 def test_sums_are_those_of_the_episodes_step_by_step(monkeypatch):
-    monkeypatch.setattr("poise.envs.tape._BUFFERED", 150)  # they are added now and then
+    monkeypatch.setattr("poise.envs.replay.tape._BUFFERED", 150)  # they are added now and then
     rng = np.random.default_rng(0)
     sums, alone = Sums(3), [0, 0, 0]
     for step in range(200):
@@ -402,7 +402,7 @@ gym.register("Endless-v7", Endless)
 
 
 def test_episodes_without_an_end_are_refused_before_a_checkpoint_is_too_large(monkeypatch):
-    monkeypatch.setattr("poise.envs.tape.LARGEST", 2 * 8 * 1000)  # 1,000 steps of two environments
+    monkeypatch.setattr("poise.envs.replay.tape.LARGEST", 2 * 8 * 1000)  # 1,000 steps of two environments
     env = GymnasiumEnv("Endless-v7", 2)
     env.reset(np.ones(2, bool), [1, 2])
     action = np.zeros((2, 1), np.float32)

@@ -92,7 +92,7 @@ def evaluation_lanes(backend: str, episodes: int, limits: Limits = UNLIMITED) ->
 
     Fewer if the step limit would be used up before each of them had ended an episode.
     """
-    lanes = min(episodes, 16 if backend.startswith("gymnasium") else 128)
+    lanes = min(episodes, 128 if backend in ("mujoco", "native") else 16)
     if limits.steps is None or limits.longest is None:
         return lanes
     return min(lanes, max(1, limits.steps // limits.longest))

@@ -23,6 +23,7 @@ from poise.spec import Spec
 from poise.system.extras import needs
 
 MAX_FPS = 30.0  # of a film; also the rate of an environment that names none
+ENLARGED = 2  # pixels of a film for each pixel of an Atari game
 
 Frame = UInt8[np.ndarray, "height width 3"]
 
@@ -64,6 +65,8 @@ def open_stage(task: envs.Resolved) -> Stage:
     Raises:
         VideoError: it cannot be drawn on this machine.
     """
+    if task.backend == "atari":
+        return _AtariStage(task)
     if task.id in NATIVE_TASKS:
         return _PendulumStage(task)
     return _GymnasiumStage(task) if is_registered(task.id) else _MujocoStage(task)
@@ -166,6 +169,31 @@ class _PendulumStage:
 
     def draw(self) -> Frame:
         return draw_pendulum(np.asarray(self._obs)[0], self._torque, self._env.spec.action_high[0])
+
+    def close(self) -> None:
+        self._env.close()
+
+
+class _AtariStage:
+    """A game on the atari backend, and the same episode in color beside it."""
+
+    def __init__(self, task: envs.Resolved):
+        from poise.envs.atari import Screen
+
+        self._env, self._screen = envs.make(task.id, 1, task.backend), Screen(task.id)
+        self.spec, self.fps = self._env.spec, self._screen.steps_a_second
+
+    def reset(self, seed: int) -> Obs:
+        self._frame = self._screen.reset(seed)
+        return self._env.reset(np.ones(1, bool), [seed])
+
+    def step(self, action: Shaped[np.ndarray, "1 ..."]) -> tuple[Obs, bool]:
+        step = self._env.step(action)
+        self._frame = self._screen.step(action)
+        return step.next_obs, bool(step.terminated[0] | step.truncated[0])
+
+    def draw(self) -> Frame:
+        return self._frame.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
 
     def close(self) -> None:
         self._env.close()

@@ -1,4 +1,4 @@
-"""The world: one interface, three backends, and the choice among them."""
+"""The world: one interface, four backends, and the choice among them."""
 
 from poise.envs.naming import checked_name
 from poise.envs.registry import Resolved, make, resolve

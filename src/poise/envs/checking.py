@@ -8,10 +8,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from poise.envs.inner import Inner
 from poise.envs.packing import at, first_of, unpack_action
+from poise.envs.replay.inner import Inner
+from poise.envs.replay.tape import as_returned, first_sum, next_sum
 from poise.envs.spaces import MaskSource, flat_mask, mask_method, native_action, read_spec
-from poise.envs.tape import as_returned, first_sum, next_sum
 from poise.errors import PoiseError, message_of, shortened
 from poise.spec import MASK, Leaf
 
@@ -92,7 +92,7 @@ class Checked(gym.Wrapper):
         return self.info.get(MASK) is not None
 
     def inner(self) -> dict[str, int]:
-        """A hash of each attribute (``poise.envs.inner``)."""
+        """A hash of each attribute (``poise.envs.replay.inner``)."""
         return self._inner.state()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:

@@ -17,16 +17,14 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from jaxtyping import Bool, Shaped
 
-from poise.arrays import ArraysError, fitted
-from poise.config import LAST_SEED
 from poise.envs.checking import Checked, Crash, EnvFault
-from poise.envs.inner import differing, packed
 from poise.envs.mujoco_warnings import hear_mujoco
+from poise.envs.naming import import_module_of
 from poise.envs.packing import Obs, empty, pack
 from poise.envs.processes import PATIENCE, UNKNOWN, Processes, start_env_process
+from poise.envs.replay.inner import differing, packed
+from poise.envs.replay.unfinished import Unfinished, num_rows
 from poise.envs.spaces import MaskSource, mask_source, read_alike, read_spec
-from poise.envs.tape import LARGEST as LARGEST_TAPE
-from poise.envs.tape import Sums, Tape, TapeFull
 from poise.envs.vector import EnvError, EnvStep, Restored
 from poise.errors import PoiseError, message_of
 from poise.spec import Spec
@@ -128,10 +126,11 @@ def _in_info_of_process(id: str, index: int, timeout: float | None) -> bool:
 
 def make_plain(id: str) -> gym.Env:
     """One environment, as Gymnasium makes it, with its wrappers."""
-    module = id.rpartition(":")[0]
-    if module:  # not yet imported in a process of its own
-        importlib.import_module(module)
+    if id.rpartition(":")[0]:  # not yet imported in a process of its own
+        importlib.import_module(id.rpartition(":")[0])
         is_registered(id)
+    else:
+        import_module_of(id)
     with warnings.catch_warnings():
         # "-v4 is out of date": the user chose this version
         warnings.filterwarnings("ignore", message=".*out of date.*")
@@ -205,8 +204,7 @@ class GymnasiumEnv:
         self._narrow = bool((low > high).any())  # in some dimension no float32 lies between the bounds
         self._id, self._processes, self._timeout, self._restart = id, processes, timeout, restart
         self._env = self._make()
-        self._tape, self._sums = Tape(self._env.action_space), Sums(num_envs)
-        self._seed = np.full(num_envs, -1, np.int64)
+        self._episodes = Unfinished(id, self._env.action_space, self._numbers)
 
     def _make(self) -> Processes | SyncVectorEnv:
         id, each, masks = self._id, self._numbers, self._masks
@@ -222,15 +220,14 @@ class GymnasiumEnv:
             raise EnvFault(f"{id}: its environments cannot be made: {message_of(error)}") from error
 
     def reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Obs:
-        self._seed[mask] = seeds
-        self._tape.begin(mask)
+        self._episodes.begin(mask, seeds)
         obs = self._begin(mask, self._timeout)
-        self._sums.begin(mask, _arrays(obs))
+        self._episodes.sums.begin(mask, _arrays(obs))
         return self._packed(obs)
 
     def _begin(self, mask: Bool[np.ndarray, " N"], timeout: float | None) -> Any:
         """Reset the environments of ``mask``; the observations of all, in their own shapes and dtypes."""
-        chosen = zip(self._seed.tolist(), mask, strict=True)
+        chosen = zip(self._episodes.seed.tolist(), mask, strict=True)
         seeds: Any = [seed if begins else None for seed, begins in chosen]
         options = {"reset_mask": np.asarray(mask)}
         with _quiet(), self._faults():
@@ -264,31 +261,12 @@ class GymnasiumEnv:
             else:
                 self._env.step_async(action)
                 obs, reward, terminated, truncated, _ = self._env.step_wait(self._timeout)
-        self._record(action)
-        self._sums.add(_arrays(obs), reward, terminated, truncated)
+        self._episodes.add(action, _arrays(obs), reward, terminated, truncated)
         return EnvStep(self._packed(obs), reward, terminated, truncated)
-
-    def _record(self, action: Shaped[np.ndarray, "N ..."]) -> None:
-        try:
-            self._tape.add(action)
-        except TapeFull:
-            longest = int(self._tape.length.argmax())
-            raise EnvFault(
-                f"{self._place(longest, None)}: this episode does not end. A resumed training repeats the "
-                f"actions of unfinished episodes, and these have reached {LARGEST_TAPE // 2**20} MiB. "
-                "Give the environment a time limit: gymnasium.register(..., max_episode_steps=1000)"
-            ) from None
 
     def snapshot(self) -> dict[str, np.ndarray]:
         """``returned``: checksums of what unfinished episodes returned; ``inner``: hashes of attributes."""
-        tape = self._tape
-        return {
-            "seed": self._seed.copy(),
-            "length": tape.length,
-            "action": tape.rows(),
-            "returned": self._sums.values(),
-            "inner": packed(self._inner()),
-        }
+        return self._episodes.snapshot() | {"inner": packed(self._inner())}
 
     def _inner(self) -> Sequence[Mapping[str, int]]:
         with _quiet(), self._faults():
@@ -300,21 +278,10 @@ class GymnasiumEnv:
         What this returns is compared with the checksums of the snapshot, and the attributes of the
         environments with its hashes. A snapshot of an earlier version of poise has neither.
         """
-        rows = arrays.get("action", np.empty(0))
         recorded = "returned" in arrays or "inner" in arrays  # either both or neither
-        layout: dict[str, np.ndarray] = {"seed": self._seed, "length": self._seed}
-        layout["action"] = np.empty((_length(rows), *self._tape.rows().shape[1:]), rows.dtype)
-        if recorded:
-            layout["returned"] = self._seed
-            layout["inner"] = np.empty((_length(arrays.get("inner")), 3), np.int64)
-        fitted(layout, arrays)
-        seed, length = arrays["seed"], arrays["length"]
-        if rows.dtype != self._env.action_space.dtype:
-            raise ArraysError(f"array action is {rows.dtype}, should be {self._env.action_space.dtype}")
-        if not ((seed >= 0) & (seed <= LAST_SEED) & (length >= 0) & (length <= len(rows))).all():
-            raise ArraysError("array 'seed' or 'length': a value is out of range")
-        self._seed[:] = seed
-        self._tape.put(rows, length)
+        inner = np.empty((num_rows(arrays.get("inner")), 3), np.int64)
+        others: dict[str, np.ndarray] = {"returned": self._episodes.seed, "inner": inner}
+        self._episodes.put(arrays, others if recorded else {})
         restored = self._replay(np.ones(self.num_envs, bool), arrays.get("returned"))
         unlike = self._differences(arrays["inner"], restored.exact) if recorded else (UNRECORDED,)
         return restored._replace(unlike=unlike)
@@ -341,15 +308,15 @@ class GymnasiumEnv:
 
         ``sums``: checksums of what they returned before; None if unknown.
         """
-        past = [self._tape.of(i) if replayed else None for i, replayed in enumerate(mask)]
-        longest = int(self._tape.length.max())
+        past = [self._episodes.tape.of(i) if replayed else None for i, replayed in enumerate(mask)]
+        longest = int(self._episodes.tape.length.max())
         with _quiet(), self._faults():
             self._env.set_attr("past", past)
         obs = self._begin(mask, None if self._timeout is None else self._timeout * (longest + 1))
         with _quiet(), self._faults():
             intact = np.array(self._env.get_attr("intact"), bool)
             returned = np.array(self._env.get_attr("returned"), np.int64)
-        self._sums.put(returned)
+        self._episodes.sums.put(returned)
         same = np.ones_like(mask) if sums is None else returned == sums
         return Restored(self._packed(obs), intact & same & mask)
 
@@ -363,7 +330,7 @@ class GymnasiumEnv:
         """
         if not self._restart or fault.index is None:
             raise fault
-        failed, sums = self._numbers.index(fault.index), self._sums.values()
+        failed, sums = self._numbers.index(fault.index), self._episodes.sums.values()
         if isinstance(self._env, Processes):
             self._env.processes[failed].kill()  # it may hang
         self.close()
@@ -405,22 +372,16 @@ class GymnasiumEnv:
     def _crash(self, fault: EnvFault, action: np.ndarray | None) -> Crash:
         number = cast(int, fault.index)
         index = self._numbers.index(number)
-        actions = self._tape.of(index)
+        actions = self._episodes.tape.of(index)
         if action is not None:
             actions = np.concatenate([actions, action[index : index + 1]])
-        seed = int(self._seed[index])
+        seed = int(self._episodes.seed[index])
         return Crash(self._id, number, seed, len(actions), str(fault), fault.trace, actions)
-
-    def _place(self, index: int, action: np.ndarray | None) -> str:
-        step = int(self._tape.length[index]) + (action is not None)
-        return (
-            f"{self._id}, environment {self._numbers[index]}, episode seed {self._seed[index]}, step {step}"
-        )
 
     def _no_answer(self, action: np.ndarray | None) -> EnvFault:
         pipes = cast(Processes, self._env).parent_pipes
         index = next(i for i, pipe in enumerate(pipes) if pipe is None or not pipe.poll())
-        what = f"{self._place(index, action)}: no answer within {self._timeout:g} s"
+        what = f"{self._episodes.place(index, action)}: no answer within {self._timeout:g} s"
         return EnvFault(what, self._numbers[index])
 
     def _process_ended(self, action: np.ndarray | None) -> EnvFault:
@@ -430,7 +391,7 @@ class GymnasiumEnv:
             index = by_sentinel[cast(int, sentinel)]
             processes[index].join(PATIENCE)
             how = _ending(processes[index].exitcode)
-            return EnvFault(f"{self._place(index, action)}: its process {how}", self._numbers[index])
+            return EnvFault(f"{self._episodes.place(index, action)}: its process {how}", self._numbers[index])
         return EnvFault(f"{self._id}: the connection to one of its processes was lost")
 
     def _packed(self, obs: Any) -> Obs:
@@ -450,10 +411,6 @@ def close_quietly(env: gym.Env) -> None:
 def _arrays(obs: Any) -> list[np.ndarray]:
     """The arrays of an observation of a vector environment."""
     return list(obs.values()) if isinstance(obs, dict) else [obs]
-
-
-def _length(array: np.ndarray | None) -> int:
-    return 0 if array is None or not array.ndim else len(array)
 
 
 def _ending(exitcode: int | None) -> str:

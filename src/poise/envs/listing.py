@@ -67,10 +67,12 @@ def list_families() -> tuple[list[Family], list[str]]:
 
     A package is imported, which registers its environments.
     """
-    families, missing = [], {}
-    for start, (module, package) in PACKAGES.items():
+    families: list[Family] = []
+    missing: dict[str, str] = {}
+    for start, (module, _) in PACKAGES.items():
         if not is_installed(module):
-            missing |= {package: f"{package}: {needs(package)}"} if package in EXTRAS else {}
+            if (extra := EXTRAS.get(module)) is not None:
+                missing[extra] = f"{extra}: {needs(extra)}"
             continue
         try:
             importlib.import_module(module)

@@ -12,9 +12,9 @@ from mujoco.batch import Batch
 from poise.arrays import ArraysError, fitted
 from poise.config import LAST_SEED
 from poise.envs.checking import EnvFault, described
-from poise.envs.inner import Inner, differing, packed
 from poise.envs.mujoco_warnings import hear_mujoco
 from poise.envs.packing import pack
+from poise.envs.replay.inner import Inner, differing, packed
 from poise.envs.vector import EnvError, EnvStep, Restored
 from poise.spec import Leaf, Part, Spec
 from poise.system.cores import num_cores

@@ -13,13 +13,12 @@ from poise.envs.vector import EnvError
 from poise.errors import message_of
 from poise.system.extras import needs
 
-# how ids begin that a package registers when it is imported: the module to name, and the package or extra
+# how ids begin that a package registers when it is imported: the module to name, and the package
 PACKAGES = {
     "ALE/": ("ale_py", "ale-py"),
     "MiniGrid-": ("minigrid", "minigrid"),
     "BabyAI-": ("minigrid", "minigrid"),
     "popgym-": ("popgym", "popgym"),
-    "MinAtar/": ("minatar", "minatar"),
     "highway-": ("highway_env", "highway-env"),
     "Fetch": ("gymnasium_robotics", "gymnasium-robotics"),
     "HandManipulate": ("gymnasium_robotics", "gymnasium-robotics"),
@@ -30,7 +29,8 @@ PACKAGES = {
     "AntMaze": ("gymnasium_robotics", "gymnasium-robotics"),
     "dm_control/": ("shimmy", "shimmy"),
 }
-EXTRAS = ("minigrid", "popgym")  # of these packages: each is an extra of the same name
+# the extra that has a module
+EXTRAS = {"ale_py": "atari", "minatar": "minatar", "minigrid": "minigrid", "popgym": "popgym"}
 REGISTER = 'gymnasium.register("Mine-v0", {})'
 
 
@@ -58,6 +58,8 @@ def checked_name(env: object) -> str:
 def import_module_of(id: str) -> str:
     """The name in ``id``. The module in ``module:name`` is imported, which registers the name.
 
+    Of an id of an extra, such as ``ALE/Pong-v5``, the extra's module is imported, if it is installed.
+
     Raises:
         EnvError: ``id`` is the path of a file, or the module cannot be imported.
     """
@@ -66,6 +68,9 @@ def import_module_of(id: str) -> str:
         raise EnvError(advice)
     if colon and not (module and name):
         raise EnvError(f"{id}: write module:Name, for example tank:Tank")
+    if not module and _registered(id) is None:
+        package, _ = _package_of(id) or ("", "")
+        module = package if package in EXTRAS and is_installed(package) else ""
     if module:
         try:
             importlib.import_module(module)
@@ -101,9 +106,8 @@ def is_installed(module: str) -> bool:
 
 
 def _missing(id: str, module: str, error: ModuleNotFoundError) -> str:
-    extra = dict(PACKAGES.values()).get(module)
-    if extra in EXTRAS and error.name == module:
-        return f"{id}: {needs(extra)}"
+    if (package := f"{error.name}".partition(".")[0]) in EXTRAS:
+        return f"{id}: {needs(EXTRAS[package])}"
     if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
         return (
             f"{id}: its module cannot be imported: there is no {module}.py here, and no package {module} is "
@@ -140,13 +144,19 @@ def _nearest(name: str, ids: Iterable[str]) -> str:
 
 
 def _in_package(id: str) -> str | None:
-    source = next((source for start, source in PACKAGES.items() if id.startswith(start)), None)
-    if source is None:
+    """What to type for an id of a package that is not imported; None if it is no such id."""
+    if (source := _package_of(id)) is None:
         return None
     module, package = source
-    how = needs(package).partition("install it: ")[2] if package in EXTRAS else f"uv pip install {package}"
-    install = "" if is_installed(module) else f", after {how}"
+    if module in EXTRAS:
+        return None if is_installed(module) else f"{id}: {needs(EXTRAS[module])}"
+    install = "" if is_installed(module) else f", after uv pip install {package}"
     return f"{id} is registered by the package {package}; name its module: {module}:{id}{install}"
+
+
+def _package_of(id: str) -> tuple[str, str] | None:
+    """The module that registers ids that begin like this one, and its package or extra."""
+    return next((source for start, source in PACKAGES.items() if id.startswith(start)), None)
 
 
 def _in_module(id: str, module: str, name: str) -> str | None:

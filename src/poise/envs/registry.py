@@ -34,7 +34,7 @@ class Resolved(NamedTuple):
     """
 
     id: str
-    backend: Literal["mujoco", "native", "gymnasium", "gymnasium-async"]
+    backend: Literal["mujoco", "native", "atari", "gymnasium", "gymnasium-async"]
     note: str | None = None
     reading: Spec | None = None
 
@@ -77,7 +77,11 @@ def resolve(id: str, backend: Backend = "auto") -> Resolved:
 
     from poise.envs.gymnasium import is_registered
 
+    if backend in ("auto", "atari") and _is_game(id):
+        return Resolved(id, "atari", note)
     if is_registered(id):
+        if backend == "atari":
+            raise EnvError(_explain_no_game(id))
         return Resolved(id, "gymnasium" if backend == "auto" else backend, note)
     raise EnvError(_explain_unknown(id))
 
@@ -96,6 +100,19 @@ def _replace_retired(id: str) -> tuple[str, str | None]:
     raise EnvError(
         f"{id} needs mujoco-py, which is retired, and it differs from {name}-v4 (Ant's observation, for "
         f"example); choose {name}-v5"
+    )
+
+
+def _is_game(id: str) -> bool:
+    from poise.envs.atari import settings_of
+
+    return settings_of(id) is not None
+
+
+def _explain_no_game(id: str) -> str:
+    return (
+        f"backend atari has the games of ale-py as that registers them, such as ALE/Pong-v5, and {id} is "
+        "something else; --backend gymnasium trains on it"
     )
 
 
@@ -125,11 +142,11 @@ def make(
         id: a registered id, or ``module:name`` of an id or a class. The module is imported.
         num_envs: how many.
         backend: ``auto`` takes the fastest one that has the environment: native (JAX), then mujoco (batch
-            engine), then gymnasium.
+            engine), then atari (ale-py's vector environment), then gymnasium.
         timeout: seconds for a step or a reset (gymnasium-async only); None: no limit.
         restart: whether an environment that fails is made again (gymnasium-async only); otherwise the fault
             is raised.
-        first: the number of the first environment in error messages (gymnasium and gymnasium-async).
+        first: the number of the first environment in error messages (atari, gymnasium and gymnasium-async).
         reading: the spec of an agent, as in ``Resolved``; None: there is none yet.
 
     Raises:
@@ -146,6 +163,10 @@ def make(
             return NativeEnv(NATIVE_TASKS[resolved.id], num_envs)
         case "mujoco":
             return _make_mujoco(resolved.id, num_envs)
+        case "atari":
+            from poise.envs.atari import AtariEnv
+
+            return AtariEnv(resolved.id, num_envs, first=first)
         case "gymnasium" | "gymnasium-async":
             from poise.envs.gymnasium import GymnasiumEnv
 

@@ -179,7 +179,8 @@ def look(id: str, send: Send, *, seconds: float = SECONDS) -> Iterator[Finding]:
     """
     resolved = envs.resolve(id)
     hear_mujoco()
-    is_task = not is_registered(id)  # it exists only on the batch engine or in JAX
+    # it exists only on the batch engine or in JAX, or only its backend has the preprocessing
+    is_task = resolved.backend == "atari" or not is_registered(id)
     page = "docs/robots.md" if is_task else "docs/environments.md"
     try:
         spec, masks = _read(resolved, is_task, send)

@@ -92,15 +92,13 @@ def rewards_differ(first: PlayedEpisode, second: PlayedEpisode) -> bool:
 class TaskAdapter(gym.Env):
     """One simulation of a task of poise's own backends, with Gymnasium's interface.
 
-    Such a task observes one vector, or several by their names; it acts by one box or by one choice.
+    Such a task observes one vector, several by their names, or one image. It acts by one box or one choice.
     """
 
     def __init__(self, resolved: envs.Resolved):
         self._env = envs.make(resolved.id, 1, resolved.backend)
         spec = self._env.spec
-        spaces: dict[str, gym.Space] = {
-            leaf.name: gym.spaces.Box(-np.inf, np.inf, leaf.shape, np.float64) for leaf in spec.obs
-        }
+        spaces: dict[str, gym.Space] = {leaf.name: _space(leaf) for leaf in spec.obs}
         self._alone = len(spec.obs) == 1 and not spec.obs[0].path
         self.observation_space: gym.Space = gym.spaces.Dict(spaces)
         if self._alone:
@@ -125,13 +123,22 @@ class TaskAdapter(gym.Env):
 
     def _leaves(self, obs: Any) -> Any:
         """The observation in the shapes of its space."""
-        spec, row = self._env.spec, np.asarray(obs)[0]
+        spec = self._env.spec
+        if spec.images:
+            return obs[spec.images[0].name][0]
+        row = np.asarray(obs)[0]
         if self._alone:
             return row.reshape(spec.obs[0].shape)
         return {leaf.name: row[spec.columns(leaf.name)].reshape(leaf.shape) for leaf in spec.obs}
 
     def close(self) -> None:
         self._env.close()
+
+
+def _space(leaf: Leaf) -> gym.Space:
+    if leaf.kind == "image":
+        return gym.spaces.Box(int(leaf.low), int(leaf.high), leaf.shape, np.uint8)
+    return gym.spaces.Box(-np.inf, np.inf, leaf.shape, np.float64)
 
 
 class Watched(gym.Wrapper):

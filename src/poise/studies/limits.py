@@ -89,8 +89,8 @@ def physics_alone(task: envs.Resolved, moves: list[Move]) -> dict[int, float]:
     """Steps per second of the environments alone with recorded actions, by number of threads.
 
     Batch engine: the engine without observations and rewards, at each number of threads; model fields that
-    a task varies keep the model's values. Native: one compiled loop without resets. Gymnasium: the whole
-    step. The last two have no threads to choose; their key is 0.
+    a task varies keep the model's values. Native: one compiled loop without resets. Atari and
+    Gymnasium: the whole step. The last two have no threads to choose; their key is 0.
     """
     num_envs = len(moves[0].action)
     env: Any = envs.make(task.id, num_envs, task.backend)
@@ -104,7 +104,7 @@ def physics_alone(task: envs.Resolved, moves: list[Move]) -> dict[int, float]:
                 actions = np.stack([m.action for m in moves])
                 env.reset(moves[0].reset, moves[0].seeds)
                 times = {0: _seconds(partial(env.replay, actions))}
-            case "gymnasium" | "gymnasium-async":
+            case "atari" | "gymnasium" | "gymnasium-async":
                 times = {0: _seconds(partial(_replay, env, moves))}
     finally:
         env.close()

@@ -1,0 +1,1 @@
+"""How a resumed training repeats its unfinished episodes."""
