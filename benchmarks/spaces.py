@@ -72,7 +72,7 @@ TASKS = (
     Task("Pendulum without velocity", "partial:PendulumNoVelocity-v1", "100k", -218, GRU),
     Task("CartPole without velocities", "partial:CartPoleNoVelocity-v1", "100k", 480, HISTORY),
     Task(
-        "MountainCarContinuous without velocity", MOUNTAIN_CAR, "300k", 85, f"{HISTORY} --policy.std-init 3"
+        "MountainCarContinuous without velocity", MOUNTAIN_CAR, "300k", 85, f"{HISTORY} --policy.std-init 5"
     ),
     Task("Recall", "recall:Recall-v0", "50k", 15.2, GRU),
     Task("MiniGrid-DoorKey-5x5-v0", "minigrid/doorkey-5x5", "100k", 0.93),
@@ -81,6 +81,7 @@ TASKS = (
     *popgym("RepeatPreviousEasy"),
     *popgym("PositionOnlyCartPoleEasy"),
     *popgym("CountRecallEasy"),
+    Task("MinAtar Breakout", "minatar_games:Breakout-v1", "1M", 8, "", 3),
     Task("MiniGrid-KeyCorridorS3R1-v0", "minigrid/keycorridor-s3r1", "500k", 0.90),
 )
 
