@@ -63,7 +63,7 @@ class Task:
 
 def popgym(name: str) -> tuple[Task, Task]:
     """The task with a memory and without one."""
-    env = f"popgym:popgym-{name}-v0"
+    env = f"popgym-{name}-v0"
     return Task(name, env, "300k", None, GRU, 3), Task(name, env, "300k", None, "", 3)
 
 

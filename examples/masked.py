@@ -16,7 +16,6 @@ class Masked(gym.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.steps = 0
         return self.show(), {}
 
     def show(self):
@@ -31,8 +30,7 @@ class Masked(gym.Env):
 
     def step(self, action):
         reward = float(action == self.right)
-        self.steps += 1
-        return self.show(), reward, False, self.steps == 100, {}
+        return self.show(), reward, False, False, {}
 
 
-gym.register("Masked-v0", Masked)
+gym.register("Masked-v0", Masked, max_episode_steps=100)

@@ -1,4 +1,8 @@
-"""Tasks whose observation hides a part of the state: what is left has to be remembered."""
+"""Tasks whose observation hides the velocity, which has to be inferred from earlier observations.
+
+``partial:CartPoleNoVelocity-v1``, ``partial:PendulumNoVelocity-v1`` and
+``partial:MountainCarContinuousNoVelocity-v0``.
+"""
 
 import gymnasium as gym
 from gymnasium.wrappers import TransformObservation

@@ -46,7 +46,7 @@ class Recall(gym.Env):
         reward = float(action["pick"] == right) + 1 - (float(action["aim"][0]) - self.number) ** 2
         self.step_number += 1
         self.show()
-        return self.obs(), reward, False, self.step_number == STEPS, {}
+        return self.obs(), reward, False, False, {}
 
 
-gym.register("Recall-v0", Recall)
+gym.register("Recall-v0", Recall, max_episode_steps=STEPS)

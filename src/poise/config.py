@@ -52,7 +52,8 @@ class PPO(Checked):
     budget of 400,000 or more; the whole rollout if that is smaller (docs/defaults.md)."""
     sequence_length: Count | None = None
     """Steps of a sequence that a memory learns from, L. A minibatch has as many sequences as its rows fill.
-    None: the whole rollout; with --history 1, unless there are images."""
+    It divides the steps of a rollout. None: the whole rollout; or 1 where --history is set and there are no
+    images."""
     gamma: Share | None = None
     """Discount; None: 1 - 1 / (3 sqrt(time limit)), or 0.99 without a time limit (docs/defaults.md)."""
     lam: Share = 0.95
@@ -250,7 +251,7 @@ class Config(Checked):
     """Number of groups the environments are split into. Each is collected independently, with its own noise,
     and --workers distributes them. The result depends on this number, not on the workers (docs/scale.md)."""
     history: Annotated[int, Bound(ge=1, le=2**10)] = 1
-    """Observations that both networks read, side by side: the newest and those before it, K in all."""
+    """How many observations both networks read at once: the newest and those before it, K in all."""
     ppo: PPO = field(default_factory=PPO)
     policy: Policy = field(default_factory=Policy)
     value: Value = field(default_factory=Value)

@@ -344,3 +344,17 @@ def test_pixels_that_are_read_as_numbers_are_their_bytes(backend):
     np.testing.assert_array_equal(numbers, image["image"].reshape(2, -1).astype(np.float32))
     for env in (as_image, as_numbers):
         env.close()
+
+
+@pytest.mark.parametrize(
+    ("obs", "path"),
+    [
+        (spaces.Dict(action_mask=spaces.MultiBinary(5), v=VECTOR), "action_mask"),
+        (spaces.Dict(action_mask=spaces.MultiDiscrete([2, 2, 2]), v=VECTOR), "action_mask"),
+        (spaces.Dict(inner=masked_space()), "inner.action_mask"),
+    ],
+)
+def test_a_part_that_is_called_a_mask_and_cannot_be_one_is_noted(obs, path):
+    spec = read(obs)
+    assert not spec.masked
+    assert [sentence for sentence in spec.left_out if f"'{path}' is not read as a mask" in sentence]

@@ -1,5 +1,7 @@
 """A trained agent: raw observations in, the environment's actions out."""
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +86,12 @@ class Agent:
 
         Args:
             obs: as the environment returns it, or each of its arrays with one leading axis N more. Numbers of
-                any type.
+                any type. Parts that the policy does not read (``policy.see``) may be missing.
             sample: draw from the policy's distribution; otherwise the greedy action, its mode.
             rng: where samples are drawn from; by default a generator of the agent's own, unseeded.
-            action_mask: which choices are allowed, where the environment has masks that are not part of its
-                observation: flags for all values of all choices in a row, ``[M]`` or ``[N, M]``.
+            action_mask: where the environment has masks that are not part of its observation: 1 for each
+                value that is allowed, for all choices in a row, ``[M]`` or ``[N, M]``; or one mask in the
+                form of the action space.
             memory: what the agent remembers of the episodes so far; it is changed.
             episode_start: ``[N]``: where an episode begins with this observation; the memory is reset there.
 
@@ -97,7 +100,7 @@ class Agent:
             is one Discrete, or dictionaries and tuples of these; with a leading axis N for a batch.
 
         Raises:
-            AgentError: ``obs`` has another shape, or a mask or memory is missing.
+            AgentError: ``obs`` has another shape, a mask or memory is missing, or a mask has no effect.
         """
         spec, rows, single = self.spec, *self._packed(obs, action_mask)
         count = len(next(iter(rows.values())) if isinstance(rows, dict) else rows)
@@ -113,19 +116,17 @@ class Agent:
 
     def _packed(self, obs: Any, action_mask: Any) -> tuple[Obs, bool]:
         """The observations as the policy reads them, and whether it is a single one without the axis N."""
-        spec = self.spec
+        spec, see = self.spec, self.config.policy.see
+        read = tuple(leaf for leaf in spec.obs if not see or leaf.name in see or leaf.kind == "mask")
         try:
-            values = read_leaves(spec, obs)
+            values = read_leaves(dataclasses.replace(spec, obs=read), obs)
         except (LookupError, TypeError) as error:
-            names = ", ".join(leaf.name for leaf in spec.obs)
-            raise AgentError(f"obs has no {error}; {spec.id} observes {names}") from error
-        if spec.masked and MASK not in values:
-            if action_mask is None:
-                raise AgentError(f"{spec.id} has masks of its choices: give action_mask")
-            values[MASK] = action_mask
+            names = ", ".join(leaf.name for leaf in read)
+            raise AgentError(f"obs has no {error}; this policy reads {names}") from error
+        values |= self._mask(values, action_mask)
         arrays = {name: np.asarray(value) for name, value in values.items()}
         # a mask that is not part of the observation is a row of flags
-        shapes = {x.name: x.shape if x.path or x.kind != "mask" else (spec.num_logits,) for x in spec.obs}
+        shapes = {x.name: x.shape if x.path or x.kind != "mask" else (spec.num_logits,) for x in read}
         single = all(arrays[name].shape == shape for name, shape in shapes.items())
         for name, shape in shapes.items():
             if not single and arrays[name].shape[1:] != shape:
@@ -137,7 +138,27 @@ class Agent:
         counts = {1 if single else len(array) for array in arrays.values()}
         if len(counts) > 1:
             raise AgentError(f"the arrays of obs have different numbers of rows: {sorted(counts)}")
-        return pack(spec, arrays, counts.pop()), single
+        count = counts.pop()
+        unread = {leaf.name: np.zeros((count, *leaf.shape)) for leaf in spec.obs if leaf not in read}
+        return pack(spec, arrays | unread, count), single
+
+    def _mask(self, values: Mapping[str, Any], action_mask: Any) -> dict[str, Any]:
+        """The mask that is not part of the observation."""
+        if not self.spec.masked or MASK in values:
+            if action_mask is None:
+                return {}
+            why = "obs has the mask" if self.spec.masked else f"{self.spec.id} was trained without masks"
+            raise AgentError(f"action_mask has no effect: {why}; leave it out")
+        if action_mask is None:
+            raise AgentError(f"{self.spec.id} has masks of its choices: give action_mask")
+        if not isinstance(action_mask, dict | tuple):
+            return {MASK: action_mask}
+        from poise.envs.spaces import flat_mask  # which imports Gymnasium
+
+        try:
+            return {MASK: flat_mask(action_mask, self.spec)}
+        except (LookupError, TypeError, ValueError) as error:
+            raise AgentError(f"action_mask does not have the form of the actions: {error}") from error
 
     def _carry(
         self, memory: Memory | None, episode_start: Any, count: int

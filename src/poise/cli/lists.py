@@ -37,11 +37,12 @@ def presets(json_: Json = False) -> None:
     for family, meaning in FAMILIES.items():
         print(f"{family}: {meaning}\n")
         for row in (row for row in rows if row["name"].startswith(f"{family}/")):
-            changes = [f"{path.replace('_', '-')}\0{value}" for path, value in row["changes"].items()]
+            changes = [f"--{path.replace('_', '-')}\0{value}" for path, value in row["changes"].items()]
             print(f"  {row['name']}  ({row['env']})")
             print(_wrapped(row["about"]))
             # an option and its value stay in one line
             print(f"{_wrapped(', '.join(changes) or 'all options have their defaults')}\n".replace("\0", " "))
+    print("Train one: poise train minigrid/unlock. Every option can be changed beside it.")
 
 
 def _wrapped(text: str) -> str:
@@ -79,8 +80,9 @@ def envs(
     _print_families(families)
     for line in missing:
         print(line)
-    print(f"\nGymnasium has {counted(len(refused), 'more id')} that need another package or space.")
-    print("Any id that Gymnasium can make works, and module:Task for a task of your own.")
+    others = counted(len(refused), "other id")
+    print(f"\nGymnasium has {others} that cannot be trained here: a package is missing,")
+    print("or a space is not supported. For a task of your own type module:Task.")
 
 
 def _print_envs(listed: Sequence["Listed"]) -> None:
@@ -99,8 +101,8 @@ def _print_envs(listed: Sequence["Listed"]) -> None:
 def _print_families(families: Sequence["Family"]) -> None:
     rows = [(family.word, len(family.ids), family.ids[0]) for family in families]
     if rows:
-        _print_table(("family", "ids", "the first"), rows, right=("ids",))
-        print(f"\npoise envs {families[0].word} lists all ids with this word in them.")
+        _print_table(("family", "ids", "first id"), rows, right=("ids",))
+        print(f"\nTo list a family: poise envs {families[0].word}\n")
 
 
 def _solved(row: "Listed") -> str:

@@ -80,7 +80,8 @@ def list_families() -> tuple[list[Family], list[str]]:
             continue
         ids = sorted((id for id in registered_ids() if id.startswith(start)), key=str.lower)
         if ids:
-            families.append(Family(start.rstrip("-/"), tuple(f"{module}:{id}" for id in ids)))
+            module = "" if module in EXTRAS else f"{module}:"  # ids of extras are found without it
+            families.append(Family(start.rstrip("-/"), tuple(f"{module}{id}" for id in ids)))
     return families, list(missing.values())
 
 

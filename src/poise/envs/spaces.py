@@ -105,6 +105,11 @@ def flat_mask(mask: Any, spec: Spec) -> Bool[np.ndarray, " M"]:
 
 def _leaves(space: gym.Space, path: Path, num_logits: int) -> Iterator[Leaf | str]:
     """The leaves of an observation space, and a sentence for each that is left out."""
+    if path[-1:] == (MASK,) and num_logits and not (path == (MASK,) and _is_mask(space, num_logits)):
+        yield (
+            f"observation {joined(path, 'obs')!r} is not read as a mask: a mask is a key of the whole "
+            f"observation, MultiBinary or a Box from 0 to 1, with {num_logits} flags for the choices' values"
+        )
     match space:
         case gym.spaces.Dict() | gym.spaces.Tuple():
             for key, inner in _items(space):

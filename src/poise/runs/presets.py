@@ -61,10 +61,10 @@ _ATARI: dict[str, Any] = {"ppo": PPO(num_epochs=3, recompute_every=None, gamma=0
 
 # what the first words of the names mean; a preset's environment names its package
 FAMILIES = {
+    "minigrid": "grid worlds of MiniGrid, with the cells as numbers and an entropy bonus",
+    "atari": "games of ale-py, with 3 epochs, a discount of 0.99 and an entropy bonus",
+    "popgym": "tasks of POPGym that need a memory, with a GRU in both networks",
     "paper": "the settings of the paper",
-    "minigrid": "grid worlds of MiniGrid: the cells as numbers, an entropy bonus",
-    "atari": "games of ale-py: 3 epochs, discount 0.99, an entropy bonus",
-    "popgym": "tasks of POPGym that need a memory: a GRU in both networks",
 }
 PRESETS = {
     "paper/inverted-pendulum": Preset(
@@ -103,13 +103,11 @@ PRESETS = {
         "The paper's settings: predicted deviation, normalized actions, tanh head, no annealing.",
     ),
     "minigrid/doorkey-5x5": _plain(
-        "minigrid:MiniGrid-DoorKey-5x5-v0", 100_000, "Take the key, open the door, reach the goal.", **_GRID
+        "MiniGrid-DoorKey-5x5-v0", 100_000, "Take the key, open the door, reach the goal.", **_GRID
     ),
-    "minigrid/unlock": _plain(
-        "minigrid:MiniGrid-Unlock-v0", 100_000, "Take the key and open the door.", **_GRID
-    ),
+    "minigrid/unlock": _plain("MiniGrid-Unlock-v0", 100_000, "Take the key and open the door.", **_GRID),
     "minigrid/keycorridor-s3r1": _plain(
-        "minigrid:MiniGrid-KeyCorridorS3R1-v0",
+        "MiniGrid-KeyCorridorS3R1-v0",
         500_000,
         "Find the key, open the locked door and take the ball behind it.",
         **_GRID,
@@ -117,16 +115,16 @@ PRESETS = {
     "atari/pong": _plain("ALE/Pong-v5", 10_000_000, "Table tennis to 21 points.", **_ATARI),
     "atari/breakout": _plain("ALE/Breakout-v5", 10_000_000, "Break a wall with a ball.", **_ATARI),
     "popgym/repeat-previous-easy": _plain(
-        "popgym:popgym-RepeatPreviousEasy-v0", 300_000, "Name the card of four steps ago.", **_MEMORY
+        "popgym-RepeatPreviousEasy-v0", 300_000, "Name the card of four steps ago.", **_MEMORY
     ),
     "popgym/position-cartpole-easy": _plain(
-        "popgym:popgym-PositionOnlyCartPoleEasy-v0",
+        "popgym-PositionOnlyCartPoleEasy-v0",
         300_000,
         "Balance a pole whose speed is not observed.",
         **_MEMORY,
     ),
     "popgym/count-recall-easy": _plain(
-        "popgym:popgym-CountRecallEasy-v0", 300_000, "Say how often a card was shown.", **_MEMORY
+        "popgym-CountRecallEasy-v0", 300_000, "Say how often a card was shown.", **_MEMORY
     ),
 }
 
