@@ -29,8 +29,9 @@ def parse_count(text: str) -> int:
 
 
 def figure(value: float) -> str:
-    """A return as text: one decimal from 100 on, two below."""
-    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"
+    """A return as text: one decimal from 100 on, two below, three below 1."""
+    size = abs(value)
+    return f"{value:.1f}" if size >= 100 else f"{value:.2f}" if size >= 1 or size == 0 else f"{value:.3f}"
 
 
 def counted(count: int, noun: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 from poise.agents.evaluation import Evaluation
 from poise.health import telling
 from poise.system.interrupts import guarded
+from poise.wording import figure
 
 LOUD = """
 import ctypes, os
@@ -151,3 +152,19 @@ def test_a_score_of_fewer_episodes_says_why(why):
     assert lines[0].startswith("greedy return 1.50 over 4 episodes")
     assert lines[1] == "2 of them did not end, and were cut off after 7 steps"
     assert lines[2] == f"the score has fewer episodes than requested: {telling.STOPPED[why]}"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1234.56, "1234.6"),
+        (-99.994, "-99.99"),
+        (1.0, "1.00"),
+        (0.9643, "0.964"),
+        (-0.0123, "-0.012"),
+        (0.0, "0.00"),
+    ],
+)
+def test_small_returns_have_more_decimals(value, text):
+    """A return of 0.964 is not that of 0.96 or 1.0, where 1 is the most there is."""
+    assert figure(value) == text

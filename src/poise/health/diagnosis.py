@@ -17,6 +17,7 @@ from poise.health.spaces import SPACES
 from poise.runs.records import Record, read_record
 from poise.system.terminal import typed
 from poise.training.metrics import BY_NAME
+from poise.wording import figure
 
 FEWEST = 4  # iterations; a shorter training is not judged
 
@@ -284,8 +285,8 @@ def late_collapse(record: Record) -> Finding | None:
     return Finding(
         "late-collapse",
         "warning",
-        f"the mean return rose from {course.first:.1f} to {course.best:.1f} at step {course.best_step:,.0f}, "
-        f"and was {course.last:.1f} at the end",
+        f"the mean return rose from {figure(course.first)} to {figure(course.best)} "
+        f"at step {course.best_step:,.0f}, and was {figure(course.last)} at the end",
         "Later updates undid what was learned.",
         f"the best agent was kept ({typed('poise', 'evaluate', record.folder, '--which', 'best')}); "
         "for a steadier training: "
@@ -307,8 +308,8 @@ def greedy_worse(record: Record) -> Finding | None:
     return Finding(
         "greedy-worse",
         "warning",
-        f"the last training episodes, with sampled actions, returned {course.last:.1f} on average; the "
-        f"greedy agent returned {evaluation['mean']:.1f}",
+        f"the last training episodes, with sampled actions, returned {figure(course.last)} on average; the "
+        f"greedy agent returned {figure(evaluation['mean'])}",
         "The policy relies on its noise: the most likely action, which the greedy agent takes, earns less. "
         "Or the noise is still large because the budget is short.",
         record.command(total_steps=2 * record.config.total_steps),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from poise import wording
 from poise.agents.evaluation import Evaluation
 from poise.spec import Episode
 from poise.store.files import fresh_path
@@ -50,7 +51,9 @@ def draw_curve(
         )
     if evaluation is not None:
         low, high = evaluation.interval
-        label = f"greedy, after training: {evaluation.mean:.1f} ({len(evaluation.length)} episodes)"
+        label = (
+            f"greedy, after training: {wording.figure(evaluation.mean)} ({len(evaluation.length)} episodes)"
+        )
         axes.axhline(evaluation.mean, color="#c2571a", linewidth=1.2, linestyle="--", label=label, zorder=1)
         if np.isfinite(low):
             axes.axhspan(low, high, color="#c2571a", alpha=0.15, linewidth=0)

@@ -25,6 +25,7 @@ from poise.system.streams import TextOut
 from poise.system.terminal import print, visible
 from poise.training.loop import Progress
 from poise.training.metrics import BY_NAME
+from poise.wording import figure
 
 SHOWN = {
     "policy/kl": "KL",
@@ -87,7 +88,7 @@ class Live(ABC):
             self._recent.popleft()
         if not self._recent:
             return "no episode ended yet"
-        return f"return {np.mean([e.episodic_return for e in self._recent]):.1f}"
+        return f"return {figure(float(np.mean([e.episodic_return for e in self._recent])))}"
 
     @abstractmethod
     def _draw(self, steps: int, pace: str, mean: str, metrics: Mapping[str, float | int | None]) -> None: ...

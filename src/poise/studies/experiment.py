@@ -357,7 +357,7 @@ def _outcome_line(job: Job, outcome: dict[str, Any] | PoiseError) -> str:
     if isinstance(outcome, PoiseError):
         return f" failed: {outcome}"
     score = outcome["evaluation"]
-    result = f"greedy return {score['mean']:.2f}" if score else "trained"
+    result = f"greedy return {figure(score['mean'])}" if score else "trained"
     seconds = f"{outcome['seconds']['total']:.1f} s"
     findings = [finding.rule for finding in diagnose(job.folder)]
     return f": {', '.join([result, seconds, *findings])}"

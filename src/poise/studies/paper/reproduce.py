@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from poise import wording
 from poise.agents.agent import load
 from poise.agents.film import VideoError, film
 from poise.errors import PoiseError, StorageError
@@ -178,7 +179,7 @@ def _run_missing(jobs: Sequence[Job], ray: str | None, file: TextOut) -> set[str
                 failed.add(job.folder.parent.name)
                 outcome = f"failed: {result}"
             else:
-                outcome = f"greedy return {result['evaluation']['mean']:.1f}"
+                outcome = f"greedy return {wording.figure(result['evaluation']['mean'])}"
             left = (time.perf_counter() - start) / done * (len(jobs) - done)
             then = f"{left / 60:.0f} min left" if done < len(jobs) else "then figures and films"
             watch.say(f"{done:>4} / {len(jobs)}  {_name(job)}: {outcome}  ({then})")
