@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium
 import pytest
 
 from poise.cli import main as cli
@@ -191,7 +192,7 @@ def test_presets_are_listed_with_what_they_change(capsys):
     rows = {row["name"]: row for row in json.loads(out)}
     assert rows["paper/pendulum"]["env"] == "Pendulum-v0"
     assert rows["paper/pendulum"]["changes"]["ppo.anneal"] == "none"
-    assert rows["minigrid/doorkey-5x5"]["changes"] == {}
+    assert rows["minigrid/doorkey-5x5"]["changes"]["ppo.entropy_coef"] == 0.01
     assert rows["popgym/count-recall-easy"]["changes"] == {
         "total_steps": 300_000,
         "policy.memory": "gru",
@@ -199,7 +200,7 @@ def test_presets_are_listed_with_what_they_change(capsys):
     }
     shown = poise("presets", capsys)[1]
     assert "paper/reacher  (Reacher-v2)" in shown
-    assert "popgym: tasks of POPGym that need a memory, with the defaults\n\n  popgym/" in shown
+    assert "popgym: tasks of POPGym that need a memory, with a GRU in both networks\n\n  popgym/" in shown
     assert max(map(len, shown.splitlines())) <= 80
     told = {line.split()[0] for line in shown.splitlines() if line.startswith("  ") and line[2] != " "}
     assert told == set(rows)  # each preset is of a family that is listed
@@ -212,13 +213,15 @@ def test_a_preset_of_another_package_is_trained_by_its_name(capsys, tmp_path):
     (summary,) = tmp_path.rglob("summary.json")
     told = json.loads(summary.read_text())
     assert told["status"] == "finished"
-    assert told["env"] == "minigrid:MiniGrid-DoorKey-5x5-v0"
+    assert told["env"] == "MiniGrid-DoorKey-5x5-v0"
 
 
-@pytest.mark.parametrize("extra", ["minigrid", "popgym"])
-def test_without_its_extra_a_preset_is_refused_with_what_installs_it(extra, capsys, monkeypatch):
+@pytest.mark.parametrize(("extra", "starts"), [("minigrid", ("MiniGrid-", "BabyAI-")), ("popgym", "popgym-")])
+def test_without_its_extra_a_preset_is_refused_with_what_installs_it(extra, starts, capsys, monkeypatch):
     name = next(name for name in PRESETS if name.startswith(f"{extra}/"))
     monkeypatch.setitem(sys.modules, extra, None)
+    for id in [id for id in gymnasium.registry if id.startswith(starts)]:
+        monkeypatch.delitem(gymnasium.registry, id)
     code, _, err = poise(f"train {name}", capsys)
     assert code == 2
     assert needs(extra) in err
@@ -251,15 +254,15 @@ def test_environments_of_packages_are_counted_and_listed_on_demand(capsys, monke
     _, out, _ = poise("envs", capsys)
     (line,) = [line for line in out.splitlines() if line.startswith("MiniGrid ")]
     count = int(line.split()[1])
-    assert line.split()[2].startswith("minigrid:MiniGrid-")
+    assert line.split()[2].startswith("MiniGrid-")
     assert max(map(len, out.splitlines())) <= 80
     assert not [line for line in out.splitlines() if line.startswith("popgym-")]  # not among Gymnasium's own
     _, out, _ = poise("envs minigrid-", capsys)
     assert len(out.splitlines()) == count
-    assert "minigrid:MiniGrid-DoorKey-5x5-v0" in out.splitlines()
+    assert "MiniGrid-DoorKey-5x5-v0" in out.splitlines()
     rows = json.loads(poise("envs positiononlycartpoleeasy --json", capsys)[1])
     usual = {"backend": "gymnasium", "obs": None, "action": None, "time_limit": None, "solved": None}
-    ids = ["popgym:popgym-NoisyPositionOnlyCartPoleEasy-v0", "popgym:popgym-PositionOnlyCartPoleEasy-v0"]
+    ids = ["popgym-NoisyPositionOnlyCartPoleEasy-v0", "popgym-PositionOnlyCartPoleEasy-v0"]
     assert rows == [{"id": id, **usual} for id in ids]
     words = poise("envs hopper-v5", capsys)[1].splitlines()[1].split()
     assert words == ["Hopper-v5", "mujoco", "11", "3", "1000", "3800"]

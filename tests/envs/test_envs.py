@@ -16,7 +16,7 @@ from poise.envs import EnvError, make, resolve
     ],
 )
 def test_the_fastest_backend_that_has_it_is_chosen(id, backend):
-    assert resolve(id) == (id, backend, None)
+    assert resolve(id)[:3] == (id, backend, None)
 
 
 @pytest.mark.parametrize("name", ["InvertedPendulum", "Reacher", "HalfCheetah", "Hopper", "Walker2d"])

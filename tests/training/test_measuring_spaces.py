@@ -159,13 +159,15 @@ class Recall(gym.Env):
         return self._obs(), float(done and (action > 0) == (self.shown > 0)), done, False, {}
 
 
-gym.register("Recall-v0", Recall)
+gym.register("MeasuredRecall-v0", Recall)
 MEMORY = {"memory": "gru", "memory_size": 16}
 
 
 def rows_of(tmp_path, **options):
     options = {"total_steps": 12_000, "num_envs": 16, "ppo": {"num_steps": 64}} | options
-    run = poise.train("Recall-v0", out=tmp_path, file=io.StringIO(), video=False, evaluate=False, **options)
+    run = poise.train(
+        "MeasuredRecall-v0", out=tmp_path, file=io.StringIO(), video=False, evaluate=False, **options
+    )
     return [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
 
 

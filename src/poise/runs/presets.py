@@ -61,7 +61,7 @@ _ATARI: dict[str, Any] = {"ppo": PPO(num_epochs=3, recompute_every=None, gamma=0
 
 # what the first words of the names mean; a preset's environment names its package
 FAMILIES = {
-    "minigrid": "grid worlds of MiniGrid, with the cells as numbers and an entropy bonus",
+    "minigrid": "grid worlds of MiniGrid, with cells as numbers and an entropy bonus",
     "atari": "games of ale-py, with 3 epochs, a discount of 0.99 and an entropy bonus",
     "popgym": "tasks of POPGym that need a memory, with a GRU in both networks",
     "paper": "the settings of the paper",
