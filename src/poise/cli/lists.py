@@ -102,7 +102,7 @@ def _print_families(families: Sequence["Family"]) -> None:
     rows = [(family.word, len(family.ids), family.ids[0]) for family in families]
     if rows:
         _print_table(("family", "ids", "first id"), rows, right=("ids",))
-        print(f"\nTo list a family: poise envs {families[0].word}\n")
+        print(f"\nTo list a family: poise envs {families[0].word}")
 
 
 def _solved(row: "Listed") -> str:
