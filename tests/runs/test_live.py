@@ -38,9 +38,9 @@ def test_a_pipe_gets_a_line_for_each_tenth_with_unhealthy_metrics():
         view.show(*progress(1000, [5.0], policy__kl=0.01))
     first, said, last = file.getvalue().splitlines()
     assert first.startswith("      160 / 1,000 steps")
-    assert first.endswith("return 1.5  KL high")
+    assert first.endswith("return 1.50  KL high")
     assert said == "made anew"
-    assert last.endswith("return 5.0")
+    assert last.endswith("return 5.00")
 
 
 def test_a_terminal_gets_bar_course_and_health(monkeypatch):

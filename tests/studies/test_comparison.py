@@ -167,11 +167,11 @@ def test_the_same_training_twice_counts_once(runs):
 def test_a_pair_without_a_winner_only_by_the_correction_says_so():
     pair = Pair("settings", "a", "b", 2.0, 0.5, 3.5, None, None, 0.06, None)
     assert (
-        "0.50 to 3.50, excludes 0, but with several comparisons this can happen by chance" in pair.sentence()
+        "0.500 to 3.50, excludes 0, but with several comparisons this can happen by chance" in pair.sentence()
     )
     assert Pair("agents", "a", "b", -2.0, -3.5, -0.5, None, None, 0.01, None).sentence() == (
         "a is better than b as agents, over the episodes of their scores, by 2.00 "
-        "(95% interval 0.50 to 3.50, p = 0.01)"
+        "(95% interval 0.500 to 3.50, p = 0.01)"
     )
 
 
