@@ -8,7 +8,9 @@ from poise.algo.hyperparameters import Hyperparameters
 from poise.checked import ConfigError
 from poise.config import PPO, Config, Normalize, Policy
 from poise.envs.checking import EnvFault
+from poise.envs.registry import make
 from poise.errors import TrainingError
+from poise.placement import two_devices
 from poise.placement.two_devices import make_ready
 from poise.seeds import Stream, episode_seed
 from poise.training.divergence import first_bad
@@ -143,3 +145,11 @@ def test_an_environment_that_cannot_be_restored_trains_all_the_same():
         Config(total_steps=96, num_envs=3, ppo=PPO(num_steps=32, minibatch_size=32)), Counter([3, -5, 0])
     )
     assert progress.world is None
+
+
+def test_learning_is_compiled_once():
+    """Not again for the later epochs of an iteration, nor for the next one."""
+    before = two_devices.learn_policy._cache_size(), two_devices.learn_value._cache_size()
+    list(iterations(Config(total_steps=3 * 96, num_envs=3, ppo=PPO(num_steps=32)), make("CartPole-v1", 3)))
+    after = two_devices.learn_policy._cache_size(), two_devices.learn_value._cache_size()
+    assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1]

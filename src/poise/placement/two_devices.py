@@ -87,7 +87,9 @@ def learn(state: TrainState, ready: Ready, hyper: Hyperparameters) -> tuple[Trai
     """All epochs of both networks, with the same shuffles."""
     prepared, rows = ready
     batch = prepared.batch
-    policy = state.learner.policy, state.learner.policy_opt, np.array(False)
+    # an array of the same device as later ones: a NumPy array would compile a second version
+    stopped = jax.device_put(np.array(False), jax.devices()[0])
+    policy = state.learner.policy, state.learner.policy_opt, stopped
     value = state.learner.value, state.learner.value_opt
     measured: list[tuple[PolicyEpochs, Array]] = []
     finite: list[tuple[Array, Array]] = []
