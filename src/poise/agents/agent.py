@@ -49,6 +49,9 @@ class Agent:
         self._actor = make_actor(trained.policy, trained.normalizer, manifest.config.normalize)
         self._scale = ActionScale(manifest.spec, normalize=manifest.config.normalize.action)
         self._rng = np.random.default_rng()
+        obs, see = manifest.spec.obs, manifest.config.policy.see
+        self._unread = tuple(x for x in obs if see and x.name not in see and x.kind != "mask")
+        self._read = dataclasses.replace(manifest.spec, obs=tuple(x for x in obs if x not in self._unread))
 
     @property
     def spec(self) -> Spec:
@@ -116,10 +119,9 @@ class Agent:
 
     def _packed(self, obs: Any, action_mask: Any) -> tuple[Obs, bool]:
         """The observations as the policy reads them, and whether it is a single one without the axis N."""
-        spec, see = self.spec, self.config.policy.see
-        read = tuple(leaf for leaf in spec.obs if not see or leaf.name in see or leaf.kind == "mask")
+        spec, read = self.spec, self._read.obs
         try:
-            values = read_leaves(dataclasses.replace(spec, obs=read), obs)
+            values = read_leaves(self._read, obs)
         except (LookupError, TypeError) as error:
             names = ", ".join(leaf.name for leaf in read)
             raise AgentError(f"obs has no {error}; this policy reads {names}") from error
@@ -139,8 +141,8 @@ class Agent:
         if len(counts) > 1:
             raise AgentError(f"the arrays of obs have different numbers of rows: {sorted(counts)}")
         count = counts.pop()
-        unread = {leaf.name: np.zeros((count, *leaf.shape)) for leaf in spec.obs if leaf not in read}
-        return pack(spec, arrays | unread, count), single
+        arrays |= {leaf.name: np.zeros((count, *leaf.shape)) for leaf in self._unread}
+        return pack(spec, arrays, count), single
 
     def _mask(self, values: Mapping[str, Any], action_mask: Any) -> dict[str, Any]:
         """The mask that is not part of the observation."""

@@ -88,7 +88,7 @@ def list_families() -> tuple[list[Family], list[str]]:
 def in_families(families: list[Family], word: str) -> list[Listed]:
     """The environments of families with this word in their ids. None of them is made."""
     ids = [id for family in families for id in family.ids if word.lower() in id.lower()]
-    return [Listed(id, "gymnasium", None, None, step_limit(id), threshold(id)) for id in ids]
+    return [Listed(id, envs.resolve(id).backend, None, None, step_limit(id), threshold(id)) for id in ids]
 
 
 def _describe(id: str, backend: str, spec: Spec) -> Listed:
