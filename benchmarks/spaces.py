@@ -75,7 +75,7 @@ TASKS = (
     ),
     Task("Recall", "recall:Recall-v0", "50k", 15.2, GRU),
     Task("MiniGrid-DoorKey-5x5-v0", "minigrid/doorkey-5x5", "100k", 0.93),
-    Task("MiniGrid-Unlock-v0", "minigrid/unlock", "100k", 0.93),
+    Task("MiniGrid-Unlock-v0", "minigrid/unlock", "100k", 0.93, seeds=10),
     Task("Masked", "masked:Masked-v0", "5k", 90, "--ppo.gamma 0.4 --num-envs 1 --ppo.num-steps 2500"),
     *popgym("RepeatPreviousEasy"),
     *popgym("PositionOnlyCartPoleEasy"),

@@ -3,7 +3,7 @@ import numpy as np
 from probes import NativeCounter, first_state
 
 from poise.config import PPO, Config
-from poise.envs.native import NativeEnv
+from poise.envs.native.vector import NativeEnv
 from poise.seeds import Stream, episode_seed, stream_key
 from poise.training.compiled import NativeCollector
 

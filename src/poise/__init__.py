@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from poise.config import PPO, Config, Normalize, Policy, Value
     from poise.envs import make
     from poise.envs.mujoco import Task
-    from poise.envs.tasks import register
+    from poise.envs.native.jax_env import JaxEnv
+    from poise.envs.registry import register
     from poise.errors import PoiseError
     from poise.health.diagnosis import diagnose
     from poise.runs.presets import PRESETS
@@ -39,8 +40,9 @@ _HOME = {
     "Normalize": "config",
     "diagnose": "health.diagnosis",
     "make": "envs",
+    "JaxEnv": "envs.native.jax_env",
     "Task": "envs.mujoco",
-    "register": "envs.tasks",
+    "register": "envs.registry",
     "PoiseError": "errors",
     "Evaluation": "agents.evaluation",
     "report": "studies.report.report",
@@ -60,6 +62,7 @@ __all__ = [
     "Agent",
     "Config",
     "Evaluation",
+    "JaxEnv",
     "Normalize",
     "PoiseError",
     "Policy",

@@ -1,10 +1,12 @@
+from functools import partial
+
 import gymnasium as gym
 import jax
 import numpy as np
 import pytest
 
 from poise.envs import make
-from poise.envs.classic import Pendulum, PendulumState
+from poise.envs.native.pendulum import Pendulum, PendulumState
 
 
 def states(count=300):
@@ -16,7 +18,9 @@ def states(count=300):
 def step_all(version, angle, speed, torque):
     task = Pendulum(version)
     state = PendulumState(*(x.astype(np.float32) for x in (angle, speed)))
-    after, reward, terminated = jax.vmap(task.step)(state, torque.astype(np.float32))
+    after, reward, terminated = jax.vmap(partial(task.step, key=jax.random.key(0)))(
+        state, torque.astype(np.float32)
+    )
     assert not terminated.any()
     return jax.vmap(task.observe)(after), reward
 

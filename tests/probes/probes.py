@@ -8,7 +8,7 @@ import numpy as np
 from poise.algo.networks import Policy as PolicyNetwork
 from poise.algo.normalize import Normalizer
 from poise.config import PPO, Config, Normalize, Policy
-from poise.envs.native import NativeTask
+from poise.envs.native.jax_env import JaxEnv, JaxTask
 from poise.envs.vector import EnvStep
 from poise.placement import two_devices
 from poise.spec import Spec
@@ -123,15 +123,12 @@ class GymCounter(gym.Env):
         return np.array([[self.seed, float(self.count)]]), float(action), self.count == self.end, False, {}
 
 
-class NativeCounter(NativeTask):
-    """Counts steps in JAX; terminates after ``end`` (0: never), limited to ``limit`` steps."""
+class _NativeCounter(JaxEnv):
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,))
+    action_space = gym.spaces.Box(-1.0, 1.0, (1,))
 
-    end: int
-    limit: int | None
-
-    @property
-    def spec(self):
-        return Spec.flat("NativeCounter", (2,), (1,), (-1.0,), (1.0,), time_limit=self.limit)
+    def __init__(self, end, limit):
+        self.end, self.time_limit = end, limit
 
     def reset(self, *, key):
         import jax
@@ -141,9 +138,14 @@ class NativeCounter(NativeTask):
     def observe(self, state):
         return jnp.stack(state)
 
-    def step(self, state, action):
+    def step(self, state, action, *, key):
         start, count = state
         return (start, count + 1), count + 1 + action[0], count + 1 == self.end
+
+
+def NativeCounter(end, limit):
+    """Counts steps in JAX; terminates after ``end`` (0: never), limited to ``limit`` steps."""
+    return JaxTask.of("NativeCounter", _NativeCounter(end, limit))
 
 
 def still_actor(spec):

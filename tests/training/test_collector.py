@@ -5,7 +5,7 @@ from probes import Counter, NativeCounter, first_state, small
 
 from poise.config import PPO, Config, Normalize, Policy
 from poise.envs import make
-from poise.envs.native import NativeEnv
+from poise.envs.native.vector import NativeEnv
 from poise.seeds import Stream, episode_seed, stream_key
 from poise.spec import Spec
 from poise.training import compiled as module

@@ -12,7 +12,7 @@ from poise.config import Config
 from poise.envs import make
 from poise.envs.checking import EnvFault
 from poise.envs.gymnasium import GymnasiumEnv
-from poise.envs.native import NativeEnv
+from poise.envs.native.vector import NativeEnv
 from poise.seeds import Stream, episode_seed
 from poise.training.collector import Group
 from poise.training.groups import groups, joined_worlds, make_collector, merged, parted_worlds

@@ -13,7 +13,6 @@ from jaxtyping import Shaped, UInt8
 
 from poise import envs
 from poise.envs.checking import Checked, EnvFault
-from poise.envs.classic import NATIVE_TASKS, draw_pendulum
 from poise.envs.gymnasium import is_registered, masks_of, registered_name
 from poise.envs.mujoco_warnings import hear_mujoco
 from poise.envs.packing import Obs, first_of, map_arrays, pack, unpack_action
@@ -67,8 +66,8 @@ def open_stage(task: envs.Resolved) -> Stage:
     """
     if task.backend == "atari":
         return _AtariStage(task)
-    if task.id in NATIVE_TASKS:
-        return _PendulumStage(task)
+    if task.backend == "native":
+        return _JaxStage(task)
     return _GymnasiumStage(task) if is_registered(task.id) else _MujocoStage(task)
 
 
@@ -148,27 +147,31 @@ class _MujocoStage:
         self._viewer.close()
 
 
-class _PendulumStage:
-    """The only native task, stepped by any backend and drawn from its observation."""
-
-    fps = 20.0  # its time step is 0.05 s
+class _JaxStage:
+    """An environment in JAX, which draws its state."""
 
     def __init__(self, task: envs.Resolved):
-        self._env = envs.make(task.id, 1, task.backend)
-        self._torque, self.spec = 0.0, self._env.spec
+        from poise.envs.native.vector import NativeEnv
+
+        env = envs.make(task.id, 1, task.backend)
+        assert isinstance(env, NativeEnv)
+        self._env, self.spec, self.fps = env, env.spec, env.task.env.fps
+        with video_errors(task.id):
+            self.reset(0)
+            self.draw()
 
     def reset(self, seed: int) -> Obs:
-        self._torque = 0.0
-        self._obs = self._env.reset(np.ones(1, bool), [seed])
-        return self._obs
+        self._action: Any = None
+        return self._env.reset(np.ones(1, bool), [seed])
 
     def step(self, action: Shaped[np.ndarray, "1 ..."]) -> tuple[Obs, bool]:
         step = self._env.step(action)
-        self._torque, self._obs = float(action[0, 0]), step.next_obs
-        return self._obs, bool(step.terminated[0] | step.truncated[0])
+        self._action = first_of(unpack_action(self.spec, action))
+        return step.next_obs, bool(step.terminated[0] | step.truncated[0])
 
     def draw(self) -> Frame:
-        return draw_pendulum(np.asarray(self._obs)[0], self._torque, self._env.spec.action_high[0])
+        frame: Any = self._env.task.env.draw(self._env.state(0), self._action)
+        return checked_frame(np.asarray(frame), "draw()")
 
     def close(self) -> None:
         self._env.close()
@@ -241,14 +244,22 @@ class _GymnasiumStage:
         return pack(self.spec, map_arrays(lambda array: np.asarray(array)[None], obs), 1)
 
     def draw(self) -> Frame:
-        frame: Any = self._env.render()
-        is_image = isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] in (3, 4)
-        if not is_image or not frame.size or frame.dtype != np.uint8:
-            raise TypeError("render() must return a picture: an array of uint8, height x width x 3")
-        return np.ascontiguousarray(frame[:, :, :3])
+        return checked_frame(self._env.render(), "render()")
 
     def close(self) -> None:
         self._env.close()
+
+
+def checked_frame(frame: Any, method: str) -> Frame:
+    """What an environment's ``method`` drew.
+
+    Raises:
+        TypeError: it is not a picture.
+    """
+    is_image = isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] in (3, 4)
+    if not is_image or not frame.size or frame.dtype != np.uint8:
+        raise TypeError(f"{method} must return a picture: an array of uint8, height x width x 3")
+    return np.ascontiguousarray(frame[:, :, :3])
 
 
 def _frame_rate(render_fps: Any) -> float:

@@ -35,14 +35,11 @@ class Cell(eqx.Module):
     def __init__(self, num_features: int, size: int, kind: Memory, *, key: PRNGKeyArray):
         gates = 3 if kind == "gru" else 4
         for_input, for_memory = jax.random.split(key)
-        orthogonal = jax.nn.initializers.orthogonal(1.0)
 
         def weights(key: PRNGKeyArray, rows: int) -> Float[Array, "rows gates"]:
             # of each gate by itself: orthogonal matrices keep the size of what passes through them
-            by_gate = jax.vmap(lambda k: orthogonal(k, (rows, size), jnp.float32))(
-                jax.random.split(key, gates)
-            )
-            return jnp.concatenate([*by_gate], axis=1)
+            draw = jax.vmap(lambda k: jax.nn.initializers.orthogonal(1.0)(k, (rows, size), jnp.float32))
+            return jnp.concatenate([*draw(jax.random.split(key, gates))], axis=1)
 
         self.from_input, self.from_memory = weights(for_input, num_features), weights(for_memory, size)
         bias = jnp.zeros(gates * size)

@@ -4,9 +4,9 @@ import importlib
 from dataclasses import dataclass
 
 from poise import envs
-from poise.envs.classic import NATIVE_TASKS
 from poise.envs.gymnasium import registered_ids, step_limit, threshold
-from poise.envs.naming import EXTRAS, PACKAGES, is_installed
+from poise.envs.naming import EXTRAS, JAX_PACKAGES, PACKAGES, is_installed
+from poise.envs.native.names import REGISTERED, load_package
 from poise.envs.tasks import TASKS
 from poise.errors import PoiseError
 from poise.spec import Spec
@@ -45,7 +45,7 @@ def list_envs(word: str = "") -> tuple[list[Listed], list[str]]:
     ``word``: only those with this word in their ids; upper and lower case do not count. Families are not in
     the list.
     """
-    own = [*NATIVE_TASKS, *TASKS]
+    own = [*REGISTERED, *TASKS]
     others = [id for id in sorted(registered_ids()) if id not in own and not id.startswith(tuple(PACKAGES))]
     listed, refused = [], []
     for id in [*own, *others]:
@@ -82,13 +82,25 @@ def list_families() -> tuple[list[Family], list[str]]:
         if ids:
             module = "" if module in EXTRAS else f"{module}:"  # ids of extras are found without it
             families.append(Family(start.rstrip("-/"), tuple(f"{module}{id}" for id in ids)))
+    for word, module in JAX_PACKAGES.items():
+        if is_installed(module):
+            ids = sorted((f"{word}:{name}" for name in load_package(word).names()), key=str.lower)
+            families.append(Family(word, tuple(ids)))
+        else:
+            missing[word] = f"{word}: {needs(word)}"
     return families, list(missing.values())
 
 
 def in_families(families: list[Family], word: str) -> list[Listed]:
     """The environments of families with this word in their ids. None of them is made."""
     ids = [id for family in families for id in family.ids if word.lower() in id.lower()]
-    return [Listed(id, envs.resolve(id).backend, None, None, step_limit(id), threshold(id)) for id in ids]
+    in_jax = tuple(f"{word}:" for word in JAX_PACKAGES)
+    return [
+        Listed(id, "native", None, None, None, None)  # the rest is known once it is made
+        if id.startswith(in_jax)
+        else Listed(id, envs.resolve(id).backend, None, None, step_limit(id), threshold(id))
+        for id in ids
+    ]
 
 
 def _describe(id: str, backend: str, spec: Spec) -> Listed:

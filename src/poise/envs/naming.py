@@ -31,6 +31,8 @@ PACKAGES = {
 }
 # the extra that has a module
 EXTRAS = {"ale_py": "atari", "minatar": "minatar", "minigrid": "minigrid", "popgym": "popgym"}
+# the word before the colon of an environment in JAX, which is also the name of an extra: the package
+JAX_PACKAGES = {"gymnax": "gymnax"}
 REGISTER = 'gymnasium.register("Mine-v0", {})'
 
 
@@ -128,16 +130,17 @@ def unknown(id: str, known_ids: Iterable[str]) -> str:
     prefix = f"{module}:" if module else ""
     if same:
         return f"there is no environment {id!r}; upper and lower case count: {prefix}{same[0]}"
-    nearest = _nearest(name, ids)
+    near = nearest(name, ids)
     if module:
-        return f"there is no environment {id!r}{nearest}"
+        return f"there is no environment {id!r}{near}"
     return (
-        f"there is no environment {id!r}{nearest}. If a package or a module of yours registers it, type the "
+        f"there is no environment {id!r}{near}. If a package or a module of yours registers it, type the "
         f"module too: module:{name}"
     )
 
 
-def _nearest(name: str, ids: Iterable[str]) -> str:
+def nearest(name: str, ids: Iterable[str]) -> str:
+    """The ids that are most like a name, in a clause; empty without one."""
     lower = {other.lower(): other for other in ids}
     near = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.7)
     return f"; the nearest names are {', '.join(lower[n] for n in near)}" if near else ""
@@ -180,7 +183,9 @@ def _similar_in_module(id: str, module: str, name: str) -> str | None:
     import gymnasium as gym
 
     namespace = vars(sys.modules[module]) if module in sys.modules else {}
-    kinds = [n for n, v in namespace.items() if isinstance(v, type) and issubclass(v, gym.Env)]
+    in_jax = sys.modules.get("poise.envs.native.jax_env")  # not imported for this alone
+    bases = (gym.Env,) if in_jax is None else (gym.Env, in_jax.JaxEnv)
+    kinds = [n for n, v in namespace.items() if isinstance(v, type) and issubclass(v, bases)]
     own = [n for n in kinds if namespace[n].__module__ == module]
     same = [other for other in own if other.lower() == name.lower()]
     if same:
@@ -200,7 +205,8 @@ def _other_class(id: str, cls: type) -> str:
             "info)"
         )
     return (
-        f"{id} is a class that is not derived from gymnasium.Env; write class {cls.__name__}(gymnasium.Env)"
+        f"{id} is a class that is not derived from gymnasium.Env; write class {cls.__name__}(gymnasium.Env), "
+        "or (poise.JaxEnv) if it is written in JAX"
     )
 
 

@@ -53,26 +53,29 @@ def at(tree: Any, path: Path) -> Any:
     return tree
 
 
-def pack(spec: Spec, leaves: Mapping[str, np.ndarray] | np.ndarray, num_envs: int) -> Obs:
-    """An observation as a policy reads it, from the arrays ``[N, *shape]`` of its leaves or only leaf."""
+def pack(spec: Spec, leaves: Any, num_envs: int, *, xp: Any = np) -> Any:
+    """An observation as a policy reads it, from the arrays ``[N, *shape]`` of its leaves or only leaf.
+
+    ``xp``: whose arrays they are, NumPy's or those of ``jax.numpy``.
+    """
     if not isinstance(leaves, Mapping):
         leaves = {spec.obs[0].name: leaves}
-    numbers = [_numbers(leaf, leaves[leaf.name], num_envs) for leaf in spec.obs if leaf.width]
-    joined = numbers[0] if len(numbers) == 1 else np.concatenate(numbers, axis=1) if numbers else None
-    packed: dict[str, np.ndarray] = {} if joined is None else {NUMBERS: joined}
+    numbers = [_numbers(leaf, leaves[leaf.name], num_envs, xp) for leaf in spec.obs if leaf.width]
+    joined = numbers[0] if len(numbers) == 1 else xp.concatenate(numbers, axis=1) if numbers else None
+    packed: dict[str, Any] = {} if joined is None else {NUMBERS: joined}
     for leaf in spec.images:
-        packed[leaf.name] = np.asarray(leaves[leaf.name]).reshape(num_envs, *leaf.shape)
+        packed[leaf.name] = xp.asarray(leaves[leaf.name]).reshape(num_envs, *leaf.shape)
     if spec.masked:
-        packed[MASK] = np.asarray(leaves[MASK], bool).reshape(num_envs, spec.num_logits)
+        packed[MASK] = xp.asarray(leaves[MASK], bool).reshape(num_envs, spec.num_logits)
     return joined if joined is not None and len(packed) == 1 else packed
 
 
-def _numbers(leaf: Leaf, array: np.ndarray, num_envs: int) -> Float[np.ndarray, "N width"]:
-    flat = np.asarray(array).reshape(num_envs, -1)
+def _numbers(leaf: Leaf, array: Any, num_envs: int, xp: Any) -> Float[Any, "N width"]:
+    flat = xp.asarray(array).reshape(num_envs, -1)
     if leaf.kind == "vector":
-        return flat.astype(usual_dtype(flat.dtype), copy=False)
+        return flat.astype(usual_dtype(flat.dtype) if xp is np else np.float32, copy=False)
     entry, value = _one_hot(leaf)
-    return (flat[:, entry] == value).astype(np.float32)
+    return (flat[:, entry] == value[None].astype(flat.dtype)).astype(np.float32)
 
 
 @lru_cache(maxsize=64)
@@ -89,12 +92,13 @@ def empty(spec: Spec, num_envs: int) -> Obs:
     return pack(spec, {x.name: np.zeros((num_envs, *x.shape), dtypes[x.kind]) for x in spec.obs}, num_envs)
 
 
-def unpack_action(spec: Spec, rows: Shaped[np.ndarray, "N *row"]) -> Any:
+def unpack_action(spec: Spec, rows: Any, *, xp: Any = np) -> Any:
     """The environment's actions for rows of actions in its units, with a leading axis N.
 
     A Discrete is an array of int64 ``[N]``; a box has float32, other choices have int64, in their own shapes.
+    ``xp``: whose arrays they are, NumPy's or those of ``jax.numpy``, in which whole numbers are int32.
     """
-    values = {part.path: _values(part, columns) for part, columns in _columns(spec, rows)}
+    values = {part.path: _values(part, columns, xp) for part, columns in _columns(spec, rows)}
     return _nested(values)
 
 
@@ -105,19 +109,20 @@ def first_of(batch: Any) -> Any:
     return tuple(first_of(value) for value in batch) if isinstance(batch, tuple) else batch[0]
 
 
-def _columns(spec: Spec, rows: np.ndarray) -> list[tuple[Part, np.ndarray]]:
+def _columns(spec: Spec, rows: Any) -> list[tuple[Part, Any]]:
     """The columns of each part, in the order of the environment's action."""
-    rows, start, columns = rows.reshape(len(rows), -1), 0, {}
+    rows, start, columns = rows.reshape(rows.shape[0], -1), 0, {}
     for part in (*spec.boxes, *spec.choices):
         columns[part.path] = rows[:, start : start + part.num_columns]
         start += part.num_columns
     return [(part, columns[part.path]) for part in spec.action]
 
 
-def _values(part: Part, columns: np.ndarray) -> np.ndarray:
+def _values(part: Part, columns: Any, xp: Any) -> Any:
     if not part.is_box:
-        columns = np.rint(columns).astype(np.int64) + np.array(part.first)
-    return columns.reshape(len(columns), *part.shape)
+        whole = np.int64 if xp is np else np.int32
+        columns = xp.rint(columns).astype(whole) + np.array(part.first, whole)[None]
+    return columns.reshape(columns.shape[0], *part.shape)
 
 
 def _nested(values: Mapping[Path, Any]) -> Any:

@@ -1,9 +1,16 @@
 """From a name to an environment: which backend has it (``resolve``), and N of them (``make``)."""
 
 import re
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from poise.envs.naming import checked_name, import_module_of, is_anothers, is_gymnasiums, unknown
+from poise.envs.naming import (
+    JAX_PACKAGES,
+    checked_name,
+    import_module_of,
+    is_anothers,
+    is_gymnasiums,
+    unknown,
+)
 from poise.envs.vector import EnvError, VectorEnv
 from poise.errors import message_of
 from poise.spec import Backend, Spec
@@ -47,18 +54,20 @@ def resolve(id: str, backend: Backend = "auto") -> Resolved:
             not have it, or the module of ``module:name`` cannot be imported.
     """
     id, note = _replace_retired(checked_name(id))
+    if id.partition(":")[0] in JAX_PACKAGES:
+        return _resolve_packaged(id, backend)
     name = import_module_of(id)
     offered: list[str] = []
     replaced = False  # whether the user registered another environment under the name
     # Each backend is imported only if the ones before it do not have the environment.
     if backend in ("auto", "native"):
-        from poise.envs.classic import NATIVE_TASKS
+        from poise.envs.native.names import REGISTERED, find
 
-        if (task := NATIVE_TASKS.get(id)) is not None:
-            if is_gymnasiums(id, task.spec.time_limit):
+        if (task := find(id)) is not None:
+            if is_gymnasiums(name, task.spec.time_limit):
                 return Resolved(id, "native", note)
             replaced = True
-        offered = sorted(NATIVE_TASKS)
+        offered = sorted(REGISTERED)
     if backend in ("auto", "mujoco"):
         from poise.envs.tasks import GYMNASIUMS, TASKS
 
@@ -84,6 +93,16 @@ def resolve(id: str, backend: Backend = "auto") -> Resolved:
             raise EnvError(_explain_no_game(id))
         return Resolved(id, "gymnasium" if backend == "auto" else backend, note)
     raise EnvError(_explain_unknown(id))
+
+
+def _resolve_packaged(id: str, backend: Backend) -> Resolved:
+    """An environment in JAX of a package, such as ``gymnax:CartPole-v1``."""
+    from poise.envs.native.names import find
+
+    if backend not in ("auto", "native"):
+        raise EnvError(f"backend {backend} has no {id}: it is written in JAX, and runs on backend native")
+    find(id)
+    return Resolved(id, "native")
 
 
 def _replace_retired(id: str) -> tuple[str, str | None]:
@@ -117,13 +136,13 @@ def _explain_no_game(id: str) -> str:
 
 
 def _explain_unknown(id: str) -> str:
-    from poise.envs.classic import NATIVE_TASKS
     from poise.envs.gymnasium import registered_ids
+    from poise.envs.native.names import REGISTERED, find
     from poise.envs.tasks import TASKS
 
-    if id in NATIVE_TASKS:
+    if find(id) is not None:
         return f"Gymnasium has no {id}; backend native has it"
-    return unknown(id, [*registered_ids(), *NATIVE_TASKS, *TASKS])
+    return unknown(id, [*registered_ids(), *REGISTERED, *TASKS])
 
 
 def make(
@@ -157,10 +176,12 @@ def make(
     resolved = resolve(id, backend)
     match resolved.backend:
         case "native":
-            from poise.envs.classic import NATIVE_TASKS
-            from poise.envs.native import NativeEnv
+            from poise.envs.native.names import find
+            from poise.envs.native.vector import NativeEnv
 
-            return NativeEnv(NATIVE_TASKS[resolved.id], num_envs)
+            task = find(resolved.id)
+            assert task is not None  # it was found by ``resolve``
+            return NativeEnv(task, num_envs)
         case "mujoco":
             return _make_mujoco(resolved.id, num_envs)
         case "atari":
@@ -173,6 +194,40 @@ def make(
             options = {"processes": True, "timeout": timeout, "restart": restart}
             options = options if resolved.backend == "gymnasium-async" else {}
             return GymnasiumEnv(resolved.id, num_envs, first=first, reading=reading, **options)
+
+
+def register(name: str, env: Any) -> None:
+    """Register an environment as ``name``, for ``poise train module:name`` and ``poise.train``.
+
+    One that was registered under this name before is replaced.
+
+    Args:
+        name: not one of Gymnasium's, and without a colon.
+        env: a class derived from ``poise.Task`` or ``poise.JaxEnv``, or a function that makes a ``JaxEnv``.
+
+    Raises:
+        EnvError: the name is not free, or a part of the environment is missing.
+    """
+    from poise.envs.tasks import GYMNASIUMS, TASKS, Task
+
+    if name in GYMNASIUMS or ":" in name or not name:
+        reason = "it is Gymnasium's" if name in GYMNASIUMS else "a name has no colon"
+        raise EnvError(f"{name!r} cannot be registered: {reason}")
+    is_task = isinstance(env, type) and issubclass(env, Task)
+    needed = ("model", "frame_skip") if is_task else ()
+    if isinstance(env, type):
+        missing = [part for part in needed if not hasattr(env, part)]
+        missing += sorted(getattr(env, "__abstractmethods__", ()))
+        if missing:
+            raise EnvError(f"{name}: {env.__name__} has no {', '.join(missing)}")
+    if is_task:
+        kind: Any = env
+        TASKS[name] = kind
+        return
+    from poise.envs.native.names import register_jax_env
+
+    maker: Any = env
+    register_jax_env(name, maker)
 
 
 def _make_mujoco(id: str, num_envs: int) -> VectorEnv:

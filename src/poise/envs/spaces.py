@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
@@ -20,7 +20,15 @@ LEAST_GRAY_SIDE = 16  # pixels of an image of two axes
 MaskSource = Literal["obs", "method", "info"]  # what has the mask of the choices
 
 
-def read_spec(id: str, env: gym.Env, limit: int | None, masks: MaskSource | None) -> Spec:
+@runtime_checkable
+class HasSpaces(Protocol):
+    """An environment of Gymnasium, or one in JAX."""
+
+    observation_space: gym.Space
+    action_space: gym.Space
+
+
+def read_spec(id: str, env: HasSpaces, limit: int | None, masks: MaskSource | None) -> Spec:
     """The spec of an environment. ``masks``: where it has masks besides its observation; None: nowhere.
 
     Raises:

@@ -23,11 +23,20 @@ from poise import defaults, envs
 from poise.envs.checking import Checked, EnvFault, described
 from poise.envs.gymnasium import is_registered, make_plain, spec_of
 from poise.envs.mujoco_warnings import hear_mujoco
+from poise.envs.native.names import find
 from poise.envs.spaces import MaskSource
 from poise.envs.vector import EnvError
 from poise.health.findings import SEVERITIES, Finding, by_severity
 from poise.health.forecast import costs, in_words
-from poise.health.probing import Play, Send, TaskAdapter, Watched, fault_in_words, without_poise_lines
+from poise.health.probing import (
+    JaxAdapter,
+    Play,
+    Send,
+    TaskAdapter,
+    Watched,
+    fault_in_words,
+    without_poise_lines,
+)
 from poise.health.symptoms import RULES
 from poise.spec import MASK, Spec
 from poise.system.terminal import typed
@@ -212,7 +221,8 @@ def _read(resolved: envs.Resolved, is_task: bool, send: Send) -> tuple[Spec, Mas
     """The spec of the environment, and where it has masks. An environment with choices is reset for that."""
     id = resolved.id
     if is_task:
-        return envs.make(id, 1).spec, None
+        spec = envs.make(id, 1).spec
+        return spec, "obs" if spec.masked else None
     env = Checked(make_plain(id), id, 0)
     send("doing", "starting an episode (seed 0)")
     try:
@@ -225,6 +235,10 @@ def _read(resolved: envs.Resolved, is_task: bool, send: Send) -> tuple[Spec, Mas
 def _instance(resolved: envs.Resolved, is_task: bool, masks: MaskSource | None, index: int) -> Checked:
     """An environment that is played."""
     id = resolved.id
+    if is_task and resolved.backend == "native":
+        task = find(id)
+        assert task is not None  # it was resolved
+        return Checked(Watched(JaxAdapter(task.env)), id, index, masks)
     if is_task:
         return Checked(TaskAdapter(resolved), id, index)
     return Checked(Watched(make_plain(id)), id, index, masks)

@@ -1,4 +1,4 @@
-"""Collects rollouts from tasks written in JAX, compiled together with the policy."""
+"""Collects rollouts from environments in JAX, compiled together with the policy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from poise.algo.hyperparameters import Number
 from poise.algo.networks import Policy
@@ -17,7 +17,8 @@ from poise.algo.normalize import Normalizer
 from poise.algo.state import carry_size
 from poise.arrays import filled, named, part, prefixed
 from poise.config import Config
-from poise.envs.native import NativeEnv, NativeTask, World, advance, begin, empty_world, observe
+from poise.envs.native.jax_env import JaxTask, World, advance, begin, empty_world, observe
+from poise.envs.native.vector import NativeEnv
 from poise.seeds import Stream, stream_key
 from poise.spec import Spec
 from poise.training.acting import ActionScale, see_and_remember
@@ -27,7 +28,7 @@ from poise.types import Rollout, Tensor
 
 
 class _Native(eqx.Module):
-    """The world of a native task, the index of each running episode, and what the policy's memory holds."""
+    """The world, the index of each running episode, and what the policy's memory holds."""
 
     world: World
     index: Int[Array, " N"]
@@ -50,7 +51,7 @@ class _Numbers(NamedTuple):
 class _Play:
     """What ``_collect`` is compiled for."""
 
-    task: NativeTask
+    task: JaxTask
     num_steps: int
     normalize_obs: bool
     scale_actions: bool
@@ -58,7 +59,7 @@ class _Play:
 
 
 class NativeCollector:
-    """Steps a native task and the networks in one compiled scan."""
+    """Steps environments in JAX and the policy in one compiled scan."""
 
     def __init__(self, env: NativeEnv, config: Config):
         self._config = config
@@ -141,14 +142,11 @@ def _collect(
     num_envs = now.index.size
     # for the whole rollout at once; a step reads its row
     noise = _noise(keys.noise, task.spec, play.num_steps, num_envs)
-    places = jnp.arange(num_envs)
 
     def restart(now: _Native, mask: Bool[Tensor, " N"]) -> _Native:
         index = now.index + mask.astype(jnp.int32)
-        # the key of an episode depends on its environment and its number alone, as on the host
-        per_episode = jax.vmap(lambda n, i: jax.random.fold_in(jax.random.fold_in(keys.episode, n), i))
         carry = None if now.carry is None else jnp.where(mask[:, None], 0.0, now.carry)
-        return _Native(begin(task, now.world, mask, per_episode(places, index)), index, carry)
+        return _Native(begin(task, now.world, mask, _episode_keys(keys.episode, index)), index, carry)
 
     def act(obs: PyTree[Array], noise: Float[Array, " noise"], carry: Float[Array, " S"] | None):
         obs = normalizer.scale(obs, enabled=play.normalize_obs, bound=numbers.obs_bound)
@@ -159,7 +157,7 @@ def _collect(
     def step(now: _Native, noise: Float[Array, "N noise"]):
         obs = observe(task, now.world)
         action, scaled, carry = jax.vmap(act)(obs, noise, now.carry)
-        world, out = advance(task, now.world, scaled)
+        world, out = advance(task, now.world, scaled, _episode_keys(keys.episode, now.index))
         begins = now.world.elapsed == 0 if play.has_memory else None
         row = obs, action, out.reward, out.next_obs, out.terminated, out.truncated, begins
         return restart(_Native(world, now.index, carry), out.terminated | out.truncated), row
@@ -172,6 +170,12 @@ def _collect(
     if begins is not None:  # a first episode whose clock is ahead begins here, too
         begins = begins.at[0].set(begins[0] | begin_all)
     return now, Rollout(*facts, begins=begins, carry=first.carry)
+
+
+def _episode_keys(key: PRNGKeyArray, index: Int[Array, " N"]) -> Shaped[Array, " N"]:
+    """Of the running episodes: they depend on the environment and the number of its episode alone."""
+    places = jnp.arange(index.size)
+    return jax.vmap(lambda n, i: jax.random.fold_in(jax.random.fold_in(key, n), i))(places, index)
 
 
 def _noise(key: PRNGKeyArray, spec: Spec, num_steps: int, num_envs: int) -> Float[Array, "T N noise"]:

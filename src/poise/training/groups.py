@@ -17,7 +17,7 @@ from poise.arrays import ArraysError, part, prefixed
 from poise.checked import ConfigError
 from poise.config import Config
 from poise.envs import VectorEnv
-from poise.envs.native import NativeEnv
+from poise.envs.native.vector import NativeEnv
 from poise.training.collector import Collected, Collector, Group
 from poise.training.compiled import NativeCollector
 from poise.training.host import HostCollector

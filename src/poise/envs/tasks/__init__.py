@@ -20,7 +20,6 @@ from poise.envs.tasks.locomotion import (
 )
 from poise.envs.tasks.pusher import PusherV5
 from poise.envs.tasks.reacher import ReacherV4, ReacherV5
-from poise.envs.vector import EnvError
 
 TASKS: dict[str, type[Task]] = {
     "InvertedPendulum-v4": InvertedPendulumV4,
@@ -46,23 +45,3 @@ TASKS: dict[str, type[Task]] = {
     "HumanoidStandup-v5": HumanoidStandupV5,
 }
 GYMNASIUMS = frozenset(TASKS)  # tasks that Gymnasium has as well
-
-
-def register(name: str, task: type[Task]) -> None:
-    """Register ``task`` as ``name``, for ``poise train module:name`` and ``poise.train``.
-
-    A task that was registered under this name before is replaced.
-
-    Raises:
-        EnvError: the name is one of Gymnasium's or contains a colon, or a part of the task is missing.
-    """
-    if name in GYMNASIUMS or ":" in name or not name:
-        raise EnvError(
-            f"{name!r} cannot be registered: "
-            + ("it is Gymnasium's" if name in GYMNASIUMS else "a name has no colon")
-        )
-    missing = [part for part in ("model", "frame_skip") if not hasattr(task, part)]
-    missing += sorted(getattr(task, "__abstractmethods__", ()))
-    if missing:
-        raise EnvError(f"{name}: {task.__name__} has no {', '.join(missing)}")
-    TASKS[name] = task

@@ -1,15 +1,17 @@
 """Pendulum in JAX, as Gymnasium's Pendulum-v1 and as the Pendulum-v0 of OpenAI Gym, and its picture."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gymnasium.spaces import Box
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 
-from poise.envs.native import NativeTask
-from poise.spec import Spec
+from poise.envs.native.jax_env import JaxEnv
+
+_LIMITS = np.array([1, 1, 8], np.float32)  # of cos, sin and speed
 
 
 class PendulumState(NamedTuple):
@@ -17,25 +19,20 @@ class PendulumState(NamedTuple):
     speed: Float[Array, ""]  # rad/s
 
 
-class Pendulum(NativeTask):
+class Pendulum(JaxEnv):
     """Swing a pole up with too weak a motor. Reward: -(angle^2 + 0.1 speed^2 + 0.001 torque^2).
 
     v1 limits the speed before the angle is integrated with it, v0 after: they differ only in a
     step whose speed would exceed 8 rad/s.
     """
 
-    version: int
+    observation_space = Box(-_LIMITS, _LIMITS)
+    action_space = Box(-2.0, 2.0, (1,))
+    time_limit = 200
+    fps = 20.0  # its time step is 0.05 s
 
-    @property
-    def spec(self) -> Spec:
-        return Spec.flat(
-            id=f"Pendulum-v{self.version}",
-            obs_shape=(3,),
-            action_shape=(1,),
-            action_low=(-2.0,),
-            action_high=(2.0,),
-            time_limit=200,
-        )
+    def __init__(self, version: int = 1):
+        self.version = version
 
     def reset(self, *, key: PRNGKeyArray) -> PendulumState:
         angle, speed = jax.random.uniform(key, (2,), minval=-1.0, maxval=1.0)
@@ -45,7 +42,7 @@ class Pendulum(NativeTask):
         return jnp.stack([jnp.cos(state.angle), jnp.sin(state.angle), state.speed])
 
     def step(
-        self, state: PendulumState, action: Float[Array, "1"]
+        self, state: PendulumState, action: Float[Array, "1"], *, key: PRNGKeyArray
     ) -> tuple[PendulumState, Float[Array, ""], Bool[Array, ""]]:
         gravity, mass, length, dt, max_speed = 10.0, 1.0, 1.0, 0.05, 8.0
         torque = jnp.clip(action[0], -2.0, 2.0)
@@ -57,16 +54,16 @@ class Pendulum(NativeTask):
         moved = state.angle + (speed if self.version >= 1 else unlimited) * dt
         return PendulumState(moved, speed), -cost, jnp.array(False)
 
+    def draw(self, state: PendulumState, action: Any | None) -> UInt8[np.ndarray, "height width 3"]:
+        cos, sin = math.cos(state.angle), math.sin(state.angle)
+        return draw_pendulum(np.array([cos, sin, state.speed]), 0.0 if action is None else float(action[0]))
 
-NATIVE_TASKS: dict[str, NativeTask] = {"Pendulum-v0": Pendulum(0), "Pendulum-v1": Pendulum(1)}
 
 SIZE = 480  # width and height in pixels
 _OVERSAMPLING = 3  # drawn so many times larger, then reduced: smooth edges
 
 
-def draw_pendulum(
-    obs: Float[np.ndarray, "3"], torque: float, max_torque: float
-) -> UInt8[np.ndarray, "height width 3"]:
+def draw_pendulum(obs: Float[np.ndarray, "3"], torque: float) -> UInt8[np.ndarray, "height width 3"]:
     """The pole, its hinge, and an arc that shows the torque (counterclockwise is positive).
 
     Drawn with Pillow; Gymnasium draws with pygame.
@@ -89,7 +86,7 @@ def draw_pendulum(
     dot(*tip, width / 2, "#c2571a")
     dot(center, center, width / 5, "#333333")
 
-    share = max(-1.0, min(1.0, torque / max_torque))
+    share = max(-1.0, min(1.0, torque / 2))
     if abs(share) > 0.02:
         radius, sweep = 0.16 * scale, 150 * abs(share)
         box = (center - radius, center - radius, center + radius, center + radius)
