@@ -19,7 +19,9 @@ from poise.health.diagnosis import RULES
 
 @pytest.mark.pages
 @pytest.mark.parametrize("as_written", WRITTEN)
-@pytest.mark.parametrize("page", ["reading", "robots", "export", "environments", "observations", "reports"])
+@pytest.mark.parametrize(
+    "page", ["reading", "robots", "export", "environments", "observations", "reports", "jax"]
+)
 def test_every_command_of_the_page_runs(page, as_written, tmp_path):
     run_commands(f"{page}.md", tmp_path, as_written=as_written)
 
@@ -94,6 +96,10 @@ def test_the_two_machines_on_the_page_of_scale_work_as_two_nodes_of_this_one(tmp
 )
 def test_the_page_shows_the_example_itself(page, file):
     assert blocks(page, "python")[0] == (ROOT / "examples" / file).read_text()
+
+
+def test_the_page_of_jax_shows_a_part_of_the_example():
+    assert blocks("jax.md", "python")[0] in (ROOT / "examples" / "hover.py").read_text()
 
 
 def test_the_environments_page_names_every_finding():

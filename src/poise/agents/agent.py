@@ -11,6 +11,7 @@ from jaxtyping import Float
 from poise import envs
 from poise.agents.evaluation import UNLIMITED, Evaluation, Limits, Player, evaluate_agent
 from poise.config import LAST_SEED, Config
+from poise.envs.naming import names_module
 from poise.envs.packing import Obs, first_of, pack, read_leaves, unpack_action
 from poise.errors import PoiseError
 from poise.spec import MASK, Spec
@@ -226,7 +227,7 @@ class Agent:
             AgentError: the agent's own names a module, and ``env`` does not repeat it.
         """
         own = self._manifest.env
-        if env is None and ":" in own:
+        if env is None and names_module(own):
             raise AgentError(
                 f"this agent's environment {own!r} names a Python module; to import and run it, "
                 f"repeat the name: {typed('--env', own)} (in Python: env={own!r})"

@@ -156,7 +156,7 @@ class _JaxStage:
         env = envs.make(task.id, 1, task.backend)
         assert isinstance(env, NativeEnv)
         self._env, self.spec, self.fps = env, env.spec, env.task.env.fps
-        with video_errors(task.id):
+        with _headless(), video_errors(task.id):
             self.reset(0)
             self.draw()
 

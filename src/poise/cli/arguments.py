@@ -92,7 +92,9 @@ def _address(words: list[str]) -> str:
 
 def find_modules_here(env: str | None) -> None:
     """Lets ``module:Task`` import a module from the working directory, as ``python -m`` does."""
-    if env and ":" in env:
+    from poise.envs.naming import names_module
+
+    if env and names_module(env):
         sys.path.insert(0, os.getcwd())
 
 

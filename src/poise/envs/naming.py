@@ -32,7 +32,7 @@ PACKAGES = {
 # the extra that has a module
 EXTRAS = {"ale_py": "atari", "minatar": "minatar", "minigrid": "minigrid", "popgym": "popgym"}
 # the word before the colon of an environment in JAX, which is also the name of an extra: the package
-JAX_PACKAGES = {"gymnax": "gymnax"}
+JAX_PACKAGES = {"gymnax": "gymnax", "playground": "mujoco_playground", "brax": "brax"}
 REGISTER = 'gymnasium.register("Mine-v0", {})'
 
 
@@ -55,6 +55,11 @@ def checked_name(env: object) -> str:
         f"Write {REGISTER.format(maker)}, where {maker} is the class or a function that returns a new "
         'environment, then give "Mine-v0"'
     )
+
+
+def names_module(id: str) -> bool:
+    """Whether an id names a module of the user, such as ``tank:Tank``: its code would run."""
+    return ":" in id and id.partition(":")[0] not in JAX_PACKAGES
 
 
 def import_module_of(id: str) -> str:

@@ -238,7 +238,7 @@ def _instance(resolved: envs.Resolved, is_task: bool, masks: MaskSource | None, 
     if is_task and resolved.backend == "native":
         task = find(id)
         assert task is not None  # it was resolved
-        return Checked(Watched(JaxAdapter(task.env)), id, index, masks)
+        return Checked(Watched(JaxAdapter(task)), id, index, masks)
     if is_task:
         return Checked(TaskAdapter(resolved), id, index)
     return Checked(Watched(make_plain(id)), id, index, masks)

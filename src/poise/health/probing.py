@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from jaxtyping import Float, Int8, Shaped
 
 from poise import envs
 from poise.envs.checking import Checked, EnvFault
-from poise.envs.native.jax_env import JaxEnv, reset_one, step_one
+from poise.envs.native.jax_env import JaxTask
 from poise.spec import MASK, Leaf, Spec
 from poise.training.acting import ActionScale, quiet
 
@@ -141,25 +140,23 @@ class TaskAdapter(gym.Env):
 class JaxAdapter(gym.Env):
     """One environment in JAX with Gymnasium's interface."""
 
-    def __init__(self, env: JaxEnv):
-        self._env = env
-        self.observation_space, self.action_space = env.observation_space, env.action_space
-        self._reset, self._observe = jax.jit(partial(reset_one, env)), jax.jit(env.observe)
-        self._step = jax.jit(partial(step_one, env))
+    def __init__(self, task: JaxTask):
+        self._task, self._limit = task, task.spec.time_limit
+        self.observation_space, self.action_space = task.env.observation_space, task.env.action_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
         self._key, self._elapsed = jax.random.key(0 if seed is None else seed), 0
-        self._state = self._reset(self._key)
+        self._state = self._task.reset(self._key)
         return self._obs(), {}
 
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict]:
         elapsed = np.int32(self._elapsed)
-        self._state, reward, terminated = self._step(self._state, action, self._key, elapsed)
+        self._state, reward, terminated = self._task.step(self._state, action, self._key, elapsed)
         self._elapsed += 1
-        return self._obs(), float(reward), bool(terminated), self._elapsed == self._env.time_limit, {}
+        return self._obs(), float(reward), bool(terminated), self._elapsed == self._limit, {}
 
     def _obs(self) -> Any:
-        return jax.tree.map(np.array, self._observe(self._state))
+        return jax.tree.map(np.array, self._task.observe(self._state))
 
 
 def _space(leaf: Leaf) -> gym.Space:

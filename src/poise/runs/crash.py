@@ -12,6 +12,7 @@ from poise.agents.evaluation import Evaluation
 from poise.config import LAST_SEED
 from poise.envs.checking import Crash, EnvFault
 from poise.envs.gymnasium import GymnasiumEnv
+from poise.envs.naming import names_module
 from poise.errors import PoiseError
 from poise.runs.writers.writer import Writer
 from poise.store.files import MOST_VALUES, FileError, read_json, write_text
@@ -117,7 +118,7 @@ def replay(path: Path, *, env: str | None = None, timeout: float = 60.0) -> Repl
         ReplayError: the file is damaged, its environment names a module, or its actions do not fit it.
     """
     crash = read_crash(path)
-    if env is None and ":" in crash.env:
+    if env is None and names_module(crash.env):
         raise ReplayError(
             f"{path}: its environment {crash.env!r} names a Python module; to import and run it, repeat the "
             f"name: {typed('--env', crash.env)}"

@@ -12,6 +12,7 @@ import jax
 from poise import envs
 from poise.checked import ConfigError
 from poise.config import Config
+from poise.envs.naming import names_module
 from poise.placement import two_devices
 from poise.runs.folders import RunError, clear, disk_errors, new_folder, same_directory, set_aside, status
 from poise.runs.options import Options
@@ -150,7 +151,7 @@ def _resumed(run: Path, usable: Usable, changes: Changes, conditions: Conditions
 
 def _check_name(run: Path, saved: str, env: str | None) -> None:
     """Refuses to import a module because a folder names it. ``env``: the name that the user repeats."""
-    if env is None and ":" in saved:
+    if env is None and names_module(saved):
         raise RunError(
             f"{run}: its environment {saved!r} names a Python module; to import and run it, "
             f"repeat the name: {typed('--env', saved)} (in Python: env={saved!r})"

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from poise import envs
 from poise.checked import ConfigError
 from poise.config import LAST_SEED, Config
+from poise.envs.naming import names_module
 from poise.errors import PoiseError, StorageError
 from poise.health.diagnosis import diagnose
 from poise.runs.folders import new_folder, status
@@ -227,7 +228,7 @@ def proceed_experiment(
     """
     ids, plan = _read_plan(folder)
     for id in ids:
-        if ":" in id and env != id:
+        if names_module(id) and env != id:
             add = f"add --env {shlex.quote(id)}"
             raise ExperimentError(f"{folder}: its environment {id!r} names a Python module: {add}")
     if env is not None and env not in ids:

@@ -1,13 +1,9 @@
 """gymnax's environments: ``gymnax:CartPole-v1``. The only file that imports gymnax."""
 
 import dataclasses
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, cast
 
 import gymnasium as gym
-import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnax import make as make_gymnax
@@ -15,6 +11,7 @@ from gymnax import registered_envs
 from gymnax.environments import spaces
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
+from poise.envs.native.brax_style import their_ways
 from poise.envs.native.jax_env import JaxEnv
 
 # the first downloads its pictures when it is made, the second cannot take a step (gymnax 0.0.9)
@@ -27,16 +24,8 @@ def names() -> list[str]:
 
 
 def make(name: str) -> JaxEnv:
-    with _its_ways():
+    with their_ways():
         return _GymnaxEnv(*make_gymnax(name))
-
-
-@contextmanager
-def _its_ways() -> Iterator[None]:
-    """JAX as gymnax needs it, whatever this process demands of its own code, and without warnings of it."""
-    with warnings.catch_warnings(), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        warnings.simplefilter("ignore")
-        yield
 
 
 class _GymnaxEnv(JaxEnv):
@@ -54,7 +43,7 @@ class _GymnaxEnv(JaxEnv):
         self._unlimited = dataclasses.replace(params, max_steps_in_episode=type(limit)(_NEVER))
 
     def reset(self, *, key: PRNGKeyArray) -> PyTree:
-        with _its_ways():
+        with their_ways():
             obs, state = self._env.reset_env(key, self._params)
         return state, obs
 
@@ -64,7 +53,7 @@ class _GymnaxEnv(JaxEnv):
     def step(
         self, state: PyTree, action: PyTree, *, key: PRNGKeyArray
     ) -> tuple[PyTree, Float[Array, ""], Bool[Array, ""]]:
-        with _its_ways():
+        with their_ways():
             obs, after, reward, _, _ = self._env.step_env(key, state[0], action, self._params)
             # once more for the end without the limit: XLA computes what is the same only once
             _, _, _, terminated, _ = self._env.step_env(key, state[0], action, self._unlimited)

@@ -1,8 +1,10 @@
 """Environments in JAX: pure functions of one state, which are compiled together with the networks."""
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from typing import Any
 
 import equinox as eqx
@@ -92,13 +94,61 @@ class JaxTask:
             if not isinstance(getattr(env, name, None), gym.Space):
                 raise EnvError(f"{id}: {type(env).__name__}.{name} must be a space of gymnasium.spaces")
         task = cls(env, read_spec(id, env, env.time_limit, None))
-        _check_functions(task)
+        check_functions(task)
         return task
 
-    @property
-    def mask_source(self) -> Any:
-        """Where masks come from, as ``poise.envs.spaces.MaskSource``."""
-        return "obs" if self.spec.masked else None
+    # Traced once each, whatever calls them: the physics of a robot takes seconds to trace.
+
+    @cached_property
+    def reset(self) -> Callable[[PRNGKeyArray], PyTree[Array]]:
+        """The first state of the episode with this key."""
+        return jax.jit(lambda key: _strong(self.env.reset(key=key)), inline=True)
+
+    @cached_property
+    def observe(self) -> Callable[[PyTree[Array]], PyTree[Array]]:
+        """What an agent sees of a state, in the form of the space."""
+        return jax.jit(lambda state: self.env.observe(state), inline=True)
+
+    @cached_property
+    def step(self) -> Callable[..., tuple[PyTree[Array], Float[Array, ""], Bool[Array, ""]]]:
+        """From state, action, the key of the episode and its number of steps so far to state, reward, end."""
+
+        def step(state: PyTree, action: PyTree, key: PRNGKeyArray, elapsed: Int[Tensor, ""]):
+            # a branch of its own: whatever reset draws from the episode's key, a step draws something else
+            key = jax.random.fold_in(jax.random.fold_in(key, _STEPS), elapsed)
+            returned = self.env.step(state, action, key=key)
+            if not (isinstance(returned, tuple) and len(returned) == 3):
+                raise TypeError("step() must return (state, reward, terminated)")
+            state, reward, terminated = returned
+            return _strong(state), jnp.asarray(reward, jnp.float32), jnp.asarray(terminated, bool)
+
+        return jax.jit(step, inline=True)
+
+    @cached_property
+    def resets_are_dear(self) -> bool:
+        """Whether a reset computes so much that it should not run for episodes that go on."""
+        traced = jax.make_jaxpr(self.reset)(jax.eval_shape(jax.random.key, 0))
+        return _numbers_computed(traced.jaxpr) > MUCH
+
+
+_STEPS = 0x57E9  # which branch of an episode's key its steps draw from
+MUCH = 1000  # numbers; Pendulum's reset computes 28, MinAtar's Breakout's 5,900, a robot's 15,000 and more
+
+
+def _numbers_computed(jaxpr: Any) -> int:
+    """How many numbers a traced function computes, with those in between."""
+    count = 0
+    for equation in jaxpr.eqns:
+        count += sum(math.prod(result.aval.shape) for result in equation.outvars)
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        for inner in jax.tree.leaves(equation.params, is_leaf=_is_jaxpr):
+            if _is_jaxpr(inner):
+                count += times * _numbers_computed(getattr(inner, "jaxpr", inner))
+    return count
+
+
+def _is_jaxpr(x: Any) -> bool:
+    return hasattr(x, "eqns")
 
 
 class World(eqx.Module):
@@ -110,25 +160,48 @@ class World(eqx.Module):
 
 def begin(task: JaxTask, world: World, mask: Bool[Array, " N"], keys: Shaped[Array, " N"]) -> World:
     """The world with a new episode in each environment of ``mask``; ``keys``: of those episodes."""
-    fresh = jax.vmap(partial(reset_one, task.env))(keys)
+    started = _reset_some if task.resets_are_dear else _reset_all
+    return World(started(task, world.state, mask, keys), jnp.where(mask, 0, world.elapsed))
+
+
+def _reset_all(task: JaxTask, state: PyTree, mask: Bool[Array, " N"], keys: Shaped[Array, " N"]) -> PyTree:
+    """All N are reset, and those of ``mask`` chosen: one vectorized computation."""
 
     def choose(new, old):
         return jnp.where(mask.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
-    return World(jax.tree.map(choose, fresh, world.state), jnp.where(mask, 0, world.elapsed))
+    return jax.tree.map(choose, jax.vmap(task.reset)(keys), state)
+
+
+def _reset_some(task: JaxTask, state: PyTree, mask: Bool[Array, " N"], keys: Shaped[Array, " N"]) -> PyTree:
+    """Only those of ``mask`` are reset, some at a time: in most steps that is none."""
+    num_envs = mask.size
+    at_once = max(1, num_envs // 16)
+
+    def reset(now):
+        left, state = now
+        (places,) = jnp.nonzero(left, size=at_once, fill_value=num_envs)  # beyond the end: dropped below
+        fresh = jax.vmap(task.reset)(keys[jnp.minimum(places, num_envs - 1)])
+        state = jax.tree.map(lambda old, new: old.at[places].set(new, mode="drop"), state, fresh)
+        return left.at[places].set(False, mode="drop"), state
+
+    return jax.lax.while_loop(lambda now: jnp.any(now[0]), reset, (mask, state))[1]
 
 
 def empty_world(task: JaxTask, num_envs: int) -> World:
     """A world in which no episode has begun: all zeros."""
-    keys = jax.random.split(jax.random.key(0), num_envs)
-    state = jax.vmap(partial(reset_one, task.env))(keys)
-    zeros = jax.tree.map(lambda x: x if _is_key(x) else jnp.zeros_like(x), state)
-    return World(zeros, jnp.zeros(num_envs, jnp.int32))
+    state = jax.eval_shape(task.reset, jax.random.key(0))
+
+    def empty(x):
+        shape = (num_envs, *x.shape)
+        return jax.random.split(jax.random.key(0), shape) if _is_key(x) else jnp.zeros(shape, x.dtype)
+
+    return World(jax.tree.map(empty, state), jnp.zeros(num_envs, jnp.int32))
 
 
 def observe(task: JaxTask, world: World) -> PyTree[Array]:
     """The observations of all N as a policy reads them (``poise.spec.Spec``)."""
-    obs = jax.vmap(task.env.observe)(world.state)
+    obs = jax.vmap(task.observe)(world.state)
     return pack(task.spec, read_leaves(task.spec, obs), world.elapsed.size, xp=jnp)
 
 
@@ -141,30 +214,11 @@ def advance(
     a step follows from its number within the episode.
     """
     own = unpack_action(task.spec, action, xp=jnp)
-    step = jax.vmap(partial(step_one, task.env))
-    state, reward, terminated = step(world.state, own, keys, world.elapsed)
+    state, reward, terminated = jax.vmap(task.step)(world.state, own, keys, world.elapsed)
     after = World(state, world.elapsed + 1)
     limit = task.spec.time_limit
     truncated = jnp.zeros_like(terminated) if limit is None else after.elapsed >= limit
     return after, EnvStep(observe(task, after), reward, terminated, truncated)
-
-
-_STEPS = 0x57E9  # which branch of an episode's key its steps draw from
-
-
-def step_one(
-    env: JaxEnv, state: PyTree, action: PyTree, key: PRNGKeyArray, elapsed: Int[Tensor, ""]
-) -> tuple[PyTree[Array], Float[Array, ""], Bool[Array, ""]]:
-    """One step of one environment. ``key``: of its episode, of which ``elapsed`` steps are over."""
-    # a branch of its own: whatever reset draws from the episode's key, a step draws something else
-    key = jax.random.fold_in(jax.random.fold_in(key, _STEPS), elapsed)
-    state, reward, terminated = env.step(state, action, key=key)
-    return _strong(state), jnp.asarray(reward, jnp.float32), jnp.asarray(terminated, bool)
-
-
-def reset_one(env: JaxEnv, key: PRNGKeyArray) -> PyTree[Array]:
-    """The first state of the episode with this key."""
-    return _strong(env.reset(key=key))
 
 
 def _is_key(x: Any) -> bool:
@@ -177,7 +231,7 @@ def _strong(state: PyTree) -> PyTree[Array]:
     return jax.tree.map(lambda x: x if _is_key(x) else jax.lax.convert_element_type(x, x.dtype), arrays)
 
 
-def _check_functions(task: JaxTask) -> None:
+def check_functions(task: JaxTask) -> None:
     """Traces the three functions once, without computing anything.
 
     Raises:
@@ -186,16 +240,16 @@ def _check_functions(task: JaxTask) -> None:
     env, spec = task.env, task.spec
     key = jax.eval_shape(jax.random.key, 0)
 
-    def traced(name: str, function: Any, *arguments: Any, **named: Any) -> Any:
+    def traced(name: str, function: Any, *arguments: Any) -> Any:
         try:
-            return jax.eval_shape(function, *arguments, **named)
+            return jax.eval_shape(function, *arguments)
         except KeyboardInterrupt:
             raise
         except Exception as error:
             raise EnvError(f"{spec.id}: {name}() raised {message_of(error)}") from error
 
-    state = traced("reset", partial(reset_one, env), key)
-    obs = traced("observe", env.observe, state)
+    state = traced("reset", task.reset, key)
+    obs = traced("observe", task.observe, state)
     try:
         leaves = read_leaves(spec, obs)
     except (LookupError, TypeError):
@@ -203,27 +257,22 @@ def _check_functions(task: JaxTask) -> None:
             f"{spec.id}: observe() returned {_form(obs)}, its space is {env.observation_space}"
         ) from None
     for leaf in spec.obs:
-        array = leaves[leaf.name]
-        shape = getattr(array, "shape", None)
+        shape = getattr(leaves[leaf.name], "shape", None)
         if shape != leaf.shape and not (leaf.kind == "mask" and shape == (spec.num_logits,)):
             raise EnvError(
                 f"{spec.id}: observe() returned {leaf.name} of shape {shape}, its space has {leaf.shape}"
             )
-    action = jax.eval_shape(
-        lambda rows: jax.tree.map(lambda x: x[0], unpack_action(spec, rows, xp=jnp)),
-        jax.ShapeDtypeStruct((1, *spec.action_row), jnp.float32 if spec.boxes else jnp.int32),
-    )
-    stepped = traced("step", lambda s, a, key: env.step(s, a, key=key), state, action, key)
-    if not (isinstance(stepped, tuple) and len(stepped) == 3):
-        raise EnvError(f"{spec.id}: step() must return (state, reward, terminated)")
-    after = traced("step", lambda s, a, key: _strong(env.step(s, a, key=key)[0]), state, action, key)
+    rows = jax.ShapeDtypeStruct((1, *spec.action_row), jnp.float32 if spec.boxes else jnp.int32)
+    action = jax.eval_shape(lambda x: jax.tree.map(lambda y: y[0], unpack_action(spec, x, xp=jnp)), rows)
+    elapsed = jax.ShapeDtypeStruct((), jnp.int32)
+    after, *numbers = traced("step", task.step, state, action, key, elapsed)
     if _form(after) != _form(state):
         raise EnvError(
             f"{spec.id}: step() returned the state {_form(after)}, reset() {_form(state)}; shapes and dtypes "
             "must stay the same"
         )
-    for name, value in zip(("reward", "terminated"), stepped[1:], strict=True):
-        if getattr(value, "shape", None) != ():
+    for name, value in zip(("reward", "terminated"), numbers, strict=True):
+        if value.shape != ():
             raise EnvError(f"{spec.id}: step() returned {name} of shape {value.shape}, it must be one number")
 
 

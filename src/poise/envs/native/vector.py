@@ -39,8 +39,8 @@ class NativeEnv:
         return EnvStep(*values)
 
     def state(self, index: int) -> Any:
-        """The state of one environment, as arrays of NumPy."""
-        return jax.tree.map(lambda x: np.asarray(x[index]), self._world.state)
+        """The state of one environment."""
+        return jax.tree.map(lambda x: x[index], self._world.state)
 
     def snapshot(self) -> dict[str, Any]:
         return {**named(self._world), "seeds": self._seeds}

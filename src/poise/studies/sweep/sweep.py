@@ -29,6 +29,7 @@ from poise import envs
 from poise.checked import ConfigError
 from poise.config import LAST_SEED, Config
 from poise.envs.checking import EnvFault
+from poise.envs.naming import names_module
 from poise.errors import PoiseError, TrainingError
 from poise.runs.folders import new_folder, same_directory, status
 from poise.runs.options import Options
@@ -363,7 +364,7 @@ def read_plan(folder: Path, *, env: str | None = None) -> Plan:
         raise SweepError(str(error) if isinstance(error, FileError) else f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise SweepError(f"{path}: is damaged: {error!r:.200}") from error
-    if ":" in id and env != id:
+    if names_module(id) and env != id:
         add = f"add --env {shlex.quote(id)}"
         raise SweepError(f"{folder}: its environment {id!r} names a Python module: {add}")
     if env is not None and env != id:
