@@ -11,8 +11,8 @@ from gymnasium import spaces
 
 import poise
 from poise.config import PPO, Config
-from poise.envs import EnvError, make, registry, resolve
-from poise.envs.native import names
+from poise.envs import EnvError, make, naming, registry, resolve
+from poise.envs.native import jax_env, names
 from poise.envs.native.jax_env import JaxEnv, JaxTask
 from poise.envs.native.vector import NativeEnv
 from poise.envs.packing import map_arrays, pack, unpack_action
@@ -234,6 +234,38 @@ def test_a_package_says_what_it_has_and_a_missing_one_how_to_install_it(monkeypa
     monkeypatch.setattr(names, "_PACKAGED", {})
     with pytest.raises(EnvError, match="gymnax: needs the extra gymnax; to install it"):
         resolve("gymnax:CartPole-v1")
+
+
+def test_a_dear_reset_runs_for_some_and_gives_the_same_states(monkeypatch):
+    """As the reset of all N, of which some are chosen."""
+    task = names.find("gymnax:Breakout-MinAtar")
+    assert task.resets_are_dear
+    assert not names.find("Pendulum-v1").resets_are_dear
+    world = jax_env.empty_world(task, 40)
+    keys = jax.random.split(jax.random.key(1), 40)
+    for share in (0.0, 0.1, 1.0):
+        mask = jax.random.uniform(jax.random.key(2), 40) < share
+        some, every = (
+            jax.jit(reset, static_argnums=0)(task, world.state, mask, keys)
+            for reset in (jax_env._reset_some, jax_env._reset_all)
+        )
+        jax.tree.map(np.testing.assert_array_equal, some, every)
+
+
+@pytest.mark.parametrize("id", ["playground:CartpoleBalance", "brax:inverted_pendulum"])
+def test_a_robot_of_a_package_is_trained_and_resumes_with_the_same_bits(id):
+    config = Config(total_steps=3 * 16, num_envs=2, ppo=PPO(num_steps=8, minibatch_size=16))
+    whole = list(iterations(config, make(id, 2)))
+    assert whole[0].rollout.obs.shape == (8, 2, make(id, 1).spec.obs_size)
+    assert np.isfinite(np.asarray(whole[-1].rollout.obs)).all()
+    (last,) = iterations(config, make(id, 2), Start(whole[1].state, whole[1].world))
+    jax.tree.map(np.testing.assert_array_equal, last.rollout, whole[2].rollout)
+
+
+def test_the_name_of_a_package_is_not_a_module_of_the_user():
+    assert not naming.names_module("brax:ant")
+    assert not naming.names_module("Pendulum-v1")
+    assert naming.names_module("hover:Hover")
 
 
 def test_masks_and_images_reach_the_networks():

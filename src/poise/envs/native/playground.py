@@ -44,4 +44,5 @@ class _Playground(BraxStyle):
         for field in ("qpos", "qvel", "mocap_pos", "mocap_quat"):
             getattr(self._data, field)[:] = jax.device_get(getattr(state.data, field))
         _mj.mj_forward(self.env.mj_model, self._data)
-        return np.ascontiguousarray(self._viewer.render("rgb_array"))
+        camera = 0 if self.env.mj_model.ncam else None  # its authors' first one
+        return np.ascontiguousarray(self._viewer.render("rgb_array", camera_id=camera))
