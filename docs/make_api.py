@@ -27,6 +27,7 @@ ORDER = [
     "Progress",
     "Spec",
     "Task",
+    "JaxEnv",
     "PoiseError",
     "PRESETS",
 ]
