@@ -35,13 +35,13 @@ class Cell(eqx.Module):
     def __init__(self, num_features: int, size: int, kind: Memory, *, key: PRNGKeyArray):
         gates = 3 if kind == "gru" else 4
         for_input, for_memory = jax.random.split(key)
-
-        def weights(key: PRNGKeyArray, rows: int) -> Float[Array, "rows gates"]:
-            # of each gate by itself: orthogonal matrices keep the size of what passes through them
-            draw = jax.vmap(lambda k: jax.nn.initializers.orthogonal(1.0)(k, (rows, size), jnp.float32))
-            return jnp.concatenate([*draw(jax.random.split(key, gates))], axis=1)
-
-        self.from_input, self.from_memory = weights(for_input, num_features), weights(for_memory, size)
+        orthogonal = jax.nn.initializers.orthogonal(1.0)
+        # of each gate by itself: orthogonal matrices keep the size of what passes through them
+        inputs = [
+            orthogonal(k, (num_features, size), jnp.float32) for k in jax.random.split(for_input, gates)
+        ]
+        memories = [orthogonal(k, (size, size), jnp.float32) for k in jax.random.split(for_memory, gates)]
+        self.from_input, self.from_memory = jnp.concatenate(inputs, axis=1), jnp.concatenate(memories, axis=1)
         bias = jnp.zeros(gates * size)
         self.bias = bias if kind == "gru" else bias.at[size : 2 * size].set(1.0)
         self.kind = kind
