@@ -12,6 +12,7 @@ from gymnasium import spaces
 import poise
 from poise.config import PPO, Config
 from poise.envs import EnvError, make, naming, registry, resolve
+from poise.envs.checking import EnvFault
 from poise.envs.native import jax_env, names
 from poise.envs.native.jax_env import JaxEnv, JaxTask
 from poise.envs.native.vector import NativeEnv
@@ -123,30 +124,69 @@ def test_a_training_resumes_with_the_same_bits():
     assert [e.length for e in whole[1].episodes] == [5] * len(whole[1].episodes)
 
 
+class Branches(Walk):
+    def step(self, state, action, *, key):
+        if state > 0:
+            return state, 1.0, False
+        return -state, 0.0, False
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         ({"observation_space": None}, "observation_space must be a space of gymnasium.spaces"),
         ({"observation_space": spaces.Text(3)}, "no network reads Text"),
-        ({"reset": lambda self, *, key: 1 / 0}, "reset() raised ZeroDivisionError"),
+        ({"time_limit": 0}, "time_limit must be a whole number >= 1 or None; it is 0"),
+        ({"time_limit": "40"}, "time_limit must be a whole number >= 1 or None; it is '40'"),
+        ({"reset": lambda self, *, key: 1 / 0}, "reset() raised ZeroDivisionError: division by zero (line "),
+        ({"reset": lambda self, *, seed: 0}, "reset() takes no key; write def reset(self, *, key)"),
+        ({"reset": lambda self, *, key: None}, "reset() returned no array; it must return the state"),
+        ({"reset": lambda self, *, key: (0.0, {})}, "reset() returned (state, {}); it must return the state"),
         ({"observe": lambda self, state: state}, "observe() returned obs of shape (), its space has (1,)"),
+        ({"observe": lambda self, state: [state]}, "observe() returned list, not an array"),
         (
             {"observation_space": spaces.Dict(here=spaces.Box(0, 1, (1,)))},
-            "observe() returned float32[1], its space is Dict('here': Box(0.0, 1.0, (1,), float32))",
+            "observe() returned no 'here'; its space is Dict('here': Box(0.0, 1.0, (1,), float32))",
+        ),
+        (
+            {
+                "observation_space": spaces.Box(0, 255, (8, 8, 1), np.uint8),
+                "observe": lambda self, state: jnp.zeros((8, 8, 1)),
+            },
+            "observe() returned image as float32, its space has uint8",
         ),
         (
             {"step": lambda self, state, action, *, key: state},
-            "step() must return (state, reward, terminated)",
+            "step() returned one value, it must return (state, reward, terminated)",
+        ),
+        (
+            {"step": lambda self, state, action, *, key: (state, 0.0, False, False, {})},
+            "step() returned 5 values, it must return (state, reward, terminated)",
         ),
         (
             {"step": lambda self, state, action, *, key: (action, 0.0, False)},
-            "step() returned the state int32[], reset() float32[]; shapes and dtypes must stay the same",
+            "state is float32[] after reset() and int32[] after step(); shapes and dtypes must stay the same",
+        ),
+        (
+            {"step": lambda self, state, action, *, key: ({"a": state}, 0.0, False)},
+            "step() returned the state {a: float32[]}, reset() float32[]",
         ),
         (
             {"step": lambda self, state, action, *, key: (state, jnp.zeros(2), False)},
             "step() returned reward of shape (2,), it must be one number",
         ),
-        ({"step": lambda self, state, action: None}, "unexpected keyword argument 'key'"),
+        (
+            {"step": lambda self, state, action, *, key: (state, 0.0, 1)},
+            "step() returned terminated as int32, it must be a boolean",
+        ),
+        (
+            {"step": lambda self, state, action: None},
+            "step() takes no key; write def step(",
+        ),
+        (
+            {"step": Branches.step},
+            "step() uses a value of the state, action or key in Python's if, while or int(), or in NumPy (",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_sentence(changes, sentence):
@@ -266,6 +306,32 @@ def test_the_name_of_a_package_is_not_a_module_of_the_user():
     assert not naming.names_module("brax:ant")
     assert not naming.names_module("Pendulum-v1")
     assert naming.names_module("hover:Hover")
+
+
+class Forbidding(Everything):
+    def observe(self, state):
+        obs = super().observe(state)
+        obs[MASK] = jnp.where(state["count"] == 2, obs[MASK].at[:3].set(0), obs[MASK])
+        return obs
+
+
+def test_a_mask_that_allows_nothing_is_a_fault_of_the_environment():
+    config = Config(total_steps=64, num_envs=2, ppo=PPO(num_steps=16, minibatch_size=16))
+    with pytest.raises(EnvFault, match=r"It, environment 0, episode seed \d+, step 2: action_mask allows no"):
+        next(iterations(config, env_of(Forbidding(), 2)))
+
+
+class Poles(Everything):
+    def step(self, state, action, *, key):
+        after, reward, terminated = super().step(state, action, key=key)
+        after["aim"] = jnp.where(after["count"] == 3, jnp.nan, after["aim"])
+        return after, reward * 0, terminated
+
+
+def test_a_number_that_is_not_finite_is_named_as_the_environment_does():
+    config = Config(total_steps=64, num_envs=2, ppo=PPO(num_steps=16, minibatch_size=16))
+    with pytest.raises(EnvFault, match=r"step 3: obs aim\[0\] is nan"):
+        next(iterations(config, env_of(Poles(), 2)))
 
 
 def test_masks_and_images_reach_the_networks():

@@ -77,7 +77,7 @@ for name, (maker, _) in MAKERS.items():
 def findings(id):
     instances = [Checked(make_plain(id), id, number) for number in range(2)]
     spec, _ = spec_of(lambda: Checked(make_plain(id), id, 0))
-    play = Play(id, spec, instances, lambda kind, content: None, is_task=False, seconds=1.0)
+    play = Play(id, spec, instances, lambda kind, content: None, kind="gymnasium", seconds=1.0)
     return list(check_rendering(play))
 
 

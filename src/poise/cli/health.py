@@ -97,6 +97,8 @@ def check(
     if path.is_file() or (path / "crash.json").exists() or path.suffix == ".json":
         _check_crash(path, env, env_timeout, json_)
         return
+    if (path / "config.json").exists():
+        raise ConfigError(f"{path}: this run has no crash.json: no episode of a failed environment was kept")
     if env is not None:
         raise ConfigError("--env is only for a crash.json; to check an environment, pass its name alone")
     from poise.health.inspection import inspect

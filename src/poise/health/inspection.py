@@ -30,6 +30,7 @@ from poise.health.findings import SEVERITIES, Finding, by_severity
 from poise.health.forecast import costs, in_words
 from poise.health.probing import (
     JaxAdapter,
+    Kind,
     Play,
     Send,
     TaskAdapter,
@@ -188,24 +189,23 @@ def look(id: str, send: Send, *, seconds: float = SECONDS) -> Iterator[Finding]:
     """
     resolved = envs.resolve(id)
     hear_mujoco()
-    # it exists only on the batch engine or in JAX, or only its backend has the preprocessing
-    is_task = resolved.backend == "atari" or not is_registered(id)
-    page = "docs/robots.md" if is_task else "docs/environments.md"
+    kind = _kind_of(resolved)
+    page = {"task": "docs/robots.md", "jax": "docs/jax.md"}.get(kind, "docs/environments.md")
     try:
-        spec, masks = _read(resolved, is_task, send)
+        spec, masks = _read(resolved, kind, send)
         send("facts", _describe(spec, resolved.backend, masks))
-        instances = [_instance(resolved, is_task, masks, i) for i in range(2)]
+        instances = [_instance(resolved, kind, masks, i) for i in range(2)]
     except EnvError as error:
         yield _cannot_be_made(f"{error}".strip(), "poise cannot train on it.", f"see {page}")
         return
     except Exception as error:
-        if isinstance(error, EnvFault) and not is_task:  # of the first reset
+        if isinstance(error, EnvFault) and kind == "gymnasium":  # of the first reset
             yield _breaks(without_poise_lines(str(error)))
             return
         what = f"{error}" if isinstance(error, EnvFault) else f"making it raised {described(error)}"
         yield _cannot_be_made(what, "No training can start.", "fix the problem that the message describes")
         return
-    play = Play(id, spec, instances, send, is_task=is_task, seconds=seconds)
+    play = Play(id, spec, instances, send, kind=kind, seconds=seconds)
     only_notes = True
     for finding in _apply_rules(play, resolved, send):
         only_notes &= finding.severity == "note"
@@ -213,14 +213,23 @@ def look(id: str, send: Send, *, seconds: float = SECONDS) -> Iterator[Finding]:
     for env in instances:
         with suppress(Exception):
             env.close()
-    if only_notes and not is_task and masks is None:  # its random actions ignore a mask
+    if only_notes and kind == "gymnasium" and masks is None:  # its random actions ignore a mask
         yield from _run_gymnasium_checker(id, send)
 
 
-def _read(resolved: envs.Resolved, is_task: bool, send: Send) -> tuple[Spec, MaskSource | None]:
+def _kind_of(resolved: envs.Resolved) -> Kind:
+    """What is played: Gymnasium's version of a task, if there is one."""
+    if resolved.backend == "atari":  # only the backend has the preprocessing
+        return "task"
+    if is_registered(resolved.id):
+        return "gymnasium"
+    return "jax" if resolved.backend == "native" else "task"
+
+
+def _read(resolved: envs.Resolved, kind: Kind, send: Send) -> tuple[Spec, MaskSource | None]:
     """The spec of the environment, and where it has masks. An environment with choices is reset for that."""
     id = resolved.id
-    if is_task:
+    if kind != "gymnasium":
         spec = envs.make(id, 1).spec
         return spec, "obs" if spec.masked else None
     env = Checked(make_plain(id), id, 0)
@@ -232,14 +241,14 @@ def _read(resolved: envs.Resolved, is_task: bool, send: Send) -> tuple[Spec, Mas
         raise
 
 
-def _instance(resolved: envs.Resolved, is_task: bool, masks: MaskSource | None, index: int) -> Checked:
+def _instance(resolved: envs.Resolved, kind: Kind, masks: MaskSource | None, index: int) -> Checked:
     """An environment that is played."""
     id = resolved.id
-    if is_task and resolved.backend == "native":
+    if kind == "jax":
         task = find(id)
         assert task is not None  # it was resolved
         return Checked(Watched(JaxAdapter(task)), id, index, masks)
-    if is_task:
+    if kind == "task":
         return Checked(TaskAdapter(resolved), id, index)
     return Checked(Watched(make_plain(id)), id, index, masks)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import jax
@@ -36,6 +36,7 @@ STICKY = 0.95  # probability that a sticky action is repeated: about 20 steps on
 STICKY_STEPS = 1000  # limit of one episode with repeated or extreme actions
 Send = Callable[[str, Any], None]
 Mask = Int8[np.ndarray, " M"] | None  # which values of the choices are allowed; None: all of them
+Kind = Literal["gymnasium", "task", "jax"]  # a class of Gymnasium's, a task of the batch engine, a JaxEnv
 Choose = Callable[[int, Mask], Any]  # the action for each step, as the environment gets it
 
 
@@ -191,14 +192,14 @@ class Play:
         spec: its spaces and time limit.
         instances: two of the same environment; the first is played, the second compared with it.
         send: is told what is being done.
-        is_task: whether it is a task of poise's own backends (``TaskAdapter``), not one of Gymnasium.
+        kind: how it is written; what helps depends on that.
         seconds: limit of random play; a fast environment needs a tenth of that.
     """
 
     def __init__(
-        self, id: str, spec: Spec, instances: Sequence[Checked], send: Send, *, is_task: bool, seconds: float
+        self, id: str, spec: Spec, instances: Sequence[Checked], send: Send, *, kind: Kind, seconds: float
     ):
-        self.id, self.spec, self.is_task = id, spec, is_task
+        self.id, self.spec, self.kind = id, spec, kind
         self.env, self.other = instances
         self.seconds = seconds
         self.random_episodes: list[PlayedEpisode] = []
@@ -218,6 +219,10 @@ class Play:
             0 if self._nested else np.array([first for part in spec.choices for first in part.first])
         )
         self._batched = batch_space(self.env.action_space, 1)
+
+    def advice(self, *, gymnasium: str, task: str, jax: str) -> str:
+        """What helps, by how the environment is written."""
+        return {"gymnasium": gymnasium, "task": task, "jax": jax}[self.kind]
 
     @property
     def episodes(self) -> list[PlayedEpisode]:
@@ -407,7 +412,7 @@ def without_poise_lines(text: str) -> str:
 def fault_in_words(fault: EnvFault, play: Play) -> str:
     """The message of a fault; for a ``TaskAdapter`` that of the task's own fault, with seed and step."""
     inner = fault.__cause__
-    if not (play.is_task and isinstance(inner, EnvFault)):
+    if not (play.kind == "task" and isinstance(inner, EnvFault)):
         return without_poise_lines(str(fault))
     seed, step = play.current
     place = f"step {step}" if step else "at its reset"

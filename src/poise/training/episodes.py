@@ -11,7 +11,7 @@ from poise.config import Config
 from poise.envs.checking import EnvFault
 from poise.errors import DIVERGED, TrainingError
 from poise.seeds import Stream, episode_seed
-from poise.spec import Episode, Spec
+from poise.spec import MASK, NUMBERS, Episode, Spec
 from poise.training.collector import Group
 from poise.types import Rollout
 
@@ -120,17 +120,56 @@ def check_numbers(
     t = min(int(np.argwhere(mask)[0, 0]) for mask in odd.values())
     name, mask = next((name, mask) for name, mask in odd.items() if mask[t].any())
     n, entry = np.argwhere(mask[t])[0].tolist()
-    done = np.asarray(rollout.terminated | rollout.truncated)
-    ended = np.flatnonzero(done[:t, n])
-    step = int(t - ended[-1] if len(ended) else t + 1 + length[n])
-    step -= name == "action" or name.startswith("obs")  # these exist before the step
-    from_seed = episode_seed(seed, Stream.TRAINING, first + n, int(index[t, n]))
-    place = f"{spec.id}, environment {first + n}, episode seed {from_seed}, step {step}"
+    before = name == "action" or name.startswith("obs")  # these exist before the step
+    place = _place(rollout, index, length, spec, seed, first, row=(t, n), before=before)
     value = arrays[name].reshape(num_steps, num_envs, -1)[t, n, entry]
     if name == "action":
         raise TrainingError(f"{place}: the policy's action is {value}. {DIVERGED}")
-    what = "reward" if name == "reward" else f"{name.removeprefix('next_')}[{entry}]"
+    what = "reward" if name == "reward" else _entry(spec, name.removeprefix("next_"), entry)
     raise EnvFault(f"{place}: {what} is {value}", first + n)
+
+
+def check_masks(
+    rollout: Rollout, index: Int[np.ndarray, "T N"], length: Int[np.ndarray, " N"], spec: Spec, seed: int
+) -> None:
+    """Refuses a rollout with a mask that forbids every value of a choice. Arguments: as ``check_numbers``."""
+    if not spec.masked:
+        return
+    starts = np.cumsum((0, *spec.sizes[:-1]))
+    allowed = np.logical_or.reduceat(np.asarray(rollout.obs[MASK]), starts, axis=-1).all(axis=-1)
+    if not allowed.all():
+        t, n = np.argwhere(~allowed)[0].tolist()
+        place = _place(rollout, index, length, spec, seed, 0, row=(t, n), before=True)
+        raise EnvFault(f"{place}: {MASK} allows no action", n)
+
+
+def _place(
+    rollout: Rollout,
+    index: Int[np.ndarray, "T N"],
+    length: Int[np.ndarray, " N"],
+    spec: Spec,
+    seed: int,
+    first: int,
+    *,
+    row: tuple[int, int],
+    before: bool,
+) -> str:
+    """Environment, episode and step of a row in words; ``before``: of what exists before its step."""
+    t, n = row
+    ended = np.flatnonzero(np.asarray(rollout.terminated | rollout.truncated)[:t, n])
+    step = int(t - ended[-1] if len(ended) else t + 1 + length[n]) - before
+    from_seed = episode_seed(seed, Stream.TRAINING, first + n, int(index[t, n]))
+    return f"{spec.id}, environment {first + n}, episode seed {from_seed}, step {step}"
+
+
+def _entry(spec: Spec, name: str, entry: int) -> str:
+    """A number of an observation by the name of its array in the environment: ``obs arm.position[2]``."""
+    if name == f"obs {NUMBERS}" or (name == "obs" and len(spec.obs) > 1):
+        for leaf in spec.obs:
+            if entry < leaf.width:
+                return f"obs {leaf.name}[{entry}]"
+            entry -= leaf.width
+    return f"{name}[{entry}]"
 
 
 def _by_name(rollout: Rollout) -> dict[str, np.ndarray]:

@@ -1,10 +1,12 @@
 """Environments in JAX: pure functions of one state, which are compiled together with the networks."""
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -14,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped, UInt8
 
-from poise.envs.packing import pack, read_leaves, unpack_action
+from poise.envs.packing import at, pack, read_leaves, unpack_action
 from poise.envs.spaces import read_spec
 from poise.envs.vector import EnvError, EnvStep
 from poise.errors import message_of
@@ -93,7 +95,10 @@ class JaxTask:
         for name in ("observation_space", "action_space"):
             if not isinstance(getattr(env, name, None), gym.Space):
                 raise EnvError(f"{id}: {type(env).__name__}.{name} must be a space of gymnasium.spaces")
-        task = cls(env, read_spec(id, env, env.time_limit, None))
+        limit = env.time_limit
+        if limit is not None and (type(limit) is not int or limit < 1):
+            raise EnvError(f"{id}: time_limit must be a whole number >= 1 or None; it is {limit!r}")
+        task = cls(env, read_spec(id, env, limit, None))
         check_functions(task)
         return task
 
@@ -118,9 +123,13 @@ class JaxTask:
             key = jax.random.fold_in(jax.random.fold_in(key, _STEPS), elapsed)
             returned = self.env.step(state, action, key=key)
             if not (isinstance(returned, tuple) and len(returned) == 3):
-                raise TypeError("step() must return (state, reward, terminated)")
+                had = f"{len(returned)} values" if isinstance(returned, tuple) else "one value"
+                raise _Wrong(f"step() returned {had}, it must return (state, reward, terminated)")
             state, reward, terminated = returned
-            return _strong(state), jnp.asarray(reward, jnp.float32), jnp.asarray(terminated, bool)
+            if jnp.asarray(terminated).dtype != bool:
+                dtype = jnp.asarray(terminated).dtype
+                raise _Wrong(f"step() returned terminated as {dtype}, it must be a boolean")
+            return _strong(state), jnp.asarray(reward, jnp.float32), jnp.asarray(terminated)
 
         return jax.jit(step, inline=True)
 
@@ -231,6 +240,10 @@ def _strong(state: PyTree) -> PyTree[Array]:
     return jax.tree.map(lambda x: x if _is_key(x) else jax.lax.convert_element_type(x, x.dtype), arrays)
 
 
+class _Wrong(Exception):
+    """A sentence about what a function of the environment returned."""
+
+
 def check_functions(task: JaxTask) -> None:
     """Traces the three functions once, without computing anything.
 
@@ -245,35 +258,84 @@ def check_functions(task: JaxTask) -> None:
             return jax.eval_shape(function, *arguments)
         except KeyboardInterrupt:
             raise
+        except _Wrong as error:
+            raise EnvError(f"{spec.id}: {error}") from None
         except Exception as error:
-            raise EnvError(f"{spec.id}: {name}() raised {message_of(error)}") from error
+            raise EnvError(f"{spec.id}: {name}() {_failure(error)}") from error
 
+    for name, arguments in (("reset", "self, *, key"), ("step", "self, state, action, *, key")):
+        if "key" not in inspect.signature(getattr(env, name)).parameters:
+            raise EnvError(f"{spec.id}: {name}() takes no key; write def {name}({arguments})")
     state = traced("reset", task.reset, key)
-    obs = traced("observe", task.observe, state)
-    try:
-        leaves = read_leaves(spec, obs)
-    except (LookupError, TypeError):
-        raise EnvError(
-            f"{spec.id}: observe() returned {_form(obs)}, its space is {env.observation_space}"
-        ) from None
-    for leaf in spec.obs:
-        shape = getattr(leaves[leaf.name], "shape", None)
-        if shape != leaf.shape and not (leaf.kind == "mask" and shape == (spec.num_logits,)):
-            raise EnvError(
-                f"{spec.id}: observe() returned {leaf.name} of shape {shape}, its space has {leaf.shape}"
-            )
+    if not jax.tree.leaves(state):
+        raise EnvError(f"{spec.id}: reset() returned no array; it must return the state")
+    if isinstance(state, tuple) and state[1:] == ({},):
+        raise EnvError(f"{spec.id}: reset() returned (state, {{}}); it must return the state alone")
+    _check_observation(task, traced("observe", task.observe, state))
     rows = jax.ShapeDtypeStruct((1, *spec.action_row), jnp.float32 if spec.boxes else jnp.int32)
     action = jax.eval_shape(lambda x: jax.tree.map(lambda y: y[0], unpack_action(spec, x, xp=jnp)), rows)
     elapsed = jax.ShapeDtypeStruct((), jnp.int32)
     after, *numbers = traced("step", task.step, state, action, key, elapsed)
-    if _form(after) != _form(state):
-        raise EnvError(
-            f"{spec.id}: step() returned the state {_form(after)}, reset() {_form(state)}; shapes and dtypes "
-            "must stay the same"
-        )
+    if jax.tree.structure(after) != jax.tree.structure(state):
+        raise EnvError(f"{spec.id}: step() returned the state {_form(after)}, reset() {_form(state)}")
+    for (path, new), old in zip(jax.tree.leaves_with_path(after), jax.tree.leaves(state), strict=True):
+        if (new.shape, new.dtype) != (old.shape, old.dtype):
+            where = jax.tree_util.keystr(path)
+            raise EnvError(
+                f"{spec.id}: state{where} is {_form(old)} after reset() and {_form(new)} after step(); "
+                "shapes and dtypes must stay the same"
+            )
     for name, value in zip(("reward", "terminated"), numbers, strict=True):
         if value.shape != ():
             raise EnvError(f"{spec.id}: step() returned {name} of shape {value.shape}, it must be one number")
+
+
+def _check_observation(task: JaxTask, obs: Any) -> None:
+    """Refuses observations of another form than their space."""
+    spec, space = task.spec, task.env.observation_space
+    for leaf in spec.obs:
+        name = "an array" if not leaf.path else repr(leaf.name)
+        try:
+            array, declared = at(obs, leaf.path), at(space, leaf.path)
+        except (LookupError, TypeError):
+            raise EnvError(f"{spec.id}: observe() returned no {name}; its space is {space}") from None
+        if not hasattr(array, "shape"):
+            raise EnvError(f"{spec.id}: observe() returned {type(array).__name__}, not {name}")
+        flat = leaf.kind == "mask" and array.shape == (spec.num_logits,)
+        if array.shape != leaf.shape and not flat:
+            shapes = f"of shape {array.shape}, its space has {leaf.shape}"
+            raise EnvError(f"{spec.id}: observe() returned {leaf.name} {shapes}")
+        # pixels are scaled by the bounds of their space, so its dtype must be theirs
+        if leaf.kind == "image" and array.dtype != declared.dtype:
+            dtypes = f"as {array.dtype}, its space has {declared.dtype}"
+            raise EnvError(f"{spec.id}: observe() returned {leaf.name} {dtypes}")
+
+
+_CONCRETE = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerBoolConversionError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
+
+_HERE = str(Path(__file__).parents[2])  # the folder of poise
+
+
+def _failure(error: Exception) -> str:
+    """What an environment's function did wrong, in one line, with the line of its file."""
+    where, trace = "", error.__traceback__
+    while trace is not None:  # the last line that is neither of poise nor of an installed package
+        file = trace.tb_frame.f_code.co_filename
+        if not file.startswith((_HERE, "<")) and "site-packages" not in file:
+            where = f" (line {trace.tb_lineno} of {file})"
+        trace = trace.tb_next
+    if isinstance(error, _CONCRETE):
+        return (
+            f"uses a value of the state, action or key in Python's if, while or int(), or in NumPy{where}; "
+            "the value is not known when the function is compiled: use jnp.where, jax.lax and jax.numpy"
+        )
+    return f"raised {message_of(error).splitlines()[0]}{where}"
 
 
 def _form(tree: Any) -> str:

@@ -114,9 +114,11 @@ def _ignored(play: Play, compared: int) -> Iterator[Finding]:
         "error",
         f"in {compared:,} steps, other actions led to the same observations and rewards",
         "Nothing can be learned if actions have no effect.",
-        "use the action in outcome, or check that an actuator moves what is observed"
-        if play.is_task
-        else "use the action in step",
+        play.advice(
+            gymnasium="use the action in step",
+            task="use the action in outcome, or check that an actuator moves what is observed",
+            jax="use the action in step",
+        ),
     )
 
 
@@ -139,7 +141,7 @@ def check_action_size(play: Play) -> Iterator[Finding]:
         f"action {_unbounded(play.spec)} has no bounds, and {observed}",
         "A policy begins with actions of a size of about 1. It takes long to find much larger ones.",
         "give the action space bounds (the agent's [-1, 1] is rescaled to them), or multiply the action in "
-        + ("the MJCF file (gear)" if play.is_task else "step"),
+        + play.advice(gymnasium="step", task="the MJCF file (gear)", jax="step"),
     )
 
 

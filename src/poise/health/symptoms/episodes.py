@@ -130,10 +130,14 @@ def _not_repeatable(play: Play, seed: int, step: int, *, other: bool) -> Finding
         f"seed {seed} with the same actions gave another result at step {step}"
         + (" in another instance" if other else " the second time"),
         "Two trainings with the same seed differ, and a stopped training cannot resume exactly.",
-        "draw only from the rng that draw() and vary() are given, compute observe and outcome from the batch "
-        "alone, keep no state in the task, and name in derived the fields that only outcome reads"
-        if play.is_task
-        else "draw everything from self.np_random, which reset(seed=...) seeds, and reset all state in reset",
+        play.advice(
+            gymnasium="draw everything from self.np_random, which reset(seed=...) seeds, and reset all state "
+            "in reset",
+            task="draw only from the rng that draw() and vary() are given, compute observe and outcome from "
+            "the batch alone, keep no state in the task, and name in derived the fields that only outcome "
+            "reads",
+            jax="draw everything from key with jax.random, and keep everything that changes in the state",
+        ),
     )
 
 
@@ -148,7 +152,11 @@ def check_starts(play: Play) -> Iterator[Finding]:
             "The agent learns this start alone. If nothing else is random, all episodes of its score are the "
             "same.",
             "vary the start a little in "
-            + ("draw(), with the rng that it is given" if play.is_task else "reset, with self.np_random"),
+            + play.advice(
+                gymnasium="reset, with self.np_random",
+                task="draw(), with the rng that it is given",
+                jax="reset, with numbers drawn from key",
+            ),
         )
 
 
@@ -173,7 +181,11 @@ def check_ends(play: Play) -> Iterator[Finding]:
             f"no time limit is declared, so the discount is {defaults.GAMMA_UNLIMITED:g}, a horizon of "
             f"{horizon:.0f} steps; an episode lasted {longest:,}",
             "Rewards farther ahead than the horizon count little.",
-            ("set time_limit in the task" if play.is_task else "declare max_episode_steps")
+            play.advice(
+                gymnasium="declare max_episode_steps",
+                task="set time_limit in the task",
+                jax="set time_limit in the class",
+            )
             + ", or set the discount: --ppo.gamma 0.997",
         )
 
@@ -185,10 +197,12 @@ def _limit_as_termination(play: Play, episodes: int, steps: int) -> Finding:
         f"all {episodes} episodes, with different actions, were terminated at step {steps:,}",
         "This looks like a time limit. terminated says that nothing comes after: the value function learns "
         "that the world ends there, without seeing when.",
-        "set time_limit in the task instead"
-        if play.is_task
-        else "return truncated=True instead, or register the environment with max_episode_steps; or observe "
-        "how many steps are left",
+        play.advice(
+            gymnasium="return truncated=True instead, or register the environment with max_episode_steps; or "
+            "observe how many steps are left",
+            task="set time_limit in the task instead",
+            jax="set time_limit in the class instead",
+        ),
     )
 
 

@@ -100,12 +100,13 @@ def check_declared_space(play: Play) -> Iterator[Finding]:
             continue  # checked at each step
         space, rows = play.space(leaf), [obs[leaf.name] for episode in play.episodes for obs in episode.obs]
         if isinstance(space, gym.spaces.Box) and rows[0].dtype != space.dtype:
+            in_numpy = f"return np.asarray(obs, np.{space.dtype})"
             yield Finding(
                 "observation-dtype",
                 "note",
                 f"observations{_quoted(leaf)} are {rows[0].dtype}, their space says {space.dtype}",
                 "poise uses them as they are. Other programs may not.",
-                f"return np.asarray(obs, np.{space.dtype})",
+                play.advice(gymnasium=in_numpy, task=in_numpy, jax=f"return obs.astype(jnp.{space.dtype})"),
             )
         yield from _outside(leaf, space, rows)
 

@@ -19,7 +19,7 @@ def check_rendering(play: Play) -> Iterator[Finding]:
     Nothing is drawn here: without a screen that can fail for other reasons. Tasks of poise's own backends and
     Gymnasium's environments are not checked.
     """
-    if play.is_task or not is_anothers(registered_name(play.id)):
+    if play.kind != "gymnasium" or not is_anothers(registered_name(play.id)):
         return
     spec = gym.spec(registered_name(play.id))
     if not _takes_render_mode(spec):
