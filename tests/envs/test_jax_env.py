@@ -17,6 +17,7 @@ from poise.envs.native import jax_env, names
 from poise.envs.native.jax_env import JaxEnv, JaxTask
 from poise.envs.native.vector import NativeEnv
 from poise.envs.packing import map_arrays, pack, unpack_action
+from poise.health.inspection import look
 from poise.spec import MASK
 from poise.training.loop import Start, iterations
 
@@ -342,3 +343,22 @@ def test_masks_and_images_reach_the_networks():
         assert np.take_along_axis(mask, picks[..., None].astype(int), axis=-1).all()
         assert progress.rollout.obs["camera"].dtype == np.uint8
     assert dataclasses.fields(progress)
+
+
+@pytest.mark.parametrize(
+    ("draw", "problem"),
+    [
+        (JaxEnv.draw, "there is no draw(state, action)"),
+        (
+            lambda self, state, action: np.zeros((4, 4)),
+            "draw() must return a picture: an array of uint8, height",
+        ),
+        (lambda self, state, action: 1 / 0, "ZeroDivisionError: division by zero"),
+        (lambda self, state, action: np.zeros((4, 4, 3), np.uint8), None),
+    ],
+)
+def test_check_says_whether_a_film_can_be_made(monkeypatch, draw, problem):
+    monkeypatch.setattr(names, "REGISTERED", {"Drawn-v0": type("Drawn", (Walk,), {"draw": draw})})
+    found = [f.seen for f in look("Drawn-v0", lambda *_: None, seconds=0.2) if f.rule == "no-draw"]
+    assert len(found) == (problem is not None)
+    assert all(f"no picture: {problem}" in text for text in found)

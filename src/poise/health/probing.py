@@ -24,7 +24,7 @@ from jaxtyping import Float, Int8, Shaped
 
 from poise import envs
 from poise.envs.checking import Checked, EnvFault
-from poise.envs.native.jax_env import JaxTask
+from poise.envs.native.jax_env import JaxEnv, JaxTask
 from poise.spec import MASK, Leaf, Spec
 from poise.training.acting import ActionScale, quiet
 
@@ -155,6 +155,14 @@ class JaxAdapter(gym.Env):
         self._state, reward, terminated = self._task.step(self._state, action, self._key, elapsed)
         self._elapsed += 1
         return self._obs(), float(reward), bool(terminated), self._elapsed == self._limit, {}
+
+    @property
+    def env_in_jax(self) -> JaxEnv:
+        return self._task.env
+
+    def draw(self) -> Any:
+        """A picture of the state."""
+        return self._task.env.draw(self._state, None)
 
     def _obs(self) -> Any:
         return jax.tree.map(np.array, self._task.observe(self._state))

@@ -7,8 +7,11 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import load_env_creator
 
+from poise.agents.stages import checked_frame
 from poise.envs.gymnasium import registered_name
 from poise.envs.naming import is_anothers
+from poise.envs.native.jax_env import JaxEnv
+from poise.errors import message_of
 from poise.health.findings import Finding
 from poise.health.probing import Play
 
@@ -16,9 +19,13 @@ from poise.health.probing import Play
 def check_rendering(play: Play) -> Iterator[Finding]:
     """An environment of the user can be made with render_mode="rgb_array", and draws itself.
 
-    Nothing is drawn here: without a screen that can fail for other reasons. Tasks of poise's own backends and
-    Gymnasium's environments are not checked.
+    Nothing is drawn here: without a screen that can fail for other reasons. Only the ``draw`` of a class in
+    JAX, which has no screen, draws the start. Tasks of poise's own backends and Gymnasium's environments are
+    not checked.
     """
+    if play.kind == "jax":
+        yield from _check_draw(play.env.unwrapped)
+        return
     if play.kind != "gymnasium" or not is_anothers(registered_name(play.id)):
         return
     spec = gym.spec(registered_name(play.id))
@@ -37,6 +44,29 @@ def check_rendering(play: Play) -> Iterator[Finding]:
         "No film of the agent can be made. The training itself is not affected.",
         'set metadata = {"render_modes": ["rgb_array"]}, accept render_mode in __init__ and return an image '
         "from render(); or train with --no-video",
+    )
+
+
+def _check_draw(adapter: Any) -> Iterator[Finding]:
+    """A class in JAX of the user draws a picture of a start. Those of packages are taken as they are."""
+    env = adapter.env_in_jax
+    if type(env).__module__.partition(".")[0] == "poise":
+        return
+    if type(env).draw is JaxEnv.draw:
+        problem = "there is no draw(state, action)"
+    else:
+        try:
+            adapter.reset(seed=0)
+            checked_frame(adapter.draw(), "draw()")
+            return
+        except Exception as error:  # it is the user's
+            problem = message_of(error).removeprefix("TypeError: ")
+    yield Finding(
+        "no-draw",
+        "note",
+        f"no picture: {problem}",
+        "No film of the agent can be made. The training itself is not affected.",
+        "return an image from draw(state, action), made with NumPy or Pillow; or train with --no-video",
     )
 
 
