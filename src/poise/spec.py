@@ -18,7 +18,8 @@ MOST_CHOICES = 16  # of one part that are measured one by one
 NUMBERS, MASK = "numbers", "action_mask"  # keys of an observation that has more than numbers
 
 # what steps an environment
-Backend = Literal["auto", "mujoco", "native", "atari", "gymnasium", "gymnasium-async"]
+Backend = Literal["auto", "mujoco", "native", "mjx", "atari", "gymnasium", "gymnasium-async"]
+IN_JAX = frozenset({"native", "mjx"})  # backends whose environments are compiled with the networks
 Path = tuple[str | int, ...]  # keys of dictionaries and places in tuples, from the outside to an array
 
 

@@ -14,7 +14,7 @@ from poise.agents.intervals import mean_interval
 from poise.envs import VectorEnv
 from poise.envs.packing import Obs
 from poise.seeds import Stream, episode_seed
-from poise.spec import Spec
+from poise.spec import IN_JAX, Spec
 from poise.system.threads import one_blas_thread
 from poise.training.acting import Acting, ActionScale, empty_carry, quiet
 
@@ -92,7 +92,7 @@ def evaluation_lanes(backend: str, episodes: int, limits: Limits = UNLIMITED) ->
 
     Fewer if the step limit would be used up before each of them had ended an episode.
     """
-    lanes = min(episodes, 128 if backend in ("mujoco", "native") else 16)
+    lanes = min(episodes, 128 if backend in ("mujoco", *IN_JAX) else 16)
     if limits.steps is None or limits.longest is None:
         return lanes
     return min(lanes, max(1, limits.steps // limits.longest))

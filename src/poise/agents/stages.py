@@ -18,7 +18,7 @@ from poise.envs.mujoco_warnings import hear_mujoco
 from poise.envs.packing import Obs, first_of, map_arrays, pack, unpack_action
 from poise.envs.spaces import native_action, read_alike
 from poise.errors import PoiseError, message_of
-from poise.spec import Spec
+from poise.spec import IN_JAX, Spec
 from poise.system.extras import needs
 
 MAX_FPS = 30.0  # of a film; also the rate of an environment that names none
@@ -66,7 +66,7 @@ def open_stage(task: envs.Resolved) -> Stage:
     """
     if task.backend == "atari":
         return _AtariStage(task)
-    if task.backend == "native":
+    if task.backend in IN_JAX:
         return _JaxStage(task)
     return _GymnasiumStage(task) if is_registered(task.id) else _MujocoStage(task)
 

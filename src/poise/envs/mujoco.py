@@ -22,6 +22,7 @@ from poise.system.cores import num_cores
 _mj: Any = mujoco  # a static checker does not see its compiled names
 MjModel: TypeAlias = Any
 MjData: TypeAlias = Any
+AnyBatch: TypeAlias = Any  # mujoco's Batch, or one simulation on MJX with the same fields
 
 
 class Task(ABC):
@@ -30,6 +31,9 @@ class Task(ABC):
     The functions read fields of the batch like those of MjData, with a leading axis N: ``batch.qpos`` is
     ``[N, nq]``. A derived field (``xpos``, ``sensordata``, ...) describes the state before the last substep,
     as after ``mj_step``. Derived fields that are read must be named in ``derived``.
+
+    The functions also run compiled, on backend ``mjx``. There the fields and the actions are arrays of JAX
+    that NumPy's functions and operators accept, and N is 1. Those of ``batch.model`` stay NumPy's.
 
     Fields of the model that are named in ``varied`` (``body_mass``, ``geom_friction``, ``opt.gravity``, ...)
     may differ in each episode; ``vary`` draws them.
@@ -55,19 +59,19 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def observe(self, batch: Batch) -> Float[np.ndarray, "N O"] | Mapping[str, Float[np.ndarray, "N _"]]:
+    def observe(self, batch: AnyBatch) -> Float[np.ndarray, "N O"] | Mapping[str, Float[np.ndarray, "N _"]]:
         """The observations of the current state: one array, or several by name.
 
         Names serve options: with ``policy.see`` and ``value.see`` each network sees some of them.
         """
 
-    def remember(self, batch: Batch) -> Any:
+    def remember(self, batch: AnyBatch) -> Any:
         """A copy of the parts of the state before the step that ``outcome`` needs."""
         return None
 
     @abstractmethod
     def outcome(
-        self, batch: Batch, before: Any, action: Float[np.ndarray, "N A"]
+        self, batch: AnyBatch, before: Any, action: Any
     ) -> tuple[Float[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
         """Reward and termination of the step that just ended."""
 

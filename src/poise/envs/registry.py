@@ -12,7 +12,6 @@ from poise.envs.naming import (
     unknown,
 )
 from poise.envs.vector import EnvError, VectorEnv
-from poise.errors import message_of
 from poise.spec import Backend, Spec
 from poise.system.interrupts import refuse_imported_script
 
@@ -41,7 +40,7 @@ class Resolved(NamedTuple):
     """
 
     id: str
-    backend: Literal["mujoco", "native", "atari", "gymnasium", "gymnasium-async"]
+    backend: Literal["mujoco", "native", "mjx", "atari", "gymnasium", "gymnasium-async"]
     note: str | None = None
     reading: Spec | None = None
 
@@ -68,15 +67,15 @@ def resolve(id: str, backend: Backend = "auto") -> Resolved:
                 return Resolved(id, "native", note)
             replaced = True
         offered = sorted(REGISTERED)
-    if backend in ("auto", "mujoco"):
+    if backend in ("auto", "mujoco", "mjx"):
         from poise.envs.tasks import GYMNASIUMS, TASKS
 
         if (kind := TASKS.get(name)) is not None:
             if name not in GYMNASIUMS or is_gymnasiums(name, kind.time_limit):
-                return Resolved(id, "mujoco", note)
+                return Resolved(id, "mjx" if backend == "mjx" else "mujoco", note)
             replaced = True
         offered = sorted(TASKS)
-    if backend in ("native", "mujoco"):
+    if backend in ("native", "mujoco", "mjx"):
         if replaced:
             raise EnvError(
                 f"backend {backend} has Gymnasium's own {name}, but something else is registered under that "
@@ -160,8 +159,8 @@ def make(
     Args:
         id: a registered id, or ``module:name`` of an id or a class. The module is imported.
         num_envs: how many.
-        backend: ``auto`` takes the fastest one that has the environment: native (JAX), then mujoco (batch
-            engine), then atari (ale-py's vector environment), then gymnasium.
+        backend: ``auto`` takes the fastest one on a CPU that has the environment: native (JAX), then mujoco
+            (batch engine), then atari (ale-py's vector environment), then gymnasium.
         timeout: seconds for a step or a reset (gymnasium-async only); None: no limit.
         restart: whether an environment that fails is made again (gymnasium-async only); otherwise the fault
             is raised.
@@ -175,13 +174,8 @@ def make(
     refuse_imported_script()
     resolved = resolve(id, backend)
     match resolved.backend:
-        case "native":
-            from poise.envs.native.names import find
-            from poise.envs.native.vector import NativeEnv
-
-            task = find(resolved.id)
-            assert task is not None  # it was found by ``resolve``
-            return NativeEnv(task, num_envs)
+        case "native" | "mjx":
+            return _make_in_jax(resolved.id, num_envs, mjx=resolved.backend == "mjx")
         case "mujoco":
             return _make_mujoco(resolved.id, num_envs)
         case "atari":
@@ -230,15 +224,17 @@ def register(name: str, env: Any) -> None:
     register_jax_env(name, maker)
 
 
+def _make_in_jax(id: str, num_envs: int, *, mjx: bool) -> VectorEnv:
+    from poise.envs.native.names import find, find_task
+    from poise.envs.native.vector import NativeEnv
+
+    task = find_task(id) if mjx else find(id)
+    assert task is not None  # it was found by ``resolve``
+    return NativeEnv(task, num_envs)
+
+
 def _make_mujoco(id: str, num_envs: int) -> VectorEnv:
     from poise.envs.mujoco import MujocoEnv
-    from poise.envs.tasks import TASKS
+    from poise.envs.tasks import new_task
 
-    kind = TASKS[import_module_of(id)]
-    try:
-        task = kind()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # of sys.exit, too
-        raise EnvError(f"{id}: making its task raised {message_of(error)}") from error
-    return MujocoEnv(id, task, num_envs)
+    return MujocoEnv(id, new_task(id, import_module_of(id)), num_envs)

@@ -20,7 +20,7 @@ from poise.envs.packing import Obs, empty, map_arrays
 from poise.health.probing import Play
 from poise.runs.budget import make_budget
 from poise.runs.options import Options
-from poise.spec import MASK, Spec
+from poise.spec import IN_JAX, MASK, Spec
 from poise.system.cores import num_cores
 from poise.system.threads import start_jax
 from poise.training.acting import Chooser
@@ -54,7 +54,7 @@ def costs(play: Play, resolved: envs.Resolved) -> dict[str, Any]:
         "played_episodes": len(play.episodes),
         "played_steps": sum(episode.length for episode in play.episodes),
     }
-    if resolved.backend == "native":  # compiled with the networks: the time of a step alone says nothing
+    if resolved.backend in IN_JAX:  # compiled with the networks: the time of a step alone says nothing
         return facts
     per_step = step + reset / length if resolved.backend == "gymnasium" else _time_batch(resolved)
     seeing = see_images(play.spec)  # a gradient; acting and preparing a rollout cost about as much as two

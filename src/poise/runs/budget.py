@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from poise.agents.evaluation import LONGEST, Limits
 from poise.runs.options import Options
-from poise.spec import Spec
+from poise.spec import IN_JAX, Spec
 
 QUARTER = 4  # steps of the training for each step of the scores
 SHARES = {"score": 0.4, "choice": 0.2, "best": 0.4}  # of the budget; choice: all rivals together
@@ -74,7 +74,7 @@ def make_budget(
         trained_seconds: of the training.
     """
     usual = (spec.time_limit or trained_longest) * 100  # 100 episodes like those of the training
-    most, most_rival = USUAL[backend in ("mujoco", "native")]
+    most, most_rival = USUAL[backend in ("mujoco", *IN_JAX)]
     if options.eval_max_steps is None:
         whole = total_steps // QUARTER
         score = max(LEAST, int(SHARES["score"] * whole), min(most, usual))

@@ -32,6 +32,7 @@ from poise.runs.options import Options
 from poise.runs.presets import PRESETS
 from poise.runs.resuming import finished
 from poise.runs.session import resolved
+from poise.spec import IN_JAX
 from poise.store.claim import claimed
 from poise.store.files import FileError, own_folder, read_json, write_text
 from poise.studies import tables
@@ -185,7 +186,7 @@ def _tasks(
         raise ConfigError(f"seeds = {num_seeds}: the last seed must be <= {LAST_SEED}")
     refuse_workers(options)
     tasks = tuple(resolved(id, options.backend) for id in ids)
-    if any(task.backend == "native" for task in tasks):
+    if any(task.backend in IN_JAX for task in tasks):
         refuse_native_groups(config)
     if len({_slug(task.id) for task in tasks}) < len(tasks):
         raise ConfigError(f"ENV = {' '.join(ids)}: an environment is named twice")

@@ -100,7 +100,7 @@ def physics_alone(task: envs.Resolved, moves: list[Move]) -> dict[int, float]:
                 threads = range(1, min(num_cores(), num_envs) + 1)
                 steps = [(m.action, m.state) for m in moves]
                 times = {n: _seconds(partial(env.replay, steps, env.engine(n))) for n in threads}
-            case "native":
+            case "native" | "mjx":
                 actions = np.stack([m.action for m in moves])
                 env.reset(moves[0].reset, moves[0].seeds)
                 times = {0: _seconds(partial(env.replay, actions))}

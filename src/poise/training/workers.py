@@ -23,7 +23,7 @@ from poise.arrays import filled, named, shapes_with_origin
 from poise.checked import ConfigError
 from poise.config import Config
 from poise.errors import PoiseError
-from poise.spec import Episode, Spec
+from poise.spec import IN_JAX, Episode, Spec
 from poise.system import cluster
 from poise.system.machine import fingerprint
 from poise.system.streams import TextOut
@@ -75,9 +75,9 @@ def check_workers(count: int, config: Config, backend: str, ray: str | None) -> 
             f"ray = {ray!r}: has no effect on one training without --workers; with --seeds, and in poise "
             "experiment, sweep and reproduce, it spreads the trainings"
         )
-    if count and backend == "native":
+    if count and backend in IN_JAX:
         raise ConfigError(
-            f"workers = {count}: must be 0 on backend native, where the environments are compiled "
+            f"workers = {count}: must be 0 on backend {backend}, where the environments are compiled "
             "with the networks; --backend gymnasium has some to spread"
         )
     if count > config.env_groups:

@@ -85,10 +85,12 @@ class JaxTask:
 
     env: JaxEnv
     spec: Spec
+    backend: str
 
     @classmethod
-    def of(cls, id: str, env: JaxEnv) -> "JaxTask":
-        """
+    def of(cls, id: str, env: JaxEnv, *, backend: str = "native") -> "JaxTask":
+        """The environment, checked. ``backend``: for the terminal.
+
         Raises:
             EnvError: a space is missing or not supported, or the functions do not fit them or one another.
         """
@@ -98,7 +100,7 @@ class JaxTask:
         limit = env.time_limit
         if limit is not None and (type(limit) is not int or limit < 1):
             raise EnvError(f"{id}: time_limit must be a whole number >= 1 or None; it is {limit!r}")
-        task = cls(env, read_spec(id, env, limit, None))
+        task = cls(env, read_spec(id, env, limit, None), backend)
         check_functions(task)
         return task
 

@@ -56,6 +56,28 @@ def find(id: str) -> JaxTask | None:
     return _MADE[id][1]
 
 
+_TASKS: dict[str, tuple[Any, JaxTask]] = {}  # as _MADE, of tasks of the batch engine on MJX
+
+
+def find_task(id: str) -> JaxTask:
+    """A task of the batch engine on MJX. It is made once.
+
+    Raises:
+        EnvError: MJX is not installed, or it cannot simulate the task's model.
+    """
+    from poise.envs.tasks import TASKS, new_task
+
+    name = id.rpartition(":")[2]
+    kind = TASKS[name]
+    if id not in _TASKS or _TASKS[id][0] is not kind:
+        if not is_installed("mujoco.mjx"):
+            raise EnvError(f"backend mjx {needs('mjx')}")
+        from poise.envs.native.mjx import make_task
+
+        _TASKS[id] = kind, JaxTask.of(id, make_task(id, new_task(id, name)), backend="mjx")
+    return _TASKS[id][1]
+
+
 def _source(id: str) -> Callable[[], JaxEnv] | None:
     """What makes the environment."""
     module, _, name = id.rpartition(":")

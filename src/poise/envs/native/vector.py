@@ -23,7 +23,7 @@ class NativeEnv:
         self.task = task
         self.spec = task.spec
         self.num_envs = num_envs
-        self.backend = "native (compiled with the networks)"
+        self.backend = f"{task.backend} (compiled with the networks)"
         self._world = empty_world(task, num_envs)
         self._seeds = np.zeros(num_envs, np.uint32)  # of the running episodes
 

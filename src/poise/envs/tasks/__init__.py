@@ -20,6 +20,8 @@ from poise.envs.tasks.locomotion import (
 )
 from poise.envs.tasks.pusher import PusherV5
 from poise.envs.tasks.reacher import ReacherV4, ReacherV5
+from poise.envs.vector import EnvError
+from poise.errors import message_of
 
 TASKS: dict[str, type[Task]] = {
     "InvertedPendulum-v4": InvertedPendulumV4,
@@ -45,3 +47,17 @@ TASKS: dict[str, type[Task]] = {
     "HumanoidStandup-v5": HumanoidStandupV5,
 }
 GYMNASIUMS = frozenset(TASKS)  # tasks that Gymnasium has as well
+
+
+def new_task(id: str, name: str) -> Task:
+    """The task that is registered as ``name``; ``id``: for a message.
+
+    Raises:
+        EnvError: it cannot be made.
+    """
+    try:
+        return TASKS[name]()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # of sys.exit, too
+        raise EnvError(f"{id}: making its task raised {message_of(error)}") from error

@@ -37,6 +37,7 @@ from poise.runs.presets import PRESETS
 from poise.runs.records import Record, read_record
 from poise.runs.resuming import finished
 from poise.runs.session import resolved
+from poise.spec import IN_JAX
 from poise.store.claim import LOCK, claimed
 from poise.store.files import FileError, own_folder, read_json, write_text
 from poise.studies import tables
@@ -253,10 +254,10 @@ def _new_plan(env: str, config: Config, options: Options, search: Search, file: 
     options.check_against(task.backend)
     with same_directory(), closing(envs.make(task.id, 1, task.backend)) as world:
         base, space = make_space(search.search, config, world.spec)
-    if task.backend == "native":
+    if task.backend in IN_JAX:
         refuse_native_groups(base)
         if any(dimension.name == "env_groups" for dimension in space):
-            raise ConfigError("search = 'env-groups': backend native has no groups")
+            raise ConfigError(f"search = 'env-groups': backend {task.backend} has no groups")
     if search.storage is not None:
         search = dataclasses.replace(search, storage=_absolute(search.storage))
     folder = new_folder(options.out, task.id, "sweep")
