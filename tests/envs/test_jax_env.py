@@ -269,6 +269,8 @@ def test_gymnaxs_cartpole_steps_as_gymnasiums():
 def test_a_package_says_what_it_has_and_a_missing_one_how_to_install_it(monkeypatch):
     with pytest.raises(EnvError, match=r"gymnax has no environment 'CartPole-v2'; the nearest names are"):
         resolve("gymnax:CartPole-v2")
+    with pytest.raises(EnvError, match=r"gymnax has no environment 'a:Pendulum-v1'"):
+        resolve("gymnax:a:Pendulum-v1")
     with pytest.raises(EnvError, match="backend gymnasium has no gymnax:CartPole-v1: it is written in JAX"):
         resolve("gymnax:CartPole-v1", "gymnasium")
     monkeypatch.setattr(names, "is_installed", lambda module: False)

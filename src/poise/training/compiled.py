@@ -23,7 +23,7 @@ from poise.seeds import Stream, stream_key
 from poise.spec import Spec
 from poise.training.acting import ActionScale, see_and_remember
 from poise.training.collector import Collected, Group
-from poise.training.episodes import Ledger, check_masks, check_numbers, first_lengths
+from poise.training.episodes import Ledger, Located, check_masks, check_numbers, first_lengths
 from poise.types import Rollout, Tensor
 
 
@@ -97,8 +97,9 @@ class NativeCollector:
         # The episode of a row is the first row's plus the ends before it: the scan need not return it.
         done = facts.terminated | facts.truncated
         index = running + np.cumsum(done, axis=0) - done
-        check_numbers(facts, index, self._ledger.length, self.spec, self._config.seed, 0)
-        check_masks(facts, index, self._ledger.length, self.spec, self._config.seed)
+        rows = Located(facts, index, self._ledger.length, self.spec, self._config.seed, first=0)
+        check_numbers(rows)
+        check_masks(rows)
         reward = facts.reward.astype(np.float64)  # long returns lose no digits in their sums
         episodes = self._ledger.account(
             index, reward, facts.terminated, facts.truncated, self._whole(index, facts.terminated, iteration)

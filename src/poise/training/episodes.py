@@ -1,6 +1,7 @@
 """The bookkeeping of episodes while a rollout is collected, and the check that it holds only numbers."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -95,22 +96,30 @@ class Ledger:
         return episodes
 
 
-def check_numbers(
-    rollout: Rollout,
-    index: Int[np.ndarray, "T N"],
-    length: Int[np.ndarray, " N"],
-    spec: Spec,
-    seed: int,
-    first: int,
-) -> None:
-    """Refuses a rollout that holds infinity or NaN, and names the first such entry.
+@dataclass(frozen=True)
+class Located:
+    """A rollout, and to which episodes its rows belong."""
 
-    ``length``: steps that the running episodes had before it. ``seed``: the run's. ``first``: the number of
-    its first environment.
-    """
-    num_steps, num_envs = index.shape
+    rollout: Rollout
+    index: Int[np.ndarray, "T N"]  # number of each row's episode
+    length: Int[np.ndarray, " N"]  # steps that the running episodes had before these rows
+    spec: Spec
+    seed: int  # the run's
+    first: int  # the number of the first environment
+
+    def place(self, t: int, n: int, *, before: bool) -> str:
+        """Environment, episode and step of a row in words; ``before``: of what exists before its step."""
+        ended = np.flatnonzero(np.asarray(self.rollout.terminated | self.rollout.truncated)[:t, n])
+        step = int(t - ended[-1] if len(ended) else t + 1 + self.length[n]) - before
+        from_seed = episode_seed(self.seed, Stream.TRAINING, self.first + n, int(self.index[t, n]))
+        return f"{self.spec.id}, environment {self.first + n}, episode seed {from_seed}, step {step}"
+
+
+def check_numbers(rows: Located) -> None:
+    """Refuses a rollout that holds infinity or NaN, and names the first such entry."""
+    num_steps, num_envs = rows.index.shape
     odd: dict[str, np.ndarray] = {}
-    arrays = _by_name(rollout)
+    arrays = _by_name(rows.rollout)
     for name, array in arrays.items():  # in the order in which they arise
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
             odd[name] = ~np.isfinite(array).reshape(num_steps, num_envs, -1)
@@ -120,46 +129,24 @@ def check_numbers(
     t = min(int(np.argwhere(mask)[0, 0]) for mask in odd.values())
     name, mask = next((name, mask) for name, mask in odd.items() if mask[t].any())
     n, entry = np.argwhere(mask[t])[0].tolist()
-    before = name == "action" or name.startswith("obs")  # these exist before the step
-    place = _place(rollout, index, length, spec, seed, first, row=(t, n), before=before)
+    place = rows.place(t, n, before=name == "action" or name.startswith("obs"))
     value = arrays[name].reshape(num_steps, num_envs, -1)[t, n, entry]
     if name == "action":
         raise TrainingError(f"{place}: the policy's action is {value}. {DIVERGED}")
-    what = "reward" if name == "reward" else _entry(spec, name.removeprefix("next_"), entry)
-    raise EnvFault(f"{place}: {what} is {value}", first + n)
+    what = "reward" if name == "reward" else _entry(rows.spec, name.removeprefix("next_"), entry)
+    raise EnvFault(f"{place}: {what} is {value}", rows.first + n)
 
 
-def check_masks(
-    rollout: Rollout, index: Int[np.ndarray, "T N"], length: Int[np.ndarray, " N"], spec: Spec, seed: int
-) -> None:
-    """Refuses a rollout with a mask that forbids every value of a choice. Arguments: as ``check_numbers``."""
+def check_masks(rows: Located) -> None:
+    """Refuses a rollout with a mask that forbids every value of a choice."""
+    spec = rows.spec
     if not spec.masked:
         return
     starts = np.cumsum((0, *spec.sizes[:-1]))
-    allowed = np.logical_or.reduceat(np.asarray(rollout.obs[MASK]), starts, axis=-1).all(axis=-1)
+    allowed = np.logical_or.reduceat(np.asarray(rows.rollout.obs[MASK]), starts, axis=-1).all(axis=-1)
     if not allowed.all():
         t, n = np.argwhere(~allowed)[0].tolist()
-        place = _place(rollout, index, length, spec, seed, 0, row=(t, n), before=True)
-        raise EnvFault(f"{place}: {MASK} allows no action", n)
-
-
-def _place(
-    rollout: Rollout,
-    index: Int[np.ndarray, "T N"],
-    length: Int[np.ndarray, " N"],
-    spec: Spec,
-    seed: int,
-    first: int,
-    *,
-    row: tuple[int, int],
-    before: bool,
-) -> str:
-    """Environment, episode and step of a row in words; ``before``: of what exists before its step."""
-    t, n = row
-    ended = np.flatnonzero(np.asarray(rollout.terminated | rollout.truncated)[:t, n])
-    step = int(t - ended[-1] if len(ended) else t + 1 + length[n]) - before
-    from_seed = episode_seed(seed, Stream.TRAINING, first + n, int(index[t, n]))
-    return f"{spec.id}, environment {first + n}, episode seed {from_seed}, step {step}"
+        raise EnvFault(f"{rows.place(t, n, before=True)}: {MASK} allows no action", rows.first + n)
 
 
 def _entry(spec: Spec, name: str, entry: int) -> str:

@@ -23,7 +23,7 @@ from poise.spec import NUMBERS, Spec, usual_dtype
 from poise.system.threads import one_blas_thread
 from poise.training.acting import Acting, ActionScale, make_actor, quiet
 from poise.training.collector import Collected, Group
-from poise.training.episodes import Ledger, check_numbers, first_lengths
+from poise.training.episodes import Ledger, Located, check_numbers, first_lengths
 from poise.types import Rollout
 
 
@@ -316,9 +316,8 @@ class HostCollector:
     def _check(self, num_rows: int) -> None:
         """Refuses the first rows of the rollout if they hold infinity or NaN."""
         index, length = self._rows.index[:num_rows], self._ledger.length
-        check_numbers(
-            self._rows.rollout(num_rows), index, length, self.spec, self._config.seed, self._group.first
-        )
+        rollout, seed = self._rows.rollout(num_rows), self._config.seed
+        check_numbers(Located(rollout, index, length, self.spec, seed, self._group.first))
 
     def _noise(self, iteration: int) -> Float[np.ndarray, "T N A"]:
         # Of this iteration alone: a resume needs no state of a generator. NumPy ignores a last 0 in seeds:

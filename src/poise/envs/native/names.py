@@ -80,9 +80,10 @@ def find_task(id: str) -> JaxTask:
 
 def _source(id: str) -> Callable[[], JaxEnv] | None:
     """What makes the environment."""
+    word, _, packaged = id.partition(":")
+    if word in JAX_PACKAGES:
+        return _of_package(id, word, packaged)
     module, _, name = id.rpartition(":")
-    if module in JAX_PACKAGES:
-        return _of_package(id, module, name)
     if name in REGISTERED:
         return REGISTERED[name]
     value = getattr(sys.modules.get(module), name, None)
