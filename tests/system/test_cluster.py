@@ -12,7 +12,7 @@ from poise.config import Config
 from poise.runs.options import Options
 from poise.studies import pool
 from poise.studies.pool import Job, _Deaths, _work_on_cluster
-from poise.system import cluster
+from poise.system import cluster, keeper
 from poise.system.cluster import ClusterError, checked_address
 from poise.system.keeper import at_work_in, clear
 
@@ -178,6 +178,22 @@ def state(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[0]
     except OSError:
         return "Z"
+
+
+def test_a_process_of_ray_that_does_not_write_yet_is_ended(tmp_path):
+    folders = tmp_path / "ray", tmp_path / "ray2"
+    for folder in folders:
+        folder.mkdir()
+    code = "import sys; print('started', flush=True); sys.stdin.read()"
+    ours, others = (
+        python(code, env=os.environ | {keeper.FOLDER: str(folder)}, cwd="/") for folder in folders
+    )
+    assert ours.stdout.readline() == others.stdout.readline() == "started\n"
+    clear(str(folders[0]), set())
+    assert ours.wait(5) == -signal.SIGKILL
+    assert others.poll() is None
+    others.communicate()
+    ours.communicate()
 
 
 def test_only_processes_that_write_in_the_folder_are_ended(tmp_path):

@@ -22,6 +22,7 @@ from typing import Any
 
 PATIENCE = 5.0  # seconds in which killed processes must end
 POLL = 0.1  # seconds between two checks of a process
+FOLDER = "POISE_RAY_FOLDER"  # the environment variable by which Ray's processes are known before they write
 
 
 def start(folder: str, cores: int, memory: int) -> str:
@@ -42,16 +43,31 @@ def start(folder: str, cores: int, memory: int) -> str:
 
 
 def at_work_in(folder: str) -> list[int]:
-    """Processes of this user that write a file in the folder; none if the system does not show them."""
+    """Processes of this user that write a file in the folder or were started for it.
+
+    None if the system does not show them. A process that has just been started does not write yet, and one
+    that gave itself another name may have overwritten its environment, so each is looked for in both ways.
+    """
     pids = []
-    for files in Path("/proc").glob("[0-9]*/fd"):
+    mark = f"{FOLDER}={folder}".encode()
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            own = files.stat().st_uid == os.getuid()
-            if own and any(_is_written(file, folder) for file in files.iterdir()):
-                pids.append(int(files.parent.name))
+            own = process.stat().st_uid == os.getuid()
+            if own and (_is_marked(process, mark) or _writes_in(process, folder)):
+                pids.append(int(process.name))
         except OSError:  # of another user, or it has just ended
             continue
     return pids
+
+
+def _is_marked(process: Path, mark: bytes) -> bool:
+    """Whether the environment with which a process was started has the variable ``mark``."""
+    return mark in (process / "environ").read_bytes().split(b"\0")
+
+
+def _writes_in(process: Path, folder: str) -> bool:
+    """Whether a process has opened a file of the folder for writing."""
+    return any(_is_written(file, folder) for file in (process / "fd").iterdir())
 
 
 def _is_written(file: Path, folder: str) -> bool:
@@ -60,7 +76,7 @@ def _is_written(file: Path, folder: str) -> bool:
 
 
 def clear(folder: str, spared: set[int]) -> None:
-    """Kill the processes that write in the folder, except ``spared``, and remove it."""
+    """Kill the processes that belong to the folder, except ``spared``, and remove it."""
     until = time.monotonic() + PATIENCE
     while (left := set(at_work_in(folder)) - spared) and time.monotonic() < until:
         for pid in left:
@@ -92,6 +108,7 @@ def main() -> None:
     spared = {os.getpid(), os.getppid()}
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # Ray also prints to standard output when its processes die
+    os.environ[FOLDER] = folder
     os.environ["RAY_RAYLET_PID"] = str(os.getpid())  # otherwise Ray ends this process with its raylet
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent handles them
         signal.signal(number, signal.SIG_IGN)
