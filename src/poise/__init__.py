@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from poise.runs.session import Run
     from poise.spec import Spec
     from poise.studies.report.report import report
-    from poise.training.loop import Progress, iterations
+    from poise.training.iteration import Progress
+    from poise.training.loop import iterations
 
 _HOME = {
     "Agent": "agents.agent",
@@ -47,7 +48,7 @@ _HOME = {
     "Evaluation": "agents.evaluation",
     "report": "studies.report.report",
     "export": "agents.export",
-    "Progress": "training.loop",
+    "Progress": "training.iteration",
     "iterations": "training.loop",
     "PRESETS": "runs.presets",
     "Run": "runs.session",

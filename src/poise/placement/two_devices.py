@@ -5,20 +5,20 @@ of the advantages. With one device they learn one after the other. The bits are 
 functions run on the same rows.
 
 The value function and its optimizer stay on the last device, everything else of a ``TrainState`` on the
-first. Arrays go from one to the other through NumPy, which on a CPU copies nothing.
+first. ``make_ready`` and ``learn`` return before their arrays are computed: what follows may be started at
+once, and waits on the devices for what it needs.
 """
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt32
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
 from poise.algo.hyperparameters import Hyperparameters
 from poise.algo.minibatches import epoch_keys
@@ -67,40 +67,66 @@ class Ready(NamedTuple):
     rows: Int[np.ndarray, "E minibatches M"]
 
 
+class Learning(NamedTuple):
+    """What is measured in learning, of each block of epochs; its arrays may not be computed yet."""
+
+    prepared: Prepared
+    epochs: list[tuple[PolicyEpochs, Array]]
+    finite: list[tuple[Array, Array]]  # of policy and value function
+
+    def measured(self) -> Measured:
+        """The same in arrays of NumPy, as they may be on different devices. Waits for them."""
+        seen, loss = jax.tree.map(lambda *parts: np.concatenate([np.asarray(p) for p in parts]), *self.epochs)
+        policies, values = (np.array(all(map(bool, kind))) for kind in zip(*self.finite, strict=True))
+        return Measured(self.prepared, seen, loss, policies, values)
+
+
 def update(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> tuple[TrainState, Measured]:
     """``poise.algo.update.update`` with the same functions in the same order, compiled in pieces."""
-    return learn(state, make_ready(state, rollout, hyper), hyper)
+    drawn = draw_for(shuffle_key(state), int(state.iteration), rollout.reward.size, hyper)
+    after, learning = learn(state, make_ready(state, rollout, drawn, hyper), hyper)
+    return after, learning.measured()
 
 
-def make_ready(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> Ready:
-    """Prepares the rollout and shuffles its rows; returns when both are done."""
-    num_epochs, size = hyper.num_epochs, rollout.reward.size // (hyper.sequence_length or 1)
-    drawn = draw_shuffles(state.key, state.iteration, num_epochs=num_epochs, size=size)
-    learner = state.learner
-    value, carried = to_numpy(learner.value), (state.running_return, state.value_carry)
+def shuffle_key(state: TrainState) -> PRNGKeyArray:
+    """The key of all shuffles, on the last device: the other one collects and prepares meanwhile."""
+    return jax.device_put(state.key, jax.devices()[-1])
+
+
+def draw_for(
+    key: PRNGKeyArray, iteration: int, num_rows: int, hyper: Hyperparameters
+) -> UInt32[Array, "E rounds B"]:
+    """``draw_shuffles`` for an iteration with rollouts of ``num_rows``, with the key of ``shuffle_key``."""
+    size = num_rows // (hyper.sequence_length or 1)
+    return draw_shuffles(key, np.array(iteration, np.int32), num_epochs=hyper.num_epochs, size=size)
+
+
+def make_ready(
+    state: TrainState, rollout: Rollout, drawn: UInt32[Array, "E rounds B"], hyper: Hyperparameters
+) -> Ready:
+    """Prepares the rollout, and meanwhile sorts the shuffles of its rows. Waits for ``drawn`` alone."""
+    learner, here = state.learner, jax.devices()[0]
+    value, carried = jax.device_put(learner.value, here), (state.running_return, state.value_carry)
     prepared = _prepare(learner.policy, value, state.normalizer, *carried, rollout, hyper)
-    rows = sort_shuffles(drawn, hyper.num_items)  # while prepare is at work
-    return Ready(jax.block_until_ready(prepared), rows)
+    return Ready(prepared, sort_shuffles(drawn, hyper.num_items))
 
 
-def learn(state: TrainState, ready: Ready, hyper: Hyperparameters) -> tuple[TrainState, Measured]:
-    """All epochs of both networks, with the same shuffles."""
-    prepared, rows = ready
+def learn(state: TrainState, ready: Ready, hyper: Hyperparameters) -> tuple[TrainState, Learning]:
+    """All epochs of both networks, with the same shuffles. Waits for nothing."""
+    (prepared, rows), (here, there) = ready, (jax.devices()[0], jax.devices()[-1])
     batch = prepared.batch
     # an array of the same device as later ones: a NumPy array would compile a second version
-    stopped = jax.device_put(np.array(False), jax.devices()[0])
-    policy = state.learner.policy, state.learner.policy_opt, stopped
+    policy = state.learner.policy, state.learner.policy_opt, jax.device_put(np.array(False), here)
     value = state.learner.value, state.learner.value_opt
-    measured: list[tuple[PolicyEpochs, Array]] = []
-    finite: list[tuple[Array, Array]] = []
+    learning = Learning(prepared, [], [])
     for block in epoch_blocks(hyper):
         if block.start:
-            batch = _recompute(to_numpy(value[0]), batch, prepared.transitions, hyper)
-        # both calls return at once: JAX computes them at the same time
+            batch = _recompute(jax.device_put(value[0], here), batch, prepared.transitions, hyper)
+        # JAX computes both at the same time
         policy, seen, policy_finite = learn_policy(policy, batch, rows[block], hyper)
-        value, loss, value_finite = learn_value(value, to_numpy(batch), rows[block], hyper)
-        measured.append((seen, loss))
-        finite.append((policy_finite, value_finite))
+        value, loss, value_finite = learn_value(value, jax.device_put(batch, there), rows[block], hyper)
+        learning.epochs.append((seen, loss))
+        learning.finite.append((policy_finite, value_finite))
     after = TrainState(
         learner=Learner(policy[0], value[0], policy[1], value[1]),
         normalizer=prepared.normalizer,
@@ -109,9 +135,7 @@ def learn(state: TrainState, ready: Ready, hyper: Hyperparameters) -> tuple[Trai
         iteration=np.array(state.iteration + 1, np.int32),
         value_carry=prepared.value_carry,
     )
-    seen, loss = _joined(measured)
-    policies, values = (np.array(all(map(bool, kind))) for kind in zip(*finite, strict=True))
-    return after, Measured(prepared, seen, loss, policies, values)
+    return after, learning
 
 
 def epoch_blocks(hyper: Hyperparameters) -> list[slice]:
@@ -170,20 +194,12 @@ def sort_shuffles(
     num_epochs, _, size = drawn.shape
     place = np.arange(size, dtype=np.uint64)
     order = np.broadcast_to(place, (num_epochs, size))
-    for once in np.moveaxis(np.asarray(drawn).astype(np.uint64), 1, 0):
+    numbers = np.asarray(drawn)
+    numbers = numbers.astype(np.uint64)
+    for once in np.moveaxis(numbers, 1, 0):
         # the place behind the number keeps equal ones in their order, as a stable sort does
         ranked = np.sort(once << np.uint64(32) | place, axis=1) & np.uint64(2**32 - 1)
         order = np.take_along_axis(order, ranked.astype(np.int64), axis=1)
     count = size // minibatch_size
     full = order[:, : count * minibatch_size].astype(np.int32)
     return full.reshape(num_epochs, count, minibatch_size)
-
-
-def to_numpy(tree: Any) -> Any:
-    """The same tree with arrays of NumPy, which JAX accepts on any device. On a CPU nothing is copied."""
-    return jax.tree.map(np.asarray, tree)
-
-
-def _joined(blocks: Sequence[PyTree[Array]]) -> Any:
-    """The blocks, one after another, in arrays of NumPy: they may come from different devices."""
-    return jax.tree.map(lambda *parts: np.concatenate([np.asarray(p) for p in parts]), *blocks)

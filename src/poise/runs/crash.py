@@ -17,7 +17,7 @@ from poise.errors import PoiseError
 from poise.runs.writers.writer import Writer
 from poise.store.files import MOST_VALUES, FileError, read_json, write_text
 from poise.system.terminal import typed
-from poise.training.loop import Progress
+from poise.training.iteration import Progress
 
 CRASH = "crash.json"
 LARGEST = 2**26  # bytes

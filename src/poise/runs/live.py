@@ -23,7 +23,7 @@ from poise.spec import Episode
 from poise.system.pulse import SILENCE, Pulse
 from poise.system.streams import TextOut
 from poise.system.terminal import print, visible
-from poise.training.loop import Progress
+from poise.training.iteration import Progress
 from poise.training.metrics import BY_NAME
 from poise.wording import figure
 

@@ -17,7 +17,7 @@ from poise.runs.setup import Conditions
 from poise.system import cluster
 from poise.system.interrupts import Guard
 from poise.system.terminal import typed
-from poise.training.loop import Progress
+from poise.training.iteration import Progress
 
 
 @dataclass(frozen=True)

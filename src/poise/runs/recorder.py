@@ -30,7 +30,7 @@ from poise.runs.writers.tally import Tally
 from poise.runs.writers.writer import Log, Writer
 from poise.store.files import write_text
 from poise.system.interrupts import Guard
-from poise.training.loop import Progress
+from poise.training.iteration import Progress
 
 
 class Recorder:

@@ -15,7 +15,7 @@ from poise.runs.writers.tally import Tally
 from poise.seeds import Stream
 from poise.store.checkpoint import Trained, save_best
 from poise.training.acting import ActionScale, make_actor
-from poise.training.loop import Progress
+from poise.training.iteration import Progress
 
 EVALUATION_EPISODES = 100
 RESCORING_EPISODES = 32

@@ -1,6 +1,6 @@
 """What every way to collect rollouts has in common."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -31,6 +31,25 @@ class Collected(NamedTuple):
     crashes: tuple[Crash, ...] = ()  # of environments that were made again
     notes: tuple[str, ...] = ()  # lines for the user
     exact: bool = True  # whether the rollout is the one that would have been without any failure
+
+
+class Started(NamedTuple):
+    """A rollout whose arrays may not be computed yet."""
+
+    rollout: Rollout
+    finish: Callable[[], Collected]  # waits for it, checks it and lists its episodes
+
+
+@runtime_checkable
+class Starting(Protocol):
+    """A collector whose rollouts are computed on a device of JAX, while this process does something else."""
+
+    def start(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Started:
+        """``Collector.collect`` in two parts. The second parts follow in the order of the first.
+
+        ``snapshot`` is that at the end of the last finished rollout, whichever have been started.
+        """
+        ...
 
 
 @runtime_checkable

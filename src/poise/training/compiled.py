@@ -22,7 +22,7 @@ from poise.envs.native.vector import NativeEnv
 from poise.seeds import Stream, stream_key
 from poise.spec import Spec
 from poise.training.acting import ActionScale, see_and_remember
-from poise.training.collector import Collected, Group
+from poise.training.collector import Collected, Group, Started
 from poise.training.episodes import Ledger, Located, check_masks, check_numbers, first_lengths
 from poise.types import Rollout, Tensor
 
@@ -37,7 +37,8 @@ class _Native(eqx.Module):
 
 class _Keys(NamedTuple):
     episode: PRNGKeyArray  # of all start states
-    noise: PRNGKeyArray  # of this rollout's actions
+    noise: PRNGKeyArray  # of the actions of all rollouts
+    iteration: Int[Tensor, ""]
 
 
 class _Numbers(NamedTuple):
@@ -71,7 +72,8 @@ class NativeCollector:
         carry = jnp.zeros((env.num_envs, size)) if size else None
         index = jnp.full(env.num_envs, -1, jnp.int32)
         fresh = _Native(empty_world(env.task, env.num_envs), index, carry)
-        self._now = jax.device_put(fresh, jax.devices()[0])
+        self._now = jax.device_put(fresh, jax.devices()[0])  # after the last rollout that was started
+        self._finished = self._now  # after the last one that was finished
         self._first = first_lengths(config, env.spec, env.num_envs)
         # start each first episode with its clock ahead, so that the time limit truncates it early
         ahead = 0 if self._first is None else env.spec.time_limit - self._first
@@ -80,19 +82,28 @@ class NativeCollector:
         self._play = _Play(env.task, config.shape[0], normalize.obs, normalize.action, config.has_memory)
 
     def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
+        return self.start(policy, normalizer, iteration).finish()
+
+    def start(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Started:
         restart = iteration == 0 or self._config.ppo.reset_every_rollout
-        if restart:
-            self._ledger.drop()
-        running = np.asarray(self._now.index) + restart  # episode of each environment in the first row
         self._now, rollout = _collect(
             policy,
             normalizer,
             self._now,
-            jnp.array(restart),  # traced: a Python bool would compile a second version
-            _Keys(self._episode_key, jax.random.fold_in(self._noise_key, iteration)),
+            np.array(restart),  # traced: a Python bool would compile a second version
+            _Keys(self._episode_key, self._noise_key, np.array(iteration, np.int32)),
             _Numbers(self._config.normalize.obs_bound, self._ahead),
             play=self._play,
         )
+        return Started(rollout, partial(self._finish, self._now, rollout, iteration, restart=restart))
+
+    def _finish(self, now: _Native, rollout: Rollout, iteration: int, *, restart: bool) -> Collected:
+        """``now``: the environments after the rollout."""
+        if restart:
+            self._ledger.drop()
+        # episode of each environment in the first row
+        running = np.asarray(self._finished.index) + restart
+        self._finished = now
         facts = jax.device_get(rollout)
         # The episode of a row is the first row's plus the ends before it: the scan need not return it.
         done = facts.terminated | facts.truncated
@@ -116,11 +127,12 @@ class NativeCollector:
         return terminated | (index != 0) | (step[:, None] != self._first) | (self._ahead == 0)
 
     def snapshot(self) -> dict[str, Any]:
-        return {**prefixed("env", named(self._now)), **prefixed("episode", self._ledger.snapshot())}
+        return {**prefixed("env", named(self._finished)), **prefixed("episode", self._ledger.snapshot())}
 
     def restore(self, arrays: Mapping[str, Any]) -> bool:
         self._ledger.restore(part("episode", arrays))
         self._now = jax.device_put(filled(self._now, part("env", arrays)), jax.devices()[0])
+        self._finished = self._now
         return True
 
     def close(self) -> None:
@@ -132,7 +144,7 @@ def _collect(
     policy: Policy,
     normalizer: Normalizer,
     now: _Native,
-    begin_all: Bool[Array, ""],
+    begin_all: Bool[Tensor, ""],
     keys: _Keys,
     numbers: _Numbers,
     *,
@@ -143,7 +155,8 @@ def _collect(
     scale = ActionScale(task.spec, normalize=play.scale_actions)
     num_envs = now.index.size
     # for the whole rollout at once; a step reads its row
-    noise = _noise(keys.noise, task.spec, play.num_steps, num_envs)
+    noise_key = jax.random.fold_in(keys.noise, jnp.asarray(keys.iteration))
+    noise = _noise(noise_key, task.spec, play.num_steps, num_envs)
 
     def restart(now: _Native, mask: Bool[Tensor, " N"]) -> _Native:
         index = now.index + mask.astype(jnp.int32)

@@ -2,64 +2,20 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
-from poise.algo.hyperparameters import Hyperparameters
-from poise.algo.prepare import Prepared
 from poise.algo.state import TrainState
 from poise.arrays import ArraysError
 from poise.config import Config
 from poise.envs import VectorEnv
-from poise.envs.checking import Crash, EnvFault
+from poise.envs.checking import EnvFault
 from poise.placement import two_devices
-from poise.spec import Episode, Spec
+from poise.spec import Spec
 from poise.system.threads import start_jax
-from poise.training.acting import ActionScale
-from poise.training.clock import Clock, Instant
-from poise.training.collector import Collector
-from poise.training.divergence import refuse_infinite
+from poise.training.clock import Clock
+from poise.training.collector import Collector, Starting
 from poise.training.groups import check_worlds, make_collector
-from poise.training.measuring import epoch_metrics, iteration_metrics, measure_rollout
-from poise.training.measuring_spaces import measure_spaces
-from poise.training.origin import relative_to_origin
-from poise.types import Rollout
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One finished iteration. Later iterations change none of its arrays."""
-
-    iteration: int  # counted from 1
-    steps: int  # environment steps since the start
-    state: TrainState  # after learning
-    rollout: Rollout  # as collected
-    prepared: Prepared
-    episodes: list[Episode]
-    epochs: dict[str, np.ndarray]  # metrics of each epoch, [E]; NaN where target_kl skipped an epoch
-    metrics: dict[str, float | int | None]  # of the iteration; None if there is nothing to measure
-    rollout_seconds: float  # without compilation, as physics, learn and prepare
-    physics_seconds: float | None  # of these: stepping and resetting; None if compiled together with acting
-    learn_seconds: float
-    prepare_seconds: float  # of these: preparing the rollout and shuffling its rows
-    compile_seconds: float  # since the end of the previous learning
-    world: dict[str, Any] | None  # for ``Start``; None if the environment cannot report its state
-    exact: bool  # False once a resume or a lost process may have changed the result
-    crashes: tuple[Crash, ...]  # of environments that were made again
-    notes: tuple[str, ...]  # lines for the user, of processes that were started again
-
-    @property
-    def times(self) -> dict[str, float | None]:
-        """By the names of the metrics."""
-        return {
-            "time/rollout": self.rollout_seconds,
-            "time/physics": self.physics_seconds,
-            "time/learn": self.learn_seconds,
-            "time/prepare": self.prepare_seconds,
-        }
+from poise.training.iteration import Driver, Progress
 
 
 class Start(NamedTuple):
@@ -124,65 +80,17 @@ def settled_iterations(config: Config, collector: Collector, start: Start | None
 
 def _train(config: Config, collector: Collector, start: Start | None, clock: Clock) -> Iterator[Progress]:
     """``settled_iterations`` with their clock."""
-    spec, compiled = collector.spec, clock.now().compiling
-    scale = ActionScale(spec, normalize=config.normalize.action)
-    state = two_devices.init(spec, config) if start is None else start.state
-    exact = start is None or _restored(collector, start, spec.id)
-    for iteration in range(int(state.iteration), config.num_iterations):
-        hyper = Hyperparameters.of(config, iteration)
-        instants = [clock.now()]
-
-        # 1. Collect: the policy acts in the environments.
-        collected = collector.collect(state.learner.policy, state.normalizer, iteration)
-        # the state with its origin set, and observations relative to that origin
-        before, rollout = relative_to_origin(state, collected.rollout, config.normalize)
-        instants.append(clock.now())
-
-        # 2. Prepare: normalize, compute advantages and targets, shuffle.
-        ready = two_devices.make_ready(before, rollout, hyper)
-        instants.append(clock.now())
-
-        # 3. Learn: all epochs of policy and value function.
-        state, measured = jax.block_until_ready(two_devices.learn(before, ready, hyper))
-        instants.append(clock.now())
-
-        # 4. Measure, and stop if something became infinite or NaN.
-        epochs = epoch_metrics(measured, hyper)
-        metrics = iteration_metrics(measured, epochs, collected.episodes)
-        metrics |= measure_rollout(rollout, before.normalizer, scale)
-        metrics |= measure_spaces(spec, before, rollout, measured.prepared)
-        refuse_infinite(metrics, measured, before, ready, hyper, f"iteration {iteration + 1} of {spec.id}")
-
-        # 5. Yield: the caller records, shows, stops.
-        exact = exact and collected.exact
-        yield Progress(
-            iteration=iteration + 1,
-            steps=(iteration + 1) * config.rollout_size,
-            state=state,
-            rollout=collected.rollout,
-            prepared=measured.prepared,
-            episodes=collected.episodes,
-            epochs=epochs,
-            metrics=metrics,
-            physics_seconds=collected.physics_seconds,
-            **_seconds(instants, compiled),
-            world=collector.snapshot(),
-            exact=exact,
-            crashes=collected.crashes,
-            notes=collected.notes,
-        )
-        compiled = instants[-1].compiling
-
-
-def _seconds(instants: Sequence[Instant], compiled: float) -> dict[str, float]:
-    """The durations of an iteration; ``compiled``: seconds of compilation before it."""
-    began, collected, prepared, learned = instants
-    return {
-        "rollout_seconds": collected.since(began),
-        "learn_seconds": learned.since(collected),
-        "prepare_seconds": prepared.since(collected),
-        "compile_seconds": learned.compiling - compiled,
-    }
+    state = two_devices.init(collector.spec, config) if start is None else start.state
+    exact = start is None or _restored(collector, start, collector.spec.id)
+    driver = Driver(config, collector, clock, state, exact=exact)
+    first, launched = int(state.iteration), None
+    for number in range(first, config.num_iterations):
+        now = launched or driver.launch(state, ahead=False)
+        state, launched = now.after, None
+        # The first iteration compiles. The others are launched before the one before them is landed.
+        if first < number < config.num_iterations - 1 and isinstance(collector, Starting):
+            launched = driver.launch(state, ahead=True)
+        yield driver.land(now)  # the caller records, shows, stops
 
 
 def _restored(collector: Collector, start: Start, id: str) -> bool:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from poise.algo.distributions import Choices, DiagGaussian, Distribution, Joint
 from poise.algo.hyperparameters import Hyperparameters
-from poise.algo.normalize import Normalizer
+from poise.algo.normalize import EPSILON, Normalizer
 from poise.algo.update import Measured
 from poise.spec import NUMBERS, Episode
 from poise.training.acting import ActionScale
@@ -48,7 +48,9 @@ def observation_shift(obs: Float[np.ndarray, "B O"], before: Normalizer) -> floa
     normalized = ~before.one_hot
     if not before.obs.count or not normalized.any():
         return None
-    mean, std = np.asarray(before.obs.mean), np.asarray(before.obs.std)
+    # no computation of JAX: it would wait for what the device is at work on
+    count, mean, m2 = jax.device_get((before.obs.count, before.obs.mean, before.obs.m2))
+    std = np.sqrt(m2 / count + np.float32(EPSILON))
     return float(np.max((np.abs(obs.mean(axis=0) - mean) / std)[normalized]))
 
 

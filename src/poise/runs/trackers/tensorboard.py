@@ -16,7 +16,7 @@ from poise.runs.journal import EVENTS
 from poise.runs.writers.writer import Log
 from poise.spec import Piece, Spec
 from poise.store.files import open_to_write
-from poise.training.loop import Progress
+from poise.training.iteration import Progress
 from poise.training.measuring import box_of, probabilities
 
 

@@ -14,7 +14,7 @@ from poise.runs.setup import Past, Setup
 from poise.runs.writers.tally import Tally
 from poise.runs.writers.writer import Log, Writer
 from poise.store.checkpoint import Trained, Training, save_training
-from poise.training.loop import Progress
+from poise.training.iteration import Progress
 
 CHECKPOINT_SECONDS = 10.0
 

@@ -12,7 +12,7 @@ from poise.agents.evaluation import Evaluation
 from poise.runs.journal import EPISODE_COLUMNS, EPISODES, GREEDY, GREEDY_COLUMNS, METRICS
 from poise.runs.writers.writer import Log
 from poise.store.files import append_to
-from poise.training.loop import Progress
+from poise.training.iteration import Progress
 
 
 class _TextLog(Log):

@@ -9,7 +9,7 @@ from poise.agents.evaluation import Evaluation
 from poise.runs.setup import PARTS, Past
 from poise.runs.writers.writer import Writer
 from poise.system.machine import fingerprint, made_with, peak_memory, processor_name, versions
-from poise.training.loop import Progress
+from poise.training.iteration import Progress
 
 
 class Tally(Writer):

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 
 from poise.agents.evaluation import Evaluation
-from poise.training.loop import Progress
+from poise.training.iteration import Progress
 
 
 class Writer(ABC):

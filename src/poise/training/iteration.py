@@ -1,0 +1,188 @@
+"""One iteration of the training loop, in two parts.
+
+To launch it is to give its work to the devices of JAX, in the order in which the work is done. To land it is
+to wait for the results, to measure them and to refuse infinity and NaN. Where the environments are in JAX,
+nothing in between needs this process: the loop launches an iteration before it lands the one before, so that
+the devices never wait while metrics are computed and files are written.
+"""
+
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Array, UInt32
+
+from poise.algo.hyperparameters import Hyperparameters
+from poise.algo.prepare import Prepared
+from poise.algo.state import TrainState
+from poise.config import Config
+from poise.envs.checking import Crash
+from poise.placement import two_devices
+from poise.placement.two_devices import Learning, Ready
+from poise.spec import Episode
+from poise.training.acting import ActionScale
+from poise.training.clock import Clock, Instant
+from poise.training.collector import Collected, Collector, Started, Starting
+from poise.training.divergence import refuse_infinite
+from poise.training.measuring import epoch_metrics, iteration_metrics, measure_rollout
+from poise.training.measuring_spaces import measure_spaces
+from poise.training.origin import relative_to_origin
+from poise.types import Rollout
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One finished iteration. Later iterations change none of its arrays."""
+
+    iteration: int  # counted from 1
+    steps: int  # environment steps since the start
+    state: TrainState  # after learning
+    rollout: Rollout  # as collected
+    prepared: Prepared
+    episodes: list[Episode]
+    epochs: dict[str, np.ndarray]  # metrics of each epoch, [E]; NaN where target_kl skipped an epoch
+    metrics: dict[str, float | int | None]  # of the iteration; None if there is nothing to measure
+    rollout_seconds: float  # without compilation, as physics, learn and prepare
+    physics_seconds: float | None  # of these: stepping and resetting; None if compiled together with acting
+    learn_seconds: float
+    prepare_seconds: float  # of these: preparing the rollout and shuffling its rows
+    compile_seconds: float  # since the end of the previous learning
+    world: dict[str, Any] | None  # for ``Start``; None if the environment cannot report its state
+    exact: bool  # False once a resume or a lost process may have changed the result
+    crashes: tuple[Crash, ...]  # of environments that were made again
+    notes: tuple[str, ...]  # lines for the user, of processes that were started again
+
+    @property
+    def times(self) -> dict[str, float | None]:
+        """By the names of the metrics."""
+        return {
+            "time/rollout": self.rollout_seconds,
+            "time/physics": self.physics_seconds,
+            "time/learn": self.learn_seconds,
+            "time/prepare": self.prepare_seconds,
+        }
+
+
+class Launched(NamedTuple):
+    """An iteration of which every part has been started."""
+
+    number: int  # counted from 0
+    hyper: Hyperparameters
+    started: Started
+    before: TrainState  # that acted, with its origin set
+    rollout: Rollout  # relative to that origin
+    ready: Ready
+    after: TrainState
+    learning: Learning
+    began: Instant
+    ends: "list[Future[Instant]]"  # of collecting, preparing and learning
+
+
+class Driver:
+    """Launches and lands the iterations of one training, in their order."""
+
+    def __init__(self, config: Config, collector: Collector, clock: Clock, state: TrainState, *, exact: bool):
+        self._config, self._collector, self._clock = config, collector, clock
+        self._scale = ActionScale(collector.spec, normalize=config.normalize.action)
+        self._exact = exact  # see Progress
+        self._landed = clock.now()  # when the last iteration was
+        self._key = two_devices.shuffle_key(state)
+        first = int(state.iteration)
+        # for two iterations: what is drawn here is needed after the learning that is started next
+        self._drawn = deque([self._draw(first), self._draw(first + 1)])
+
+    def launch(self, state: TrainState, *, ahead: bool) -> Launched:
+        """Starts the iteration that follows ``state``.
+
+        ``ahead``: return before anything is computed. Otherwise each part is over before the next begins, so
+        that what it takes to compile the next is not counted as its own time.
+        """
+        number = int(state.iteration)
+        hyper = Hyperparameters.of(self._config, number)
+        began, ends = self._clock.now(), []
+
+        def end_of(arrays: Any) -> None:
+            ends.append(self._clock.when(arrays))
+            if not ahead:
+                ends[-1].result()
+
+        # 1. Collect: the policy acts in the environments.
+        started = self._start(state, number)
+        # the state with its origin set, and observations relative to that origin
+        before, rollout = relative_to_origin(state, started.rollout, self._config.normalize)
+        end_of(rollout)
+
+        # 2. Prepare: normalize, compute advantages and targets, shuffle.
+        ready = two_devices.make_ready(before, rollout, self._drawn.popleft(), hyper)
+        self._drawn.append(self._draw(number + 2))
+        end_of(ready.prepared)
+
+        # 3. Learn: all epochs of policy and value function.
+        after, learning = two_devices.learn(before, ready, hyper)
+        end_of((after.learner, learning))
+        return Launched(number, hyper, started, before, rollout, ready, after, learning, began, ends)
+
+    def land(self, launched: Launched) -> Progress:
+        """Waits for the iteration, and measures it.
+
+        Raises:
+            EnvFault: the environment failed, or returned infinity or NaN.
+            TrainingError: an action, a loss, a parameter or a network's output became infinite or NaN.
+        """
+        number, hyper, before, rollout = launched.number, launched.hyper, launched.before, launched.rollout
+        collected = launched.started.finish()
+        measured = launched.learning.measured()
+        epochs = epoch_metrics(measured, hyper)
+        metrics = iteration_metrics(measured, epochs, collected.episodes)
+        metrics |= measure_rollout(rollout, before.normalizer, self._scale)
+        metrics |= measure_spaces(self._collector.spec, before, rollout, measured.prepared)
+        place = f"iteration {number + 1} of {self._collector.spec.id}"
+        refuse_infinite(metrics, measured, before, launched.ready, hyper, place)
+        self._exact = self._exact and collected.exact
+        return Progress(
+            iteration=number + 1,
+            steps=(number + 1) * self._config.rollout_size,
+            state=launched.after,
+            rollout=collected.rollout,
+            prepared=measured.prepared,
+            episodes=collected.episodes,
+            epochs=epochs,
+            metrics=metrics,
+            physics_seconds=collected.physics_seconds,
+            **self._seconds(launched),
+            world=self._collector.snapshot(),
+            exact=self._exact,
+            crashes=collected.crashes,
+            notes=collected.notes,
+        )
+
+    def _start(self, state: TrainState, number: int) -> Started:
+        acting = state.learner.policy, state.normalizer, number
+        if isinstance(self._collector, Starting):
+            return self._collector.start(*acting)
+        collected: Collected = self._collector.collect(*acting)
+        return Started(collected.rollout, lambda: collected)
+
+    def _draw(self, number: int) -> UInt32[Array, "E rounds B"]:
+        """What the shuffles of an iteration are sorted by."""
+        hyper = Hyperparameters.of(self._config, number)
+        return two_devices.draw_for(self._key, number, self._config.rollout_size, hyper)
+
+    def _seconds(self, launched: Launched) -> dict[str, float]:
+        """The durations of an iteration. One that was launched ahead begins where the last one ended."""
+        landed = self._landed
+        self._landed = launched.ends[-1].result()
+        # the next rollout may end before the value function of this iteration does
+        instants = [landed, *(end.result() for end in launched.ends)]
+        if launched.began.wall > landed.wall:
+            instants[0] = launched.began
+        began, collected, prepared, learned = accumulate(instants, max)
+        return {
+            "rollout_seconds": collected.since(began),
+            "learn_seconds": learned.since(collected),
+            "prepare_seconds": prepared.since(collected),
+            "compile_seconds": learned.compiling - landed.compiling,
+        }
