@@ -21,7 +21,7 @@ from poise.algo.update import update as pure_update
 from poise.checked import ConfigError
 from poise.config import Config
 from poise.placement import two_devices
-from poise.placement.two_devices import draw_for, draw_shuffles, make_ready, shuffle_key, sort_shuffles
+from poise.placement.two_devices import draw_shuffles, make_ready, sort_shuffles
 from poise.spec import Spec
 from poise.training.acting import ActionScale
 from poise.types import Rollout
@@ -73,7 +73,7 @@ def update(state, rollout, settings):
 
 def prepare(state, rollout, settings):
     now = hyper(settings, state)
-    drawn = draw_for(shuffle_key(state), int(state.iteration), rollout.reward.size, now)
+    drawn = draw_shuffles(state.key, state.iteration, num_epochs=now.num_epochs, size=rollout.reward.size)
     return make_ready(state, rollout, drawn, now).prepared
 
 

@@ -11,7 +11,7 @@ from poise.envs.checking import EnvFault
 from poise.envs.registry import make
 from poise.errors import TrainingError
 from poise.placement import two_devices
-from poise.placement.two_devices import draw_for, make_ready, shuffle_key
+from poise.placement.two_devices import draw_shuffles, make_ready
 from poise.seeds import Stream, episode_seed
 from poise.training.divergence import first_bad
 from poise.training.groups import make_collector
@@ -137,7 +137,8 @@ def test_the_repetition_of_an_iteration_that_is_well_finds_nothing():
     state, collector = first_state(env.spec, config), make_collector(env, config)
     rollout = collector.collect(state.learner.policy, state.normalizer, 0).rollout
     hyper = Hyperparameters.of(config, 0)
-    ready = make_ready(state, rollout, draw_for(shuffle_key(state), 0, rollout.reward.size, hyper), hyper)
+    drawn = draw_shuffles(state.key, state.iteration, num_epochs=hyper.num_epochs, size=rollout.reward.size)
+    ready = make_ready(state, rollout, drawn, hyper)
     assert first_bad(state, ready, hyper) is None
 
 

@@ -10,9 +10,10 @@ once, and waits on the devices for what it needs.
 """
 
 import dataclasses
+import functools
 import math
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +29,9 @@ from poise.algo.state import Learner, TrainState, initial
 from poise.algo.state import init as init_state
 from poise.algo.update import (
     Measured,
+    is_finite,
     policy_epoch,
-    policy_is_finite,
     value_epoch,
-    value_is_finite,
 )
 from poise.config import Config
 from poise.spec import Spec
@@ -83,7 +83,10 @@ class Learning(NamedTuple):
 
 def update(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> tuple[TrainState, Measured]:
     """``poise.algo.update.update`` with the same functions in the same order, compiled in pieces."""
-    drawn = draw_for(shuffle_key(state), int(state.iteration), rollout.reward.size, hyper)
+    num_items = rollout.reward.size // (hyper.sequence_length or 1)
+    drawn = draw_shuffles(
+        shuffle_key(state), np.array(state.iteration), num_epochs=hyper.num_epochs, size=num_items
+    )
     after, learning = learn(state, make_ready(state, rollout, drawn, hyper), hyper)
     return after, learning.measured()
 
@@ -91,14 +94,6 @@ def update(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> tuple
 def shuffle_key(state: TrainState) -> PRNGKeyArray:
     """The key of all shuffles, on the last device: the other one collects and prepares meanwhile."""
     return jax.device_put(state.key, jax.devices()[-1])
-
-
-def draw_for(
-    key: PRNGKeyArray, iteration: int, num_rows: int, hyper: Hyperparameters
-) -> UInt32[Array, "E rounds B"]:
-    """``draw_shuffles`` for an iteration with rollouts of ``num_rows``, with the key of ``shuffle_key``."""
-    size = num_rows // (hyper.sequence_length or 1)
-    return draw_shuffles(key, np.array(iteration, np.int32), num_epochs=hyper.num_epochs, size=size)
 
 
 def make_ready(
@@ -115,8 +110,7 @@ def learn(state: TrainState, ready: Ready, hyper: Hyperparameters) -> tuple[Trai
     """All epochs of both networks, with the same shuffles. Waits for nothing."""
     (prepared, rows), (here, there) = ready, (jax.devices()[0], jax.devices()[-1])
     batch = prepared.batch
-    # an array of the same device as later ones: a NumPy array would compile a second version
-    policy = state.learner.policy, state.learner.policy_opt, jax.device_put(np.array(False), here)
+    policy = state.learner.policy, state.learner.policy_opt, _not_stopped(here)
     value = state.learner.value, state.learner.value_opt
     learning = Learning(prepared, [], [])
     for block in epoch_blocks(hyper):
@@ -138,6 +132,20 @@ def learn(state: TrainState, ready: Ready, hyper: Hyperparameters) -> tuple[Trai
     return after, learning
 
 
+def _stable_order(numbers: UInt32[np.ndarray, "E B"]) -> Int[np.ndarray, "E B"]:
+    """``argsort`` of each row; equal numbers keep their order. By halves of 16 bits: NumPy's radix sort."""
+    low, high = (numbers & 0xFFFF).astype(np.uint16), (numbers >> 16).astype(np.uint16)
+    by_low = np.argsort(low, axis=1, kind="stable")
+    by_high = np.argsort(np.take_along_axis(high, by_low, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(by_low, by_high, axis=1)
+
+
+@functools.cache
+def _not_stopped(device: Any) -> Bool[Array, ""]:
+    """False on a device, as later iterations have it: a NumPy array would compile a second version."""
+    return jax.device_put(np.array(False), device)
+
+
 def epoch_blocks(hyper: Hyperparameters) -> list[slice]:
     """Groups of epochs that share one computation of the advantages."""
     every = hyper.num_epochs if hyper.recompute_every is None else hyper.recompute_every
@@ -155,7 +163,7 @@ def learn_policy(
     """Some epochs of the policy, and whether everything stayed finite."""
     start = (*start[:2], jnp.asarray(start[2]))
     after, epochs = jax.lax.scan(lambda now, rows: policy_epoch(now, batch, rows, hyper), start, rows)
-    return after, epochs, policy_is_finite(after[0], batch)
+    return after, epochs, is_finite(after[0], batch, batch.policy_carry)
 
 
 @jax.jit
@@ -164,7 +172,7 @@ def learn_value(
 ) -> tuple[ValueStart, Float[Array, " E"], Bool[Array, ""]]:
     """Some epochs of the value function, its mean loss in each, and whether everything stayed finite."""
     after, loss = jax.lax.scan(lambda now, rows: value_epoch(now, batch, rows, hyper), start, rows)
-    return after, loss, value_is_finite(after[0], batch)
+    return after, loss, is_finite(after[0], batch, batch.value_carry)
 
 
 @partial(jax.jit, static_argnames=("num_epochs", "size"))
@@ -192,14 +200,9 @@ def sort_shuffles(
     Sorted by NumPy: XLA's sort is much slower on a CPU, and each of the two networks would repeat it.
     """
     num_epochs, _, size = drawn.shape
-    place = np.arange(size, dtype=np.uint64)
-    order = np.broadcast_to(place, (num_epochs, size))
-    numbers = np.asarray(drawn)
-    numbers = numbers.astype(np.uint64)
-    for once in np.moveaxis(numbers, 1, 0):
-        # the place behind the number keeps equal ones in their order, as a stable sort does
-        ranked = np.sort(once << np.uint64(32) | place, axis=1) & np.uint64(2**32 - 1)
-        order = np.take_along_axis(order, ranked.astype(np.int64), axis=1)
+    order = np.broadcast_to(np.arange(size), (num_epochs, size))
+    for numbers in np.moveaxis(np.asarray(drawn), 1, 0):
+        order = np.take_along_axis(order, _stable_order(numbers), axis=1)
     count = size // minibatch_size
     full = order[:, : count * minibatch_size].astype(np.int32)
     return full.reshape(num_epochs, count, minibatch_size)

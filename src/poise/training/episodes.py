@@ -89,7 +89,9 @@ class Ledger:
                 )
             start[n], self._return[n], self.length[n] = t + 1, 0.0, 0
         # the rows after an environment's last end belong to an episode that continues in the next rollout
-        for n in range(num_envs):
+        ended = start > 0
+        self._return[~ended] += np.ascontiguousarray(reward.T)[~ended].sum(axis=1)
+        for n in np.flatnonzero(ended).tolist():
             self._return[n] += reward[start[n] :, n].sum()
         self.length += num_steps - start
         self._step += num_steps * total

@@ -21,7 +21,7 @@ from poise.algo.state import TrainState
 from poise.config import Config
 from poise.envs.checking import Crash
 from poise.placement import two_devices
-from poise.placement.two_devices import Learning, Ready
+from poise.placement.two_devices import Learning, Ready, draw_shuffles
 from poise.spec import Episode
 from poise.training.acting import ActionScale
 from poise.training.clock import Clock, Instant
@@ -168,8 +168,8 @@ class Driver:
 
     def _draw(self, number: int) -> UInt32[Array, "E rounds B"]:
         """What the shuffles of an iteration are sorted by."""
-        hyper = Hyperparameters.of(self._config, number)
-        return two_devices.draw_for(self._key, number, self._config.rollout_size, hyper)
+        ppo, size = self._config.ppo, self._config.rollout_size // (self._config.ppo.sequence_length or 1)
+        return draw_shuffles(self._key, np.array(number, np.int32), num_epochs=ppo.num_epochs, size=size)
 
     def _seconds(self, launched: Launched) -> dict[str, float]:
         """The durations of an iteration. One that was launched ahead begins where the last one ended."""

@@ -1,5 +1,6 @@
 """TensorBoard: metrics by step, episode, epoch and iteration. The only file that imports tensorboardX."""
 
+import math
 import os
 import time
 from pathlib import Path
@@ -107,11 +108,11 @@ class TensorBoard(Log):
             kinds |= {"mean": box.mean[rows], "std": box.std[rows]}
         if (chances := probabilities(distribution)) is not None:
             kinds["probability"] = chances[rows]
-        for i, step in enumerate(steps.tolist()):
-            values: dict[str, float] = {"step/reward": reward[i]}
-            for name, array in {"action": action, **kinds}.items():
-                values |= dict(zip(self._tags[name], array[i], strict=True))
-            self._add(step, values)
+        kinds = {"action": action, **kinds}
+        tags = ["step/reward", *(tag for name in kinds for tag in self._tags[name])]
+        values = np.concatenate([reward[:, None], *kinds.values()], axis=1)
+        for step, row in zip(steps.tolist(), values.tolist(), strict=True):
+            self._add(step, dict(zip(tags, row, strict=True)))
 
     def _write_epochs(self, progress: Progress, begin: int, size: int) -> None:
         count = len(progress.epochs["value/loss"])
@@ -120,8 +121,8 @@ class TensorBoard(Log):
             self._add(step, {name: values[epoch] for name, values in progress.epochs.items()})
 
     def _add(self, step: int, values: dict) -> None:
-        finite = {k: float(v) for k, v in values.items() if v is not None and np.isfinite(v)}
-        summary = Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in finite.items()])
+        finite = [(k, v) for k, v in values.items() if v is not None and math.isfinite(v)]
+        summary = Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in finite])
         event = Event(step=step, wall_time=time.time(), summary=summary)
         self._writer.write(event.SerializeToString())
 
