@@ -1,6 +1,12 @@
 """The whole algorithm on probes whose answer is known."""
 
+import dataclasses
+import time
+from itertools import pairwise
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from probes import Bandit, Corridor, Counter, first_state
 
@@ -15,7 +21,8 @@ from poise.placement.two_devices import draw_shuffles, make_ready
 from poise.seeds import Stream, episode_seed
 from poise.training.divergence import first_bad
 from poise.training.groups import make_collector
-from poise.training.loop import iterations
+from poise.training.iteration import Driver
+from poise.training.loop import Start, iterations
 
 FAST = {"num_steps": 32, "minibatch_size": 32, "policy_learning_rate": 5e-3, "value_learning_rate": 5e-3}
 RAW = Normalize(obs=False, reward=False)
@@ -155,3 +162,63 @@ def test_learning_is_compiled_once():
     list(iterations(Config(total_steps=3 * 96, num_envs=3, ppo=PPO(num_steps=32)), make("CartPole-v1", 3)))
     after = two_devices.learn_policy._cache_size(), two_devices.learn_value._cache_size()
     assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1]
+
+
+def same(a, b):
+    """The same arrays, bit for bit."""
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        np.testing.assert_array_equal(x, y)
+
+
+IN_JAX = Config(total_steps=20 * 64, num_envs=4, ppo=PPO(num_steps=16, minibatch_size=32, num_epochs=2))
+
+
+def test_iterations_in_jax_start_before_the_one_before_them_is_measured(monkeypatch):
+    order = []
+    for name in ("launch", "land"):
+        method = getattr(Driver, name)
+
+        def observed(self, *args, name=name, method=method, **more):
+            order.append(name)
+            return method(self, *args, **more)
+
+        monkeypatch.setattr(Driver, name, observed)
+    config = dataclasses.replace(IN_JAX, total_steps=4 * 64)
+    for _ in iterations(config, make("Pendulum-v1", 4)):
+        order.append("yield")
+    first = ["launch", "land", "yield"]  # compiles
+    assert order == [*first, "launch", "launch", "land", "yield", "launch", *first[1:], *first[1:]]
+    order.clear()
+    for _ in iterations(dataclasses.replace(IN_JAX, total_steps=3 * 64), Counter([3, -5, 0, 0])):
+        order.append("yield")
+    assert order == first * 3
+
+
+def test_a_training_in_jax_resumes_at_every_iteration_to_the_same_bits():
+    """Whatever was started before it stopped: a state and a world are those of their iteration."""
+    every = list(iterations(IN_JAX, make("Pendulum-v1", 4)))
+    assert len(every) == 20
+    for before, after in pairwise(every):
+        resumed = iterations(IN_JAX, make("Pendulum-v1", 4), Start(before.state, before.world))
+        again = next(resumed)
+        resumed.close()
+        same((again.state, again.rollout), (after.state, after.rollout))
+        assert again.world.keys() == after.world.keys()
+        for name, array in after.world.items():
+            np.testing.assert_array_equal(again.world[name], array)
+        assert (again.episodes, again.metrics) == (after.episodes, after.metrics)
+
+
+def test_the_times_of_iterations_in_jax_are_not_those_of_who_reads_them():
+    """A caller may take as long as it likes: the devices do not wait for it, and neither does the clock."""
+    shown = []
+    for progress in iterations(dataclasses.replace(IN_JAX, total_steps=6 * 64), make("Pendulum-v1", 4)):
+        shown.append(progress)
+        time.sleep(0.2)
+    for progress in shown[2:]:
+        assert progress.rollout_seconds >= 0
+        assert 0 <= progress.prepare_seconds <= progress.learn_seconds
+    ahead = shown[3:]  # was started before the one before it was shown, and is over when that has been
+    assert all(p.rollout_seconds + p.learn_seconds < 0.15 for p in ahead)
