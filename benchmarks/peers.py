@@ -76,29 +76,11 @@ def stable_baselines(name: str, task: str, envs: int) -> float:
     return (last_steps - first_steps) / (last_time - first_time)
 
 
-def rejax(task: str, envs: int) -> float:
-    """Trains with rejax twice in this process, the first time to compile; steps a second of the other."""
-    import jax
-    from rejax import PPO
+def rejax(envs: int) -> float:
+    """Trains Pendulum-v1 with rejax in this process; steps a second of a second training."""
+    import accelerator
 
-    algorithm = PPO.create(
-        env=task,
-        num_envs=envs,
-        num_steps=2048 // envs,
-        num_epochs=10,
-        num_minibatches=32,
-        total_timesteps=STEPS,
-        eval_freq=STEPS,
-        skip_initial_evaluation=True,
-        normalize_observations=True,
-        normalize_rewards=True,
-        agent_kwargs={"hidden_layer_sizes": (64, 64), "activation": "tanh"},
-    ).replace(eval_callback=lambda *_: ())
-    train = jax.jit(PPO.train)
-    jax.block_until_ready(train(algorithm, jax.random.key(0)))
-    start = time.perf_counter()
-    jax.block_until_ready(train(algorithm, jax.random.key(1)))
-    return -(-STEPS // 2048) * 2048 / (time.perf_counter() - start)  # it rounds up
+    return accelerator.rejax(accelerator.Work(envs, 2048 // envs, 10, 64, STEPS, small=True))[0]
 
 
 def poise_command(task: str, envs: int, out: str) -> list[str]:
@@ -149,7 +131,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.in_process:
         system, task, envs = args.in_process
-        pace = rejax(task, int(envs)) if system == "rejax" else stable_baselines(system, task, int(envs))
+        pace = rejax(int(envs)) if system == "rejax" else stable_baselines(system, task, int(envs))
         print(pace)
         return
     pythons = {"sb3": args.torch, "sbx": args.torch, "rejax": args.rejax}
