@@ -133,14 +133,14 @@ def test_options_with_an_effect_are_accepted():
 
 
 @pytest.mark.parametrize(
-    ("num_envs", "num_steps", "steps"),
-    [(2048, None, "1 step "), (1024, None, "2 steps"), (128, None, None), (16, None, None), (2048, 1, None)],
+    ("total_steps", "num_envs", "iterations"),
+    [(10**5, 2048, "3 iterations"), (60_000, 2048, "1 iteration "), (10**6, 2048, None), (5000, 16, None)],
 )
-def test_a_rollout_of_few_steps_is_warned_of(num_envs, num_steps, steps):
-    config = Config.from_dict({"total_steps": 10**6, "num_envs": num_envs, "ppo": {"num_steps": num_steps}})
-    warnings = config.warnings()
-    assert len(warnings) == (steps is not None)
-    assert all(f"leaves {steps}" in warning and "--ppo.num-steps 16" in warning for warning in warnings)
+def test_a_budget_of_few_iterations_is_warned_of(total_steps, num_envs, iterations):
+    warnings = Config(total_steps=total_steps, num_envs=num_envs).warnings()
+    assert len(warnings) == (iterations is not None)
+    enough = f"set --total-steps {5 * 16 * 2048} or more"
+    assert all(f"are only {iterations}" in warning and enough in warning for warning in warnings)
 
 
 @pytest.mark.parametrize(("name", "usual"), [("obs", 10.0), ("reward", 1000.0)])

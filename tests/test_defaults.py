@@ -30,6 +30,10 @@ def test_the_discount_by_hand():
         (1_000_000, 16, 128),  # never more than 2,048 rows
         (8_000, 1, 256),  # never fewer than 256
         (100_000, 64, 32),
+        (100_000, 256, 16),  # of more than 16 environments never fewer than 16,
+        (10**7, 16_384, 16),
+        (15_000, 24, 21),
+        (20_000, 2048, 9),  # but where the budget is less
         (100, 16, 6),  # but where the budget is less: as many as fit
         (5, 16, 1),
     ],
@@ -64,15 +68,33 @@ def test_how_fast_the_deviation_learns_by_hand():
 
 def test_the_minibatch_by_hand():
     budgets = (8000, 399_999, 400_000, 10**9)
-    assert [defaults.minibatch_size(b, 2048) for b in budgets] == [128, 128, 64, 64]
-    assert [defaults.minibatch_size(b, 50) for b in budgets] == [50, 50, 50, 50]
+    assert [defaults.minibatch_size(b, 128, 16) for b in budgets] == [128, 128, 64, 64]
+    assert [defaults.minibatch_size(b, 50, 1) for b in budgets] == [50, 50, 50, 50]
     # 130 rows are one minibatch, 255 are two of 127, 1,000 are eight of 125
-    assert [defaults.minibatch_size(8000, rows) for rows in (130, 192, 255, 1000)] == [130, 96, 127, 125]
+    assert [defaults.minibatch_size(8000, rows, 1) for rows in (130, 192, 255, 1000)] == [130, 96, 127, 125]
+    # of many environments 32, whatever their size; of few as many as there are
+    assert [defaults.minibatch_size(10**6, 16, envs) for envs in (17, 128, 256, 2048)] == [68, 64, 128, 1024]
+    assert defaults.minibatch_size(10**6, 4096, 16) == 64
+
+
+def test_many_environments_learn_as_fast_as_few_with_as_many_iterations():
+    """61 iterations of 16 x 2,048 steps have the rates of 61 iterations of 128 x 16."""
+    many, few = (
+        Config(total_steps=61 * rows, num_envs=envs).settled(SPEC)
+        for rows, envs in ((32_768, 2048), (2048, 16))
+    )
+    assert many.num_iterations == few.num_iterations == 61
+    assert many.ppo.num_steps == 16
+    assert many.ppo.policy_learning_rate == many.ppo.value_learning_rate == few.ppo.policy_learning_rate
+    assert many.policy.std_rate == few.policy.std_rate
+    assert defaults.comparable_budget(10**6, 2048, 16) == 10**6  # where N is not large, nothing changes
+    assert defaults.comparable_budget(10**6, 16, 64) == 10**6
+    assert defaults.comparable_budget(2**20, 16, 256) == 2**19
 
 
 @given(st.integers(2, 10**6), st.sampled_from([1000, 10**6]))
 def test_an_epoch_drops_fewer_rows_than_it_has_minibatches(rows, budget):
-    size = defaults.minibatch_size(budget, rows)
+    size = defaults.minibatch_size(budget, rows, 1)
     assert 2 <= size <= rows
     assert rows % size < rows // size
     assert size <= 1.5 * 128

@@ -20,7 +20,7 @@ Widths = tuple[Annotated[int, Bound(ge=1, le=2**16)], ...]
 USUAL_OBS_BOUND = 10.0  # standard deviations
 USUAL_MEMORY = 64  # units
 USUAL_REWARD_BOUND = 1000.0  # deviations of the return: more than a reward in a million steps reaches
-FEW_STEPS = 16  # of a rollout: with fewer, advantages depend almost only on the value function
+FEW_ITERATIONS = 5
 Envs = Annotated[int, Bound(ge=1, le=2**20)]
 Activation = Literal["tanh", "relu", "elu", "silu"]
 Init = Literal["orthogonal", "uniform"]
@@ -327,7 +327,7 @@ class Config(Checked):
     def minibatch_size(self) -> int:
         """Rows of a minibatch: the option, or derived from the budget if it is None."""
         size = self.ppo.minibatch_size
-        return defaults.minibatch_size(self.total_steps, self.rollout_size) if size is None else size
+        return defaults.minibatch_size(self.total_steps, *self.shape) if size is None else size
 
     @property
     def has_memory(self) -> bool:
@@ -356,17 +356,18 @@ class Config(Checked):
     def settled(self, spec: Spec) -> "Config":
         """The configuration with a number for each option that is None and derived.
 
-        They are derived from the budget, the time limit of the environment and its number of action
-        dimensions, and from nothing else.
+        They are derived from the budget, the number of environments, the time limit of the environment and
+        its number of action dimensions, and from nothing else.
         """
         ppo, policy = self.ppo, self.policy
         num_steps, num_envs = self.shape
+        budget = defaults.comparable_budget(self.total_steps, num_steps, num_envs)
         if policy.std_init is None and spec.boxes:
             policy = dataclasses.replace(policy, std_init=defaults.std_init(spec.box_size))
         if policy.std_rate is None and policy.std == "independent" and spec.boxes:
-            policy = dataclasses.replace(policy, std_rate=defaults.std_rate(self.total_steps))
+            policy = dataclasses.replace(policy, std_rate=defaults.std_rate(budget))
         policy, value = (_with_memory_size(network) for network in (policy, self.value))
-        rate = defaults.learning_rate(self.total_steps)
+        rate = defaults.learning_rate(budget)
         chosen = {
             "num_steps": num_steps,
             "minibatch_size": self.minibatch_size,
@@ -435,13 +436,13 @@ class Config(Checked):
     def warnings(self) -> list[str]:
         """Sentences about settings that are likely to learn badly. The training runs in any case."""
         num_steps, num_envs = self.shape
-        fewest_rows = FEW_STEPS * num_envs
-        if self.ppo.num_steps is not None or num_steps >= FEW_STEPS or self.total_steps < 2 * fewest_rows:
+        if num_envs <= defaults.MOST_ENVS or self.num_iterations >= FEW_ITERATIONS:
             return []
-        steps = counted(num_steps, "step")
+        iterations = counted(self.num_iterations, "iteration")
         return [
-            f"num_envs = {num_envs}: leaves {steps} of each environment in a rollout, which learns badly; "
-            f"set --ppo.num-steps {FEW_STEPS} or more, or fewer environments"
+            f"num_envs = {num_envs}: {self.total_steps:,} steps are only {iterations} of "
+            f"{num_steps} x {num_envs} steps, which learns badly; "
+            f"set --total-steps {FEW_ITERATIONS * self.rollout_size} or more, or fewer environments"
         ]
 
     def check_against(self, spec: Spec) -> None:

@@ -94,7 +94,7 @@ def _followed(config: Config, options: Mapping[str, Any]) -> dict[str, Any]:
     usual = {
         "num_envs": defaults.shape(total, num_steps, options.get("num_envs"))[1],
         "ppo.num_steps": defaults.shape(total, num_steps, config.num_envs)[0],
-        "ppo.minibatch_size": defaults.minibatch_size(total, config.rollout_size),
+        "ppo.minibatch_size": defaults.minibatch_size(total, *config.shape),
     }
     values = flat(config.to_dict())
     return {name: values[name] for name in usual if name not in options and values[name] != usual[name]}
