@@ -132,12 +132,11 @@ def learn(state: TrainState, ready: Ready, hyper: Hyperparameters) -> tuple[Trai
     return after, learning
 
 
-def _stable_order(numbers: UInt32[np.ndarray, "E B"]) -> Int[np.ndarray, "E B"]:
-    """``argsort`` of each row; equal numbers keep their order. By halves of 16 bits: NumPy's radix sort."""
+def _stable_order(numbers: UInt32[np.ndarray, " B"]) -> Int[np.ndarray, " B"]:
+    """``argsort``; equal numbers keep their order. By halves of 16 bits, for which NumPy has a radix sort."""
     low, high = (numbers & 0xFFFF).astype(np.uint16), (numbers >> 16).astype(np.uint16)
-    by_low = np.argsort(low, axis=1, kind="stable")
-    by_high = np.argsort(np.take_along_axis(high, by_low, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(by_low, by_high, axis=1)
+    by_low = low.argsort(kind="stable")
+    return by_low.take(high.take(by_low).argsort(kind="stable"))
 
 
 @functools.cache
@@ -200,9 +199,11 @@ def sort_shuffles(
     Sorted by NumPy: XLA's sort is much slower on a CPU, and each of the two networks would repeat it.
     """
     num_epochs, _, size = drawn.shape
-    order = np.broadcast_to(np.arange(size), (num_epochs, size))
-    for numbers in np.moveaxis(np.asarray(drawn), 1, 0):
-        order = np.take_along_axis(order, _stable_order(numbers), axis=1)
     count = size // minibatch_size
-    full = order[:, : count * minibatch_size].astype(np.int32)
-    return full.reshape(num_epochs, count, minibatch_size)
+    rows = np.empty((num_epochs, count * minibatch_size), np.int32)
+    for epoch, rounds in enumerate(np.asarray(drawn)):
+        order = np.arange(size)
+        for numbers in rounds:
+            order = order.take(_stable_order(numbers))
+        rows[epoch] = order[: rows.shape[1]]
+    return rows.reshape(num_epochs, count, minibatch_size)

@@ -113,16 +113,16 @@ class Driver:
         started = self._start(state, number)
         # the state with its origin set, and observations relative to that origin
         before, rollout = relative_to_origin(state, started.rollout, self._config.normalize)
-        end_of(rollout)
+        end_of(rollout.reward)  # all arrays of one call are there at once
 
         # 2. Prepare: normalize, compute advantages and targets, shuffle.
         ready = two_devices.make_ready(before, rollout, self._drawn.popleft(), hyper)
         self._drawn.append(self._draw(number + 2))
-        end_of(ready.prepared)
+        end_of(ready.prepared.finite)
 
         # 3. Learn: all epochs of policy and value function.
         after, learning = two_devices.learn(before, ready, hyper)
-        end_of((after.learner, learning))
+        end_of(learning.finite)
         return Launched(number, hyper, started, before, rollout, ready, after, learning, began, ends)
 
     def land(self, launched: Launched) -> Progress:
