@@ -222,3 +222,17 @@ def test_the_times_of_iterations_in_jax_are_not_those_of_who_reads_them():
         assert 0 <= progress.prepare_seconds <= progress.learn_seconds
     ahead = shown[3:]  # was started before the one before it was shown, and is over when that has been
     assert all(p.rollout_seconds + p.learn_seconds < 0.15 for p in ahead)
+
+
+def test_what_is_compiled_before_the_first_iteration_is_counted_in_it(monkeypatch):
+    init = two_devices.init
+
+    def compiled_for_long(*args):
+        jax.monitoring.record_event_duration_secs("/jax/core/compile/backend_compile_duration", 1000.0)
+        return init(*args)
+
+    monkeypatch.setattr(two_devices, "init", compiled_for_long)
+    config = dataclasses.replace(IN_JAX, total_steps=4 * 64)
+    first, *others = iterations(config, make("Pendulum-v1", 4))
+    assert 1000 <= first.compile_seconds < 1100
+    assert all(0 <= progress.compile_seconds < 100 for progress in others)
