@@ -88,7 +88,7 @@ class Driver:
         self._config, self._collector, self._clock = config, collector, clock
         self._scale = ActionScale(collector.spec, normalize=config.normalize.action)
         self._exact = exact  # see Progress
-        self._landed = Instant(0.0, 0.0)  # when the last iteration was: what is compiled before is the first's
+        self._landed = Instant(0.0, 0.0)  # of the last iteration; what is compiled before is the first's
         self._key = two_devices.shuffle_key(state)
         first = int(state.iteration)
         # for two iterations: what is drawn here is needed after the learning that is started next
