@@ -41,8 +41,8 @@ def shape(total_steps: int, num_steps: int | None, num_envs: int | None) -> tupl
 def comparable_budget(total_steps: int, num_steps: int, num_envs: int) -> float:
     """Steps with as many iterations, if rollouts of many environments had 2,048 rows and not more.
 
-    What follows from a budget follows from the updates in it. An iteration has the same number of updates
-    whether its rollout has 2,048 rows or many more.
+    What follows from a budget follows from the updates in it, and the number of minibatches has a bound: an
+    iteration of many more rows has about as many updates.
     """
     rows = num_steps * num_envs
     return total_steps if num_envs <= MOST_ENVS else total_steps * min(1.0, MOST_ROWS / rows)

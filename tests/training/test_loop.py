@@ -216,6 +216,7 @@ def test_the_times_of_iterations_in_jax_are_not_those_of_who_reads_them():
     shown = []
     for progress in iterations(dataclasses.replace(IN_JAX, total_steps=6 * 64), make("Pendulum-v1", 4)):
         shown.append(progress)
+        jax.jit(jnp.sin)(jnp.zeros(len(shown)))  # compiles
         time.sleep(0.2)
     for progress in shown[2:]:
         assert progress.rollout_seconds >= 0

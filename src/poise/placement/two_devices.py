@@ -1,12 +1,12 @@
-"""Drives an update on a CPU: policy and value function learn at the same time, on two devices of JAX.
+"""Drives an update: on a CPU, policy and value function learn at the same time, on two devices of JAX.
 
 Small networks keep only one core busy, and the two networks do not need each other between two computations
 of the advantages. With one device they learn one after the other. The bits are the same: the same compiled
 functions run on the same rows.
 
 The value function and its optimizer stay on the last device, everything else of a ``TrainState`` on the
-first. ``make_ready`` and ``learn`` return before their arrays are computed: what follows may be started at
-once, and waits on the devices for what it needs.
+first. ``make_ready`` and ``learn`` do not wait for the devices: what follows may be started at once, and
+waits there for what it needs.
 """
 
 import dataclasses
@@ -116,7 +116,7 @@ def learn(state: TrainState, ready: Ready, hyper: Hyperparameters) -> tuple[Trai
     for block in epoch_blocks(hyper):
         if block.start:
             batch = _recompute(jax.device_put(value[0], here), batch, prepared.transitions, hyper)
-        # JAX computes both at the same time
+        # on two devices, both at the same time
         policy, seen, policy_finite = learn_policy(policy, batch, rows[block], hyper)
         value, loss, value_finite = learn_value(value, jax.device_put(batch, there), rows[block], hyper)
         learning.epochs.append((seen, loss))
@@ -179,7 +179,7 @@ def draw_shuffles(
     key: PRNGKeyArray, iteration: Int[Tensor, ""], *, num_epochs: int, size: int
 ) -> UInt32[Array, "E rounds B"]:
     """The random numbers that sort the rows of each epoch; in two rounds if equal numbers are too likely."""
-    rounds = math.ceil(3 * math.log(max(1, size)) / math.log(2**32 - 1))  # as JAX chooses them
+    rounds = max(1, math.ceil(3 * math.log(size) / math.log(2**32 - 1)))  # as JAX chooses them
 
     def epoch(key):
         drawn = []

@@ -3,13 +3,12 @@
 To launch it is to give its work to the devices of JAX, in the order in which the work is done. To land it is
 to wait for the results, to measure them and to refuse infinity and NaN. Where the environments are in JAX,
 nothing in between needs this process: the loop launches an iteration before it lands the one before, so that
-the devices never wait while metrics are computed and files are written.
+the devices wait only if measuring and writing take longer than an iteration.
 """
 
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,7 +87,8 @@ class Driver:
         self._config, self._collector, self._clock = config, collector, clock
         self._scale = ActionScale(collector.spec, normalize=config.normalize.action)
         self._exact = exact  # see Progress
-        self._landed = Instant(0.0, 0.0)  # of the last iteration; what is compiled before is the first's
+        # the end of the last landed iteration; 0 lets the first count all that was compiled before it
+        self._landed = Instant(0.0, 0.0)
         self._key = two_devices.shuffle_key(state)
         first = int(state.iteration)
         # for two iterations: what is drawn here is needed after the learning that is started next
@@ -97,7 +97,7 @@ class Driver:
     def launch(self, state: TrainState, *, ahead: bool) -> Launched:
         """Starts the iteration that follows ``state``.
 
-        ``ahead``: return before anything is computed. Otherwise each part is over before the next begins, so
+        ``ahead``: do not wait for the devices. Otherwise each part is over before the next begins, so
         that what it takes to compile the next is not counted as its own time.
         """
         number = int(state.iteration)
@@ -175,11 +175,9 @@ class Driver:
         """The durations of an iteration. One that was launched ahead begins where the last one ended."""
         landed = self._landed
         self._landed = launched.ends[-1].result()
-        # the next rollout may end before the value function of this iteration does
-        instants = [landed, *(end.result() for end in launched.ends)]
-        if launched.began.wall > landed.wall:
-            instants[0] = launched.began
-        began, collected, prepared, learned = accumulate(instants, max)
+        collected, prepared, learned = (end.result() for end in launched.ends)
+        # what was compiled since the last landed iteration was launched did not delay this one
+        began = Instant(max(landed.wall, launched.began.wall), launched.began.compiling)
         return {
             "rollout_seconds": collected.since(began),
             "learn_seconds": learned.since(collected),

@@ -87,7 +87,7 @@ def _train(config: Config, collector: Collector, start: Start | None, clock: Clo
     for number in range(first, config.num_iterations):
         now = launched or driver.launch(state, ahead=False)
         state, launched = now.after, None
-        # The first iteration compiles. The others are launched before the one before them is landed.
+        # The first compiles. From the third on, each is launched before the one before it is landed.
         if first < number < config.num_iterations - 1 and isinstance(collector, Starting):
             launched = driver.launch(state, ahead=True)
         yield driver.land(now)  # the caller records, shows, stops
