@@ -2,13 +2,14 @@
 
     .venv/bin/python benchmarks/accelerator.py FILE.csv --rejax REJAX/bin/python
 
-REJAX is a virtual environment with rejax 0.1.3 and gymnax 0.0.9, on a GPU also jax[cuda13]. poise does not
-depend on either. The work: Pendulum-v1, two networks of 2 x 64 with tanh, observations and rewards
-normalized, advantages computed once an iteration, no evaluation. Each measurement is one process. Its pace is
-that of training: of poise from the end of its first iteration on, with the run folder that it writes; of rejax
-that of a second training in the process, which compiles nothing and writes nothing. Seconds of compilation are
-in a column of their own. On a CPU, only the two smaller settings are measured. Rows that the file has for this
-kind of device are not run again: for another machine, name another file.
+REJAX is a virtual environment with rejax 0.1.3 and gymnax 0.0.9, on a GPU also jax[cuda13]. poise does
+not depend on either. The work: Pendulum-v1, two networks of 2 x 64 with tanh, observations and rewards
+normalized, advantages computed once an iteration, no evaluation. Each measurement is one process. Its
+pace is that of training: of poise from the end of its first iteration on, with the run folder that it
+writes; of rejax that of a second training in the process, which compiles nothing and writes nothing.
+Seconds of compilation are in a column of their own. On a CPU, only the two smaller settings are
+measured. Rows that the file has for this kind of device are not run again: for another machine, name
+another file.
 """
 
 import argparse
