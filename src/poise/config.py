@@ -20,7 +20,7 @@ Widths = tuple[Annotated[int, Bound(ge=1, le=2**16)], ...]
 USUAL_OBS_BOUND = 10.0  # standard deviations
 USUAL_MEMORY = 64  # units
 USUAL_REWARD_BOUND = 1000.0  # deviations of the return: more than a reward in a million steps reaches
-FEW_ITERATIONS = 5
+FEW_ITERATIONS = 5  # of a training: with fewer, even easy tasks are not learned
 Envs = Annotated[int, Bound(ge=1, le=2**20)]
 Activation = Literal["tanh", "relu", "elu", "silu"]
 Init = Literal["orthogonal", "uniform"]

@@ -22,7 +22,7 @@ from poise.algo.prepare import Prepared, all_finite, prepare, recompute
 from poise.algo.state import Learner, TrainState, make_optimizer
 from poise.types import Batch, PolicyEpochs, PolicyMetrics, Rollout, Tensor
 
-SAMPLE = 256
+SAMPLE = 256  # rows whose outputs are checked after learning
 
 
 class Measured(eqx.Module):
