@@ -29,10 +29,10 @@ class Hyperparameters(eqx.Module):
     reward_bound: Number | None
 
     num_epochs: int = eqx.field(static=True)
-    minibatch_size: int = eqx.field(static=True)  # rows
-    sequence_length: int | None = eqx.field(
-        static=True
-    )  # steps of an item with a memory; None: an item is a row
+    minibatch_size: int = eqx.field(static=True)  # rows, of all groups together
+    groups: int = eqx.field(static=True)  # of environments that learn together (``groups.py``)
+    # steps of an item with a memory; None: an item is a row
+    sequence_length: int | None = eqx.field(static=True)
     recompute_every: int | None = eqx.field(static=True)  # epochs that share advantages; None: all
     normalize_advantage: bool = eqx.field(static=True)
     normalize_obs: bool = eqx.field(static=True)
@@ -42,11 +42,11 @@ class Hyperparameters(eqx.Module):
 
     @property
     def num_items(self) -> int:
-        """Items of a minibatch."""
-        return max(1, self.minibatch_size // (self.sequence_length or 1))
+        """Items of a minibatch, of one group."""
+        return max(1, self.minibatch_size // (self.sequence_length or 1) // self.groups)
 
     @classmethod
-    def of(cls, config: Config, iteration: int) -> "Hyperparameters":
+    def of(cls, config: Config, iteration: int, *, groups: int = 1) -> "Hyperparameters":
         """The settings of iteration ``iteration``, counted from 0, of a configuration that is settled."""
         ppo, normalize = config.ppo, config.normalize
         return cls(
@@ -64,6 +64,7 @@ class Hyperparameters(eqx.Module):
             reward_bound=normalize.reward_bound,
             num_epochs=ppo.num_epochs,
             minibatch_size=config.minibatch_size,
+            groups=groups,
             sequence_length=ppo.sequence_length,
             recompute_every=ppo.recompute_every,
             normalize_advantage=ppo.normalize_advantage,

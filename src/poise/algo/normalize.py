@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from poise.algo.encoders import Pixels, image_size, unit_pixels
+from poise.algo.groups import mean_of_groups
 from poise.algo.hyperparameters import Number
 from poise.spec import NUMBERS, Leaf, Spec
 from poise.types import Tensor
@@ -41,12 +42,12 @@ class RunningStats(eqx.Module):
     def std(self) -> Float[Array, "*S"]:
         return jnp.sqrt(self.var + EPSILON)
 
-    def merge(self, sample: Float[Array, "B *S"]) -> "RunningStats":
-        """The statistics of all samples so far and of these B."""
-        size = jnp.asarray(sample.shape[0], self.count.dtype)
+    def merge(self, sample: Float[Array, "B *S"], groups: int = 1) -> "RunningStats":
+        """The statistics of all samples so far and of these B, of each group."""
+        size = jnp.asarray(sample.shape[0] * groups, self.count.dtype)
         # two passes over the sample: sum(x^2) - n mean^2 would lose the digits of a small variance
-        mean = jnp.mean(sample, axis=0)
-        m2 = jnp.sum((sample - mean[None]) ** 2, axis=0)
+        mean = mean_of_groups(jnp.mean(sample, axis=0), groups)
+        m2 = mean_of_groups(jnp.sum((sample - mean[None]) ** 2, axis=0), groups) * groups
         count = self.count + size
         delta = mean - self.mean  # from the old mean to that of the sample
         return RunningStats(
@@ -77,14 +78,16 @@ class Normalizer(eqx.Module):
         leaves = () if plain else spec.obs
         return cls(RunningStats.empty(spec.obs_size), RunningStats.empty(), images=images, leaves=leaves)
 
-    def observe(self, obs: PyTree[Array]) -> "Normalizer":
-        """The normalizer with the statistics of these observations too, ``[B, ...]``."""
+    def observe(self, obs: PyTree[Array], groups: int = 1) -> "Normalizer":
+        """The normalizer with the statistics of these observations too, ``[B, ...]`` of each group."""
         if not isinstance(obs, dict):
-            return dataclasses.replace(self, obs=self.obs.merge(obs))
+            return dataclasses.replace(self, obs=self.obs.merge(obs, groups))
         rows = next(iter(obs.values())).shape[0]
-        numbers = self.obs.merge(obs.get(NUMBERS, jnp.zeros((rows, 0))))
-        pixels = {x.name: unit_pixels(x, obs[x.name]) for x in self.leaves if x.kind == "image"}
-        images = {name: self.images[name].merge(p.reshape(-1, p.shape[-1])) for name, p in pixels.items()}
+        numbers = self.obs.merge(obs.get(NUMBERS, jnp.zeros((rows, 0))), groups)
+        images = {}
+        for leaf in (x for x in self.leaves if x.kind == "image"):
+            pixels = unit_pixels(leaf, obs[leaf.name])
+            images[leaf.name] = self.images[leaf.name].merge(pixels.reshape(-1, pixels.shape[-1]), groups)
         return dataclasses.replace(self, obs=numbers, images=images)
 
     def scale(self, obs: PyTree[Array], *, enabled: bool, bound: Number | None) -> PyTree[Array]:

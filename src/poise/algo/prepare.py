@@ -72,7 +72,7 @@ def prepare(
         normalizer=normal.after,
         running_return=normal.running_return,
         value_carry=estimated.last_carry,
-        explained_variance=explained_variance(estimated.value, estimated.target),
+        explained_variance=explained_variance(estimated.value, estimated.target, hyper.groups),
         distribution=acted,
         finite=all_finite(normal.after),
     )
@@ -103,7 +103,7 @@ def normalize(
     Rewards are scaled with statistics that include this rollout, since rewards play no part in acting.
     """
     unscaled, next_unscaled = jax.tree.map(flatten, (rollout.obs, rollout.next_obs))
-    merged = before.observe(unscaled)
+    merged = before.observe(unscaled, hyper.groups)
     scales = before
     if hyper.normalize_first_rollout:
         scales = jax.tree.map(partial(jnp.where, before.obs.count > 0), before, merged)
@@ -111,7 +111,7 @@ def normalize(
 
     done = rollout.terminated | rollout.truncated
     running, returns = discounted_return(running_return, rollout.reward, done, hyper.reward_gamma)
-    after = dataclasses.replace(merged, ret=before.ret.merge(flatten(returns)))
+    after = dataclasses.replace(merged, ret=before.ret.merge(flatten(returns), hyper.groups))
     options = {"enabled": hyper.normalize_reward, "bound": hyper.reward_bound}
     reward = normalize_reward(after.ret, rollout.reward, **options)
     if hyper.reset_every_rollout:  # every rollout starts new episodes, or continues those that run

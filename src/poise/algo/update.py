@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from poise.algo.groups import group_index, mean_of_groups
 from poise.algo.hyperparameters import Hyperparameters, Number
 from poise.algo.losses import policy_loss, value_loss
 from poise.algo.memory import play_items
@@ -55,7 +56,8 @@ def update(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> tuple
         hyper,
     )
     # 2. which items (rows, or sequences of a memory) are learned from together, in each epoch
-    keys = epoch_keys(state.key, jnp.asarray(state.iteration), hyper.num_epochs)
+    key = state.key if hyper.groups == 1 else jax.random.fold_in(state.key, group_index())
+    keys = epoch_keys(key, jnp.asarray(state.iteration), hyper.num_epochs)
     rows = shuffle(keys, prepared.batch.num_items, hyper.num_items)
 
     # 3. epochs of minibatches
@@ -104,6 +106,7 @@ def policy_epoch(
     def learn(carry, minibatch: Batch):
         policy, opt_state, _ = carry
         (_, metrics), gradient = jax.value_and_grad(policy_loss, has_aux=True)(policy, minibatch, hyper)
+        metrics, gradient = mean_of_groups((metrics, gradient), hyper.groups)
         after = descend(policy, opt_state, gradient, hyper.policy_step_size, hyper)
         if hyper.target_kl is None:
             return (*after, jnp.array(False)), (metrics, jnp.array(1), jnp.array(1))
@@ -138,7 +141,7 @@ def value_epoch(
 
     def step(carry, minibatch: Batch):
         value, opt_state = carry
-        loss, gradient = jax.value_and_grad(value_loss)(value, minibatch)
+        loss, gradient = mean_of_groups(jax.value_and_grad(value_loss)(value, minibatch), hyper.groups)
         return descend(value, opt_state, gradient, hyper.value_step_size, hyper), loss
 
     after, loss = jax.lax.scan(step, start, take(batch, rows))

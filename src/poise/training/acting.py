@@ -54,7 +54,7 @@ class ActionScale:
             return action
         return (self.center + self.scale * action).clip(self.low, self.high)
 
-    def reached(self, action: Shaped[np.ndarray, "... A"]) -> Bool[np.ndarray, "... bounded"] | None:
+    def reached(self, action: Shaped[Tensor, "... A"]) -> Bool[Tensor, "... bounded"] | None:
         """Which entries are at a bound or beyond it after scaling, of the dimensions that have bounds.
 
         None where actions are choices only.

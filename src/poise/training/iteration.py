@@ -26,43 +26,61 @@ from poise.training.acting import ActionScale
 from poise.training.clock import Clock, Instant
 from poise.training.collector import Collected, Collector, Started, Starting
 from poise.training.divergence import refuse_infinite
-from poise.training.measuring import epoch_metrics, iteration_metrics, measure_rollout
-from poise.training.measuring_spaces import measure_spaces
+from poise.training.measuring import episode_metrics, epoch_metrics, iteration_metrics, measure
 from poise.training.origin import relative_to_origin
 from poise.types import Rollout
 
 
 @dataclass(frozen=True)
-class Progress:
-    """One finished iteration. Later iterations change none of its arrays."""
+class Row:
+    """What is recorded of one iteration."""
 
     iteration: int  # counted from 1
     steps: int  # environment steps since the start
-    state: TrainState  # after learning
-    rollout: Rollout  # as collected
-    prepared: Prepared
-    episodes: list[Episode]
+    episodes: list[Episode]  # that ended in it
     epochs: dict[str, np.ndarray]  # metrics of each epoch, [E]; NaN where target_kl skipped an epoch
-    metrics: dict[str, float | int | None]  # of the iteration; None if there is nothing to measure
-    rollout_seconds: float  # without compilation, as physics, learn and prepare
-    physics_seconds: float | None  # of these: stepping and resetting; None if compiled together with acting
-    learn_seconds: float
-    prepare_seconds: float  # of these: preparing the rollout and shuffling its rows
+    metrics: dict[str, float | int | None]  # None if there is nothing to measure
+    times: dict[str, float | None]  # seconds without compilation, by the names of the metrics
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One finished iteration, or several that were one program. No later one changes its arrays."""
+
+    rows: tuple[Row, ...]  # of all iterations since the last Progress
+    state: TrainState  # after the last of them
+    rollout: Rollout  # of the last of them, as collected
+    prepared: Prepared  # from that rollout
     compile_seconds: float  # since the end of the previous learning
     world: dict[str, Any] | None  # for ``Start``; None if the environment cannot report its state
     exact: bool  # False once a resume or a lost process may have changed the result
-    crashes: tuple[Crash, ...]  # of environments that were made again
-    notes: tuple[str, ...]  # lines for the user, of processes that were started again
+    crashes: tuple[Crash, ...] = ()  # of environments that were made again
+    notes: tuple[str, ...] = ()  # lines for the user, of processes that were started again
 
     @property
-    def times(self) -> dict[str, float | None]:
-        """By the names of the metrics."""
-        return {
-            "time/rollout": self.rollout_seconds,
-            "time/physics": self.physics_seconds,
-            "time/learn": self.learn_seconds,
-            "time/prepare": self.prepare_seconds,
-        }
+    def iteration(self) -> int:
+        """The number of the last iteration, counted from 1."""
+        return self.rows[-1].iteration
+
+    @property
+    def steps(self) -> int:
+        """Environment steps since the start of the training."""
+        return self.rows[-1].steps
+
+    @property
+    def metrics(self) -> dict[str, float | int | None]:
+        """Of the last iteration; None if there is nothing to measure."""
+        return self.rows[-1].metrics
+
+    @property
+    def epochs(self) -> dict[str, np.ndarray]:
+        """Metrics of each epoch of the last iteration, [E]."""
+        return self.rows[-1].epochs
+
+    @property
+    def episodes(self) -> list[Episode]:
+        """That ended since the last Progress."""
+        return [episode for row in self.rows for episode in row.episodes]
 
 
 class Launched(NamedTuple):
@@ -135,24 +153,22 @@ class Driver:
         number, hyper, before, rollout = launched.number, launched.hyper, launched.before, launched.rollout
         collected = launched.started.finish()
         measured = launched.learning.measured()
-        epochs = epoch_metrics(measured, hyper)
-        metrics = iteration_metrics(measured, epochs, collected.episodes)
-        metrics |= measure_rollout(rollout, before.normalizer, self._scale)
-        metrics |= measure_spaces(self._collector.spec, before, rollout, measured.prepared)
+        epochs = epoch_metrics(measured.policy, measured.value_loss, hyper)
+        scalars = measure(self._collector.spec, self._scale, before, rollout, measured.prepared)
+        metrics = episode_metrics(collected.episodes)
+        metrics |= iteration_metrics(epochs, measured.policy.num_seen, scalars, first=number == 0)
         place = f"iteration {number + 1} of {self._collector.spec.id}"
         refuse_infinite(metrics, measured, before, launched.ready, hyper, place)
         self._exact = self._exact and collected.exact
+        times, compiling = self._seconds(launched)
+        times["time/physics"] = collected.physics_seconds
+        steps = (number + 1) * self._config.rollout_size
         return Progress(
-            iteration=number + 1,
-            steps=(number + 1) * self._config.rollout_size,
+            rows=(Row(number + 1, steps, collected.episodes, epochs, metrics, times),),
             state=launched.after,
             rollout=collected.rollout,
             prepared=measured.prepared,
-            episodes=collected.episodes,
-            epochs=epochs,
-            metrics=metrics,
-            physics_seconds=collected.physics_seconds,
-            **self._seconds(launched),
+            compile_seconds=compiling,
             world=self._collector.snapshot(),
             exact=self._exact,
             crashes=collected.crashes,
@@ -171,16 +187,20 @@ class Driver:
         ppo, size = self._config.ppo, self._config.rollout_size // (self._config.ppo.sequence_length or 1)
         return draw_shuffles(self._key, np.array(number, np.int32), num_epochs=ppo.num_epochs, size=size)
 
-    def _seconds(self, launched: Launched) -> dict[str, float]:
-        """The durations of an iteration. One that was launched ahead begins where the last one ended."""
+    def _seconds(self, launched: Launched) -> tuple[dict[str, float | None], float]:
+        """The durations of the parts of an iteration, and that of compilations since the last one.
+
+        One that was launched ahead begins where the last one ended.
+        """
         landed = self._landed
         self._landed = launched.ends[-1].result()
         collected, prepared, learned = (end.result() for end in launched.ends)
         # what was compiled since the last landed iteration was launched did not delay this one
         began = Instant(max(landed.wall, launched.began.wall), launched.began.compiling)
-        return {
-            "rollout_seconds": collected.since(began),
-            "learn_seconds": learned.since(collected),
-            "prepare_seconds": prepared.since(collected),
-            "compile_seconds": learned.compiling - landed.compiling,
+        times: dict[str, float | None] = {
+            "time/rollout": collected.since(began),
+            "time/physics": None,
+            "time/learn": learned.since(collected),
+            "time/prepare": prepared.since(collected),
         }
+        return times, learned.compiling - landed.compiling

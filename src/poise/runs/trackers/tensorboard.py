@@ -17,7 +17,7 @@ from poise.runs.journal import EVENTS
 from poise.runs.writers.writer import Log
 from poise.spec import Piece, Spec
 from poise.store.files import open_to_write
-from poise.training.iteration import Progress
+from poise.training.iteration import Progress, Row
 from poise.training.measuring import box_of, probabilities
 
 
@@ -84,13 +84,14 @@ class TensorBoard(Log):
 
     def write(self, progress: Progress, greedy: Evaluation | None) -> None:
         size = progress.rollout.reward.size
-        begin = progress.steps - size
-        self._write_steps(progress, begin)
-        for e in progress.episodes:
-            self._add(e.step, {"episode/episodic_return": e.episodic_return})
-        self._write_epochs(progress, begin, size)
-        per_iteration = {k: v for k, v in progress.metrics.items() if k not in progress.epochs}
-        self._add(progress.steps, per_iteration | progress.times)
+        for row in progress.rows:
+            if row is progress.rows[-1]:  # of earlier iterations no rollout came back from the device
+                self._write_steps(progress, progress.steps - size)
+            for e in row.episodes:
+                self._add(e.step, {"episode/episodic_return": e.episodic_return})
+            self._write_epochs(row, size)
+            per_iteration = {k: v for k, v in row.metrics.items() if k not in row.epochs}
+            self._add(row.steps, per_iteration | row.times)
         if greedy is not None:
             self._add(progress.steps, {"evaluation/return": greedy.mean})
         self._writer.flush()
@@ -114,11 +115,11 @@ class TensorBoard(Log):
         for step, row in zip(steps.tolist(), values.tolist(), strict=True):
             self._add(step, dict(zip(tags, row, strict=True)))
 
-    def _write_epochs(self, progress: Progress, begin: int, size: int) -> None:
-        count = len(progress.epochs["value/loss"])
+    def _write_epochs(self, row: Row, size: int) -> None:
+        count = len(row.epochs["value/loss"])
         for epoch in range(count):
-            step = begin + size * (epoch + 1) // count
-            self._add(step, {name: values[epoch] for name, values in progress.epochs.items()})
+            step = row.steps - size + size * (epoch + 1) // count
+            self._add(step, {name: values[epoch] for name, values in row.epochs.items()})
 
     def _add(self, step: int, values: dict) -> None:
         finite = [(k, v) for k, v in values.items() if v is not None and math.isfinite(v)]

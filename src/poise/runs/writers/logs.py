@@ -35,9 +35,10 @@ class MetricsLog(_TextLog):
         super().__init__(folder / METRICS)
 
     def write(self, progress: Progress, greedy: Evaluation | None) -> None:
-        row = {"iteration": progress.iteration, "steps": progress.steps, **progress.metrics, **progress.times}
-        row["evaluation/return"] = None if greedy is None else greedy.mean
-        self._file.write(json.dumps(_finite(row)) + "\n")
+        for row in progress.rows:
+            score = greedy.mean if greedy is not None and row is progress.rows[-1] else None
+            columns = {"iteration": row.iteration, "steps": row.steps, **row.metrics, **row.times}
+            self._file.write(json.dumps(_finite({**columns, "evaluation/return": score})) + "\n")
         self._file.flush()
 
 
