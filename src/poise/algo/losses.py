@@ -1,12 +1,10 @@
 """The two losses of PPO, and what is measured together with them."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from poise.algo.groups import mean_of_groups, variance_of_groups
+from poise.algo.groups import moments_of_groups, variance_of_groups
 from poise.algo.hyperparameters import Hyperparameters, Number
 from poise.algo.memory import play_items
 from poise.algo.networks import Policy, ValueFunction
@@ -30,8 +28,8 @@ def approximate_kl(log_ratio: Float[Array, " M"]) -> Float[Array, ""]:
 
 def standardize(advantage: Float[Array, " M"], groups: int = 1) -> Float[Array, " M"]:
     """Mean 0 and (population) deviation 1 within the minibatch, of all groups."""
-    std = jnp.sqrt(variance_of_groups(advantage, groups))
-    return (advantage - mean_of_groups(jnp.mean(advantage), groups)) / (std + 1e-8)  # no division by 0
+    mean, m2 = moments_of_groups(advantage, groups)
+    return (advantage - mean) / (jnp.sqrt(m2 / (advantage.size * groups)) + 1e-8)  # no division by 0
 
 
 def policy_loss(
@@ -46,7 +44,7 @@ def policy_loss(
     ratio = jnp.exp(log_ratio)  # pi(a|s) / pi_old(a|s)
     advantage = batch.rows(batch.advantage)
     if hyper.normalize_advantage:
-        advantage = standardize(advantage, hyper.groups)
+        advantage = standardize(advantage)
     loss = -jnp.mean(clipped_surrogate(ratio, advantage, hyper.clip)) - hyper.entropy_coef * entropy
     clip_fraction = jnp.mean(jnp.abs(ratio - 1) > hyper.clip)
     return loss, PolicyMetrics(loss, approximate_kl(log_ratio), clip_fraction, entropy)
@@ -62,5 +60,5 @@ def explained_variance(
     prediction: Float[Array, " B"], target: Float[Array, " B"], groups: int = 1
 ) -> Float[Array, ""]:
     """1 - var(target - prediction) / var(target): 1 is perfect, 0 is as good as a constant."""
-    variance = partial(variance_of_groups, groups=groups)
-    return 1 - variance(target - prediction) / (variance(target) + 1e-8)  # 1e-8: all targets may be equal
+    residual, total = (variance_of_groups(x, groups) for x in (target - prediction, target))
+    return 1 - residual / (total + 1e-8)  # 1e-8: all targets may be equal

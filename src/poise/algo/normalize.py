@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from poise.algo.encoders import Pixels, image_size, unit_pixels
-from poise.algo.groups import mean_of_groups
+from poise.algo.groups import moments_of_groups
 from poise.algo.hyperparameters import Number
 from poise.spec import NUMBERS, Leaf, Spec
 from poise.types import Tensor
@@ -45,9 +45,7 @@ class RunningStats(eqx.Module):
     def merge(self, sample: Float[Array, "B *S"], groups: int = 1) -> "RunningStats":
         """The statistics of all samples so far and of these B, of each group."""
         size = jnp.asarray(sample.shape[0] * groups, self.count.dtype)
-        # two passes over the sample: sum(x^2) - n mean^2 would lose the digits of a small variance
-        mean = mean_of_groups(jnp.mean(sample, axis=0), groups)
-        m2 = mean_of_groups(jnp.sum((sample - mean[None]) ** 2, axis=0), groups) * groups
+        mean, m2 = moments_of_groups(sample, groups)
         count = self.count + size
         delta = mean - self.mean  # from the old mean to that of the sample
         return RunningStats(

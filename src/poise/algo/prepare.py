@@ -6,7 +6,7 @@ minibatch is made of: a row, or with a memory a sequence of L steps of one envir
 
 import dataclasses
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from poise.algo.advantages import gae
 from poise.algo.distributions import Distribution
+from poise.algo.groups import per_group
 from poise.algo.hyperparameters import Hyperparameters
 from poise.algo.losses import explained_variance
 from poise.algo.memory import first_carries, flatten, from_items, play, play_on, to_items
@@ -49,13 +50,13 @@ def prepare(
     rollout = jax.tree.map(jnp.asarray, rollout)  # NumPy arrays if the environments run on the host
     normal = normalize(before, running_return, rollout, hyper)
     # pi_old: no parameter has changed since the rollout, so these are the distributions that acted
-    acted, carries = play(policy, normal.acted_obs, rollout.begins, rollout.carry)
-    log_prob = jax.vmap(lambda d, a: d.log_prob(a))(acted, flatten(rollout.action))
+    acts = per_group(_acts, hyper.groups)
+    acted, carries, log_prob = acts(policy, normal.acted_obs, rollout)
 
     items = partial(to_items, shape=rollout.reward.shape, length=hyper.sequence_length)
     obs, ends = jax.tree.map(items, normal.obs), (rollout.terminated, rollout.truncated)
     transitions = Transitions(normal.reward, normal.next_obs, *ends, rollout.begins, value_carry)
-    estimated = estimate(value, obs, transitions, hyper)
+    estimated = per_group(estimate, hyper.groups)(value, obs, transitions, hyper)
     batch = Batch(
         obs=obs,
         action=items(flatten(rollout.action)),
@@ -76,6 +77,14 @@ def prepare(
         distribution=acted,
         finite=all_finite(normal.after),
     )
+
+
+def _acts(
+    policy: Policy, obs: PyTree[Array], rollout: Rollout
+) -> tuple[Distribution, Any, Float[Array, " B"]]:
+    """The distributions that acted, the carries after each step and the log-probabilities of the actions."""
+    acted, carries = play(policy, obs, rollout.begins, rollout.carry)
+    return acted, carries, jax.vmap(lambda d, a: d.log_prob(a))(acted, flatten(rollout.action))
 
 
 class Normalized(NamedTuple):
@@ -107,16 +116,19 @@ def normalize(
     scales = before
     if hyper.normalize_first_rollout:
         scales = jax.tree.map(partial(jnp.where, before.obs.count > 0), before, merged)
-    obs, next_obs = scale_obs(scales, unscaled, hyper), scale_obs(scales, next_unscaled, hyper)
+    scaled = per_group(scale_obs, hyper.groups)
+    obs, next_obs = scaled(scales, unscaled, hyper), scaled(scales, next_unscaled, hyper)
 
     done = rollout.terminated | rollout.truncated
-    running, returns = discounted_return(running_return, rollout.reward, done, hyper.reward_gamma)
+    returned = per_group(discounted_return, hyper.groups)
+    running, returns = returned(running_return, rollout.reward, done, hyper.reward_gamma)
     after = dataclasses.replace(merged, ret=before.ret.merge(flatten(returns), hyper.groups))
     options = {"enabled": hyper.normalize_reward, "bound": hyper.reward_bound}
-    reward = normalize_reward(after.ret, rollout.reward, **options)
+    reward = per_group(partial(normalize_reward, **options), hyper.groups)(after.ret, rollout.reward)
     if hyper.reset_every_rollout:  # every rollout starts new episodes, or continues those that run
         running = jnp.zeros_like(running)
-    return Normalized(obs, next_obs, acted_obs(before, unscaled, hyper), reward, after, running)
+    acted = per_group(acted_obs, hyper.groups)(before, unscaled, hyper)
+    return Normalized(obs, next_obs, acted, reward, after, running)
 
 
 def scale_obs(scales: Normalizer, obs: PyTree[Array], hyper: Hyperparameters) -> PyTree[Array]:
@@ -170,7 +182,8 @@ def estimate(
 
 def recompute(value: ValueFunction, batch: Batch, transitions: Transitions, hyper: Hyperparameters) -> Batch:
     """The batch with advantages and targets by the current ``value``; all else stays, pi_old too."""
-    new = estimate(value, jax.tree.map(jnp.asarray, batch.obs), transitions, hyper)
+    obs = jax.tree.map(jnp.asarray, batch.obs)
+    new = per_group(estimate, hyper.groups)(value, obs, transitions, hyper)
     items = partial(to_items, shape=transitions.reward.shape, length=hyper.sequence_length)
     advantage, target = items(new.advantage), items(new.target)
     return dataclasses.replace(batch, advantage=advantage, target=target, value_carry=new.carry)

@@ -4,6 +4,7 @@ It uses ``prepare.py`` (advantages and targets), ``minibatches.py`` and ``losses
 runs the same functions, in the same order, compiled in pieces and on several devices.
 """
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -13,9 +14,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from poise.algo.groups import group_index, mean_of_groups
+from poise.algo.groups import group_index, mean_of_groups, per_group
 from poise.algo.hyperparameters import Hyperparameters, Number
-from poise.algo.losses import policy_loss, value_loss
+from poise.algo.losses import policy_loss, standardize, value_loss
 from poise.algo.memory import play_items
 from poise.algo.minibatches import epoch_keys, shuffle, take
 from poise.algo.networks import Policy, ValueFunction, scale_log_std
@@ -105,8 +106,7 @@ def policy_epoch(
 
     def learn(carry, minibatch: Batch):
         policy, opt_state, _ = carry
-        (_, metrics), gradient = jax.value_and_grad(policy_loss, has_aux=True)(policy, minibatch, hyper)
-        metrics, gradient = mean_of_groups((metrics, gradient), hyper.groups)
+        metrics, gradient = policy_gradient(policy, minibatch, hyper)
         after = descend(policy, opt_state, gradient, hyper.policy_step_size, hyper)
         if hyper.target_kl is None:
             return (*after, jnp.array(False)), (metrics, jnp.array(1), jnp.array(1))
@@ -131,6 +131,18 @@ def policy_epoch(
     )
 
 
+def policy_gradient(policy: Policy, minibatch: Batch, hyper: Hyperparameters) -> tuple[PolicyMetrics, Any]:
+    """What is measured on a minibatch, and the gradient of the policy's loss, of all groups."""
+    groups = hyper.groups
+    if hyper.normalize_advantage and groups > 1:  # with the mean and deviation of all groups
+        advantage = standardize(minibatch.advantage, groups)
+        minibatch = dataclasses.replace(minibatch, advantage=advantage)
+        hyper = dataclasses.replace(hyper, normalize_advantage=False)
+    gradient_of = per_group(jax.value_and_grad(policy_loss, has_aux=True), groups)
+    (_, metrics), gradient = gradient_of(policy, minibatch, hyper)
+    return mean_of_groups((metrics, gradient), groups)
+
+
 def value_epoch(
     start: tuple[ValueFunction, optax.OptState],
     batch: Batch,
@@ -141,7 +153,8 @@ def value_epoch(
 
     def step(carry, minibatch: Batch):
         value, opt_state = carry
-        loss, gradient = mean_of_groups(jax.value_and_grad(value_loss)(value, minibatch), hyper.groups)
+        gradient_of = per_group(jax.value_and_grad(value_loss), hyper.groups)
+        loss, gradient = mean_of_groups(gradient_of(value, minibatch), hyper.groups)
         return descend(value, opt_state, gradient, hyper.value_step_size, hyper), loss
 
     after, loss = jax.lax.scan(step, start, take(batch, rows))

@@ -13,7 +13,7 @@ from poise import envs
 from poise.checked import ConfigError
 from poise.config import Config
 from poise.envs.naming import names_module
-from poise.placement import two_devices
+from poise.placement.mesh import Layout
 from poise.runs.folders import RunError, clear, disk_errors, new_folder, same_directory, set_aside, status
 from poise.runs.options import Options
 from poise.runs.reacting import Run, Session, react
@@ -21,17 +21,19 @@ from poise.runs.recorder import Recorder
 from poise.runs.resuming import Usable, difference, finished, newest_usable, same_machine, take_up
 from poise.runs.setup import Conditions, Past, Setup
 from poise.runs.writers.tally import Tally
-from poise.spec import Spec
+from poise.spec import IN_JAX, Spec
 from poise.store.checkpoint import checkpoints
 from poise.store.claim import claimed
+from poise.store.manifest import CheckpointError, read_manifest
 from poise.system import cluster
 from poise.system.compile_cache import keep_compiled
 from poise.system.machine import start_platform
 from poise.system.pulse import announced
 from poise.system.terminal import print, typed
+from poise.system.threads import THREADS
 from poise.training.collector import Collector
-from poise.training.groups import groups, make_collector
-from poise.training.loop import Start, settle, settled_iterations
+from poise.training.groups import collected_groups, make_collector
+from poise.training.loop import Start, choose_layout, settle, settled_iterations
 from poise.training.workers import Workers, WorkerSettings, check_workers
 
 
@@ -80,7 +82,7 @@ def session(env: str, config: Config, options: Options, folder: Path, conditions
 
     To close it before its end leaves a run that is ``stopped``, with a checkpoint of its last iteration.
     """
-    start_platform()
+    start_platform(_devices(config, options))
     with claimed(folder):
         task = resolved(env, options.backend)
         if (summary := finished(folder, task, config, options)) is not None:
@@ -118,7 +120,7 @@ def proceed(run: Path, changes: Changes, conditions: Conditions) -> Run:
 def _proceeding(run: Path, changes: Changes, conditions: Conditions) -> Session:
     if not (run / "checkpoints").is_dir():
         raise RunError(f"{run}: no run to resume (no checkpoints in it)")
-    start_platform()
+    start_platform(_saved_devices(run))
     with claimed(run):
         usable = newest_usable(run, conditions.file)
         return (yield from _resumed(run, usable, changes, conditions))
@@ -163,7 +165,7 @@ def _check_name(run: Path, saved: str, env: str | None) -> None:
 def _session(job: _Job, folder: Path | None, conditions: Conditions) -> Session:
     """A training in ``folder``, which is claimed; None: in a new one."""
     began = time.perf_counter() - conditions.import_seconds
-    start_platform()
+    start_platform(_devices(job.config, job.options))
     task, options, file = job.task, job.options, conditions.file
     out, place = options.out.absolute(), folder and folder.absolute()
     keep_compiled(options.compile_cache)
@@ -175,6 +177,7 @@ def _session(job: _Job, folder: Path | None, conditions: Conditions) -> Session:
             world = _world(job, conditions, stack)
         conditions.guard.restore()
         setup = _setup(job, world.spec, folder, conditions)
+        layout = choose_layout(setup.config, world, options.devices)
         if place is None or folder is None:
             place = new_folder(out, task.id, str(setup.config.seed))
             folder = options.out / place.relative_to(out)
@@ -191,10 +194,28 @@ def _session(job: _Job, folder: Path | None, conditions: Conditions) -> Session:
         recorder = Recorder(place, folder, setup, past, tally=tally, guard=conditions.guard)
         conditions.guard.began = True
         start = _start(job, recorder)
-        _announce(setup, world, conditions)
-        training = settled_iterations(setup.config, world, start)
+        _announce(setup, world, layout, conditions)
+        pauses = filter(None, (options.checkpoint_every, options.eval_every))
+        training = settled_iterations(setup.config, world, start, layout=layout, pauses=pauses)
         return (yield from react(training, recorder, conditions, waiting.close))
     raise AssertionError
+
+
+def _devices(config: Config, options: Options) -> int:
+    """The devices that JAX starts with on a CPU: as many for any number of several devices that learn.
+
+    Their number is that of the threads, on which the last bits of long sums depend.
+    """
+    return config.env_groups if options.devices > 1 else THREADS
+
+
+def _saved_devices(run: Path) -> int:
+    """The same for a run, before its arrays are read. A checkpoint that cannot be read is reported later."""
+    for folder in checkpoints(run):
+        with contextlib.suppress(CheckpointError, ConfigError, KeyError):
+            manifest = read_manifest(folder)
+            return _devices(manifest.config, Options.from_dict(manifest.notes["options"]))
+    return THREADS
 
 
 def resolved(env: str, backend: envs.Backend) -> envs.Resolved:
@@ -214,7 +235,7 @@ def _world(job: _Job, conditions: Conditions, stack: contextlib.ExitStack) -> Co
         stack.callback(world.close)
         return world
     made = []
-    for group in groups(config):
+    for group in collected_groups(config, in_jax=task.backend in IN_JAX):
         env = envs.make(
             task.id,
             group.num_envs,
@@ -246,16 +267,19 @@ def _start(job: _Job, recorder: Recorder) -> Start | None:
     training = None if job.resumed is None else job.resumed.training
     if training is None or training.state is None:
         return None
-    state = two_devices.place(training.state)
-    recorder.resume(state, training.world)
-    return Start(state, training.world)
+    recorder.resume(training.state, training.world)
+    return Start(training.state, training.world)
 
 
-def _announce(setup: Setup, world: Collector, conditions: Conditions) -> None:
+def _announce(setup: Setup, world: Collector, layout: Layout | None, conditions: Conditions) -> None:
     """Shows what is about to be trained, on what, and with which discount."""
     config, limit = setup.config, setup.spec.time_limit
     devices = jax.devices()
     learners = "one device" if devices[0] == devices[-1] else "two devices at once"
+    if layout is not None:
+        count = len(layout.devices)
+        learners = f"{'one device' if count == 1 else f'{count} devices'}, whole iterations as one program"
+        learners += f" of {layout.groups} groups" if layout.groups > 1 else ""
     # A time limit that the environment does not declare would give another discount.
     horizon = "episodes have no time limit" if limit is None else f"episodes end after {limit:,} steps"
     lines = [

@@ -52,7 +52,7 @@ from poise.system import cluster
 from poise.system.machine import versions
 from poise.system.streams import TextOut
 from poise.system.terminal import print
-from poise.training.groups import refuse_native_groups
+from poise.training.groups import check_native_groups
 from poise.wording import aligned, counted, figure, interval, share
 
 COLUMNS = ("env", "seed", "kind", "steps", "return", "seconds")
@@ -187,7 +187,7 @@ def _tasks(
     refuse_workers(options)
     tasks = tuple(resolved(id, options.backend) for id in ids)
     if any(task.backend in IN_JAX for task in tasks):
-        refuse_native_groups(config)
+        check_native_groups(config)
     if len({_slug(task.id) for task in tasks}) < len(tasks):
         raise ConfigError(f"ENV = {' '.join(ids)}: an environment is named twice")
     for note in (task.note for task in tasks if task.note):

@@ -10,21 +10,21 @@ from typing import Any
 
 from poise.errors import PoiseError
 from poise.system.compile_cache import processor
-from poise.system.threads import num_threads, start_jax
+from poise.system.threads import THREADS, num_threads, start_jax
 
 
 class PlatformError(PoiseError):
     """JAX cannot use the platform in JAX_PLATFORMS."""
 
 
-def start_platform() -> None:
+def start_platform(devices: int = THREADS) -> None:
     """``start_jax`` on the platform that the user chose.
 
     Raises:
         PlatformError: JAX cannot use the platform.
     """
     try:
-        start_jax()
+        start_jax(devices)
     except Exception:
         check_platform()
         raise

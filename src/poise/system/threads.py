@@ -21,17 +21,19 @@ THREADS = 2  # of XLA's pool: policy and value learn at the same time, each on a
 VARIABLE = "PJRT_NPROC"  # what XLA reads for the size of its pool when it starts
 
 
-def start_jax() -> None:
+def start_jax(devices: int = THREADS) -> None:
     """Start JAX on the CPU with two devices and ``THREADS`` threads. No effect if JAX runs already.
+
+    ``devices``: more, each with a thread, for groups of environments that learn on several.
 
     The variable ``PJRT_NPROC``, if set, chooses another number of threads; ``num_threads`` returns it.
     """
     with contextlib.suppress(RuntimeError):  # raised if JAX runs already
-        jax.config.update("jax_num_cpu_devices", THREADS)
+        jax.config.update("jax_num_cpu_devices", max(devices, THREADS))
     if VARIABLE in os.environ:
         jax.devices()
         return
-    os.environ[VARIABLE] = str(THREADS)
+    os.environ[VARIABLE] = str(max(devices, THREADS))
     try:
         jax.devices()
     finally:

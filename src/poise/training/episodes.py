@@ -1,11 +1,14 @@
-"""The bookkeeping of episodes while a rollout is collected, and the check that it holds only numbers."""
+"""The bookkeeping of episodes while rollouts are collected, and the check that they hold only numbers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from poise.arrays import ArraysError, fitted
 from poise.config import Config
@@ -14,7 +17,7 @@ from poise.errors import DIVERGED, TrainingError
 from poise.seeds import Stream, episode_seed
 from poise.spec import MASK, NUMBERS, Episode, Spec
 from poise.training.collector import Group
-from poise.types import Rollout
+from poise.types import Rollout, Tensor
 
 
 def first_lengths(config: Config, spec: Spec, num_envs: int) -> Int[np.ndarray, " N"] | None:
@@ -59,6 +62,10 @@ class Ledger:
         self.index[:], self._return[:] = arrays["index"], arrays["return"]
         self.length[:], self._step = arrays["length"], int(arrays["step"])
 
+    def set(self, returns: Any, lengths: Any, steps: int) -> None:
+        """Sets the sums after ``steps`` steps of all environments."""
+        self._return[:], self.length[:], self._step = returns, lengths, steps
+
     def account(
         self,
         index: Int[np.ndarray, "T N"],
@@ -96,6 +103,109 @@ class Ledger:
         self.length += num_steps - start
         self._step += num_steps * total
         return episodes
+
+
+LISTED = 256  # episodes of an iteration that are listed, if whole iterations are one program
+
+
+class Counts(eqx.Module):
+    """Returns and lengths of the unfinished episodes, on a device.
+
+    A return is the sum of two float32: ``rest`` has the digits that ``total`` loses.
+    """
+
+    total: Float[Tensor, " N"]
+    rest: Float[Tensor, " N"]
+    length: Int[Tensor, " N"]
+
+    @classmethod
+    def of(cls, returns: Float[np.ndarray, " N"], lengths: Int[np.ndarray, " N"]) -> "Counts":
+        """From the sums of a ``Ledger``."""
+        total = returns.astype(np.float32)
+        return cls(total, (returns - total).astype(np.float32), lengths.astype(np.int32))
+
+    def sums(self) -> tuple[Float[np.ndarray, " N"], Int[np.ndarray, " N"]]:
+        """For a ``Ledger``."""
+        return np.asarray(self.total, np.float64) + np.asarray(self.rest), np.asarray(self.length)
+
+
+class Ended(eqx.Module):
+    """The episodes that ended in a rollout: means over all, and a list of ``LISTED`` at most.
+
+    If more ended, the list is a uniform sample of them. It is in the order of their ends.
+    """
+
+    count: Int[Tensor, "*K"]
+    mean_return: Float[Tensor, "*K"]  # NaN if none ended
+    mean_length: Float[Tensor, "*K"]
+    row: Int[Tensor, "*K listed"]  # of the last step, in C order of [T, N]; T N where the list has ended
+    index: Int[Tensor, "*K listed"]
+    episodes: Counts  # sums of each of the list
+    terminated: Bool[Tensor, "*K listed"]
+
+    def listed(self, *, num_envs: int, before: int) -> list[Episode]:
+        """The list of one rollout, in NumPy; ``before``: environment steps before it."""
+        returns, lengths = self.episodes.sums()
+        rows = self.row[: min(int(self.count), len(self.row))].tolist()
+        return [
+            Episode(
+                env=row % num_envs,
+                index=int(self.index[i]),
+                step=before + (row // num_envs + 1) * num_envs,
+                episodic_return=float(returns[i]),
+                length=int(lengths[i]),
+                terminated=bool(self.terminated[i]),
+            )
+            for i, row in enumerate(rows)
+        ]
+
+    def metrics(self) -> dict[str, float | int | None]:
+        """The metrics of the episodes of one rollout, in NumPy."""
+        means = {"episode/return": self.mean_return, "episode/length": self.mean_length}
+        found = {name: float(mean) if self.count else None for name, mean in means.items()}
+        return {**found, "episode/count": int(self.count)}
+
+
+def count_episodes(
+    before: Counts,
+    facts: Rollout,
+    index: Int[Array, "T N"],
+    whole: Bool[Array, "T N"] | None,
+    key: PRNGKeyArray,
+) -> tuple[Counts, Ended]:
+    """What ``Ledger.account`` does, on a device. ``key``: draws the sample."""
+    done = facts.terminated | facts.truncated
+
+    def step(now: Counts, row):
+        reward, done = row
+        total, lost = _sum_exactly(now.total, reward)
+        total, rest = _sum_exactly(total, now.rest + lost)
+        sums = Counts(total, rest, now.length + 1)
+        return jax.tree.map(lambda x: jnp.where(done, jnp.zeros_like(x), x), sums), sums
+
+    after, sums = jax.lax.scan(step, before, (facts.reward, done))
+    flat = jax.tree.map(lambda x: x.reshape(-1), (sums, index, facts.terminated))
+    ended = (done if whole is None else done & whole).reshape(-1)
+    count = jnp.sum(ended.astype(jnp.int32))
+    drawn, rows = jax.lax.top_k(
+        jnp.where(ended, 1 + jax.random.uniform(key, ended.shape), 0.0), min(LISTED, ended.size)
+    )
+    rows = jnp.sort(jnp.where(drawn > 0, rows, ended.size))  # beyond the end where fewer have ended
+    listed, index, terminated = jax.tree.map(lambda x: x.at[rows].get(mode="clip"), flat)
+    lengths = sums.length.reshape(-1).astype(jnp.float32)
+    return_, length = (
+        jnp.sum(jnp.where(ended, x, 0.0)) / count.astype(jnp.float32) for x in (flat[0].total, lengths)
+    )
+    return after, Ended(count, return_, length, rows, index, listed, terminated)
+
+
+def _sum_exactly(
+    a: Float[Array, " N"], b: Float[Array, " N"]
+) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
+    """a + b, and what rounding took from it. Knuth, The Art of Computer Programming 2, 4.2.2, theorem B."""
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
 
 
 @dataclass(frozen=True)

@@ -31,17 +31,25 @@ def groups(config: Config) -> list[Group]:
     return [Group(i, firsts[i], firsts[i + 1] - firsts[i], total) for i in range(count)]
 
 
-def refuse_native_groups(config: Config) -> None:
-    """Environments that are compiled together with the networks have no groups.
+def collected_groups(config: Config, *, in_jax: bool) -> list[Group]:
+    """The groups that are made and collected on their own. Environments in JAX are made together."""
+    if not in_jax:
+        return groups(config)
+    check_native_groups(config)
+    return [Group(0, 0, config.shape[1], config.shape[1])]
+
+
+def check_native_groups(config: Config) -> None:
+    """Groups of environments that are compiled together with the networks also learn on their own rows.
 
     Raises:
-        ConfigError: the configuration asks for several.
+        ConfigError: the environments or the items of a minibatch cannot be shared equally.
     """
-    if config.env_groups != 1:
-        raise ConfigError(
-            f"env_groups = {config.env_groups}: must be 1 on backend native, where the environments are "
-            "compiled with the networks; --backend gymnasium has groups"
-        )
+    groups, num_envs = config.env_groups, config.shape[1]
+    items = config.minibatch_size // (config.ppo.sequence_length or 1)
+    for number, name in ((num_envs, "environments"), (items, "items of a minibatch")):
+        if number % groups:
+            raise ConfigError(f"env_groups = {groups}: must divide {number}, the {name} (backend native)")
 
 
 def check_worlds(env: object) -> None:
@@ -66,9 +74,8 @@ def make_collector(env: VectorEnv | Sequence[VectorEnv], config: Config) -> Coll
     """
     check_worlds(env)
     worlds = [env] if isinstance(env, VectorEnv) else list(env)
-    if worlds and isinstance(worlds[0], NativeEnv):
-        refuse_native_groups(config)
-    places = groups(config)
+    in_jax = bool(worlds) and isinstance(worlds[0], NativeEnv)
+    places = collected_groups(config, in_jax=in_jax)
     sizes, wanted = [each.num_envs for each in worlds], [place.num_envs for place in places]
     if sizes != wanted:
         has, should = (" + ".join(map(str, numbers)) for numbers in (sizes, wanted))

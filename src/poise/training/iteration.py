@@ -97,6 +97,16 @@ class Launched(NamedTuple):
     began: Instant
     ends: "list[Future[Instant]]"  # of collecting, preparing and learning
 
+    @property
+    def first(self) -> int:
+        """Iterations before it."""
+        return self.number
+
+    @property
+    def end(self) -> int:
+        """Iterations up to its end."""
+        return self.number + 1
+
 
 class Driver:
     """Launches and lands the iterations of one training, in their order."""
@@ -112,13 +122,12 @@ class Driver:
         # for two iterations: what is drawn here is needed after the learning that is started next
         self._drawn = deque([self._draw(first), self._draw(first + 1)])
 
-    def launch(self, state: TrainState, *, ahead: bool) -> Launched:
-        """Starts the iteration that follows ``state``.
+    def launch(self, state: TrainState, number: int, *, ahead: bool) -> Launched:
+        """Starts the iteration that follows ``state``, of which ``number`` came before.
 
         ``ahead``: do not wait for the devices. Otherwise each part is over before the next begins, so
         that what it takes to compile the next is not counted as its own time.
         """
-        number = int(state.iteration)
         hyper = Hyperparameters.of(self._config, number)
         began, ends = self._clock.now(), []
 

@@ -1,19 +1,25 @@
 """The training loop, a generator: it yields after every iteration, and the caller decides what happens."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import jax
 
 from poise.algo.state import TrainState
 from poise.arrays import ArraysError
+from poise.checked import ConfigError
 from poise.config import Config
 from poise.envs import VectorEnv
 from poise.envs.checking import EnvFault
 from poise.placement import two_devices
+from poise.placement.mesh import Layout
 from poise.spec import Spec
 from poise.system.threads import start_jax
+from poise.training.blocks import BlockDriver, place
 from poise.training.clock import Clock
 from poise.training.collector import Collector, Starting
+from poise.training.compiled import NativeCollector
 from poise.training.groups import check_worlds, make_collector
 from poise.training.iteration import Driver, Progress
 
@@ -26,9 +32,16 @@ class Start(NamedTuple):
 
 
 def iterations(
-    config: Config, env: VectorEnv | Sequence[VectorEnv] | Collector, start: Start | None = None
+    config: Config,
+    env: VectorEnv | Sequence[VectorEnv] | Collector,
+    start: Start | None = None,
+    *,
+    devices: int = 1,
 ) -> Iterator[Progress]:
     """Trains on ``env`` and yields after each of ``config.num_iterations`` iterations.
+
+    On a GPU or on several devices, some iterations of environments in JAX are one program: then it yields
+    after each such program, with a row for each iteration.
 
     Args:
         config: the options; what is left open is chosen by environment and budget.
@@ -36,6 +49,7 @@ def iterations(
             is more than 1; or a ``Collector``, which has them.
         start: where to continue. The iterations are then bit for bit those that followed there, if the
             environment repeats itself.
+        devices: of JAX that learn together, each from some of the ``config.env_groups`` groups.
 
     Raises:
         ArraysError: ``start`` is of another environment or configuration.
@@ -51,7 +65,8 @@ def iterations(
         config = dataclasses.replace(config, num_envs=env.num_envs)
     collector = env if isinstance(env, Collector) else make_collector(env, config)
     config = settle(config, collector.spec, new=start is None)
-    yield from settled_iterations(config, collector, start)
+    layout = choose_layout(config, collector, devices)
+    yield from settled_iterations(config, collector, start, layout=layout)
 
 
 def settle(config: Config, spec: Spec, *, new: bool) -> Config:
@@ -69,28 +84,78 @@ def settle(config: Config, spec: Spec, *, new: bool) -> Config:
     return config.settled(spec)
 
 
-def settled_iterations(config: Config, collector: Collector, start: Start | None) -> Iterator[Progress]:
-    """``iterations`` with a configuration from ``settle``."""
+def settled_iterations(
+    config: Config,
+    collector: Collector,
+    start: Start | None,
+    *,
+    layout: Layout | None = None,
+    pauses: Iterable[int] = (),
+) -> Iterator[Progress]:
+    """``iterations`` with a configuration from ``settle``.
+
+    Args:
+        layout: by ``choose_layout``.
+        pauses: numbers of environment steps. Where several iterations are one program, it ends at their
+            multiples.
+    """
     clock = Clock()
+    state = two_devices.init(collector.spec, config) if start is None else start.state
+    exact, first = start is None or _restored(collector, start, collector.spec.id), int(state.iteration)
+    if layout is None:
+        state = two_devices.place(state)
+        driver = Driver(config, collector, clock, state, exact=exact)
+    else:
+        assert isinstance(collector, NativeCollector)
+        state = place(state, layout)
+        driver = BlockDriver(config, collector, clock, layout, pauses=pauses, exact=exact)
     try:
-        yield from _train(config, collector, start, clock)
+        yield from _driven(
+            driver, state, range(first, config.num_iterations), isinstance(collector, Starting)
+        )
     finally:
         clock.close()
 
 
-def _train(config: Config, collector: Collector, start: Start | None, clock: Clock) -> Iterator[Progress]:
-    """``settled_iterations`` with their clock."""
-    state = two_devices.init(collector.spec, config) if start is None else start.state
-    exact = start is None or _restored(collector, start, collector.spec.id)
-    driver = Driver(config, collector, clock, state, exact=exact)
-    first, launched = int(state.iteration), None
-    for number in range(first, config.num_iterations):
-        now = launched or driver.launch(state, ahead=False)
-        state, launched = now.after, None
+def _driven(
+    driver: Driver | BlockDriver, state: TrainState, numbers: range, can_start: bool
+) -> Iterator[Progress]:
+    """The iterations of those numbers. ``can_start``: the next may begin before the last is landed."""
+    number, launched = numbers.start, None
+    while number < numbers.stop:
+        now: Any = launched or driver.launch(state, number, ahead=False)
+        state, number, launched = now.after, now.end, None
         # The first compiles. From the third on, each is launched before the one before it is landed.
-        if first < number < config.num_iterations - 1 and isinstance(collector, Starting):
-            launched = driver.launch(state, ahead=True)
+        if can_start and now.first > numbers.start and number < numbers.stop:
+            launched = driver.launch(state, number, ahead=True)
         yield driver.land(now)  # the caller records, shows, stops
+
+
+def choose_layout(config: Config, collector: Collector, devices: int) -> Layout | None:
+    """The devices that whole iterations run on as one program; None: their parts are compiled apart.
+
+    One program is faster where a device works faster than this process can ask it to, so on a GPU. On a CPU
+    policy and value function learn at the same time instead (``two_devices``). Groups of environments in JAX
+    are always one program.
+
+    Raises:
+        ConfigError: ``devices`` has no meaning here, or the groups cannot be shared equally.
+    """
+    if not isinstance(collector, NativeCollector):
+        if devices > 1:
+            raise ConfigError(
+                f"devices = {devices}: must be 1 on backend {collector.backend}; environments in JAX "
+                "learn on several"
+            )
+        return None
+    groups, there = config.env_groups, jax.devices()
+    if devices > len(there):
+        raise ConfigError(f"devices = {devices}: JAX has {len(there)} here")
+    if groups % devices:
+        raise ConfigError(f"devices = {devices}: must divide env_groups = {groups}")
+    if groups == 1 and jax.default_backend() == "cpu":
+        return None
+    return Layout.of(groups, there[:devices])
 
 
 def _restored(collector: Collector, start: Start, id: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from poise.algo.distributions import Choices, DiagGaussian, Distribution, Joint
@@ -48,7 +49,7 @@ def measure(
 
 def known(tree: Any) -> Any:
     """The tree in arrays of NumPy; while a function is traced, as it is."""
-    return jax.tree.map(lambda x: x if isinstance(x, jax.core.Tracer) else np.asarray(x), tree)
+    return jax.tree.map(lambda x: x if isinstance(x, Tracer) else np.asarray(x), tree)
 
 
 def _module(array: Tensor) -> Any:

@@ -66,7 +66,7 @@ from poise.system import cluster
 from poise.system.machine import versions
 from poise.system.streams import TextOut
 from poise.system.terminal import print, typed
-from poise.training.groups import refuse_native_groups
+from poise.training.groups import check_native_groups
 from poise.wording import aligned, counted, figure, interval
 
 FEWEST_FINAL = 2  # seeds of the final comparison
@@ -255,9 +255,7 @@ def _new_plan(env: str, config: Config, options: Options, search: Search, file: 
     with same_directory(), closing(envs.make(task.id, 1, task.backend)) as world:
         base, space = make_space(search.search, config, world.spec)
     if task.backend in IN_JAX:
-        refuse_native_groups(base)
-        if any(dimension.name == "env_groups" for dimension in space):
-            raise ConfigError(f"search = 'env-groups': backend {task.backend} has no groups")
+        check_native_groups(base)
     if search.storage is not None:
         search = dataclasses.replace(search, storage=_absolute(search.storage))
     folder = new_folder(options.out, task.id, "sweep")

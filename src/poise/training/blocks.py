@@ -1,0 +1,385 @@
+"""Blocks of iterations that are one compiled call, for environments in JAX on an accelerator or on several
+devices.
+
+A call takes about ``SECONDS``. What an iteration does is what ``Driver`` does in parts: collect, prepare,
+learn, measure. If something became infinite or NaN, the call is repeated up to the iteration where that
+happened, and the same checks as everywhere name it.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+
+from poise.algo.groups import group_index, per_group
+from poise.algo.hyperparameters import Hyperparameters, learning_rate
+from poise.algo.minibatches import epoch_keys, shuffle
+from poise.algo.prepare import all_finite
+from poise.algo.state import TrainState
+from poise.algo.update import Measured, update
+from poise.config import Config
+from poise.errors import TrainingError
+from poise.placement.fused import run_iterations
+from poise.placement.mesh import Layout
+from poise.placement.two_devices import Ready
+from poise.spec import MASK, Spec
+from poise.training.acting import ActionScale
+from poise.training.clock import Clock, Instant
+from poise.training.compiled import Keys, NativeCollector, Numbers, Play, Playing, are_whole, play_rollout
+from poise.training.divergence import refuse_infinite
+from poise.training.episodes import Counts, Ended, count_episodes
+from poise.training.iteration import Progress, Row
+from poise.training.measuring import Metrics, epoch_metrics, iteration_metrics, measure
+from poise.types import PolicyEpochs, Rollout, Tensor, Transitions
+
+SECONDS = 1.0  # that a call takes: an interrupt waits for it
+MOST = 1024  # iterations of a call
+
+
+class Now(eqx.Module):
+    """What an iteration changes."""
+
+    state: TrainState
+    playing: Playing
+    counts: Counts
+
+
+class Given(eqx.Module):
+    """What the iterations of a call read. Other values compile nothing."""
+
+    hyper: Hyperparameters  # with the learning rates of no iteration
+    rates: Float[Tensor, "most 2"]  # of policy and value function
+    episode_key: PRNGKeyArray
+    noise_key: PRNGKeyArray
+    numbers: Numbers
+    first: Int[Tensor, " N"] | None  # by ``first_lengths``
+
+
+class Recorded(eqx.Module):
+    """What is recorded of an iteration."""
+
+    policy: PolicyEpochs
+    value_loss: Float[Array, " E"]
+    scalars: Metrics
+    ended: Ended
+    finite: Bool[Array, ""]  # everything: rollout, statistics, losses, networks; and no mask forbids all
+
+
+class Last(eqx.Module):
+    """What comes back from the device of the last iteration of a call."""
+
+    rollout: Rollout
+    measured: Measured
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One iteration of all groups, as a pure function: what ``run_iterations`` repeats."""
+
+    spec: Spec
+    play: Play
+    layout: Layout
+
+    def __call__(self, now: Now, given: Given, number: Int[Tensor, ""]) -> tuple[Now, Recorded, Last]:
+        rates = jnp.asarray(given.rates)[number]
+        hyper = eqx.tree_at(lambda h: (h.policy_step_size, h.value_step_size), given.hyper, tuple(rates))
+        before, restart = now.state, (now.state.iteration == 0) | hyper.reset_every_rollout
+        state, playing, rollout, measured = self._learn(now, given, hyper, restart)
+        # measured beside the groups: it does not take part in learning
+        scalars = measure(self.spec, self._scale, before, rollout, measured.prepared)
+        counts, ended = self._count(now, given, rollout, restart)
+        finite = self._is_finite(rollout, measured)
+        scalars = {name: x for name, x in scalars.items() if x is not None}
+        recorded = Recorded(measured.policy, measured.value_loss, scalars, ended, finite)
+        return Now(state, playing, counts), recorded, Last(rollout, measured)
+
+    @property
+    def _scale(self) -> ActionScale:
+        return ActionScale(self.spec, normalize=self.play.scale_actions)
+
+    def _learn(
+        self, now: Now, given: Given, hyper: Hyperparameters, restart: Bool[Array, ""]
+    ) -> tuple[TrainState, Playing, Rollout, Measured]:
+        """Collecting and learning of all groups."""
+        groups = self.layout.groups
+
+        def one(shared: Any, own: Any) -> Any:
+            (state, restart, hyper, given), (own_state, playing, ahead) = shared, own
+            state = eqx.combine(state, own_state)
+            first, noise_key = 0, given.noise_key
+            if groups > 1:  # each has noise and environments of its own
+                first = group_index() * playing.index.size
+                noise_key = jax.random.fold_in(noise_key, group_index())
+            keys, numbers = Keys(given.episode_key, noise_key, first), given.numbers._replace(ahead=ahead)
+            acting = state.learner.policy, state.normalizer
+            collect = per_group(partial(play_rollout, play=self.play), groups)
+            playing, rollout = collect(*acting, playing, restart, state.iteration, keys, numbers)
+            state, measured = update(state, rollout, hyper)
+            shared, own_state = eqx.partition(state, _is_shared(state))
+            return shared, (own_state, playing, ahead), (rollout, measured)
+
+        state, own_state = eqx.partition(now.state, _is_shared(now.state))
+        rest = eqx.tree_at(lambda g: g.numbers, given, given.numbers._replace(ahead=None))
+        shared, own = (state, restart, hyper, rest), (own_state, now.playing, given.numbers.ahead)
+        state, (own_state, playing, _), (rollout, measured) = self.layout.of_all_groups(one)(shared, own)
+        state = eqx.combine(state, own_state)
+        if groups > 1:
+            by_rows = hyper.sequence_length is None
+            measured = _joined_measures(measured, self.play.num_steps, by_rows=by_rows)
+            rollout = _joined(rollout)
+        return state, playing, rollout, measured
+
+    def _count(
+        self, now: Now, given: Given, rollout: Rollout, restart: Bool[Array, ""]
+    ) -> tuple[Counts, Ended]:
+        """The episodes that ended, and the sums of those that did not."""
+        before = jax.tree.map(lambda x: jnp.where(restart, jnp.zeros_like(x), x), now.counts)
+        running = now.playing.index + restart.astype(jnp.int32)
+        done = (rollout.terminated | rollout.truncated).astype(jnp.int32)
+        index, whole = running + jnp.cumsum(done, axis=0) - done, None
+        if given.first is not None:
+            iteration = jnp.asarray(now.state.iteration)
+            whole = are_whole(index, rollout, iteration, given.first, given.numbers)
+        key = jax.random.fold_in(jax.random.fold_in(given.noise_key, now.state.iteration), 1)
+        return count_episodes(before, rollout, index, whole, key)
+
+    def _is_finite(self, rollout: Rollout, measured: Measured) -> Bool[Array, ""]:
+        """Whether the checks of ``check_numbers``, ``check_masks`` and ``refuse_infinite`` pass."""
+        arrays = rollout.obs, rollout.action, rollout.reward, rollout.next_obs
+        floats = [x for x in jax.tree.leaves(arrays) if jnp.issubdtype(x.dtype, jnp.floating)]
+        flags = [measured.prepared.finite, measured.policy_finite, measured.value_finite]
+        flags += [jnp.isfinite(measured.value_loss).all(), all_finite(floats)]
+        # an epoch that target_kl skipped has no mean
+        flags.append((jnp.isfinite(measured.policy.loss) | (measured.policy.num_seen == 0)).all())
+        if self.spec.masked:
+            ends = np.cumsum((0, *self.spec.sizes))
+            mask = rollout.obs[MASK]
+            flags += [mask[..., i:j].any(axis=-1).all() for i, j in itertools.pairwise(ends)]
+        return jnp.stack(flags).all()
+
+
+def place(state: TrainState, layout: Layout) -> TrainState:
+    """The state on the devices of the layout."""
+    shared, own = layout.place(*eqx.partition(state, _is_shared(state)))
+    return eqx.combine(shared, own)
+
+
+def _is_shared(state: TrainState) -> Any:
+    """False for what a group has of its own: the arrays with an axis of environments."""
+    own = {"running_return", "value_carry"}
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[0].name not in own, state)
+
+
+def _by_env(x: Shaped[Array, "G n ..."]) -> Shaped[Array, "N ..."]:
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _by_step(x: Shaped[Array, "G T n ..."]) -> Shaped[Array, "T N ..."]:
+    return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])
+
+
+def _joined(rollout: Rollout) -> Rollout:
+    """The rollouts of all groups, side by side."""
+    facts = jax.tree.map(_by_step, dataclasses.replace(rollout, carry=None))
+    return dataclasses.replace(facts, carry=jax.tree.map(_by_env, rollout.carry))
+
+
+def _joined_measures(measured: Measured, num_steps: int, *, by_rows: bool) -> Measured:
+    """What was measured in learning, as one group would return it.
+
+    ``by_rows``: an item is a row, not a sequence of one environment.
+    """
+
+    def rows(x: Shaped[Array, "G rows ..."]) -> Shaped[Array, "rows ..."]:
+        """Of each group in C order of [T, N / G], of all in that of [T, N]."""
+        by_step = x.reshape(x.shape[0], num_steps, -1, *x.shape[2:])
+        return _by_step(by_step).reshape(-1, *x.shape[2:])
+
+    prepared, of_first = measured.prepared, jax.tree.map(lambda x: x[0], measured)
+    old = prepared.transitions
+    steps = jax.tree.map(_by_step, (old.reward, old.terminated, old.truncated, old.begins))
+    transitions = Transitions(
+        reward=steps[0],
+        next_obs=jax.tree.map(rows, old.next_obs),
+        terminated=steps[1],
+        truncated=steps[2],
+        begins=steps[3],
+        value_carry=jax.tree.map(_by_env, old.value_carry),
+    )
+    joined = dataclasses.replace(
+        of_first.prepared,  # what all groups share
+        batch=jax.tree.map(rows if by_rows else _by_env, prepared.batch),
+        transitions=transitions,
+        running_return=_by_env(prepared.running_return),
+        value_carry=jax.tree.map(_by_env, prepared.value_carry),
+        distribution=jax.tree.map(rows, prepared.distribution),
+    )
+    finite = measured.policy_finite.all(), measured.value_finite.all()
+    return Measured(joined, of_first.policy, of_first.value_loss, *finite)
+
+
+class Launched(NamedTuple):
+    """A block that has been given to the devices."""
+
+    first: int  # iterations before it
+    size: int  # iterations of it
+    before: Now
+    after: TrainState
+    now: Now
+    recorded: Recorded
+    last: Last
+    began: Instant
+    done: Future[Instant]
+
+    @property
+    def end(self) -> int:
+        """Iterations up to its end."""
+        return self.first + self.size
+
+
+class BlockDriver:
+    """Launches and lands blocks of iterations, as ``Driver`` does with one.
+
+    ``pauses``: numbers of environment steps; a block ends at their multiples, where the caller wants the
+    state.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        collector: NativeCollector,
+        clock: Clock,
+        layout: Layout,
+        *,
+        pauses: Iterable[int],
+        exact: bool,
+    ):
+        self._config, self._collector, self._clock, self._layout = config, collector, clock, layout
+        self._pauses, self._exact = tuple(pauses), exact
+        self._iteration = Iteration(collector.spec, collector.play, layout)
+        self._hyper = Hyperparameters.of(config, 0, groups=layout.groups)
+        counts = Counts.of(*collector.counts())
+        _, (collector.now, self._counts) = layout.place(None, (collector.now, counts))
+        self._size = 1  # iterations of the next block; the first compiles
+        self._landed = Instant(0.0, 0.0)
+
+    def launch(self, state: TrainState, number: int, *, ahead: bool) -> Launched:
+        """Starts the iterations that follow ``state``. It never waits."""
+        now = Now(state, self._collector.now, self._counts)
+        count = self._until_pause(number)
+        began = self._clock.now()
+        after, recorded, last = self._run(now, number, count)
+        self._collector.now, self._counts = after.playing, after.counts
+        done = self._clock.when(recorded.finite)
+        return Launched(number, count, now, after.state, after, recorded, last, began, done)
+
+    def _until_pause(self, number: int) -> int:
+        """Iterations of the next block, which begins after ``number`` of them."""
+        size, count = self._config.rollout_size, min(self._size, self._config.num_iterations - number)
+        for every in self._pauses:
+            due = (number * size // every + 1) * every
+            count = min(count, -(-due // size) - number)
+        return count
+
+    def _run(self, now: Now, number: int, count: int) -> tuple[Now, Recorded, Last]:
+        rates, collector = np.zeros((MOST, 2), np.float32), self._collector
+        for i in range(count):
+            rates[i] = [learning_rate(rate, number + i, self._config) for rate in self._rates()]
+        given = Given(
+            self._hyper,
+            rates,
+            collector.episode_key,
+            collector.noise_key,
+            collector.numbers,
+            collector.first,
+        )
+        return run_iterations(now, given, np.array(count, np.int32), iterate=self._iteration, most=MOST)
+
+    def _rates(self) -> tuple[float | None, float | None]:
+        ppo = self._config.ppo
+        return ppo.policy_learning_rate, ppo.value_learning_rate
+
+    def land(self, launched: Launched) -> Progress:
+        """Waits for the block. Raises what ``Driver.land`` raises."""
+        count, ended = launched.size, launched.done.result()
+        rows = jax.tree.map(lambda x: x[:count], jax.device_get(launched.recorded))
+        if not rows.finite.all():
+            self._explain(launched, int(np.argmin(rows.finite)))
+        seconds = max(1e-9, ended.wall - max(self._landed.wall, launched.began.wall))
+        compiling = ended.compiling - self._landed.compiling
+        if launched.first or count > 1:  # not the block that compiled
+            self._size = min(MOST, 2 * self._size, max(1, int(SECONDS * count / seconds)))
+        self._landed = ended
+        steps = launched.end * self._config.rollout_size
+        self._collector.finished(launched.now.playing, launched.now.counts.sums(), steps)
+        each = max(0.0, seconds - compiling) / count
+        return Progress(
+            rows=tuple(self._row(_nth(rows, i), launched.first + i, each) for i in range(count)),
+            state=launched.after,
+            rollout=launched.last.rollout,
+            prepared=launched.last.measured.prepared,
+            compile_seconds=compiling,
+            world=self._collector.snapshot(),
+            exact=self._exact,
+        )
+
+    def _row(self, recorded: Recorded, number: int, seconds: float) -> Row:
+        """The row of one iteration, of which ``number`` came before."""
+        size, num_envs = self._config.rollout_size, self._collector.num_envs
+        hyper = Hyperparameters.of(self._config, number)
+        epochs = epoch_metrics(recorded.policy, np.asarray(recorded.value_loss), hyper)
+        metrics = recorded.ended.metrics()
+        metrics |= iteration_metrics(epochs, recorded.policy.num_seen, recorded.scalars, first=number == 0)
+        episodes = recorded.ended.listed(num_envs=num_envs, before=number * size)
+        # the parts of one program have no times of their own
+        times = {"time/rollout": None, "time/physics": None, "time/learn": seconds, "time/prepare": None}
+        return Row(number + 1, (number + 1) * size, episodes, epochs, metrics, times)
+
+    def _explain(self, launched: Launched, bad: int) -> None:
+        """Names what became infinite or NaN in iteration ``bad`` of a block, counted from 0."""
+        config, collector, number = self._config, self._collector, launched.first + bad
+        before = self._run(launched.before, launched.first, bad)[0] if bad else launched.before
+        last = self._run(before, number, 1)[2]
+        restart = number == 0 or config.ppo.reset_every_rollout
+        sums = jax.tree.map(lambda x: 0 * x if restart else x, before.counts.sums())
+        collector.finished(before.playing, sums, number * config.rollout_size)
+        collector.check(jax.device_get(last.rollout), restart=restart)
+        measured, hyper = jax.device_get(last.measured), Hyperparameters.of(config, number)
+        losses = {"policy/loss": measured.policy.loss, "value/loss": measured.value_loss}
+        odd = {
+            name: next((float(x) for x in loss if not np.isfinite(x)), 0.0) for name, loss in losses.items()
+        }
+        ready = Ready(measured.prepared, group_shuffles(before.state, config, self._layout.groups))
+        place = f"iteration {number + 1} of {collector.spec.id}"
+        refuse_infinite(odd, measured, before.state, ready, hyper, place)
+        raise TrainingError(f"{place}: something became infinite or NaN; repeated, it did not")
+
+
+def group_shuffles(state: TrainState, config: Config, groups: int) -> Int[np.ndarray, "E minibatches M"]:
+    """The items of each minibatch of an iteration, of all groups, by their places in the joined batch."""
+    hyper = Hyperparameters.of(config, 0, groups=groups)
+    num_steps, num_envs = config.shape
+    size, parts = num_steps * num_envs // groups // (hyper.sequence_length or 1), []
+    for group in range(groups):
+        key = state.key if groups == 1 else jax.random.fold_in(state.key, group)
+        keys = epoch_keys(key, jnp.asarray(state.iteration), hyper.num_epochs)
+        rows = np.asarray(shuffle(keys, size, hyper.num_items))
+        if hyper.sequence_length is None:  # C order of [T, N]
+            step, env = np.divmod(rows, num_envs // groups)
+            parts.append(step * num_envs + group * (num_envs // groups) + env)
+        else:
+            parts.append(group * size + rows)
+    return np.concatenate(parts, axis=-1).astype(np.int32)
+
+
+def _nth(tree: Any, i: int) -> Any:
+    return jax.tree.map(lambda x: x[i], tree)
