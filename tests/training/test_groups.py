@@ -135,11 +135,12 @@ def test_more_groups_than_environments_are_refused():
         Config(num_envs=4, env_groups=5)
 
 
-def test_environments_that_are_compiled_with_the_networks_have_no_groups():
-    with pytest.raises(ConfigError, match="env_groups = 2: must be 1 on backend native"):
-        make_collector(NativeEnv(NativeCounter(3, None), 4), grouped(4, 2))
-    with pytest.raises(ConfigError, match="env_groups = 2: must be 1 on backend native"):
-        poise.train("Pendulum-v1", total_steps=512, env_groups=2)
+def test_groups_of_environments_in_jax_share_environments_and_minibatches_equally():
+    env = NativeEnv(NativeCounter(3, None), 4)
+    with pytest.raises(ConfigError, match="env_groups = 3: must divide 4, the environments"):
+        make_collector(env, grouped(4, 3))
+    with pytest.raises(ConfigError, match="env_groups = 4: must divide 6, the items of a minibatch"):
+        poise.train("Pendulum-v1", total_steps=512, num_envs=4, env_groups=4, ppo={"minibatch_size": 6})
 
 
 def test_a_fault_names_the_environment_by_its_number_among_all():

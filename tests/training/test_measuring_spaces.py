@@ -17,7 +17,7 @@ from poise.algo.memory import play, to_items
 from poise.algo.networks import Policy
 from poise.config import Policy as PolicyConfig
 from poise.spec import Part, Spec
-from poise.training.measuring_spaces import (
+from poise.training.measuring import (
     _forgetful,
     _in_time,
     divergence,

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 DEVICES, GROUPS = "devices", "groups"  # axes: all devices, and the groups of one of them
 
@@ -64,6 +64,11 @@ def moments_of_groups(x: Float[Array, "B *S"], groups: int) -> tuple[Float[Array
 def variance_of_groups(x: Float[Array, " B"], groups: int) -> Float[Array, ""]:
     """The population variance of all rows of all groups."""
     return moments_of_groups(x, groups)[1] / (x.shape[0] * groups)
+
+
+def own_key(key: PRNGKeyArray, groups: int) -> PRNGKeyArray:
+    """The key with which a group draws; with one group, ``key`` itself."""
+    return key if groups == 1 else jax.random.fold_in(key, group_index())
 
 
 def group_index() -> Int[Array, ""]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from poise.algo.groups import group_index, mean_of_groups, per_group
+from poise.algo.groups import mean_of_groups, own_key, per_group
 from poise.algo.hyperparameters import Hyperparameters, Number
 from poise.algo.losses import policy_loss, standardize, value_loss
 from poise.algo.memory import play_items
@@ -57,8 +57,7 @@ def update(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> tuple
         hyper,
     )
     # 2. which items (rows, or sequences of a memory) are learned from together, in each epoch
-    key = state.key if hyper.groups == 1 else jax.random.fold_in(state.key, group_index())
-    keys = epoch_keys(key, jnp.asarray(state.iteration), hyper.num_epochs)
+    keys = epoch_keys(own_key(state.key, hyper.groups), jnp.asarray(state.iteration), hyper.num_epochs)
     rows = shuffle(keys, prepared.batch.num_items, hyper.num_items)
 
     # 3. epochs of minibatches
@@ -135,8 +134,8 @@ def policy_gradient(policy: Policy, minibatch: Batch, hyper: Hyperparameters) ->
     """What is measured on a minibatch, and the gradient of the policy's loss, of all groups."""
     groups = hyper.groups
     if hyper.normalize_advantage and groups > 1:  # with the mean and deviation of all groups
-        advantage = standardize(minibatch.advantage, groups)
-        minibatch = dataclasses.replace(minibatch, advantage=advantage)
+        rows = standardize(minibatch.advantage.reshape(-1), groups)
+        minibatch = dataclasses.replace(minibatch, advantage=rows.reshape(minibatch.advantage.shape))
         hyper = dataclasses.replace(hyper, normalize_advantage=False)
     gradient_of = per_group(jax.value_and_grad(policy_loss, has_aux=True), groups)
     (_, metrics), gradient = gradient_of(policy, minibatch, hyper)

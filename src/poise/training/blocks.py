@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
-from poise.algo.groups import group_index, per_group
+from poise.algo.groups import group_index, own_key, per_group
 from poise.algo.hyperparameters import Hyperparameters, learning_rate
 from poise.algo.minibatches import epoch_keys, shuffle
 from poise.algo.prepare import all_finite
@@ -95,8 +95,9 @@ class Iteration:
         before, restart = now.state, (now.state.iteration == 0) | hyper.reset_every_rollout
         state, playing, rollout, measured = self._learn(now, given, hyper, restart)
         # measured beside the groups: it does not take part in learning
-        scalars = measure(self.spec, self._scale, before, rollout, measured.prepared)
-        counts, ended = self._count(now, given, rollout, restart)
+        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # as in NumPy
+            scalars = measure(self.spec, self._scale, before, rollout, measured.prepared)
+            counts, ended = self._count(now, given, rollout, restart)
         finite = self._is_finite(rollout, measured)
         scalars = {name: x for name, x in scalars.items() if x is not None}
         recorded = Recorded(measured.policy, measured.value_loss, scalars, ended, finite)
@@ -115,11 +116,9 @@ class Iteration:
         def one(shared: Any, own: Any) -> Any:
             (state, restart, hyper, given), (own_state, playing, ahead) = shared, own
             state = eqx.combine(state, own_state)
-            first, noise_key = 0, given.noise_key
-            if groups > 1:  # each has noise and environments of its own
-                first = group_index() * playing.index.size
-                noise_key = jax.random.fold_in(noise_key, group_index())
-            keys, numbers = Keys(given.episode_key, noise_key, first), given.numbers._replace(ahead=ahead)
+            first = 0 if groups == 1 else group_index() * playing.index.size
+            keys = Keys(given.episode_key, own_key(given.noise_key, groups), first)
+            numbers = given.numbers._replace(ahead=ahead)
             acting = state.learner.policy, state.normalizer
             collect = per_group(partial(play_rollout, play=self.play), groups)
             playing, rollout = collect(*acting, playing, restart, state.iteration, keys, numbers)
@@ -189,8 +188,11 @@ def _by_step(x: Shaped[Array, "G T n ..."]) -> Shaped[Array, "T N ..."]:
 
 def _joined(rollout: Rollout) -> Rollout:
     """The rollouts of all groups, side by side."""
-    facts = jax.tree.map(_by_step, dataclasses.replace(rollout, carry=None))
-    return dataclasses.replace(facts, carry=jax.tree.map(_by_env, rollout.carry))
+
+    def join(path: Any, x: Array) -> Array:
+        return (_by_env if path[0].name == "carry" else _by_step)(x)
+
+    return jax.tree_util.tree_map_with_path(join, rollout)
 
 
 def _joined_measures(measured: Measured, num_steps: int, *, by_rows: bool) -> Measured:
@@ -199,7 +201,7 @@ def _joined_measures(measured: Measured, num_steps: int, *, by_rows: bool) -> Me
     ``by_rows``: an item is a row, not a sequence of one environment.
     """
 
-    def rows(x: Shaped[Array, "G rows ..."]) -> Shaped[Array, "rows ..."]:
+    def rows(x: Shaped[Array, "G rows ..."]) -> Shaped[Array, "all_rows ..."]:
         """Of each group in C order of [T, N / G], of all in that of [T, N]."""
         by_step = x.reshape(x.shape[0], num_steps, -1, *x.shape[2:])
         return _by_step(by_step).reshape(-1, *x.shape[2:])
@@ -370,7 +372,7 @@ def group_shuffles(state: TrainState, config: Config, groups: int) -> Int[np.nda
     num_steps, num_envs = config.shape
     size, parts = num_steps * num_envs // groups // (hyper.sequence_length or 1), []
     for group in range(groups):
-        key = state.key if groups == 1 else jax.random.fold_in(state.key, group)
+        key = state.key if groups == 1 else jax.random.fold_in(state.key, group)  # as ``own_key``
         keys = epoch_keys(key, jnp.asarray(state.iteration), hyper.num_epochs)
         rows = np.asarray(shuffle(keys, size, hyper.num_items))
         if hyper.sequence_length is None:  # C order of [T, N]
