@@ -19,6 +19,8 @@ def train(
     env: str,
     *,
     backend: envs.Backend = "auto",
+    device: str = Options.device,
+    matmul_precision: str = Options.matmul_precision,
     out: str | Path = "runs",
     file: TextOut | None = None,
     evaluate: bool = Options.evaluate,
@@ -47,6 +49,9 @@ def train(
     Args:
         env: a Gymnasium id, one of poise's own, or the name of a preset.
         backend: what steps the environments; "auto" takes the fastest that has ``env``.
+        device: "auto", "cpu" or "gpu" (``Options.device``). JAX must not have started before in this process,
+            or on that device.
+        matmul_precision: "float32", "tf32" or "bfloat16", on a GPU (``Options.matmul_precision``).
         out: the root in which the run's folder is made.
         file: where progress is shown; standard output by default.
         evaluate: whether the greedy agent plays 100 episodes at the end, and the best agent is chosen.
@@ -70,6 +75,7 @@ def train(
     Raises:
         EnvError: the environment cannot be made.
         ConfigError: an option is unknown, wrong, or has no meaning for this environment.
+        PlatformError: JAX cannot use the device.
         EnvFault: the environment failed; the folder holds all up to then.
         TrainingError: training became infinite or NaN; the folder holds all up to then.
         StorageError: the disk is full; the checkpoints before are whole.
@@ -78,6 +84,8 @@ def train(
     refuse_imported_script()
     options = Options(
         backend=backend,
+        device=device,  # pyright: ignore[reportArgumentType] (checked there, as the next and on_crash)
+        matmul_precision=matmul_precision,  # pyright: ignore[reportArgumentType]
         out=Path(out),
         evaluate=evaluate,
         video=video,
@@ -87,7 +95,7 @@ def train(
         eval_episodes=eval_episodes,
         eval_max_steps=eval_max_steps,
         eval_max_seconds=eval_max_seconds,
-        on_crash=on_crash,  # pyright: ignore[reportArgumentType] (checked there)
+        on_crash=on_crash,  # pyright: ignore[reportArgumentType]
         env_timeout=env_timeout,
         workers=workers,
         compile_cache=compile_cache,
@@ -103,6 +111,7 @@ def resume(
     total_steps: int | None = None,
     env: str | None = None,
     workers: int | None = None,
+    device: str | None = None,
     ray: str | None = None,
     file: TextOut | None = None,
 ) -> Run:
@@ -117,6 +126,7 @@ def resume(
         env: the environment's name, where that is of a module (``module:Task``): a folder alone never makes
             Python import one.
         workers: another number of processes that step the environments. It changes no bit.
+        device: another device, as of ``train``. The bits may then differ.
         ray: the cluster of these, as of ``train``.
         file: where progress is shown; standard output by default.
 
@@ -124,12 +134,13 @@ def resume(
         RunError: there is nothing to go on with, or the environment has changed.
         CheckpointError: no checkpoint is usable.
         ClaimError: another process is training it.
-        ConfigError: ``total_steps`` is less than what was done.
+        ConfigError: ``total_steps`` is less than what was done, or there is no such device.
+        PlatformError: as of ``train``.
         EnvFault, TrainingError, StorageError, KeyboardInterrupt: as of ``train``.
     """
     refuse_imported_script()
     shown = Lasting(file or sys.stdout, whole=False)
-    changes = Changes(total_steps, env, workers)
+    changes = Changes(total_steps, env, workers, device)  # pyright: ignore[reportArgumentType]
     return _told(proceed(Path(run), changes, Conditions(shown, ray=ray)), shown)
 
 

@@ -16,6 +16,7 @@ from poise.spec import Spec
 from poise.wording import counted
 
 LAST_SEED = 2**32 - 1
+BESIDE = ("env", "backend", "device", "matmul_precision")  # what config.json has beside the configuration
 Widths = tuple[Annotated[int, Bound(ge=1, le=2**16)], ...]
 USUAL_OBS_BOUND = 10.0  # standard deviations
 USUAL_MEMORY = 64  # units
@@ -400,13 +401,13 @@ class Config(Checked):
     def from_dict(cls, data: Mapping[str, Any]) -> "Config":
         """The configuration that ``to_dict``, or the ``config.json`` of a run, describes.
 
-        The latter names environment and backend as well; ``poise.train(**data)`` repeats the run with them.
+        The latter has the names in ``BESIDE`` as well; ``poise.train(**data)`` repeats the run with them.
 
         Raises:
             ConfigError: names the first field that is unknown or has a wrong value.
         """
         if isinstance(data, Mapping):
-            data = {name: value for name, value in data.items() if name not in ("env", "backend")}
+            data = {name: value for name, value in data.items() if name not in BESIDE}
         return from_dict(cls, data, "")
 
     def refuse_idle(self) -> None:

@@ -78,9 +78,8 @@ SYNONYMS = {
     "vec_env": "backend",
 }
 WITHOUT = {
-    "device": "JAX chooses the device; the variable JAX_PLATFORMS=cpu (or cuda) sets it",
-    "gpu": "JAX chooses the device; the variable JAX_PLATFORMS=cpu (or cuda) sets it",
-    "cuda": "JAX chooses the device; the variable JAX_PLATFORMS=cpu (or cuda) sets it",
+    "gpu": "write --device gpu",
+    "cuda": "write --device gpu",
     "name": "a run is named after its start time; --out FOLDER chooses the folder of all runs",
     "exp_name": "a run is named after its start time; --out FOLDER chooses the folder of all runs",
     "vf_coef": "the policy and the value function each have an optimizer; see --ppo.value-learning-rate",

@@ -5,14 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from poise.checked import ConfigError
-from poise.cli.arguments import Json, Ray, RunEnv, find_modules_here, unset
+from poise.cli.arguments import Json, Ray, RunEnv, find_modules_here
 from poise.cli.telling import tell_experiment, tell_run, tell_sweep, text_output
 from poise.config import Config
 from poise.runs.options import Options
@@ -116,13 +116,24 @@ class Repeated:
     """The folder of the other experiment, repeated where the experiment is compared with one."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Changed:
+    """What is changed of a single training."""
+
+    total_steps: int | None = None
+    """Another budget, also for a finished training. The learning rates go to 0 over it; None: the same."""
+    workers: int | None = None
+    """Another number of processes that step the environments of a single training; None: the same."""
+    device: Literal["auto", "cpu", "gpu"] | None = None
+    """Another device to compute on. From there on, the bits may differ; None: the same."""
+
+
 def resume_command(guard: Guard) -> Callable[..., None]:
     """``poise resume``; ``guard`` is told of interrupts."""
 
     def resume(
         run: Annotated[Path | None, Positional, arg(metavar="RUN", help_behavior_hint="")] = None,
-        total_steps: Annotated[int | None, unset] = None,
-        workers: Annotated[int | None, unset] = None,
+        changed: Annotated[Changed, arg(name="")] = Changed(),
         out: Path = Path("runs"),
         repeated: Annotated[Repeated, arg(name="")] = Repeated(),
         ray: Ray = None,
@@ -135,8 +146,7 @@ def resume_command(guard: Guard) -> Callable[..., None]:
 
         Args:
             run: The folder to resume; by default the unfinished one under --out that was saved last.
-            total_steps: Another budget, also for a finished training. The learning rates go to 0 over it.
-            workers: Another number of processes that step the environments of a single training.
+            changed: What is changed of a single training.
             out: The folder in which to look for an unfinished run.
         """
         file = text_output(json_)
@@ -153,11 +163,11 @@ def resume_command(guard: Guard) -> Callable[..., None]:
         kind = next((kind for kind in (SWEEP, EXPERIMENT) if (folder / kind).exists()), None)
         _check_kind(repeated, is_sweep=kind == SWEEP, is_experiment=kind == EXPERIMENT)
         if kind is not None:
-            _refuse_changes(total_steps, workers)
+            _refuse_changes(changed)
             resume_study = _resume_sweep if kind == SWEEP else _resume_experiment
             resume_study(folder, repeated, ray, json_)
             return
-        changes = Changes(total_steps, repeated.env, workers)
+        changes = Changes(changed.total_steps, repeated.env, changed.workers, changed.device)
         with quiet_output():
             resumed = proceed(folder, changes, Conditions(file, guard, loaded, ray))
         tell_run(resumed, json_)
@@ -172,12 +182,14 @@ def _check_kind(repeated: Repeated, *, is_sweep: bool, is_experiment: bool) -> N
         raise ConfigError("--against is only for an experiment")
 
 
-def _refuse_changes(total_steps: int | None, workers: int | None) -> None:
+def _refuse_changes(changed: Changed) -> None:
     """Refuses the options that change a single training."""
-    if total_steps is not None:
+    if changed.total_steps is not None:
         raise ConfigError("--total-steps changes the budget of a single run; pass that run's folder")
-    if workers is not None:
+    if changed.workers is not None:
         raise ConfigError("--workers is for a single training; use --ray to spread several trainings")
+    if changed.device is not None:
+        raise ConfigError("--device changes the device of a single run; pass that run's folder")
 
 
 def _resume_sweep(folder: Path, repeated: Repeated, ray: str | None, json_: bool) -> None:

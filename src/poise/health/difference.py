@@ -13,6 +13,7 @@ from poise.spec import Episode
 from poise.store.files import FileError, read_json
 
 Pair = tuple[Any, Any]
+PLACED = ("backend", "device", "matmul_precision")  # options that are compared as parts of the machine
 
 
 class DiffError(PoiseError):
@@ -33,7 +34,7 @@ class Difference:
         episodes: the first rows of ``episodes.csv`` that differ, up to that iteration.
         parameters: the hashes of the final parameters, if both runs ended at the same step and they differ.
         config: options that differ.
-        machine: versions, processor and backend that differ.
+        machine: versions, processor, backend, device and precision that differ.
     """
 
     iterations: tuple[int, int]
@@ -90,7 +91,7 @@ def compare(first: Path, second: Path) -> Difference:
     summaries = [_json(run / "summary.json") if _is_there(run / "summary.json") else {} for run in runs]
     fields: dict[str, Any] = {
         "iterations": (len(rows[0]), len(rows[1])),
-        "config": {name: pair for name, pair in _pairs(*configs).items() if name != "backend"},
+        "config": {name: pair for name, pair in _pairs(*configs).items() if name not in PLACED},
         "machine": _machine(configs, summaries),
     }
     until = min(rows[0][-1]["steps"], rows[1][-1]["steps"]) if all(rows) else 0
@@ -145,8 +146,11 @@ def _machine(configs: list[dict[str, Any]], summaries: list[dict[str, Any]]) -> 
         versions = summary.get("versions")
         machine = dict(versions) if isinstance(versions, dict) else {}
         machine |= {k: summary[k] for k in ("processor", "fingerprint") if k in summary}
-        facts.append({**machine, "backend": config.get("backend")})
-    if not all(len(f) > 1 for f in facts):  # a run without a summary: only the backend can be compared
+        # earlier versions computed on a CPU, in float32, and did not say so
+        placed = {"backend": config.get("backend"), "device": summary.get("device", "cpu")}
+        placed["matmul_precision"] = config.get("matmul_precision", "float32")
+        facts.append({**machine, **placed})
+    if not all(len(f) > 3 for f in facts):  # a run without a summary: only the backend can be compared
         facts = [{"backend": f["backend"]} for f in facts]
     return _pairs(*facts)
 

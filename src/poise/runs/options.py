@@ -19,6 +19,12 @@ class Options(Checked):
 
     backend: Backend = "auto"
     """Library that steps the environments; auto: the fastest that supports ENV."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """What the training computes on. auto: the GPU if JAX can use one and there is enough to do at once
+    (docs/installation.md), unless JAX_PLATFORMS is set; otherwise the CPU."""
+    matmul_precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Precision of matrix products on a GPU. tf32 and bfloat16 are faster and keep 3 and 2 digits. A CPU
+    computes in float32."""
     out: Path = Path("runs")
     """Folder in which the run folders are created."""
     evaluate: bool = True
@@ -68,6 +74,8 @@ class Options(Checked):
                         f"{name} = {getattr(self, name)!r}: has no effect on backend {backend}, whose "
                         "environments share one process; --backend gymnasium-async gives each its own"
                     )
+        if self.device == "cpu" and self.matmul_precision != defaults.matmul_precision:
+            raise ConfigError(f"matmul_precision = {self.matmul_precision!r}: has no effect on a CPU")
         for name in ("eval_max_steps", "eval_max_seconds"):
             if not self.evaluate and getattr(self, name) is not None:
                 raise ConfigError(

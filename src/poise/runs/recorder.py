@@ -29,6 +29,7 @@ from poise.runs.writers.logs import EpisodesLog, GreedyLog, MetricsLog
 from poise.runs.writers.tally import Tally
 from poise.runs.writers.writer import Log, Writer
 from poise.store.files import write_text
+from poise.system.gpu import device_name
 from poise.system.interrupts import Guard
 from poise.training.iteration import Progress
 
@@ -177,6 +178,7 @@ class Recorder:
             "evaluation": evaluation.summary() if evaluation else None,
             "best": self._scores.best,
             "parameters_sha256": parameters_sha256(last.state) if last.state else None,
+            "device": device_name(),
             **self._tally.machines(),
         }
         write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")

@@ -144,6 +144,7 @@ def _machine(data: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "fingerprint": str(data["fingerprint"]),
         "processor": str(data["processor"]),
+        "device": str(data.get("device", "cpu")),  # earlier versions did not name it
         "versions": versions,
     }
 
@@ -153,7 +154,10 @@ def same_machine(past: Past, file: TextOut) -> bool:
     machine = made_with()
     if not past.made_with or past.made_with[-1]["fingerprint"] == machine["fingerprint"]:
         return True
-    before, now = ({"processor": m["processor"], **m["versions"]} for m in (past.made_with[-1], machine))
+    before, now = (
+        {"processor": m["processor"], "device": m["device"], **m["versions"]}
+        for m in (past.made_with[-1], machine)
+    )
     changed = [f"{n} {now[n]} (was {before.get(n)})" for n in now if before.get(n) != now[n]]
     what = ", ".join(changed) or "another system, or number of threads"
     print(

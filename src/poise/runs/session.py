@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import jax
 
@@ -13,6 +14,7 @@ from poise import envs
 from poise.checked import ConfigError
 from poise.config import Config
 from poise.envs.naming import names_module
+from poise.placement import device
 from poise.placement.mesh import Layout
 from poise.runs.folders import RunError, clear, disk_errors, new_folder, same_directory, set_aside, status
 from poise.runs.options import Options
@@ -22,12 +24,10 @@ from poise.runs.resuming import Usable, difference, finished, newest_usable, sam
 from poise.runs.setup import Conditions, Past, Setup
 from poise.runs.writers.tally import Tally
 from poise.spec import IN_JAX, Spec
-from poise.store.checkpoint import checkpoints
+from poise.store.checkpoint import CheckpointError, checkpoints, read_manifest
 from poise.store.claim import claimed
-from poise.store.manifest import CheckpointError, read_manifest
 from poise.system import cluster
 from poise.system.compile_cache import keep_compiled
-from poise.system.machine import start_platform
 from poise.system.pulse import announced
 from poise.system.terminal import print, typed
 from poise.system.threads import THREADS
@@ -45,11 +45,13 @@ class Changes:
         total_steps: another budget, also for a training that is finished.
         env: the environment's name. It must be repeated if it names a Python module.
         workers: another number of processes that step the environments.
+        device: another device to compute on.
     """
 
     total_steps: int | None = None
     env: str | None = None
     workers: int | None = None
+    device: Literal["auto", "cpu", "gpu"] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,19 @@ class _Job:
     task: envs.Resolved
     config: Config
     options: Options
+    placed: device.Choice
     resumed: Usable | None = None
 
 
 def execute(env: str, config: Config, options: Options, conditions: Conditions) -> Run:
     """``poise.train`` for a caller that has the records."""
+    with same_directory():
+        decide = partial(device.decide, env, options.backend, config)
+        placed = device.start(options.device, decide, _devices(config, options))
     task = resolved(env, options.backend)
     if task.note:
         print(task.note, file=conditions.file)
-    return _to_its_end(_session(_Job(task, config, options), None, conditions))
+    return _to_its_end(_session(_Job(task, config, options, placed), None, conditions))
 
 
 def execute_or_proceed(
@@ -80,9 +86,12 @@ def execute_or_proceed(
 def session(env: str, config: Config, options: Options, folder: Path, conditions: Conditions) -> Session:
     """``execute_or_proceed`` that yields after each iteration, once its rows are written.
 
+    It is one of several trainings side by side, which may follow each other in one process: so all of them
+    compute on the same device.
+
     To close it before its end leaves a run that is ``stopped``, with a checkpoint of its last iteration.
     """
-    start_platform(_devices(config, options))
+    placed = device.start(options.device, lambda: device.SIDE_BY_SIDE, _devices(config, options))
     with claimed(folder):
         task = resolved(env, options.backend)
         if (summary := finished(folder, task, config, options)) is not None:
@@ -90,13 +99,13 @@ def session(env: str, config: Config, options: Options, folder: Path, conditions
         if saved := checkpoints(folder):
             usable = newest_usable(folder, conditions.file)
             if not (differs := difference(usable.manifest, task, config, options)):
-                return (yield from _resumed(folder, usable, Changes(env=task.id), conditions))
+                return (yield from _resumed(folder, usable, Changes(env=task.id), placed, conditions))
             aside = set_aside(folder)
             other = f"{saved[0].name} is of another training ({differs})"
             print(f"{other}: it is now in {aside}", file=conditions.file)
         if task.note:
             print(task.note, file=conditions.file)
-        return (yield from _session(_Job(task, config, options), folder, conditions))
+        return (yield from _session(_Job(task, config, options, placed), folder, conditions))
     raise AssertionError
 
 
@@ -120,14 +129,29 @@ def proceed(run: Path, changes: Changes, conditions: Conditions) -> Run:
 def _proceeding(run: Path, changes: Changes, conditions: Conditions) -> Session:
     if not (run / "checkpoints").is_dir():
         raise RunError(f"{run}: no run to resume (no checkpoints in it)")
-    start_platform(_saved_devices(run))
     with claimed(run):
+        placed = _placed_again(run, changes)
         usable = newest_usable(run, conditions.file)
-        return (yield from _resumed(run, usable, changes, conditions))
+        return (yield from _resumed(run, usable, changes, placed, conditions))
     raise AssertionError
 
 
-def _resumed(run: Path, usable: Usable, changes: Changes, conditions: Conditions) -> Session:
+def _placed_again(run: Path, changes: Changes) -> device.Choice:
+    """Starts JAX on the device of the training, before a checkpoint is loaded, which needs it."""
+    for checkpoint in checkpoints(run):
+        with contextlib.suppress(CheckpointError, ConfigError, KeyError, TypeError):
+            manifest = read_manifest(checkpoint)
+            options = Options.from_dict(manifest.notes["options"])
+            break
+    else:  # what is wrong with them is said when one is loaded
+        return device.start("cpu" if changes.device is None else changes.device, lambda: device.SIDE_BY_SIDE)
+    decide = partial(device.decide_with, manifest.spec, manifest.backend, manifest.config)
+    return device.start(changes.device or options.device, decide, _devices(manifest.config, options))
+
+
+def _resumed(
+    run: Path, usable: Usable, changes: Changes, placed: device.Choice, conditions: Conditions
+) -> Session:
     """The rest of a training, from a checkpoint of a run that is claimed."""
     manifest, options, file = usable.manifest, usable.options, conditions.file
     steps, total_steps = manifest.steps, changes.total_steps
@@ -148,7 +172,9 @@ def _resumed(run: Path, usable: Usable, changes: Changes, conditions: Conditions
     task = resolved(manifest.env, manifest.backend)._replace(reading=manifest.spec)
     if changes.workers is not None:
         options = dataclasses.replace(options, workers=changes.workers)
-    return (yield from _session(_Job(task, config, options, usable), run, conditions))
+    if changes.device is not None:
+        options = dataclasses.replace(options, device=changes.device)
+    return (yield from _session(_Job(task, config, options, placed, usable), run, conditions))
 
 
 def _check_name(run: Path, saved: str, env: str | None) -> None:
@@ -165,13 +191,13 @@ def _check_name(run: Path, saved: str, env: str | None) -> None:
 def _session(job: _Job, folder: Path | None, conditions: Conditions) -> Session:
     """A training in ``folder``, which is claimed; None: in a new one."""
     began = time.perf_counter() - conditions.import_seconds
-    start_platform(_devices(job.config, job.options))
     task, options, file = job.task, job.options, conditions.file
     out, place = options.out.absolute(), folder and folder.absolute()
     keep_compiled(options.compile_cache)
     options.check_against(task.backend)
     check_workers(options.workers, job.config, task.backend, conditions.ray)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(device.precision(options.matmul_precision, on_gpu=job.placed.on_gpu))
         stack.enter_context(same_directory())
         with announced(f"making the environments: {task.id}", partial(print, file=file, flush=True)):
             world = _world(job, conditions, stack)
@@ -194,7 +220,7 @@ def _session(job: _Job, folder: Path | None, conditions: Conditions) -> Session:
         recorder = Recorder(place, folder, setup, past, tally=tally, guard=conditions.guard)
         conditions.guard.began = True
         start = _start(job, recorder)
-        _announce(setup, world, layout, conditions)
+        _announce(setup, world, job.placed, layout, conditions)
         pauses = filter(None, (options.checkpoint_every, options.eval_every))
         training = settled_iterations(setup.config, world, start, layout=layout, pauses=pauses)
         return (yield from react(training, recorder, conditions, waiting.close))
@@ -207,15 +233,6 @@ def _devices(config: Config, options: Options) -> int:
     Their number is that of the threads, on which the last bits of long sums depend.
     """
     return config.env_groups if options.devices > 1 else THREADS
-
-
-def _saved_devices(run: Path) -> int:
-    """The same for a run, before its arrays are read. A checkpoint that cannot be read is reported later."""
-    for folder in checkpoints(run):
-        with contextlib.suppress(CheckpointError, ConfigError, KeyError):
-            manifest = read_manifest(folder)
-            return _devices(manifest.config, Options.from_dict(manifest.notes["options"]))
-    return THREADS
 
 
 def resolved(env: str, backend: envs.Backend) -> envs.Resolved:
@@ -271,7 +288,9 @@ def _start(job: _Job, recorder: Recorder) -> Start | None:
     return Start(training.state, training.world)
 
 
-def _announce(setup: Setup, world: Collector, layout: Layout | None, conditions: Conditions) -> None:
+def _announce(
+    setup: Setup, world: Collector, placed: device.Choice, layout: Layout | None, conditions: Conditions
+) -> None:
     """Shows what is about to be trained, on what, and with which discount."""
     config, limit = setup.config, setup.spec.time_limit
     devices = jax.devices()
@@ -288,6 +307,8 @@ def _announce(setup: Setup, world: Collector, layout: Layout | None, conditions:
         f"{config.num_iterations} iterations x {config.rollout_size:,}",
         f"discount {config.ppo.gamma:.4g}; {horizon}",
     ]
+    if placed.reason is not None:
+        lines.insert(2, f"device: {placed.describe()}")
     lines += [*_spaces_in_words(setup.spec), *_memories_in_words(config)]
     print(*lines, sep="\n", file=conditions.file, flush=True)
 

@@ -43,7 +43,8 @@ class Setup:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``config.json``."""
-        return {"env": self.task.id, "backend": self.task.backend, **self.config.to_dict()}
+        placed = {name: getattr(self.options, name) for name in ("device", "matmul_precision")}
+        return {"env": self.task.id, "backend": self.task.backend, **placed, **self.config.to_dict()}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from poise import envs
 from poise.checked import ConfigError
 from poise.config import Config
 from poise.errors import PoiseError
+from poise.placement import device
 from poise.store.checkpoint import agent_folder, load_agent
 from poise.studies.limits import flops_a_step, peak, physics_alone, record
 from poise.system.cores import num_cores
@@ -46,6 +47,7 @@ class Round:
     steps_per_second: float
     physics: dict[int, float]
     flops: float  # per second, on all cores
+    device: str = "cpu"  # that the training computed on
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ class Bench:
         flops = self.median(lambda r: r.flops)
 
         num_steps, num_envs = config.shape
+        where = self.rounds[0].device
 
         def spread(of: Callable[[Round], float], form: str) -> str:
             return f"({min(map(of, self.rounds)):{form}} to {max(map(of, self.rounds)):{form}})"
@@ -147,6 +150,7 @@ class Bench:
             f"{self.env} on {self.backend}: {counted(num_envs, 'environment')} x "
             f"{counted(num_steps, 'step')}, {counted(steps, 'step')}, seed {config.seed}",
             f"medians of {counted(len(self.rounds), 'training')}, {counted(num_cores(), 'core')}",
+            *([f"trained on {where}; the limits are those of the CPU"] if where != "cpu" else []),
             "",
         ]
         lines += [f"{name:<20}{value:>9.2f} s{value / whole:>7.0%}" for name, value in self.parts().items()]
@@ -177,6 +181,7 @@ def measure(env: str, config: Config, backend: envs.Backend, *, rounds: int, fil
         EnvError, ConfigError: as ``poise.train``; or there are fewer than two iterations.
         BenchError: a training failed.
     """
+    device.keep_off_gpu()  # the limits are those of the CPU; a training has the GPU for itself
     task = envs.resolve(env, backend)
     if config.num_iterations < 2:
         raise ConfigError(f"total_steps = {config.total_steps}: must give at least two iterations")
@@ -195,7 +200,8 @@ def measure(env: str, config: Config, backend: envs.Backend, *, rounds: int, fil
                 physics, flops = physics_alone(task, moves), peak()
             pace = summary["steps_per_second"]
             seconds, memory = summary["seconds"], summary["peak_memory_bytes"]
-            measured.append(Round(whole, memory, seconds, summary["steps"], pace, physics, flops))
+            steps, trained_on = summary["steps"], summary["device"]
+            measured.append(Round(whole, memory, seconds, steps, pace, physics, flops, trained_on))
             print(
                 f"round {number + 1} of {rounds}: {whole:.1f} s, {pace:,.0f} steps/s", file=file, flush=True
             )

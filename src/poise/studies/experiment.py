@@ -26,6 +26,7 @@ from poise.config import LAST_SEED, Config
 from poise.envs.naming import names_module
 from poise.errors import PoiseError, StorageError
 from poise.health.diagnosis import diagnose
+from poise.placement import device
 from poise.runs.folders import new_folder, status
 from poise.runs.journal import read_greedy
 from poise.runs.options import Options
@@ -155,7 +156,7 @@ def execute_experiment(
         )
     if not ids:
         raise ConfigError("ENV: must be one environment or more, for example Reacher-v4 Pendulum-v1")
-    cluster.check(ray)
+    _prepare(options, ray)
     tasks = _tasks(ids, config, options, num_seeds, file)
     if against is not None:
         _scores(against)  # fails here rather than after all trainings
@@ -167,10 +168,22 @@ def execute_seeds(
     id: str, config: Config, options: Options, *, num_seeds: int, ray: str | None = None, file: TextOut
 ) -> Experiment:
     """``execute_experiment`` with a single task, in ``<out>/<id>/<date>-<first>-<last>/``."""
-    cluster.check(ray)
+    _prepare(options, ray)
     tasks = _tasks([id], config, options, num_seeds, file)
     folder = new_folder(options.out, id, f"{config.seed}-{config.seed + num_seeds - 1}")
     return _start(Plan(folder, tasks, config, options, num_seeds), ray, file)
+
+
+def _prepare(options: Options, ray: str | None) -> None:
+    """Checks where the trainings will run, and keeps this process off the GPU that they may need.
+
+    Raises:
+        ConfigError, PlatformError: they cannot run there.
+    """
+    cluster.check(ray)
+    if ray is None:
+        device.check_many(options.device, options.matmul_precision)
+    device.keep_off_gpu()
 
 
 def _tasks(
@@ -235,6 +248,7 @@ def proceed_experiment(
     if env is not None and env not in ids:
         raise ExperimentError(f"{folder}: its environments are {', '.join(ids)}, not {env}")
     _check_against(folder, plan.against, against)
+    device.keep_off_gpu()
     tasks = tuple(resolved(id, plan.options.backend) for id in ids)
     return _execute(dataclasses.replace(plan, tasks=tasks, against=against), ray, file)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 
+from poise.system import gpu
 from poise.system.terminal import print
 from poise.system.threads import num_threads
 
@@ -26,9 +27,9 @@ def keep_compiled(keep: bool) -> None:
     """Make JAX save and load compiled programs, unless its cache is configured already.
 
     The folder is ``$XDG_CACHE_HOME/poise/<key>`` (``~/.cache`` without the variable). The key depends on
-    processor and versions: code compiled for another processor may crash this one. The contents are executed,
-    so the folder is not used if another user may write to it, or may replace one of its parents. Entries that
-    cannot be read are replaced.
+    processor, GPU and versions: code compiled for another processor may crash this one. The contents are
+    executed, so the folder is not used if another user may write to it, or may replace one of its parents.
+    Entries that cannot be read are replaced.
 
     Args:
         keep: whether to do so; False changes nothing.
@@ -128,9 +129,9 @@ def _tell(line: str) -> None:
 
 
 def _key() -> str:
-    """A hash of the processor, the versions, and the number of threads that compiled code uses."""
+    """A hash of the processor, the versions, the number of threads that compiled code uses, and the GPU."""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib")]
-    facts = "\n".join([platform.machine(), processor(), *versions, f"{num_threads()} threads"])
+    facts = "\n".join([platform.machine(), processor(), *versions, f"{num_threads()} threads", *gpu.kinds()])
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 

@@ -9,12 +9,13 @@ import sys
 from typing import Any
 
 from poise.errors import PoiseError
+from poise.system import gpu
 from poise.system.compile_cache import processor
 from poise.system.threads import THREADS, num_threads, start_jax
 
 
 class PlatformError(PoiseError):
-    """JAX cannot use the platform in JAX_PLATFORMS."""
+    """JAX cannot use the platform in JAX_PLATFORMS, or the device that was asked for."""
 
 
 def start_platform(devices: int = THREADS) -> None:
@@ -38,7 +39,7 @@ def check_platform() -> None:
     """
     import jax
 
-    asked = os.environ.get("JAX_PLATFORMS") or jax.config.jax_platforms  # pyright: ignore
+    asked = chosen_platforms()
     if not asked or asked == "cpu":
         return
     try:
@@ -48,11 +49,23 @@ def check_platform() -> None:
 
         jax.config.update("jax_platforms", None)
         there = ", ".join(sorted(jax.extend.backend.backends()))
-        why = str(error).split(" (set JAX_PLATFORMS")[0].split(": Backend ")[0].strip()
+        why = why_not_started(error)
         raise PlatformError(
             f"JAX_PLATFORMS = {asked}: {why or 'JAX has no such platform here'}; the platforms of this "
             f"installation: {there}. Unset the variable, or install the platform (docs/installation.md)"
         ) from error
+
+
+def chosen_platforms() -> str | None:
+    """The platforms that the user chose for JAX; None: JAX chooses."""
+    import jax
+
+    return os.environ.get("JAX_PLATFORMS") or jax.config.values["jax_platforms"] or None
+
+
+def why_not_started(error: Exception) -> str:
+    """What JAX says of a platform that does not start, without its advice."""
+    return str(error).split(" (set JAX_PLATFORMS")[0].split(": Backend ")[0].strip()
 
 
 def peak_memory() -> int | None:
@@ -80,14 +93,21 @@ def processor_name() -> str:
 
 def made_with() -> dict[str, Any]:
     """The fingerprint, and what it stands for in readable form."""
-    return {"fingerprint": fingerprint(), "processor": processor_name(), "versions": versions()}
+    return {
+        "fingerprint": fingerprint(),
+        "processor": processor_name(),
+        "device": gpu.device_name(),
+        "versions": versions(),
+    }
 
 
 def fingerprint() -> str:
     """A hash of everything that determines the bits of a training besides its configuration.
 
-    Versions, system, processor, and the number of threads (``poise.system.threads``).
+    Versions, system, processor, the number of threads (``poise.system.threads``), and the kind of the GPU if
+    there is one that is used.
     """
-    computing = [versions(), platform.machine(), platform.system(), processor(), num_threads()]
+    computing: list[Any] = [versions(), platform.machine(), platform.system(), processor(), num_threads()]
+    computing += gpu.kinds()
     facts = json.dumps(computing, sort_keys=True)
     return hashlib.sha256(facts.encode()).hexdigest()[:16]

@@ -31,6 +31,7 @@ from poise.config import LAST_SEED, Config
 from poise.envs.checking import EnvFault
 from poise.envs.naming import names_module
 from poise.errors import PoiseError, TrainingError
+from poise.placement import device
 from poise.runs.folders import new_folder, same_directory, status
 from poise.runs.options import Options
 from poise.runs.presets import PRESETS
@@ -230,6 +231,9 @@ def execute_sweep(
         raise ConfigError(f"study = {search.study!r}: names a study in a shared storage; add --storage URL")
     cluster.check(ray)
     refuse_workers(options)
+    if ray is None:
+        device.check_many(options.device, options.matmul_precision)
+    device.keep_off_gpu()
     require_optuna()
     plan = _new_plan(env, config, options, search, file)
     # the URL of a storage may hold a password
@@ -368,6 +372,7 @@ def read_plan(folder: Path, *, env: str | None = None) -> Plan:
         raise SweepError(f"{folder}: its environment {id!r} names a Python module: {add}")
     if env is not None and env != id:
         raise SweepError(f"{folder}: its environment is {id}, not {env}")
+    device.keep_off_gpu()
     return Plan(folder, resolved(id, options.backend), config, options, search, space, owner)
 
 
