@@ -212,7 +212,7 @@ def test_the_config_json_of_a_run_is_a_configuration():
         ("--learning-rate=1e-3", "in poise it is --ppo.policy-learning-rate and --ppo.value-learning-rate"),
         ("--n-envs 4", "in poise it is --num-envs"),
         ("--net_arch 64", "in poise it is --policy.hidden and --value.hidden"),
-        ("--device cpu", "--device: no such option; JAX chooses the device; the variable JAX_PLATFORMS=cpu"),
+        ("--cuda", "--cuda: no such option; write --device gpu"),
         ("--name x", "--out FOLDER chooses the folder of all runs"),
         ("--vf-coef 1", "see --ppo.value-learning-rate"),
         ("--ppo.clop 1", "did you mean --ppo.clip"),

@@ -1,6 +1,7 @@
 """A training that stops anywhere and goes on is bit for bit the one that did not stop."""
 
 import contextlib
+import dataclasses
 import errno
 import io
 import json
@@ -21,7 +22,7 @@ import poise
 from poise.agents.agent import load
 from poise.checked import ConfigError
 from poise.cli.main import main
-from poise.config import PPO, Config
+from poise.config import BESIDE, PPO, Config
 from poise.envs import make
 from poise.errors import StorageError
 from poise.runs import session as module
@@ -394,6 +395,7 @@ def test_before_the_first_iteration_there_is_no_agent_yet(tmp_path):
         ({"env_timeout": 5.0}, "env_timeout = 5.0: has no effect on backend native"),
         ({"eval_episodes": 5}, "eval_episodes = 5: has no effect without eval_every"),
         ({"eval_max_steps": 5, "evaluate": False}, "eval_max_steps = 5: has no effect without a score"),
+        ({"device": "cpu", "matmul_precision": "tf32"}, "matmul_precision = 'tf32': has no effect on a CPU"),
     ],
 )
 def test_options_without_effect_are_refused(options, message):
@@ -404,7 +406,12 @@ def test_options_without_effect_are_refused(options, message):
 
 def test_the_options_survive_json():
     options = Options(log_every=3, checkpoint_every=5, eval_every=7, eval_episodes=2, eval_max_steps=9)
+    options = dataclasses.replace(options, device="gpu", matmul_precision="bfloat16")
     assert Options.from_dict(json.loads(json.dumps(options.to_dict()))) == options
+    earlier = {name: value for name, value in options.to_dict().items() if name not in BESIDE}
+    assert Options.from_dict(earlier) == dataclasses.replace(
+        options, device="auto", matmul_precision="float32"
+    )
     with pytest.raises(ConfigError, match=r"options\.extra: no such option"):
         Options.from_dict({"extra": 1})
 

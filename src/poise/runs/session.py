@@ -173,7 +173,8 @@ def _resumed(
     if changes.workers is not None:
         options = dataclasses.replace(options, workers=changes.workers)
     if changes.device is not None:
-        options = dataclasses.replace(options, device=changes.device)
+        precision = options.matmul_precision if placed.on_gpu else Options.matmul_precision
+        options = dataclasses.replace(options, device=changes.device, matmul_precision=precision)
     return (yield from _session(_Job(task, config, options, placed, usable), run, conditions))
 
 
