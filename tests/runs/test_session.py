@@ -74,6 +74,7 @@ def test_the_summary_has_the_keys_that_scripts_rely_on(finished):
         "parameters_sha256",
         "versions",
         "processor",
+        "device",
         "fingerprint",
     }
     assert (summary["env"], summary["backend"], summary["steps"]) == ("Reacher-v4", "mujoco", 512)
