@@ -32,7 +32,7 @@ PACKAGES = {
 # the extra that has a module
 EXTRAS = {"ale_py": "atari", "minatar": "minatar", "minigrid": "minigrid", "popgym": "popgym"}
 # the word before the colon of an environment in JAX, which is also the name of an extra: the package
-JAX_PACKAGES = {"gymnax": "gymnax", "playground": "mujoco_playground", "brax": "brax"}
+JAX_PACKAGES = {"gymnax": "gymnax", "craftax": "craftax", "playground": "mujoco_playground", "brax": "brax"}
 REGISTER = 'gymnasium.register("Mine-v0", {})'
 
 
