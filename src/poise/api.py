@@ -34,6 +34,7 @@ def train(
     on_crash: str = Options.on_crash,
     env_timeout: float = Options.env_timeout,
     workers: int = Options.workers,
+    devices: int = Options.devices,
     ray: str | None = None,
     compile_cache: bool = Options.compile_cache,
     **config: Any,
@@ -65,6 +66,7 @@ def train(
         on_crash: "stop" or "restart" (``Options.on_crash``).
         env_timeout: seconds (``Options.env_timeout``).
         workers: processes of a cluster that step the environments (``Options.workers``).
+        devices: of JAX that train together (``Options.devices``).
         ray: the cluster: "HOST:PORT", or "auto" for the one of this machine; None: a local one is started for
             the workers, and stopped at the end (``poise.system.cluster``).
         compile_cache: whether what JAX compiles is kept in the user's cache folder for the next start
@@ -98,6 +100,7 @@ def train(
         on_crash=on_crash,  # pyright: ignore[reportArgumentType]
         env_timeout=env_timeout,
         workers=workers,
+        devices=devices,
         compile_cache=compile_cache,
     )
     id, configured = configure(envs.checked_name(env), **config)
@@ -112,6 +115,7 @@ def resume(
     env: str | None = None,
     workers: int | None = None,
     device: str | None = None,
+    devices: int | None = None,
     ray: str | None = None,
     file: TextOut | None = None,
 ) -> Run:
@@ -127,6 +131,7 @@ def resume(
             Python import one.
         workers: another number of processes that step the environments. It changes no bit.
         device: another device, as of ``train``. The bits may then differ.
+        devices: another number of devices that train together, as of ``train``.
         ray: the cluster of these, as of ``train``.
         file: where progress is shown; standard output by default.
 
@@ -140,7 +145,7 @@ def resume(
     """
     refuse_imported_script()
     shown = Lasting(file or sys.stdout, whole=False)
-    changes = Changes(total_steps, env, workers, device)  # pyright: ignore[reportArgumentType]
+    changes = Changes(total_steps, env, workers, device, devices)  # pyright: ignore[reportArgumentType]
     return _told(proceed(Path(run), changes, Conditions(shown, ray=ray)), shown)
 
 

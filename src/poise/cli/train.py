@@ -126,6 +126,8 @@ class Changed:
     """Another number of processes that step the environments of a single training; None: the same."""
     device: Literal["auto", "cpu", "gpu"] | None = None
     """Another device to compute on. From there on, the bits may differ; None: the same."""
+    devices: int | None = None
+    """Another number of devices that train together; None: the same."""
 
 
 def resume_command(guard: Guard) -> Callable[..., None]:
@@ -167,7 +169,7 @@ def resume_command(guard: Guard) -> Callable[..., None]:
             resume_study = _resume_sweep if kind == SWEEP else _resume_experiment
             resume_study(folder, repeated, ray, json_)
             return
-        changes = Changes(changed.total_steps, repeated.env, changed.workers, changed.device)
+        changes = Changes(changed.total_steps, repeated.env, changed.workers, changed.device, changed.devices)
         with quiet_output():
             resumed = proceed(folder, changes, Conditions(file, guard, loaded, ray))
         tell_run(resumed, json_)
@@ -188,8 +190,9 @@ def _refuse_changes(changed: Changed) -> None:
         raise ConfigError("--total-steps changes the budget of a single run; pass that run's folder")
     if changed.workers is not None:
         raise ConfigError("--workers is for a single training; use --ray to spread several trainings")
-    if changed.device is not None:
-        raise ConfigError("--device changes the device of a single run; pass that run's folder")
+    for option, what in (("device", "the device"), ("devices", "the devices")):
+        if getattr(changed, option) is not None:
+            raise ConfigError(f"--{option} changes {what} of a single run; pass that run's folder")
 
 
 def _resume_sweep(folder: Path, repeated: Repeated, ray: str | None, json_: bool) -> None:

@@ -13,7 +13,7 @@ import jax
 from poise import envs
 from poise.checked import ConfigError
 from poise.config import Config
-from poise.envs.naming import names_module
+from poise.envs.naming import JAX_PACKAGES, names_module
 from poise.placement import device
 from poise.placement.mesh import Layout
 from poise.runs.folders import RunError, clear, disk_errors, new_folder, same_directory, set_aside, status
@@ -46,12 +46,20 @@ class Changes:
         env: the environment's name. It must be repeated if it names a Python module.
         workers: another number of processes that step the environments.
         device: another device to compute on.
+        devices: another number of devices that train together.
     """
 
     total_steps: int | None = None
     env: str | None = None
     workers: int | None = None
     device: Literal["auto", "cpu", "gpu"] | None = None
+    devices: int | None = None
+
+    def of(self, options: Options) -> Options:
+        """The options with what changes."""
+        names = ("workers", "device", "devices")
+        changed = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return dataclasses.replace(options, **changed)
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ def execute(env: str, config: Config, options: Options, conditions: Conditions) 
     """``poise.train`` for a caller that has the records."""
     with same_directory():
         decide = partial(device.decide, env, options.backend, config)
-        placed = device.start(options.device, decide, _devices(config, options))
+        placed = device.start(options.device, decide, _cpu_devices(env, options.backend, config, options))
     task = resolved(env, options.backend)
     if task.note:
         print(task.note, file=conditions.file)
@@ -91,7 +99,8 @@ def session(env: str, config: Config, options: Options, folder: Path, conditions
 
     To close it before its end leaves a run that is ``stopped``, with a checkpoint of its last iteration.
     """
-    placed = device.start(options.device, lambda: device.SIDE_BY_SIDE, _devices(config, options))
+    cpu_devices = _cpu_devices(env, options.backend, config, options)
+    placed = device.start(options.device, lambda: device.SIDE_BY_SIDE, cpu_devices)
     with claimed(folder):
         task = resolved(env, options.backend)
         if (summary := finished(folder, task, config, options)) is not None:
@@ -141,12 +150,13 @@ def _placed_again(run: Path, changes: Changes) -> device.Choice:
     for checkpoint in checkpoints(run):
         with contextlib.suppress(CheckpointError, ConfigError, KeyError, TypeError):
             manifest = read_manifest(checkpoint)
-            options = Options.from_dict(manifest.notes["options"])
+            options = changes.of(Options.from_dict(manifest.notes["options"]))
             break
     else:  # what is wrong with them is said when one is loaded
         return device.start("cpu" if changes.device is None else changes.device, lambda: device.SIDE_BY_SIDE)
     decide = partial(device.decide_with, manifest.spec, manifest.backend, manifest.config)
-    return device.start(changes.device or options.device, decide, _devices(manifest.config, options))
+    cpu_devices = _cpu_devices(manifest.env, manifest.backend, manifest.config, options)
+    return device.start(options.device, decide, cpu_devices)
 
 
 def _resumed(
@@ -170,11 +180,9 @@ def _resumed(
     if not same_machine(usable.past, file):
         usable = dataclasses.replace(usable, past=dataclasses.replace(usable.past, exact=False))
     task = resolved(manifest.env, manifest.backend)._replace(reading=manifest.spec)
-    if changes.workers is not None:
-        options = dataclasses.replace(options, workers=changes.workers)
-    if changes.device is not None:
-        precision = options.matmul_precision if placed.on_gpu else Options.matmul_precision
-        options = dataclasses.replace(options, device=changes.device, matmul_precision=precision)
+    options = changes.of(options)
+    if changes.device is not None and not placed.on_gpu:
+        options = dataclasses.replace(options, matmul_precision=Options.matmul_precision)
     return (yield from _session(_Job(task, config, options, placed, usable), run, conditions))
 
 
@@ -228,12 +236,17 @@ def _session(job: _Job, folder: Path | None, conditions: Conditions) -> Session:
     raise AssertionError
 
 
-def _devices(config: Config, options: Options) -> int:
-    """The devices that JAX starts with on a CPU: as many for any number of several devices that learn.
+def _cpu_devices(env: str, backend: envs.Backend, config: Config, options: Options) -> int:
+    """The devices that JAX starts with on a CPU, each with a thread.
 
-    Their number is that of the threads, on which the last bits of long sums depend.
+    As many for any number of devices that learn together, since the last bits of long sums depend on the
+    number of threads. A task of a user's module is not looked at: to import it might start JAX.
     """
-    return config.env_groups if options.devices > 1 else THREADS
+    if config.env_groups == 1:
+        return THREADS
+    package = env.partition(":")[0] if ":" in env else None
+    in_jax = package in JAX_PACKAGES or (package is None and resolved(env, backend).backend in IN_JAX)
+    return config.env_groups if in_jax or options.devices > 1 else THREADS
 
 
 def resolved(env: str, backend: envs.Backend) -> envs.Resolved:
