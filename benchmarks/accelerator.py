@@ -1,4 +1,4 @@
-"""Environments in JAX: the pace of poise against rejax, in turn, on the device that this machine has.
+"""The pace of poise, on the device that this machine has: against rejax, on the host, and until a score.
 
     .venv/bin/python benchmarks/accelerator.py FILE.csv --rejax REJAX/bin/python
 
@@ -8,19 +8,26 @@ normalized, advantages computed once an iteration, no evaluation. Each measureme
 pace is that of training: of poise from the end of its first iteration on, with the run folder that it
 writes; of rejax that of a second training in the process, which compiles nothing and writes nothing.
 Seconds of compilation are in a column of their own. On a CPU, only the two smaller settings are
-measured. Rows that the file has for this kind of device are not run again: for another machine, name
-another file.
+measured.
+
+With ``--host``: HalfCheetah-v5 on MuJoCo's batch engine with 64 environments, with ``--device`` cpu, gpu and
+auto in turn. With ``--scores``: seconds, compilation included, until the mean return of the episodes of an
+iteration reaches a score. On a CPU both are done in a reduced form. Rows that the file has for this kind of
+device are not run again: for another machine, name another file.
 """
 
 import argparse
 import csv
 import json
+import math
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,6 +42,22 @@ class Work(NamedTuple):
     total: int  # steps of the training
     small: bool  # is done on a CPU too
 
+
+class Goal(NamedTuple):
+    """A task, and the mean return of a training's episodes at which the clock stops."""
+
+    env: str
+    score: float
+    envs: int
+    total: int
+    small: bool
+
+
+GOALS = (
+    Goal("Pendulum-v1", -250.0, 16, 100_000, small=True),
+    Goal("playground:CheetahRun", 700.0, 2048, 200_000_000, small=False),
+    Goal("playground:WalkerWalk", 900.0, 2048, 200_000_000, small=False),
+)
 
 WORK = (
     Work(16, 128, 10, 64, 200_000, small=True),
@@ -74,13 +97,48 @@ def rejax(work: Work) -> tuple[float, float]:
 
 def poise(work: Work) -> tuple[float, float]:
     """The same for ``poise train`` in a process of its own."""
-    with tempfile.TemporaryDirectory() as out:
-        shape = f"--num-envs {work.envs} --ppo.num-steps {work.steps} --total-steps {work.total}"
-        learning = f"--ppo.num-epochs {work.epochs} --ppo.minibatch-size {work.minibatch}"
-        rest = f"--ppo.recompute-every None --no-evaluate --no-video --json --out {out}"
-        options = f"{shape} {learning} {rest}".split()
-        summary = json.loads(output([sys.executable, "-m", "poise", "train", "Pendulum-v1", *options]))
+    shape = f"--num-envs {work.envs} --ppo.num-steps {work.steps} --total-steps {work.total}"
+    learning = f"--ppo.num-epochs {work.epochs} --ppo.minibatch-size {work.minibatch}"
+    summary = train("Pendulum-v1", *f"{shape} {learning} --ppo.recompute-every None".split())
     return summary["steps_per_second"], summary["seconds"]["compile"]
+
+
+def train(*options: str) -> dict[str, Any]:
+    """The summary of ``poise train`` without score and film, in a process of its own."""
+    with tempfile.TemporaryDirectory() as out:
+        rest = ["--no-evaluate", "--no-video", "--json", "--out", out]
+        return json.loads(output([sys.executable, "-m", "poise", "train", *options, *rest]))
+
+
+def on_host(device: str, *, small: bool) -> tuple[float, float]:
+    """HalfCheetah-v5 with 64 environments on the host, learning on ``device``."""
+    total = "30000" if small else "1000000"
+    summary = train("HalfCheetah-v5", "--num-envs", "64", "--total-steps", total, "--device", device)
+    return summary["steps_per_second"], summary["seconds"]["compile"]
+
+
+def until(goal: Goal) -> tuple[float, float]:
+    """Steps a second, and seconds, of a training that is ended where it reaches the goal."""
+    with tempfile.TemporaryDirectory() as out:
+        options = ["--num-envs", str(goal.envs), "--total-steps", str(goal.total), "--out", out]
+        command = [sys.executable, "-m", "poise", "train", goal.env, *options, "--no-evaluate", "--no-video"]
+        began = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            while process.poll() is None:
+                time.sleep(0.5)
+                for row in (
+                    json.loads(line) for path in Path(out).rglob("metrics.jsonl") for line in whole(path)
+                ):
+                    if (row["episode/return"] or -math.inf) >= goal.score:
+                        seconds = time.perf_counter() - began
+                        process.terminate()
+                        return row["steps"] / seconds, seconds
+    return math.nan, math.nan  # it ended without
+
+
+def whole(path: Path) -> list[str]:
+    """The lines of a file that may be being written to."""
+    return path.read_text().split("\n")[:-1]
 
 
 def output(command: list[str]) -> str:
@@ -124,6 +182,29 @@ def table(rows: list[dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def others(rows: list[dict[str, str]]) -> list[str]:
+    """A line for each measurement that has no peer: the medians."""
+    lines, names = [], [(r["device"], r["steps"], r["system"]) for r in rows if not r["steps"].isdigit()]
+    for name in dict.fromkeys(names):
+        own = [r for r in rows if (r["device"], r["steps"], r["system"]) == name]
+        pace, seconds = (np.median([float(r[x]) for r in own]) for x in COLUMNS[-2:])
+        what = "until then" if " to " in name[1] else "to compile"
+        lines.append(f"{name[0]}, {name[1]}, {name[2]}: {pace:,.0f} steps/s, {seconds:.0f} s {what}")
+    return lines
+
+
+def jobs(args: argparse.Namespace, *, small: bool) -> Iterator[tuple[tuple[str, ...], Callable]]:
+    """Each measurement with the first columns of its row, without the number of its round."""
+    for work in (w for w in WORK if w.small or not small):
+        for system in ["poise", *(["rejax"] if args.rejax else [])]:
+            yield (str(work.envs), str(work.steps), system), partial(measure, system, work, args.rejax)
+    for device in ("cpu", "auto") if small else ("cpu", "gpu", "auto"):
+        if args.host:
+            yield ("64", "HalfCheetah-v5", f"poise --device {device}"), partial(on_host, device, small=small)
+    for goal in (g for g in GOALS if args.scores and g.small == small):
+        yield (str(goal.envs), f"{goal.env} to {goal.score:g}", "poise"), partial(until, goal)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -131,6 +212,8 @@ def main() -> None:
     parser.add_argument("csv", type=Path, nargs="?", default=Path("accelerator.csv"))
     parser.add_argument("--rejax", help="Python with rejax and gymnax")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--host", action="store_true", help="environments on the host too")
+    parser.add_argument("--scores", action="store_true", help="seconds until a score too")
     parser.add_argument("--in-process", metavar="WORK", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.in_process:
@@ -138,23 +221,23 @@ def main() -> None:
         return
     if not args.csv.exists():
         args.csv.write_text(",".join(COLUMNS) + "\n")
-    device, systems = device_name(), ["poise", *(["rejax"] if args.rejax else [])]
+    device = device_name()
     with args.csv.open(newline="") as file:
         finished = {tuple(row[name] for name in COLUMNS[:5]) for row in csv.DictReader(file)}
     with args.csv.open("a", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        for number in range(args.rounds):
-            for work in (w for w in WORK if w.small or device != "cpu"):
-                for system in systems:
-                    place = device, str(work.envs), str(work.steps), system, str(number)
-                    if place in finished:
-                        continue
-                    pace, compiling = measure(system, work, args.rejax)
-                    writer.writerow([*place, f"{pace:.0f}", f"{compiling:.1f}"])
-                    file.flush()
-                    print(*place, f"{pace:,.0f} steps/s, {compiling:.1f} s to compile", flush=True)
+        for number in map(str, range(args.rounds)):
+            for name, job in jobs(args, small=device == "cpu"):
+                place = (device, *name, number)
+                if place in finished:
+                    continue
+                pace, seconds = job()
+                writer.writerow([*place, f"{pace:.0f}", f"{seconds:.1f}"])
+                file.flush()
+                print(*place, f"{pace:,.0f} steps/s, {seconds:.1f} s", flush=True)
     with args.csv.open(newline="") as file:
-        print(table(list(csv.DictReader(file))))
+        rows = list(csv.DictReader(file))
+    print(table(rows), *others(rows), sep="\n")
 
 
 if __name__ == "__main__":

@@ -249,8 +249,9 @@ class Config(Checked):
     """Environments stepped together, N; None: 16, or fewer if rollouts have fewer than 1,024 rows
     (docs/defaults.md)."""
     env_groups: Count = 1
-    """Number of groups the environments are split into. Each is collected independently, with its own noise,
-    and --workers distributes them. The result depends on this number, not on the workers (docs/scale.md)."""
+    """Number of groups the environments are split into. Each is collected independently, with its own noise.
+    --workers distributes them; in JAX each also learns on its own rows, and --devices distributes them. The
+    result depends on this number, not on workers or devices (docs/scale.md, docs/accelerators.md)."""
     history: Annotated[int, Bound(ge=1, le=2**10)] = 1
     """How many observations both networks read at once: the newest and those before it, K in all."""
     ppo: PPO = field(default_factory=PPO)

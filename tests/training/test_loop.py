@@ -218,12 +218,11 @@ def test_the_times_of_iterations_in_jax_are_not_those_of_who_reads_them():
         shown.append(progress)
         jax.jit(jnp.sin)(jnp.zeros(len(shown)))  # compiles
         time.sleep(0.2)
-    times = [progress.rows[-1].times for progress in shown]
-    for parts in times[2:]:
-        assert parts["time/rollout"] >= 0
-        assert 0 <= parts["time/prepare"] <= parts["time/learn"]
-    ahead = times[3:]  # was started before the one before it was shown, and is over when that has been
-    assert all(parts["time/rollout"] + parts["time/learn"] < 0.15 for parts in ahead)
+    for progress in shown[2:]:
+        assert progress.rollout_seconds >= 0
+        assert 0 <= progress.prepare_seconds <= progress.learn_seconds
+    ahead = shown[3:]  # was started before the one before it was shown, and is over when that has been
+    assert all(p.rollout_seconds + p.learn_seconds < 0.15 for p in ahead)
 
 
 def test_what_is_compiled_before_the_first_iteration_is_counted_in_it(monkeypatch):

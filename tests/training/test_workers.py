@@ -214,8 +214,7 @@ def test_two_workers_step_an_environment_that_sleeps_almost_twice_as_fast(spread
 
     def trained(env):
         seen = list(iterations(config, env))
-        times = [p.rows[-1].times for p in seen[1:]]  # the first compiles
-        return seen, sum(parts["time/rollout"] + parts["time/learn"] for parts in times)
+        return seen, sum(p.rollout_seconds + p.learn_seconds for p in seen[1:])  # the first compiles
 
     alone, slow = trained([make("sleepy:Sleepy", 4), make("sleepy:Sleepy", 4)])
     both, fast = trained(spread(2, config, "sleepy:Sleepy"))

@@ -55,8 +55,8 @@ class Options(Checked):
     """Processes of a cluster (--ray) that step the environments, each some of the --env-groups; 0: the
     process of the training steps them. A process that dies is replaced. Does not affect the result."""
     devices: Annotated[int, Bound(ge=1, le=2**12)] = 1
-    """Devices of JAX that train together, each with some of the --env-groups: environments in JAX only. Does
-    not affect the result, but for its last digits on a GPU (docs/scale.md)."""
+    """Devices of JAX that train together, each with some of the --env-groups: environments in JAX only. On a
+    CPU the number does not affect the result (docs/accelerators.md)."""
     compile_cache: bool = True
     """Whether to keep compiled programs in the user's cache folder, for a faster next start."""
 

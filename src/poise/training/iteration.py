@@ -82,6 +82,35 @@ class Progress:
         """That ended since the last Progress."""
         return [episode for row in self.rows for episode in row.episodes]
 
+    @property
+    def times(self) -> dict[str, float | None]:
+        """Seconds of all its iterations, by the names of the metrics; None: not measured."""
+        sums: dict[str, float | None] = dict.fromkeys(self.rows[-1].times)
+        for row in self.rows:
+            for name, seconds in row.times.items():
+                sums[name] = sums[name] if seconds is None else seconds + (sums[name] or 0.0)
+        return sums
+
+    @property
+    def rollout_seconds(self) -> float | None:
+        """Collecting; None where whole iterations are one program."""
+        return self.times["time/rollout"]
+
+    @property
+    def physics_seconds(self) -> float | None:
+        """Of these: stepping and resetting; None if compiled together with acting."""
+        return self.times["time/physics"]
+
+    @property
+    def learn_seconds(self) -> float | None:
+        """Preparing and learning; whole iterations where these are one program."""
+        return self.times["time/learn"]
+
+    @property
+    def prepare_seconds(self) -> float | None:
+        """Of these: preparing the rollout and shuffling its rows; None as ``rollout_seconds``."""
+        return self.times["time/prepare"]
+
 
 class Launched(NamedTuple):
     """An iteration of which every part has been started."""

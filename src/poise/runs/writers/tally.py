@@ -45,11 +45,11 @@ class Tally(Writer):
     def write(self, progress: Progress, greedy: Evaluation | None) -> None:
         self.longest = max([self.longest, *(e.length for e in progress.episodes)])
         self._seconds["compile"] += progress.compile_seconds
-        for row in progress.rows:
-            for part in ("rollout", "learn", "prepare"):
-                self._seconds[part] += row.times[f"time/{part}"] or 0.0
-            if (physics := row.times["time/physics"]) is not None:
-                self._physics = (self._physics or 0.0) + physics
+        times = progress.times
+        for part in ("rollout", "learn", "prepare"):
+            self._seconds[part] += times[f"time/{part}"] or 0.0
+        if (physics := times["time/physics"]) is not None:
+            self._physics = (self._physics or 0.0) + physics
         self._exact = self._exact and progress.exact
         self._crashes += len(progress.crashes)
         # Greedy scores while training do not slow it down: their time is left out of its pace.
