@@ -23,11 +23,12 @@ def test_no_key_serves_two_purposes():
         "policy": below(stream_key(0, Stream.POLICY), 1),
         "value": below(stream_key(0, Stream.VALUE), 1),
         "shuffles": below(state.key, 2),
-        "starts": below(collector._episode_key, 2),
-        "noise": below(collector._noise_key, 1),
+        "starts": below(collector.episode_key, 2),
+        "noise": below(collector.noise_key, 1),
+        "listed episodes": below(stream_key(0, Stream.LISTING), 1),
     }
     drawn = [tuple(jax.random.key_data(k).tolist()) for keys in branches.values() for k in keys]
-    assert len(set(drawn)) == len(drawn) == 4 + 4 + 16 + 16 + 4
+    assert len(set(drawn)) == len(drawn) == 4 + 4 + 16 + 16 + 4 + 4
 
 
 def test_the_first_noise_is_not_made_of_the_bits_of_the_first_weights():

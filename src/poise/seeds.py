@@ -22,6 +22,7 @@ class Stream(enum.IntEnum):
     POLICY = 4  # initial weights
     VALUE = 5  # initial weights
     SHUFFLE = 6  # order of the rows in each epoch
+    LISTING = 7  # which episodes of an iteration are listed, where not all are
     GREEDY = 10  # starts of the greedy episodes during training
 
 

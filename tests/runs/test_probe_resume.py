@@ -15,7 +15,7 @@ from poise.config import Policy, Value
 from poise.runs import session
 from poise.store.checkpoint import checkpoints
 from poise.system import cluster
-from poise.training.loop import iterations
+from poise.training.loop import settled_iterations
 
 pytestmark = pytest.mark.processes
 ID = "recall:Recall-v0"
@@ -37,8 +37,8 @@ def ray():
 def trained(out, copies, **options):
     """The run, with copies of its folder: after iteration i, ``copies / str(i)``."""
 
-    def copying(*given):
-        for progress in iterations(*given):
+    def copying(*given, **more):
+        for progress in settled_iterations(*given, **more):
             if progress.iteration > 1:  # the one before it is in the folder
                 (folder,) = (out / "recall-Recall-v0").iterdir()
                 shutil.copytree(folder, copies / str(progress.iteration - 1))

@@ -34,7 +34,7 @@ from poise.store.checkpoint import CheckpointError, checkpoints, load_training
 from poise.store.claim import ClaimError, claimed
 from poise.studies.unfinished import newest_unfinished
 from poise.training.loop import Start, iterations
-from poise.training.loop import iterations as real_iterations
+from poise.training.loop import settled_iterations as real_iterations
 from poise.wording import counted
 
 QUICK = {"num_envs": 3, "ppo": {"num_steps": 24, "num_epochs": 2, "minibatch_size": 24}, "video": False}
@@ -49,8 +49,8 @@ class Stop(BaseException):
 def train(env, out, *, stop=None, **options):
     """The run, or the folder of one that was stopped after iteration ``stop`` as a kill would."""
 
-    def stopping(*given):
-        for progress in real_iterations(*given):
+    def stopping(*given, **more):
+        for progress in real_iterations(*given, **more):
             if stop is not None and progress.iteration > stop:
                 raise Stop
             yield progress
@@ -143,9 +143,9 @@ def test_a_resumed_training_compiles_once(tmp_path):
     script = f"""
 import io, sys
 from poise.runs import session as run
-from poise.training.loop import iterations
-def counted(*given):
-    for progress in iterations(*given):
+from poise.training.loop import settled_iterations
+def counted(*given, **more):
+    for progress in settled_iterations(*given, **more):
         seen.append(progress.compile_seconds)
         yield progress
 seen = []

@@ -21,7 +21,7 @@ from poise.runs.options import Options
 from poise.runs.setup import Conditions
 from poise.system.interrupts import Guard
 from poise.system.machine import peak_memory
-from poise.training.loop import iterations as real_iterations
+from poise.training.loop import settled_iterations as real_iterations
 
 SMALL = Config(total_steps=4 * 128, num_envs=2, ppo=PPO(num_steps=64, num_epochs=2))
 
@@ -155,8 +155,8 @@ def test_the_same_seed_gives_the_same_parameters_and_another_does_not(finished, 
 
 
 def test_an_interrupted_run_keeps_what_it_has(tmp_path, monkeypatch):
-    def interrupted(*given):
-        for progress in real_iterations(*given):
+    def interrupted(*given, **more):
+        for progress in real_iterations(*given, **more):
             yield progress
             if progress.iteration == 2:
                 raise KeyboardInterrupt
@@ -294,7 +294,7 @@ def test_an_error_after_a_resume_does_not_restart_the_training(tmp_path, monkeyp
     next(training)
     training.close()
 
-    def failing(*_):
+    def failing(*_, **more):
         raise ValueError("of something else")
         yield
 

@@ -34,7 +34,7 @@ from poise.studies.tables import read_table
 from poise.studies.unfinished import newest_unfinished
 from poise.system.interrupts import Guard
 from poise.system.streams import TextOut
-from poise.training.loop import iterations as real_iterations
+from poise.training.loop import settled_iterations as real_iterations
 
 
 class Stop(BaseException):
@@ -470,8 +470,8 @@ def test_a_trial_that_is_killed_or_interrupted_decides_the_same(count, stopped, 
     for kind in (KeyboardInterrupt, Stop):
         done = [0]
 
-        def stopping(*given, kind=kind, done=done):
-            for progress in real_iterations(*given):
+        def stopping(*given, kind=kind, done=done, **more):
+            for progress in real_iterations(*given, **more):
                 done[0] += 1
                 if done[0] > count:
                     raise kind

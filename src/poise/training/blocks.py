@@ -31,6 +31,7 @@ from poise.errors import TrainingError
 from poise.placement.fused import run_iterations
 from poise.placement.mesh import Layout
 from poise.placement.two_devices import Ready
+from poise.seeds import Stream, stream_key
 from poise.spec import MASK, Spec
 from poise.training.acting import ActionScale
 from poise.training.clock import Clock, Instant
@@ -60,6 +61,7 @@ class Given(eqx.Module):
     rates: Float[Tensor, "most 2"]  # of policy and value function
     episode_key: PRNGKeyArray
     noise_key: PRNGKeyArray
+    listing_key: PRNGKeyArray
     numbers: Numbers
     first: Int[Tensor, " N"] | None  # by ``first_lengths``
 
@@ -148,7 +150,7 @@ class Iteration:
         if given.first is not None:
             iteration = jnp.asarray(now.state.iteration)
             whole = are_whole(index, rollout, iteration, given.first, given.numbers)
-        key = jax.random.fold_in(jax.random.fold_in(given.noise_key, now.state.iteration), 1)
+        key = jax.random.fold_in(given.listing_key, jnp.asarray(now.state.iteration))
         return count_episodes(before, rollout, index, whole, key)
 
     def _is_finite(self, rollout: Rollout, measured: Measured) -> Bool[Array, ""]:
@@ -271,6 +273,7 @@ class BlockDriver:
         self._hyper = Hyperparameters.of(config, 0, groups=layout.groups)
         counts = Counts.of(*collector.counts())
         _, (collector.now, self._counts) = layout.place(None, (collector.now, counts))
+        self._listing_key = stream_key(config.seed, Stream.LISTING)
         self._size = 1  # iterations of the next block; the first compiles
         self._landed = Instant(0.0, 0.0)
 
@@ -301,6 +304,7 @@ class BlockDriver:
             rates,
             collector.episode_key,
             collector.noise_key,
+            self._listing_key,
             collector.numbers,
             collector.first,
         )
