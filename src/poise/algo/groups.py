@@ -1,9 +1,9 @@
-"""Learning from groups of environments, of which each device may have some: means over all groups.
+"""Learning from groups of environments. Each device may hold several groups; means are taken over all.
 
-A function of a group's rows runs once per group, under ``jax.vmap`` over the groups of a device and
-``jax.shard_map`` over the devices, with these names of axes (``poise.placement.mesh``). What ``gather``
-returns has the order of the groups and is the same on every device. So which device has which group changes
-no bit, and all devices take the same steps. With one group nothing is gathered.
+``jax.shard_map`` over devices and ``jax.vmap`` over the groups of a device give the axes their names
+(``poise.placement.mesh``). ``per_group`` turns the latter into a loop, one group after another. What
+``gather`` returns has the order of the groups and is the same on every device. So which device has which
+group changes no bit, and all devices take the same steps. With one group nothing is gathered.
 """
 
 import functools

@@ -1,1 +1,1 @@
-"""What is only speed: on which device an update runs, and compiled in how many pieces."""
+"""What a training computes on, and compiled in how many pieces. A CPU and a GPU differ in the last digits."""

@@ -1,12 +1,13 @@
 """Chooses what a training computes on, the CPU or a GPU, before JAX starts in its process.
 
 The rule of ``choose`` counts the floating-point operations of one gradient step. What is below ``ENOUGH`` is
-done on a CPU in the time in which a GPU starts its kernels. The numbers follow from these measurements alone
-(2026-11-26, one H100, the CPU with two cores, two networks of 2 x 64), and nothing between was measured:
+done on a CPU before a GPU has started its kernels. The numbers follow from these measurements alone, with two
+networks of 2 x 64 (one H100, 2026-11-26; two cores of another machine, for HalfCheetah 16 of the same), and
+nothing between was measured:
 
-    task, environments, rows of a minibatch   steps/s: GPU   CPU               MFLOP of a gradient step
+    task, environments, rows of a minibatch   steps/s: GPU   CPU                 MFLOP of a gradient step
     Pendulum-v1 in JAX, 16, 64                      54,800   98,000 to 115,000   3
-    Pendulum-v1 in JAX, 2,048, 8,192             1,410,000   200,000 to 300,000  430
+    Pendulum-v1 in JAX, 2,048, 8,192             1,410,000   about 300,000       430
     HalfCheetah-v5 on the host, 16, 64 or 128       25,900   34,000              4 or 8
 
 ``ENOUGH`` is the geometric mean of 3 and 430, rounded; ``MANY`` lies between 16 and 2,048.

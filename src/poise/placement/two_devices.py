@@ -52,12 +52,18 @@ def init(spec: Spec, config: Config) -> TrainState:
 
 def place(state: TrainState) -> TrainState:
     """The state on the devices on which ``update`` returns it: elsewhere, everything would compile again."""
-    here, there = jax.devices()[0], jax.devices()[-1]
+    here, there = _places()
     value, value_opt = jax.device_put((state.learner.value, state.learner.value_opt), there)
     iteration = np.array(state.iteration, np.int32)
     state = jax.device_put(state, here)
     learner = Learner(state.learner.policy, value, state.learner.policy_opt, value_opt)
     return dataclasses.replace(state, learner=learner, iteration=iteration)
+
+
+def _places() -> tuple[Any, Any]:
+    """The device of the policy, and that of the value function. On GPUs both are on the first."""
+    devices = jax.devices()
+    return devices[0], devices[-1] if devices[0].platform == "cpu" else devices[0]
 
 
 class Ready(NamedTuple):
@@ -93,14 +99,14 @@ def update(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> tuple
 
 def shuffle_key(state: TrainState) -> PRNGKeyArray:
     """The key of all shuffles, on the last device: the other one collects and prepares meanwhile."""
-    return jax.device_put(state.key, jax.devices()[-1])
+    return jax.device_put(state.key, _places()[1])
 
 
 def make_ready(
     state: TrainState, rollout: Rollout, drawn: UInt32[Array, "E rounds B"], hyper: Hyperparameters
 ) -> Ready:
     """Prepares the rollout, and meanwhile sorts the shuffles of its rows. Waits for ``drawn`` alone."""
-    learner, here = state.learner, jax.devices()[0]
+    learner, (here, _) = state.learner, _places()
     value, carried = jax.device_put(learner.value, here), (state.running_return, state.value_carry)
     prepared = _prepare(learner.policy, value, state.normalizer, *carried, rollout, hyper)
     return Ready(prepared, sort_shuffles(drawn, hyper.num_items))
@@ -108,7 +114,7 @@ def make_ready(
 
 def learn(state: TrainState, ready: Ready, hyper: Hyperparameters) -> tuple[TrainState, Learning]:
     """All epochs of both networks, with the same shuffles. Waits for nothing."""
-    (prepared, rows), (here, there) = ready, (jax.devices()[0], jax.devices()[-1])
+    (prepared, rows), (here, there) = ready, _places()
     batch = prepared.batch
     policy = state.learner.policy, state.learner.policy_opt, _not_stopped(here)
     value = state.learner.value, state.learner.value_opt

@@ -21,10 +21,10 @@ class Options(Checked):
     """Library that steps the environments; auto: the fastest that supports ENV."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """What the training computes on. auto: the GPU if JAX can use one and there is enough to do at once
-    (docs/installation.md), unless JAX_PLATFORMS is set; otherwise the CPU."""
+    (docs/accelerators.md), unless JAX_PLATFORMS is set; otherwise the CPU."""
     matmul_precision: Literal["float32", "tf32", "bfloat16"] = "float32"
-    """Precision of matrix products on a GPU. tf32 and bfloat16 are faster and keep 3 and 2 digits. A CPU
-    computes in float32."""
+    """Precision of matrix products on a GPU. tf32 and bfloat16 are faster and keep 3 and 2 digits.
+    Refused on a CPU, also where auto chooses it."""
     out: Path = Path("runs")
     """Folder in which the run folders are created."""
     evaluate: bool = True

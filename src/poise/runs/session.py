@@ -26,6 +26,7 @@ from poise.runs.writers.tally import Tally
 from poise.spec import IN_JAX, Spec
 from poise.store.checkpoint import CheckpointError, checkpoints, read_manifest
 from poise.store.claim import claimed
+from poise.store.manifest import Manifest
 from poise.system import cluster
 from poise.system.compile_cache import keep_compiled
 from poise.system.pulse import announced
@@ -150,13 +151,21 @@ def _placed_again(run: Path, changes: Changes) -> device.Choice:
     for checkpoint in checkpoints(run):
         with contextlib.suppress(CheckpointError, ConfigError, KeyError, TypeError):
             manifest = read_manifest(checkpoint)
-            options = changes.of(Options.from_dict(manifest.notes["options"]))
+            options = _as_before(changes, manifest)
             break
     else:  # what is wrong with them is said when one is loaded
         return device.start("cpu" if changes.device is None else changes.device, lambda: device.SIDE_BY_SIDE)
     decide = partial(device.decide_with, manifest.spec, manifest.backend, manifest.config)
     cpu_devices = _cpu_devices(manifest.env, manifest.backend, manifest.config, options)
     return device.start(options.device, decide, cpu_devices)
+
+
+def _as_before(changes: Changes, manifest: Manifest) -> Options:
+    """The options of a training that resumes. One that began on the CPU stays there, also with ``auto``."""
+    options = Options.from_dict(manifest.notes["options"])
+    if options.device == "auto" and manifest.notes["made_with"][-1].get("device", "cpu") == "cpu":
+        options = dataclasses.replace(options, device="cpu")
+    return changes.of(options)
 
 
 def _resumed(

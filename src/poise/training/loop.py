@@ -149,10 +149,12 @@ def choose_layout(config: Config, collector: Collector, devices: int) -> Layout 
             )
         return None
     groups, there = config.env_groups, jax.devices()
-    if devices > len(there):
-        raise ConfigError(f"devices = {devices}: JAX has {len(there)} here")
     if groups % devices:
-        raise ConfigError(f"devices = {devices}: must divide env_groups = {groups}")
+        raise ConfigError(
+            f"devices = {devices}: must divide env_groups = {groups}; choose {devices} groups or more"
+        )
+    if devices > len(there):
+        raise ConfigError(f"devices = {devices}: JAX has {len(there)} here ({there[0].device_kind})")
     if groups == 1 and jax.default_backend() == "cpu":
         return None
     return Layout.of(groups, there[:devices])
