@@ -19,7 +19,6 @@ device are not run again: for another machine, name another file.
 import argparse
 import csv
 import json
-import math
 import subprocess
 import sys
 import tempfile
@@ -123,17 +122,29 @@ def until(goal: Goal) -> tuple[float, float]:
         options = ["--num-envs", str(goal.envs), "--total-steps", str(goal.total), "--out", out]
         command = [sys.executable, "-m", "poise", "train", goal.env, *options, "--no-evaluate", "--no-video"]
         began = time.perf_counter()
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            while process.poll() is None:
+        with subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as process:
+            while True:
+                ended = process.poll() is not None  # before reading, so that the last rows are read
+                if (steps := reached(goal, Path(out))) is not None:
+                    seconds = time.perf_counter() - began
+                    process.terminate()
+                    return steps / seconds, seconds
+                if ended:
+                    raise SystemExit(
+                        f"{' '.join(command)} ended without {goal.score}: {process.stderr.read()}"
+                    )
                 time.sleep(0.5)
-                for row in (
-                    json.loads(line) for path in Path(out).rglob("metrics.jsonl") for line in whole(path)
-                ):
-                    if (row["episode/return"] or -math.inf) >= goal.score:
-                        seconds = time.perf_counter() - began
-                        process.terminate()
-                        return row["steps"] / seconds, seconds
-    return math.nan, math.nan  # it ended without
+
+
+def reached(goal: Goal, out: Path) -> int | None:
+    """Steps of a training at the end of the first iteration whose episodes reach the goal."""
+    for path in out.rglob("metrics.jsonl"):
+        for row in map(json.loads, whole(path)):
+            if row["episode/return"] is not None and row["episode/return"] >= goal.score:
+                return row["steps"]
+    return None
 
 
 def whole(path: Path) -> list[str]:

@@ -21,11 +21,12 @@ from poise.envs.native.vector import NativeEnv
 from poise.envs.registry import make
 from poise.errors import TrainingError
 from poise.placement import two_devices
+from poise.placement.joined import group_shuffles
 from poise.placement.mesh import Layout
 from poise.placement.two_devices import Ready, make_ready
 from poise.spec import MASK
 from poise.training import blocks
-from poise.training.blocks import group_shuffles
+from poise.training.episodes import Counts, _as_kept
 from poise.training.groups import make_collector
 from poise.training.loop import Start, choose_layout, iterations, settle, settled_iterations
 
@@ -60,11 +61,11 @@ class Dice(JaxEnv):
 
 
 class Breaks(JaxEnv):
-    """The reward becomes NaN in the 5th step of an episode."""
+    """The reward becomes NaN in the 101st step of an episode."""
 
     observation_space = gym.spaces.Box(-np.inf, np.inf, (1,))
     action_space = gym.spaces.Box(-1, 1, (1,))
-    time_limit = 40
+    time_limit = 200
 
     def reset(self, *, key):
         return jnp.zeros(())
@@ -73,7 +74,7 @@ class Breaks(JaxEnv):
         return state[None]
 
     def step(self, state, action, *, key):
-        return state + 1, jnp.where(state == 4, jnp.nan, action[0]), state < 0
+        return state + 1, jnp.where(state == 100, jnp.nan, action[0]), state < 0
 
 
 def world(name, num_envs):
@@ -82,12 +83,16 @@ def world(name, num_envs):
     return NativeEnv(JaxTask.of(name.__name__, name()), num_envs)
 
 
-def trained(env, config, *, groups=1, devices=1, start=None, pauses=(), one_program=True):
+def trained(env, config, **more):
+    return list(training(env, config, **more))
+
+
+def training(env, config, *, groups=1, devices=1, start=None, pauses=(), one_program=True):
     config = dataclasses.replace(config, env_groups=groups)
     collector = make_collector(world(env, config.num_envs), config)
     config = settle(config, collector.spec, new=start is None)
     layout = Layout.of(groups, jax.devices()[:devices]) if one_program else None
-    return list(settled_iterations(config, collector, start, layout=layout, pauses=pauses))
+    return settled_iterations(config, collector, start, layout=layout, pauses=pauses)
 
 
 def rows_of(training):
@@ -211,7 +216,7 @@ for devices in (1, 2, 4, 8):
 def test_eight_devices_compute_the_bits_of_one():
     """20 iterations in 8 groups, on 1, 2, 4 and 8 virtual devices."""
     command = [sys.executable, "-c", EIGHT]
-    place = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+    place = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     del place["XLA_FLAGS"]  # of the tests
     done = subprocess.run(command, capture_output=True, text=True, env=place, check=False)
     assert done.returncode == 0, done.stderr
@@ -220,26 +225,85 @@ def test_eight_devices_compute_the_bits_of_one():
     assert len(set(hashes)) == 1
 
 
+def test_what_target_kl_skipped_is_not_what_diverged():
+    raw = Normalize(obs=False, reward=False)
+    ppo = {"value_learning_rate": 3e37, "max_grad_norm": None, "target_kl": 1e-12, "anneal": "none"}
+    config = dataclasses.replace(CONFIG, ppo=dataclasses.replace(SMALL, **ppo), normalize=raw)
+    for one_program in (False, True):
+        with pytest.raises(TrainingError, match=r"^(value/loss is (nan|inf)|after learning, the value)"):
+            trained("Pendulum-v1", config, one_program=one_program)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_groups_resume_on_another_number_of_devices(kind):
+    env, config = of(kind)
+    before, *_, last = trained(env, config, groups=2, devices=2, pauses=(64,))
+    resumed = trained(env, config, groups=2, devices=1, start=Start(before.state, before.world))
+    same(resumed[-1].state.learner, last.state.learner, rtol=1e-3, atol=1e-5)
+
+
+def test_what_the_caller_compiles_is_not_the_time_of_a_block():
+    times = []
+    for progress in training("Pendulum-v1", CONFIG, pauses=(64,)):
+        times.append(progress.times["time/learn"])
+        jax.jit(jnp.sin)(jnp.zeros(len(times) + 50))  # compiles
+    assert all(seconds > 0 for seconds in times[1:])
+
+
+def test_the_sums_of_unfinished_episodes_are_those_that_a_checkpoint_has():
+    rng = np.random.default_rng(0)
+    sums = rng.normal(size=64) * 10.0 ** rng.integers(-12, 9, 64)
+    sums[:3] = 0.0, 1.0 + 1e-12, 3.0
+    total = sums.astype(np.float32)
+    rest = ((sums - total) * rng.uniform(-1, 1, 64)).astype(np.float32)  # with more digits than are kept
+    counts = Counts(total, rest, np.arange(64))
+    kept = jax.jit(_as_kept)(jax.tree.map(jnp.asarray, counts))
+    again = Counts.of(*kept.sums())
+    np.testing.assert_array_equal(again.total, kept.total)
+    np.testing.assert_array_equal(again.rest, kept.rest)
+    np.testing.assert_allclose(kept.sums()[0], counts.sums()[0], rtol=1e-12)
+
+
+def test_groups_of_sequences_share_a_minibatch_equally():
+    config = dataclasses.replace(CONFIG, env_groups=4, policy=Policy(**MEMORY))
+    collector = make_collector(world("Pendulum-v1", 4), config)
+    settled = settle(config, collector.spec, new=True)
+    assert settled.ppo.sequence_length == 16
+    with pytest.raises(
+        ConfigError, match=r"sequences of 16 steps .*ppo.minibatch_size must be a multiple of 64"
+    ):
+        choose_layout(settled, collector, 1)
+
+
 def test_groups_change_what_is_learned():
     """So their number is a part of the configuration."""
     one, two = (trained("Pendulum-v1", CONFIG, groups=n)[-1].state.learner for n in (1, 2))
     assert not np.array_equal(one.policy.mlp.weight[0], two.policy.mlp.weight[0])
 
 
-def test_a_fault_of_the_environment_is_named_as_everywhere():
+def test_a_fault_of_the_environment_is_named_as_everywhere(monkeypatch):
+    """Within a block: the iterations before it are yielded."""
+    monkeypatch.setattr(blocks, "SECONDS", 60.0)  # so blocks double: 1, 1, 1, 2, 4
     config = dataclasses.replace(CONFIG, ppo=dataclasses.replace(SMALL, stagger_starts=False))
-    said = []
-    for one_program in (False, True):
-        with pytest.raises(
-            EnvFault, match=r"Breaks, environment 0, episode seed .*, step 5: reward is nan"
-        ) as e:
-            trained(Breaks, config, one_program=one_program)
-        said.append(str(e.value))
-    assert said[0] == said[1]
+    said, rows = [], []
+
+    def play(**options):
+        for progress in training(Breaks, config, **options):
+            rows.append(progress)
+
+    for groups, one_program in ((1, False), (1, True), (2, True)):
+        with pytest.raises(EnvFault) as error:
+            play(groups=groups, one_program=one_program)
+        said.append(str(error.value))
+        assert [row.iteration for row in rows_of(rows)] == [1, 2, 3, 4, 5, 6]
+        assert len(rows) == 6 or len(rows[-1].rows) == 1  # of a block of four
+        rows.clear()
+    assert said[0].startswith("Breaks, environment 0, episode seed ")
+    assert said[0].endswith("step 101: reward is nan")
+    assert said == [said[0]] * 3
 
 
-def test_what_diverges_is_named_as_everywhere(monkeypatch):
-    monkeypatch.setattr(blocks, "SECONDS", 60.0)  # blocks double, so that it happens within one
+def test_what_diverges_is_named_as_everywhere():
     raw = Normalize(obs=False, reward=False)
     ppo = dataclasses.replace(
         SMALL, policy_learning_rate=3e37, max_grad_norm=None, num_epochs=1, anneal="none"
@@ -280,8 +344,8 @@ def test_several_devices_are_refused_where_they_have_no_meaning():
         choose_layout(CONFIG, spec_of["CartPole-v1"], 2)
     with pytest.raises(ConfigError, match="devices = 2: must divide env_groups = 1"):
         choose_layout(CONFIG, spec_of["Pendulum-v1"], 2)
-    with pytest.raises(ConfigError, match="devices = 64: JAX has 2 here"):
-        choose_layout(CONFIG, spec_of["Pendulum-v1"], 64)
+    with pytest.raises(ConfigError, match="devices = 4: JAX has 2 here"):
+        choose_layout(dataclasses.replace(CONFIG, env_groups=4), spec_of["Pendulum-v1"], 4)
     assert choose_layout(CONFIG, spec_of["Pendulum-v1"], 1) is None  # on a CPU
 
 

@@ -177,7 +177,7 @@ IN_JAX = Config(total_steps=20 * 64, num_envs=4, ppo=PPO(num_steps=16, minibatch
 
 def test_iterations_in_jax_start_before_the_one_before_them_is_measured(monkeypatch):
     order = []
-    for name in ("launch", "land"):
+    for name in ("launch", "landed"):
         method = getattr(Driver, name)
 
         def observed(self, *args, name=name, method=method, **more):
@@ -188,8 +188,8 @@ def test_iterations_in_jax_start_before_the_one_before_them_is_measured(monkeypa
     config = dataclasses.replace(IN_JAX, total_steps=4 * 64)
     for _ in iterations(config, make("Pendulum-v1", 4)):
         order.append("yield")
-    first = ["launch", "land", "yield"]  # compiles
-    assert order == [*first, "launch", "launch", "land", "yield", "launch", *first[1:], *first[1:]]
+    first = ["launch", "landed", "yield"]  # compiles
+    assert order == [*first, "launch", "launch", "landed", "yield", "launch", *first[1:], *first[1:]]
     order.clear()
     for _ in iterations(dataclasses.replace(IN_JAX, total_steps=3 * 64), Counter([3, -5, 0, 0])):
         order.append("yield")

@@ -27,6 +27,11 @@ class Candidate(NamedTuple):
     agent: Trained
 
 
+def slice_of(total_steps: int) -> int:
+    """The steps from which one agent is considered at most."""
+    return max(1, total_steps // SLICES)
+
+
 class Podium:
     """The agents with the best training return, one from a twentieth of the budget at most.
 
@@ -34,14 +39,17 @@ class Podium:
     """
 
     def __init__(self, total_steps: int, candidates: Sequence[Candidate] = (), past: Sequence[Episode] = ()):
-        self._slice = max(1, total_steps // SLICES)
+        self._slice = slice_of(total_steps)
         self._recent = deque((e.episodic_return for e in past), maxlen=WINDOW)
         self.candidates = tuple(candidates)
 
-    def consider(self, steps: int, episodes: Sequence[Episode], agent: Trained) -> None:
-        """Considers the agent after ``steps`` steps; ``episodes``: those that ended since the last call."""
+    def consider(self, steps: int, episodes: Sequence[Episode], agent: Trained | None) -> None:
+        """Considers the agent after ``steps`` steps; ``episodes``: those that ended since the last call.
+
+        None: this agent is not considered.
+        """
         self._recent.extend(e.episodic_return for e in episodes)
-        if not episodes:
+        if not episodes or agent is None:
             return
         candidate = Candidate(steps, float(np.mean(self._recent)), agent)
         place = self._place(candidate)

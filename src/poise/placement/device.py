@@ -173,6 +173,7 @@ def start(
     """
     if gpu.jax_runs():
         return _as_it_runs(asked)
+    _user_platforms()
     if asked == "cpu":
         return _start_on_cpu("as --device says", cpu_devices)
     problem = gpu.missing()
@@ -259,10 +260,22 @@ def _quiet_plugins() -> Iterator[list[str]]:
         logger.propagate = before
 
 
+_KEPT_OFF: list[bool] = []  # whether this process keeps itself off the GPU
+
+
 def keep_off_gpu() -> None:
     """Keeps a process that only starts trainings off the GPU: JAX would take most of its memory there."""
     if not gpu.jax_runs() and not chosen_platforms():
         jax.config.update("jax_platforms", "cpu")
+        _KEPT_OFF.append(True)
+
+
+def _user_platforms() -> str | None:
+    """The platforms that the user chose. Lets a process that kept itself off the GPU choose again."""
+    if _KEPT_OFF:
+        _KEPT_OFF.clear()
+        jax.config.update("jax_platforms", None)
+    return chosen_platforms()
 
 
 def check_many(asked: str, precision: str) -> None:
@@ -274,10 +287,14 @@ def check_many(asked: str, precision: str) -> None:
     """
     if asked == "gpu" and (problem := gpu.missing()) is not None:
         raise PlatformError(f"device = 'gpu': {problem}")
-    if asked == "auto" and not chosen_platforms() and precision != "float32":
+    if asked == "auto" and not _user_platforms() and precision != "float32":
         raise ConfigError(
             f"matmul_precision = {precision!r}: has no effect on the CPU ({SIDE_BY_SIDE.reason})"
         )
+
+
+_USERS: list[str] = []  # a process may have several trainings at once, all with the same precision
+_BEFORE: list[Any] = []  # what was set before the first of them
 
 
 @contextlib.contextmanager
@@ -292,9 +309,13 @@ def precision(asked: str, *, on_gpu: bool) -> Iterator[None]:
             raise ConfigError(f"matmul_precision = {asked!r}: has no effect on a CPU")
         yield
         return
-    before = jax.config.values["jax_default_matmul_precision"]
+    if not _USERS:
+        _BEFORE.append(jax.config.values["jax_default_matmul_precision"])
+    _USERS.append(asked)
     jax.config.update("jax_default_matmul_precision", PRECISIONS[asked])
     try:
         yield
     finally:
-        jax.config.update("jax_default_matmul_precision", before)
+        _USERS.pop()
+        if not _USERS:
+            jax.config.update("jax_default_matmul_precision", _BEFORE.pop())

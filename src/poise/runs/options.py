@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from poise.checked import Bound, Checked, ConfigError, Count, Positive, from_dict
-from poise.spec import Backend
+from poise.spec import IN_JAX, Backend
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +76,11 @@ class Options(Checked):
                     )
         if self.device == "cpu" and self.matmul_precision != defaults.matmul_precision:
             raise ConfigError(f"matmul_precision = {self.matmul_precision!r}: has no effect on a CPU")
+        if self.devices > 1 and backend not in IN_JAX:
+            raise ConfigError(
+                f"devices = {self.devices}: must be 1 on backend {backend}; environments in JAX learn on "
+                "several"
+            )
         for name in ("eval_max_steps", "eval_max_seconds"):
             if not self.evaluate and getattr(self, name) is not None:
                 raise ConfigError(

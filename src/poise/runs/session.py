@@ -11,6 +11,7 @@ from typing import Literal
 import jax
 
 from poise import envs
+from poise.agents.best import slice_of
 from poise.checked import ConfigError
 from poise.config import Config
 from poise.envs.naming import JAX_PACKAGES, names_module
@@ -36,6 +37,8 @@ from poise.training.collector import Collector
 from poise.training.groups import collected_groups, make_collector
 from poise.training.loop import Start, choose_layout, settle, settled_iterations
 from poise.training.workers import Workers, WorkerSettings, check_workers
+
+MOST_CPU_DEVICES = 64
 
 
 @dataclass(frozen=True)
@@ -239,7 +242,7 @@ def _session(job: _Job, folder: Path | None, conditions: Conditions) -> Session:
         conditions.guard.began = True
         start = _start(job, recorder)
         _announce(setup, world, job.placed, layout, conditions)
-        pauses = filter(None, (options.checkpoint_every, options.eval_every))
+        pauses = filter(None, (options.checkpoint_every, options.eval_every, slice_of(setup.total_steps)))
         training = settled_iterations(setup.config, world, start, layout=layout, pauses=pauses)
         return (yield from react(training, recorder, conditions, waiting.close))
     raise AssertionError
@@ -255,7 +258,7 @@ def _cpu_devices(env: str, backend: envs.Backend, config: Config, options: Optio
         return THREADS
     package = env.partition(":")[0] if ":" in env else None
     in_jax = package in JAX_PACKAGES or (package is None and resolved(env, backend).backend in IN_JAX)
-    return config.env_groups if in_jax or options.devices > 1 else THREADS
+    return min(config.env_groups, MOST_CPU_DEVICES) if in_jax or options.devices > 1 else THREADS
 
 
 def resolved(env: str, backend: envs.Backend) -> envs.Resolved:

@@ -99,7 +99,10 @@ class Bench:
             return self.median(seconds)
 
         measured = ("import", "compile", "rollout", "learn", "log")
-        if self.rounds[0].seconds["physics"] is None:
+        learning = {"preparing": of("prepare"), "learning": of("learn", minus=("prepare",))}
+        if not self.rounds[0].seconds["rollout"]:  # nothing is timed within one program
+            rollout, learning = {}, {"whole iterations": of("learn")}
+        elif self.rounds[0].seconds["physics"] is None:
             rollout = {"acting and physics": of("rollout")}
         else:
             rollout = {"acting": of("rollout", minus=("physics",)), "physics": of("physics")}
@@ -107,8 +110,7 @@ class Bench:
             "import": of("import"),
             "compile": of("compile"),
             **rollout,
-            "preparing": of("prepare"),
-            "learning": of("learn", minus=("prepare",)),
+            **learning,
             "logging": of("log"),
             "start and end": self.median(lambda r: r.whole - sum(r.seconds[n] or 0.0 for n in measured)),
         }

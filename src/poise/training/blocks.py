@@ -6,9 +6,8 @@ learn, measure. If something became infinite or NaN, the call is repeated up to 
 happened, and the same checks as everywhere name it.
 """
 
-import dataclasses
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -18,17 +17,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from poise.algo.groups import group_index, own_key, per_group
 from poise.algo.hyperparameters import Hyperparameters, learning_rate
-from poise.algo.minibatches import epoch_keys, shuffle
 from poise.algo.prepare import all_finite
 from poise.algo.state import TrainState
 from poise.algo.update import Measured, update
 from poise.config import Config
 from poise.errors import TrainingError
 from poise.placement.fused import run_iterations
+from poise.placement.joined import group_shuffles, is_shared, joined, joined_measures
 from poise.placement.mesh import Layout
 from poise.placement.two_devices import Ready
 from poise.seeds import Stream, stream_key
@@ -40,7 +39,7 @@ from poise.training.divergence import refuse_infinite
 from poise.training.episodes import Counts, Ended, count_episodes
 from poise.training.iteration import Progress, Row
 from poise.training.measuring import Metrics, epoch_metrics, iteration_metrics, measure
-from poise.types import PolicyEpochs, Rollout, Tensor, Transitions
+from poise.types import PolicyEpochs, Rollout, Tensor
 
 SECONDS = 1.0  # that a call takes: an interrupt waits for it
 MOST = 1024  # iterations of a call
@@ -125,18 +124,18 @@ class Iteration:
             collect = per_group(partial(play_rollout, play=self.play), groups)
             playing, rollout = collect(*acting, playing, restart, state.iteration, keys, numbers)
             state, measured = update(state, rollout, hyper)
-            shared, own_state = eqx.partition(state, _is_shared(state))
+            shared, own_state = eqx.partition(state, is_shared(state))
             return shared, (own_state, playing, ahead), (rollout, measured)
 
-        state, own_state = eqx.partition(now.state, _is_shared(now.state))
+        state, own_state = eqx.partition(now.state, is_shared(now.state))
         rest = eqx.tree_at(lambda g: g.numbers, given, given.numbers._replace(ahead=None))
         shared, own = (state, restart, hyper, rest), (own_state, now.playing, given.numbers.ahead)
         state, (own_state, playing, _), (rollout, measured) = self.layout.of_all_groups(one)(shared, own)
         state = eqx.combine(state, own_state)
         if groups > 1:
             by_rows = hyper.sequence_length is None
-            measured = _joined_measures(measured, self.play.num_steps, by_rows=by_rows)
-            rollout = _joined(rollout)
+            measured = joined_measures(measured, self.play.num_steps, by_rows=by_rows)
+            rollout = joined(rollout)
         return state, playing, rollout, measured
 
     def _count(
@@ -166,69 +165,6 @@ class Iteration:
             mask = rollout.obs[MASK]
             flags += [mask[..., i:j].any(axis=-1).all() for i, j in itertools.pairwise(ends)]
         return jnp.stack(flags).all()
-
-
-def place(state: TrainState, layout: Layout) -> TrainState:
-    """The state on the devices of the layout."""
-    shared, own = layout.place(*eqx.partition(state, _is_shared(state)))
-    return eqx.combine(shared, own)
-
-
-def _is_shared(state: TrainState) -> Any:
-    """False for what a group has of its own: the arrays with an axis of environments."""
-    own = {"running_return", "value_carry"}
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[0].name not in own, state)
-
-
-def _by_env(x: Shaped[Array, "G n ..."]) -> Shaped[Array, "N ..."]:
-    return x.reshape(-1, *x.shape[2:])
-
-
-def _by_step(x: Shaped[Array, "G T n ..."]) -> Shaped[Array, "T N ..."]:
-    return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])
-
-
-def _joined(rollout: Rollout) -> Rollout:
-    """The rollouts of all groups, side by side."""
-
-    def join(path: Any, x: Array) -> Array:
-        return (_by_env if path[0].name == "carry" else _by_step)(x)
-
-    return jax.tree_util.tree_map_with_path(join, rollout)
-
-
-def _joined_measures(measured: Measured, num_steps: int, *, by_rows: bool) -> Measured:
-    """What was measured in learning, as one group would return it.
-
-    ``by_rows``: an item is a row, not a sequence of one environment.
-    """
-
-    def rows(x: Shaped[Array, "G rows ..."]) -> Shaped[Array, "all_rows ..."]:
-        """Of each group in C order of [T, N / G], of all in that of [T, N]."""
-        by_step = x.reshape(x.shape[0], num_steps, -1, *x.shape[2:])
-        return _by_step(by_step).reshape(-1, *x.shape[2:])
-
-    prepared, of_first = measured.prepared, jax.tree.map(lambda x: x[0], measured)
-    old = prepared.transitions
-    steps = jax.tree.map(_by_step, (old.reward, old.terminated, old.truncated, old.begins))
-    transitions = Transitions(
-        reward=steps[0],
-        next_obs=jax.tree.map(rows, old.next_obs),
-        terminated=steps[1],
-        truncated=steps[2],
-        begins=steps[3],
-        value_carry=jax.tree.map(_by_env, old.value_carry),
-    )
-    joined = dataclasses.replace(
-        of_first.prepared,  # what all groups share
-        batch=jax.tree.map(rows if by_rows else _by_env, prepared.batch),
-        transitions=transitions,
-        running_return=_by_env(prepared.running_return),
-        value_carry=jax.tree.map(_by_env, prepared.value_carry),
-        distribution=jax.tree.map(rows, prepared.distribution),
-    )
-    finite = measured.policy_finite.all(), measured.value_finite.all()
-    return Measured(joined, of_first.policy, of_first.value_loss, *finite)
 
 
 class Launched(NamedTuple):
@@ -274,11 +210,13 @@ class BlockDriver:
         counts = Counts.of(*collector.counts())
         _, (collector.now, self._counts) = layout.place(None, (collector.now, counts))
         self._listing_key = stream_key(config.seed, Stream.LISTING)
-        self._size = 1  # iterations of the next block; the first compiles
+        self._size = 1  # iterations of the next block
+        self._first: int | None = None  # iterations before the first block, which compiles
         self._landed = Instant(0.0, 0.0)
 
     def launch(self, state: TrainState, number: int, *, ahead: bool) -> Launched:
         """Starts the iterations that follow ``state``. It never waits."""
+        self._first = number if self._first is None else self._first
         now = Now(state, self._collector.now, self._counts)
         count = self._until_pause(number)
         began = self._clock.now()
@@ -314,28 +252,44 @@ class BlockDriver:
         ppo = self._config.ppo
         return ppo.policy_learning_rate, ppo.value_learning_rate
 
-    def land(self, launched: Launched) -> Progress:
-        """Waits for the block. Raises what ``Driver.land`` raises."""
-        count, ended = launched.size, launched.done.result()
-        rows = jax.tree.map(lambda x: x[:count], jax.device_get(launched.recorded))
-        if not rows.finite.all():
-            self._explain(launched, int(np.argmin(rows.finite)))
-        seconds = max(1e-9, ended.wall - max(self._landed.wall, launched.began.wall))
+    def landed(self, launched: Launched) -> Iterator[Progress]:
+        """Waits for the block, and yields it. Of one with infinity or NaN, the iterations before that.
+
+        Raises:
+            EnvFault, TrainingError: as ``Driver.landed``.
+        """
+        ended = launched.done.result()
+        rows = jax.tree.map(lambda x: x[: launched.size], jax.device_get(launched.recorded))
+        if rows.finite.all():
+            progress = self._progress(launched, rows, ended)
+            if launched.first != self._first:  # not the block that compiled
+                seconds = max(progress.rows[0].times["time/learn"] or 0.0, 1e-9)
+                self._size = min(MOST, 2 * self._size, max(1, int(SECONDS / seconds)))
+            yield progress
+            return
+        bad = int(np.argmin(rows.finite))
+        if bad:
+            now, recorded, last = self._run(launched.before, launched.first, bad)
+            before = launched._replace(size=bad, after=now.state, now=now, recorded=recorded, last=last)
+            yield self._progress(before, jax.tree.map(lambda x: x[:bad], rows), ended)
+        self._explain(launched, bad)
+
+    def _progress(self, launched: Launched, rows: Recorded, ended: Instant) -> Progress:
+        # what was compiled since the last block was landed did not delay this one
+        began = Instant(max(self._landed.wall, launched.began.wall), launched.began.compiling)
         compiling = ended.compiling - self._landed.compiling
-        if launched.first or count > 1:  # not the block that compiled
-            self._size = min(MOST, 2 * self._size, max(1, int(SECONDS * count / seconds)))
-        self._landed = ended
+        each, self._landed = max(0.0, ended.since(began)) / launched.size, ended
         steps = launched.end * self._config.rollout_size
         self._collector.finished(launched.now.playing, launched.now.counts.sums(), steps)
-        each = max(0.0, seconds - compiling) / count
         return Progress(
-            rows=tuple(self._row(_nth(rows, i), launched.first + i, each) for i in range(count)),
+            rows=tuple(self._row(_nth(rows, i), launched.first + i, each) for i in range(launched.size)),
             state=launched.after,
             rollout=launched.last.rollout,
             prepared=launched.last.measured.prepared,
             compile_seconds=compiling,
             world=self._collector.snapshot(),
             exact=self._exact,
+            in_block=True,
         )
 
     def _row(self, recorded: Recorded, number: int, seconds: float) -> Row:
@@ -360,7 +314,8 @@ class BlockDriver:
         collector.finished(before.playing, sums, number * config.rollout_size)
         collector.check(jax.device_get(last.rollout), restart=restart)
         measured, hyper = jax.device_get(last.measured), Hyperparameters.of(config, number)
-        losses = {"policy/loss": measured.policy.loss, "value/loss": measured.value_loss}
+        seen = measured.policy.loss[measured.policy.num_seen > 0]  # target_kl may have skipped the others
+        losses = {"policy/loss": seen, "value/loss": measured.value_loss}
         odd = {
             name: next((float(x) for x in loss if not np.isfinite(x)), 0.0) for name, loss in losses.items()
         }
@@ -368,23 +323,6 @@ class BlockDriver:
         place = f"iteration {number + 1} of {collector.spec.id}"
         refuse_infinite(odd, measured, before.state, ready, hyper, place)
         raise TrainingError(f"{place}: something became infinite or NaN; repeated, it did not")
-
-
-def group_shuffles(state: TrainState, config: Config, groups: int) -> Int[np.ndarray, "E minibatches M"]:
-    """The items of each minibatch of an iteration, of all groups, by their places in the joined batch."""
-    hyper = Hyperparameters.of(config, 0, groups=groups)
-    num_steps, num_envs = config.shape
-    size, parts = num_steps * num_envs // groups // (hyper.sequence_length or 1), []
-    for group in range(groups):
-        key = state.key if groups == 1 else jax.random.fold_in(state.key, group)  # as ``own_key``
-        keys = epoch_keys(key, jnp.asarray(state.iteration), hyper.num_epochs)
-        rows = np.asarray(shuffle(keys, size, hyper.num_items))
-        if hyper.sequence_length is None:  # C order of [T, N]
-            step, env = np.divmod(rows, num_envs // groups)
-            parts.append(step * num_envs + group * (num_envs // groups) + env)
-        else:
-            parts.append(group * size + rows)
-    return np.concatenate(parts, axis=-1).astype(np.int32)
 
 
 def _nth(tree: Any, i: int) -> Any:

@@ -196,7 +196,17 @@ def count_episodes(
     return_, length = (
         jnp.sum(jnp.where(ended, x, 0.0)) / count.astype(jnp.float32) for x in (flat[0].total, lengths)
     )
-    return after, Ended(count, return_, length, rows, index, listed, terminated)
+    return _as_kept(after), Ended(count, return_, length, rows, index, listed, terminated)
+
+
+def _as_kept(sums: Counts) -> Counts:
+    """The sums as a float64 keeps them, in which a checkpoint has them: 46 bits of each.
+
+    Added to a number whose last digit is the last one to keep, ``rest`` loses those after it.
+    """
+    digit = jnp.ldexp(jnp.full_like(sums.total, 1.5), jnp.frexp(sums.total)[1] - 23)
+    total, rest = _sum_exactly(sums.total, (sums.rest + digit) - digit)
+    return Counts(total, rest, sums.length)
 
 
 def _sum_exactly(

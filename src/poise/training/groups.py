@@ -40,16 +40,29 @@ def collected_groups(config: Config, *, in_jax: bool) -> list[Group]:
 
 
 def check_native_groups(config: Config) -> None:
-    """Groups of environments that are compiled together with the networks also learn on their own rows.
+    """Groups of environments that are compiled together with the networks.
 
     Raises:
-        ConfigError: the environments or the items of a minibatch cannot be shared equally.
+        ConfigError: the environments cannot be shared equally.
     """
     groups, num_envs = config.env_groups, config.shape[1]
-    items = config.minibatch_size // (config.ppo.sequence_length or 1)
-    for number, name in ((num_envs, "environments"), (items, "items of a minibatch")):
-        if number % groups:
-            raise ConfigError(f"env_groups = {groups}: must divide {number}, the {name} (backend native)")
+    if num_envs % groups:
+        raise ConfigError(f"env_groups = {groups}: must divide {num_envs}, the environments")
+
+
+def check_native_minibatch(config: Config) -> None:
+    """Each group learns on its own items of a minibatch. ``config`` is settled.
+
+    Raises:
+        ConfigError: they cannot be shared equally.
+    """
+    groups, length = config.env_groups, config.ppo.sequence_length or 1
+    if max(1, config.minibatch_size // length) % groups:
+        what = "rows" if length == 1 else f"rows: sequences of {length} steps"
+        raise ConfigError(
+            f"env_groups = {groups}: a minibatch of {config.minibatch_size} {what} cannot be shared equally; "
+            f"ppo.minibatch_size must be a multiple of {groups * length}"
+        )
 
 
 def check_worlds(env: object) -> None:

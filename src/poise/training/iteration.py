@@ -7,6 +7,7 @@ the devices wait only if measuring and writing take longer than an iteration.
 """
 
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -54,6 +55,7 @@ class Progress:
     compile_seconds: float  # since the end of the previous learning
     world: dict[str, Any] | None  # for ``Start``; None if the environment cannot report its state
     exact: bool  # False once a resume or a lost process may have changed the result
+    in_block: bool = False  # whether other trainings might have ended the program at another iteration
     crashes: tuple[Crash, ...] = ()  # of environments that were made again
     notes: tuple[str, ...] = ()  # lines for the user, of processes that were started again
 
@@ -181,8 +183,8 @@ class Driver:
         end_of(learning.finite)
         return Launched(number, hyper, started, before, rollout, ready, after, learning, began, ends)
 
-    def land(self, launched: Launched) -> Progress:
-        """Waits for the iteration, and measures it.
+    def landed(self, launched: Launched) -> Iterator[Progress]:
+        """Waits for the iteration, measures and yields it.
 
         Raises:
             EnvFault: the environment failed, or returned infinity or NaN.
@@ -201,7 +203,7 @@ class Driver:
         times, compiling = self._seconds(launched)
         times["time/physics"] = collected.physics_seconds
         steps = (number + 1) * self._config.rollout_size
-        return Progress(
+        yield Progress(
             rows=(Row(number + 1, steps, collected.episodes, epochs, metrics, times),),
             state=launched.after,
             rollout=collected.rollout,

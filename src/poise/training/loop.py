@@ -13,14 +13,15 @@ from poise.config import Config
 from poise.envs import VectorEnv
 from poise.envs.checking import EnvFault
 from poise.placement import two_devices
+from poise.placement.joined import place
 from poise.placement.mesh import Layout
 from poise.spec import Spec
 from poise.system.threads import start_jax
-from poise.training.blocks import BlockDriver, place
+from poise.training.blocks import BlockDriver
 from poise.training.clock import Clock
 from poise.training.collector import Collector, Starting
 from poise.training.compiled import NativeCollector
-from poise.training.groups import check_worlds, make_collector
+from poise.training.groups import check_native_minibatch, check_worlds, make_collector
 from poise.training.iteration import Driver, Progress
 
 
@@ -128,7 +129,7 @@ def _driven(
         # The first compiles. From the third on, each is launched before the one before it is landed.
         if can_start and now.first > numbers.start and number < numbers.stop:
             launched = driver.launch(state, number, ahead=True)
-        yield driver.land(now)  # the caller records, shows, stops
+        yield from driver.landed(now)  # the caller records, shows, stops
 
 
 def choose_layout(config: Config, collector: Collector, devices: int) -> Layout | None:
@@ -148,6 +149,7 @@ def choose_layout(config: Config, collector: Collector, devices: int) -> Layout 
                 "learn on several"
             )
         return None
+    check_native_minibatch(config)
     groups, there = config.env_groups, jax.devices()
     if groups % devices:
         raise ConfigError(

@@ -63,7 +63,7 @@ def measure_rollout(rollout: Rollout, before: Normalizer, scale: ActionScale) ->
     if numbers is not None:
         shift = observation_shift(numbers.reshape(-1, numbers.shape[-1]), before)
     return {
-        "reward/mean": rollout.reward.mean(dtype=float),  # float32 would lose digits
+        "reward/mean": rollout.reward.mean(dtype=float),  # in NumPy float64
         "reward/std": rollout.reward.std(dtype=float),
         "policy/saturation": saturation(rollout.action, scale),
         "normalize/shift": shift,

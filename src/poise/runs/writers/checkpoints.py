@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from poise.agents.best import Candidate, Podium
+from poise.agents.best import Candidate, Podium, slice_of
 from poise.agents.evaluation import Evaluation
 from poise.algo.state import TrainState
 from poise.runs.journal import cut, lengths
@@ -24,13 +24,18 @@ class BestAgents(Writer):
 
     def __init__(self, setup: Setup, past: Past):
         self._podium = Podium(setup.total_steps, past.candidates, past.episodes)
+        self._slice, self._rollout = slice_of(setup.total_steps), setup.config.rollout_size
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
         return self._podium.candidates
 
     def write(self, progress: Progress, greedy: Evaluation | None) -> None:
-        self._podium.consider(progress.steps, progress.episodes, Trained.of(progress.state))
+        # Where a block of iterations ends depends on the clock, but for the ends of the slices.
+        before = progress.steps - self._rollout
+        considered = not progress.in_block or before // self._slice < progress.steps // self._slice
+        agent = Trained.of(progress.state) if considered else None
+        self._podium.consider(progress.steps, progress.episodes, agent)
 
 
 class Snapshot(NamedTuple):

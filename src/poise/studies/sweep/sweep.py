@@ -260,6 +260,11 @@ def _new_plan(env: str, config: Config, options: Options, search: Search, file: 
         base, space = make_space(search.search, config, world.spec)
     if task.backend in IN_JAX:
         check_native_groups(base)
+        if any(dimension.name == "env_groups" for dimension in space):
+            raise ConfigError(
+                "search = 'env-groups': for environments in JAX it also sets the threads of a process, "
+                "which several trials share"
+            )
     if search.storage is not None:
         search = dataclasses.replace(search, storage=_absolute(search.storage))
     folder = new_folder(options.out, task.id, "sweep")
