@@ -55,7 +55,7 @@ class Progress:
     compile_seconds: float  # since the end of the previous learning
     world: dict[str, Any] | None  # for ``Start``; None if the environment cannot report its state
     exact: bool  # False once a resume or a lost process may have changed the result
-    in_block: bool = False  # whether other trainings might have ended the program at another iteration
+    in_block: bool = False  # several iterations may be one program, whose length depends on the clock
     crashes: tuple[Crash, ...] = ()  # of environments that were made again
     notes: tuple[str, ...] = ()  # lines for the user, of processes that were started again
 
