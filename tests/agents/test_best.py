@@ -13,6 +13,8 @@ from poise.agents.best import Candidate, Podium, choose
 from poise.agents.evaluation import UNLIMITED
 from poise.config import Config
 from poise.envs import make
+from poise.runs.setup import Past
+from poise.runs.writers.checkpoints import BestAgents
 from poise.seeds import Stream, episode_seed
 from poise.spec import Episode
 from poise.store.checkpoint import Trained
@@ -41,6 +43,18 @@ def test_the_return_is_the_mean_of_the_last_twenty_episodes():
     assert podium.candidates[0].episodic_return == np.mean(range(10, 30))
     podium.consider(*progress(20))  # no episode ended: nothing new is known
     assert [c.steps for c in podium.candidates] == [10]
+
+
+@pytest.mark.parametrize("blocks", [[10, 10], [4, 6, 9, 1], [8, 2, 3, 3, 4]])
+def test_how_iterations_are_blocks_does_not_decide_who_is_a_candidate(blocks):
+    """Iterations of 10 steps; an episode ends in the 5th and in the 12th."""
+    setup = SimpleNamespace(total_steps=2000, config=SimpleNamespace(rollout_size=10))
+    agents, done = BestAgents(setup, Past()), 0
+    for size in blocks:
+        ended = [Episode(0, 0, 10 * i, float(i), 1, True) for i in (5, 12) if done < i <= done + size]
+        done += size
+        agents.write(SimpleNamespace(steps=10 * done, episodes=ended, state=STATE, in_block=True), None)
+    assert [(c.steps, c.episodic_return) for c in agents.candidates] == [(200, 8.5), (100, 5.0)]
 
 
 def test_a_podium_goes_on_with_the_episodes_before_it():

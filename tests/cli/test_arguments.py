@@ -245,6 +245,22 @@ def test_every_synonym_leads_to_an_option_and_is_not_one():
     assert not last & mistyped.WITHOUT.keys()
 
 
+@pytest.mark.parametrize(
+    ("typed", "reason"),
+    [
+        (
+            "sweep Pendulum-v1 --env-groups 8 --ppo.minibatch-size 100",
+            "a minibatch of 100 rows cannot be shared equally",
+        ),
+        ("experiment Pendulum-v1 CartPole-v1 --env-groups 2", "train them in an experiment of their own"),
+        ("experiment CartPole-v1 --devices 2", "--devices = 2: must be 1 on backend gymnasium"),
+        ("train CartPole-v1 --seeds 2 --devices 2", "--devices = 2: must be 1 on backend gymnasium"),
+    ],
+)
+def test_many_trainings_are_refused_groups_and_devices_before_the_first_of_them(typed, reason, capsys):
+    assert reason in refused(capsys, typed)
+
+
 @pytest.mark.parametrize("typed", ["--num-shards 3", "--num_shards=3", "--env-groups 3"])
 def test_an_earlier_name_of_an_option_is_understood_on_the_command_line(typed, capsys):
     assert "--env-groups = 3: must divide 16, the environments" in refused(

@@ -328,14 +328,14 @@ def test_more_episodes_than_are_listed_are_a_sample_and_the_metrics_count_all():
     config = settle(config, collector.spec, new=True)
     layout = Layout.of(1, jax.devices()[:1])
     *_, last = rows_of(list(settled_iterations(config, collector, None, layout=layout)))
-    assert len(last.episodes) == 256
+    assert len(last.episodes) == 64
     assert 64 * 10 <= last.metrics["episode/count"] <= 64 * 11
     assert last.metrics["episode/length"] == 3
     assert last.metrics["episode/return"] == pytest.approx(1 + 2 + 3, abs=0.05)
     places = [(e.step, e.env) for e in last.episodes]
     assert places == sorted(set(places))
     assert {e.length for e in last.episodes} == {3}
-    assert len({e.env for e in last.episodes}) > 48  # from all over
+    assert len({e.env for e in last.episodes}) > 32  # from all over
 
 
 def test_several_devices_are_refused_where_they_have_no_meaning():

@@ -43,13 +43,19 @@ class Podium:
         self._recent = deque((e.episodic_return for e in past), maxlen=WINDOW)
         self.candidates = tuple(candidates)
 
-    def consider(self, steps: int, episodes: Sequence[Episode], agent: Trained | None) -> None:
-        """Considers the agent after ``steps`` steps; ``episodes``: those that ended since the last call.
+    def consider(self, steps: int, episodes: Sequence[Episode], agent: Trained) -> None:
+        """Considers the agent after ``steps`` steps; ``episodes``: those that ended since the last call."""
+        self.collect(episodes)
+        if episodes:
+            self.rank(steps, agent)
 
-        None: this agent is not considered.
-        """
+    def collect(self, episodes: Sequence[Episode]) -> None:
+        """Takes note of episodes that ended."""
         self._recent.extend(e.episodic_return for e in episodes)
-        if not episodes or agent is None:
+
+    def rank(self, steps: int, agent: Trained) -> None:
+        """Considers the agent after ``steps`` steps by the episodes collected so far, if there are any."""
+        if not self._recent:
             return
         candidate = Candidate(steps, float(np.mean(self._recent)), agent)
         place = self._place(candidate)

@@ -27,7 +27,6 @@ from poise.runs.writers.tally import Tally
 from poise.spec import IN_JAX, Spec
 from poise.store.checkpoint import CheckpointError, checkpoints, read_manifest
 from poise.store.claim import claimed
-from poise.store.manifest import Manifest
 from poise.system import cluster
 from poise.system.compile_cache import keep_compiled
 from poise.system.pulse import announced
@@ -152,23 +151,18 @@ def _proceeding(run: Path, changes: Changes, conditions: Conditions) -> Session:
 def _placed_again(run: Path, changes: Changes) -> device.Choice:
     """Starts JAX on the device of the training, before a checkpoint is loaded, which needs it."""
     for checkpoint in checkpoints(run):
-        with contextlib.suppress(CheckpointError, ConfigError, KeyError, TypeError):
+        with contextlib.suppress(CheckpointError, ConfigError, LookupError, TypeError, AttributeError):
             manifest = read_manifest(checkpoint)
-            options = _as_before(changes, manifest)
+            options = changes.of(Options.from_dict(manifest.notes["options"]))
+            on_cpu = manifest.notes["made_with"][-1].get("device", "cpu") == "cpu"
             break
     else:  # what is wrong with them is said when one is loaded
         return device.start("cpu" if changes.device is None else changes.device, lambda: device.SIDE_BY_SIDE)
     decide = partial(device.decide_with, manifest.spec, manifest.backend, manifest.config)
+    if on_cpu and changes.device is None:  # ``auto`` stays where it began
+        decide = partial(device.Choice, False, "the training began on it")
     cpu_devices = _cpu_devices(manifest.env, manifest.backend, manifest.config, options)
     return device.start(options.device, decide, cpu_devices)
-
-
-def _as_before(changes: Changes, manifest: Manifest) -> Options:
-    """The options of a training that resumes. One that began on the CPU stays there, also with ``auto``."""
-    options = Options.from_dict(manifest.notes["options"])
-    if options.device == "auto" and manifest.notes["made_with"][-1].get("device", "cpu") == "cpu":
-        options = dataclasses.replace(options, device="cpu")
-    return changes.of(options)
 
 
 def _resumed(
@@ -193,7 +187,7 @@ def _resumed(
         usable = dataclasses.replace(usable, past=dataclasses.replace(usable.past, exact=False))
     task = resolved(manifest.env, manifest.backend)._replace(reading=manifest.spec)
     options = changes.of(options)
-    if changes.device is not None and not placed.on_gpu:
+    if not placed.on_gpu:  # it may have begun on a GPU
         options = dataclasses.replace(options, matmul_precision=Options.matmul_precision)
     return (yield from _session(_Job(task, config, options, placed, usable), run, conditions))
 

@@ -199,8 +199,16 @@ def _tasks(
         raise ConfigError(f"seeds = {num_seeds}: the last seed must be <= {LAST_SEED}")
     refuse_workers(options)
     tasks = tuple(resolved(id, options.backend) for id in ids)
-    if any(task.backend in IN_JAX for task in tasks):
+    for task in tasks:
+        options.check_against(task.backend)
+    in_jax = {task.backend in IN_JAX for task in tasks}
+    if True in in_jax:
         check_native_groups(config)
+    if len(in_jax) > 1 and config.env_groups > 1:
+        raise ConfigError(
+            f"env_groups = {config.env_groups}: for environments in JAX it also sets the threads of a "
+            "process, which tasks on other backends share; train them in an experiment of their own"
+        )
     if len({_slug(task.id) for task in tasks}) < len(tasks):
         raise ConfigError(f"ENV = {' '.join(ids)}: an environment is named twice")
     for note in (task.note for task in tasks if task.note):

@@ -271,14 +271,17 @@ class BlockDriver:
         if bad:
             now, recorded, last = self._run(launched.before, launched.first, bad)
             before = launched._replace(size=bad, after=now.state, now=now, recorded=recorded, last=last)
-            yield self._progress(before, jax.tree.map(lambda x: x[:bad], rows), ended)
+            yield self._progress(before, jax.tree.map(lambda x: x[:bad], rows), ended, launched.size)
         self._explain(launched, bad)
 
-    def _progress(self, launched: Launched, rows: Recorded, ended: Instant) -> Progress:
+    def _progress(
+        self, launched: Launched, rows: Recorded, ended: Instant, size: int | None = None
+    ) -> Progress:
+        """``size``: iterations that took the time until ``ended``, if there were more than these."""
         # what was compiled since the last block was landed did not delay this one
         began = Instant(max(self._landed.wall, launched.began.wall), launched.began.compiling)
         compiling = ended.compiling - self._landed.compiling
-        each, self._landed = max(0.0, ended.since(began)) / launched.size, ended
+        each, self._landed = max(0.0, ended.since(began)) / (size or launched.size), ended
         steps = launched.end * self._config.rollout_size
         self._collector.finished(launched.now.playing, launched.now.counts.sums(), steps)
         return Progress(

@@ -105,7 +105,8 @@ class Ledger:
         return episodes
 
 
-LISTED = 256  # episodes of an iteration that are listed, if whole iterations are one program
+LISTED = 64  # episodes of an iteration that are listed, if whole iterations are one program: a GPU ends more
+# of them than this process can write
 
 
 class Counts(eqx.Module):

@@ -18,6 +18,7 @@ from poise.checked import ConfigError
 from poise.config import Config
 from poise.envs import VectorEnv
 from poise.envs.native.vector import NativeEnv
+from poise.spec import Spec
 from poise.training.collector import Collected, Collector, Group
 from poise.training.compiled import NativeCollector
 from poise.training.host import HostCollector
@@ -50,13 +51,13 @@ def check_native_groups(config: Config) -> None:
         raise ConfigError(f"env_groups = {groups}: must divide {num_envs}, the environments")
 
 
-def check_native_minibatch(config: Config) -> None:
-    """Each group learns on its own items of a minibatch. ``config`` is settled.
+def check_native_minibatch(config: Config, spec: Spec) -> None:
+    """Each group learns on its own items of a minibatch.
 
     Raises:
         ConfigError: they cannot be shared equally.
     """
-    groups, length = config.env_groups, config.ppo.sequence_length or 1
+    groups, length = config.env_groups, config.sequence_length(spec) or 1
     if max(1, config.minibatch_size // length) % groups:
         what = "rows" if length == 1 else f"rows: sequences of {length} steps"
         raise ConfigError(

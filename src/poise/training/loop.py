@@ -149,11 +149,11 @@ def choose_layout(config: Config, collector: Collector, devices: int) -> Layout 
                 "learn on several"
             )
         return None
-    check_native_minibatch(config)
+    check_native_minibatch(config, collector.spec)
     groups, there = config.env_groups, jax.devices()
     if groups % devices:
         raise ConfigError(
-            f"devices = {devices}: must divide env_groups = {groups}; choose {devices} groups or more"
+            f"devices = {devices}: must divide env_groups = {groups}; choose a multiple of {devices}"
         )
     if devices > len(there):
         raise ConfigError(f"devices = {devices}: JAX has {len(there)} here ({there[0].device_kind})")

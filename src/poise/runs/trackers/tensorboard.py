@@ -122,9 +122,10 @@ class TensorBoard(Log):
             self._add(step, {name: values[epoch] for name, values in row.epochs.items()})
 
     def _add(self, step: int, values: dict) -> None:
-        finite = [(k, v) for k, v in values.items() if v is not None and math.isfinite(v)]
-        summary = Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in finite])
-        event = Event(step=step, wall_time=time.time(), summary=summary)
+        event = Event(step=step, wall_time=time.time(), summary=Summary())
+        for tag, value in values.items():
+            if value is not None and math.isfinite(value):
+                event.summary.value.add(tag=tag, simple_value=value)
         self._writer.write(event.SerializeToString())
 
     def sync(self) -> None:

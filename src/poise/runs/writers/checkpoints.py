@@ -31,11 +31,13 @@ class BestAgents(Writer):
         return self._podium.candidates
 
     def write(self, progress: Progress, greedy: Evaluation | None) -> None:
-        # Where a block of iterations ends depends on the clock, but for the ends of the slices.
-        before = progress.steps - self._rollout
-        considered = not progress.in_block or before // self._slice < progress.steps // self._slice
-        agent = Trained.of(progress.state) if considered else None
-        self._podium.consider(progress.steps, progress.episodes, agent)
+        if not progress.in_block:
+            self._podium.consider(progress.steps, progress.episodes, Trained.of(progress.state))
+            return
+        self._podium.collect(progress.episodes)
+        # A block of iterations ends where each slice does. Its other ends depend on the clock.
+        if (progress.steps - self._rollout) // self._slice < progress.steps // self._slice:
+            self._podium.rank(progress.steps, Trained.of(progress.state))
 
 
 class Snapshot(NamedTuple):

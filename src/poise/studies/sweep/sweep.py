@@ -67,7 +67,7 @@ from poise.system import cluster
 from poise.system.machine import versions
 from poise.system.streams import TextOut
 from poise.system.terminal import print, typed
-from poise.training.groups import check_native_groups
+from poise.training.groups import check_native_groups, check_native_minibatch
 from poise.wording import aligned, counted, figure, interval
 
 FEWEST_FINAL = 2  # seeds of the final comparison
@@ -258,8 +258,10 @@ def _new_plan(env: str, config: Config, options: Options, search: Search, file: 
     options.check_against(task.backend)
     with same_directory(), closing(envs.make(task.id, 1, task.backend)) as world:
         base, space = make_space(search.search, config, world.spec)
+        spec = world.spec
     if task.backend in IN_JAX:
         check_native_groups(base)
+        check_native_minibatch(base, spec)
         if any(dimension.name == "env_groups" for dimension in space):
             raise ConfigError(
                 "search = 'env-groups': for environments in JAX it also sets the threads of a process, "
