@@ -26,7 +26,7 @@ from poise.agents.agent import load
 from poise.errors import PoiseError
 from poise.runs.journal import read_greedy
 from poise.runs.options import Options
-from poise.runs.presets import configure
+from poise.settings.presets import configure
 from poise.studies.pool import Job, run_jobs
 from poise.studies.statistics import difference, improvement, interquartile_estimate, mean_estimate
 from poise.studies.tables import read_table

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from poise.envs.registry import register
     from poise.errors import PoiseError
     from poise.health.diagnosis import diagnose
-    from poise.runs.presets import PRESETS
+    from poise.settings.presets import PRESETS
     from poise.runs.session import Run
     from poise.spec import Spec
     from poise.studies.report.report import report
@@ -50,7 +50,7 @@ _HOME = {
     "export": "agents.export",
     "Progress": "training.iteration",
     "iterations": "training.loop",
-    "PRESETS": "runs.presets",
+    "PRESETS": "settings.presets",
     "Run": "runs.session",
     "train": "api",
     "resume": "api",

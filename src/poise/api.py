@@ -7,7 +7,7 @@ from typing import Any
 from poise import envs
 from poise.health.telling import run_lines
 from poise.runs.options import Options
-from poise.runs.presets import configure
+from poise.settings.presets import configure
 from poise.runs.session import Changes, Run, execute, proceed
 from poise.runs.setup import Conditions
 from poise.system.interrupts import refuse_imported_script

@@ -17,7 +17,7 @@ from poise.cli.train import resume_command, train_command
 from poise.config import PPO, Config, Policy, Value
 from poise.envs import make
 from poise.runs.options import Options
-from poise.runs.presets import configure
+from poise.settings.presets import configure
 from poise.studies.sweep.space import Dimension, applied, make_space
 from poise.system.interrupts import Guard
 from poise.wording import parse_count, parse_layers

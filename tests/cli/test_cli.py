@@ -16,7 +16,7 @@ import pytest
 
 from poise.cli import main as cli
 from poise.cli.main import main
-from poise.runs.presets import PRESETS
+from poise.settings.presets import PRESETS
 from poise.studies import experiment
 from poise.studies.paper import reproduce
 from poise.system.extras import needs

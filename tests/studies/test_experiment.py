@@ -19,7 +19,7 @@ from poise.config import Config
 from poise.runs import session as run
 from poise.runs.journal import read_greedy
 from poise.runs.options import Options
-from poise.runs.presets import configure
+from poise.settings.presets import configure
 from poise.studies.experiment import (
     COLUMNS,
     ExperimentError,

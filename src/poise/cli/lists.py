@@ -11,7 +11,7 @@ from poise.checked import ConfigError, flat
 from poise.cli.arguments import Json
 from poise.cli.telling import as_json
 from poise.config import Config
-from poise.runs.presets import FAMILIES, PRESETS
+from poise.settings.presets import FAMILIES, PRESETS
 from poise.system.streams import quiet_output
 from poise.system.terminal import print
 from poise.wording import counted

@@ -23,7 +23,7 @@ from poise.cli.train import env_name, resume_command, train_command
 from poise.config import Config
 from poise.errors import PoiseError, StorageError, shortened
 from poise.runs.options import Options
-from poise.runs.presets import PRESETS
+from poise.settings.presets import PRESETS
 from poise.store.files import is_full
 from poise.system.interrupts import Guard, guarded
 from poise.system.pulse import announced

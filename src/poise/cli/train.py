@@ -16,7 +16,7 @@ from poise.cli.arguments import Json, Ray, RunEnv, find_modules_here
 from poise.cli.telling import tell_experiment, tell_run, tell_sweep, text_output
 from poise.config import Config
 from poise.runs.options import Options
-from poise.runs.presets import starting_point
+from poise.settings.presets import starting_point
 from poise.system.interrupts import Guard
 from poise.system.pulse import announced
 from poise.system.streams import quiet_output

@@ -30,7 +30,7 @@ from poise.placement import device
 from poise.runs.folders import new_folder, status
 from poise.runs.journal import read_greedy
 from poise.runs.options import Options
-from poise.runs.presets import PRESETS
+from poise.settings.presets import PRESETS
 from poise.runs.resuming import finished
 from poise.runs.session import resolved
 from poise.spec import IN_JAX

@@ -34,7 +34,7 @@ from poise.errors import PoiseError, TrainingError
 from poise.placement import device
 from poise.runs.folders import new_folder, same_directory, status
 from poise.runs.options import Options
-from poise.runs.presets import PRESETS
+from poise.settings.presets import PRESETS
 from poise.runs.records import Record, read_record
 from poise.runs.resuming import finished
 from poise.runs.session import resolved

@@ -4,7 +4,7 @@ import poise
 import poise.envs
 from poise.checked import ConfigError
 from poise.config import PPO, Config
-from poise.runs.presets import FAMILIES, PRESETS, configure, starting_point
+from poise.settings.presets import FAMILIES, PRESETS, configure, starting_point
 
 COMMON = {"num_steps": 2000, "clip": 0.2, "max_grad_norm": 0.5, "gamma": 0.99, "reset_every_rollout": True}
 COMMON |= {"target_kl": None, "entropy_coef": 0.0, "normalize_advantage": True}

@@ -1,0 +1,1 @@
+"""Settings with names: presets, files, and what other libraries call them."""
