@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from poise.envs.registry import register
     from poise.errors import PoiseError
     from poise.health.diagnosis import diagnose
-    from poise.settings.presets import PRESETS
     from poise.runs.session import Run
+    from poise.settings.presets import PRESETS
     from poise.spec import Spec
     from poise.studies.report.report import report
     from poise.training.iteration import Progress

@@ -7,9 +7,9 @@ from typing import Any
 from poise import envs
 from poise.health.telling import run_lines
 from poise.runs.options import Options
-from poise.settings.presets import configure
 from poise.runs.session import Changes, Run, execute, proceed
 from poise.runs.setup import Conditions
+from poise.settings.presets import configure
 from poise.system.interrupts import refuse_imported_script
 from poise.system.streams import Lasting, TextOut
 from poise.system.terminal import print

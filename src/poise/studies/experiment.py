@@ -30,9 +30,9 @@ from poise.placement import device
 from poise.runs.folders import new_folder, status
 from poise.runs.journal import read_greedy
 from poise.runs.options import Options
-from poise.settings.presets import PRESETS
 from poise.runs.resuming import finished
 from poise.runs.session import resolved
+from poise.settings.presets import PRESETS
 from poise.spec import IN_JAX
 from poise.store.claim import claimed
 from poise.store.files import FileError, own_folder, read_json, write_text

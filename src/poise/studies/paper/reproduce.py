@@ -28,9 +28,9 @@ from poise.errors import PoiseError, StorageError
 from poise.runs.folders import RunError
 from poise.runs.journal import read_evaluation
 from poise.runs.options import Options
-from poise.settings.presets import PRESETS, configure, starting_point
 from poise.runs.resuming import finished
 from poise.runs.session import resolved
+from poise.settings.presets import PRESETS, configure, starting_point
 from poise.store.checkpoint import LARGEST_FILE, CheckpointError
 from poise.store.claim import claimed
 from poise.store.files import (

@@ -34,10 +34,10 @@ from poise.errors import PoiseError, TrainingError
 from poise.placement import device
 from poise.runs.folders import new_folder, same_directory, status
 from poise.runs.options import Options
-from poise.settings.presets import PRESETS
 from poise.runs.records import Record, read_record
 from poise.runs.resuming import finished
 from poise.runs.session import resolved
+from poise.settings.presets import PRESETS
 from poise.spec import IN_JAX
 from poise.store.claim import LOCK, claimed
 from poise.store.files import FileError, own_folder, read_json, write_text
