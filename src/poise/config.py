@@ -254,6 +254,9 @@ class Config(Checked):
     result depends on this number, not on workers or devices (docs/scale.md, docs/accelerators.md)."""
     history: Annotated[int, Bound(ge=1, le=2**10)] = 1
     """How many observations both networks read at once: the newest and those before it, K in all."""
+    unused: Literal["refuse", "skip"] = "refuse"
+    """What to do with options that have no effect on this environment, such as the deviation of discrete
+    actions: refuse them, or skip them with a note."""
     ppo: PPO = field(default_factory=PPO)
     policy: Policy = field(default_factory=Policy)
     value: Value = field(default_factory=Value)
@@ -359,8 +362,10 @@ class Config(Checked):
         """The configuration with a number for each option that is None and derived.
 
         They are derived from the budget, the number of environments, the time limit of the environment and
-        its number of action dimensions, and from nothing else.
+        its number of action dimensions, and from nothing else. Options that are skipped have their defaults.
         """
+        if self.unused == "skip":
+            return self._without_unused(spec).settled(spec)
         ppo, policy = self.ppo, self.policy
         num_steps, num_envs = self.shape
         budget = defaults.comparable_budget(self.total_steps, num_steps, num_envs)
@@ -448,7 +453,7 @@ class Config(Checked):
         ]
 
     def check_against(self, spec: Spec) -> None:
-        """Refuses options that have no effect on this kind of actions, and sizes too large for these spaces.
+        """Refuses options that have no effect on these spaces (``unused``), and sizes too large for them.
 
         An option that only happens to have no effect is accepted: with bounds of [-1, 1], actions are the
         same with and without ``normalize.action``.
@@ -462,6 +467,12 @@ class Config(Checked):
         self._check_sizes(num_inputs=num_inputs, num_outputs=spec.noise_size, row_bytes=row_bytes)
         for network in (self.policy, self.value):
             _check_seen(network, spec)
+        if self.unused == "refuse":
+            for path, (value, usual, why) in self.without_effect(spec).items():
+                raise ConfigError(f"{path} = {value!r}: has no effect on {why}; leave it at {usual!r}")
+
+    def without_effect(self, spec: Spec) -> dict[str, tuple[Any, Any, str]]:
+        """The options that are set and have no effect here: of each its value, its default and the reason."""
         idle: dict[str, str] = {}
         if not spec.boxes:
             names = (
@@ -479,11 +490,18 @@ class Config(Checked):
             idle["ppo.entropy_coef"] = "a fixed deviation, whose entropy is constant"
         if not spec.images:
             idle |= dict.fromkeys(("policy.images", "value.images"), f"{spec.id}, which has no images")
-        for path, why in idle.items():
+        values, usual = flat(self.to_dict()), flat(Config().to_dict())
+        changed = (path for path in idle if values[path] != usual[path])
+        return {path: (values[path], usual[path], idle[path]) for path in changed}
+
+    def _without_unused(self, spec: Spec) -> "Config":
+        """The configuration with the defaults of what has no effect."""
+        config = dataclasses.replace(self, unused="refuse")
+        for path, (_, usual, _) in self.without_effect(spec).items():
             group, name = path.split(".")
-            value, usual = (getattr(getattr(c, group), name) for c in (self, Config()))
-            if value != usual:
-                raise ConfigError(f"{path} = {value!r}: has no effect on {why}; leave it at {usual!r}")
+            part = dataclasses.replace(getattr(config, group), **{name: usual})
+            config = dataclasses.replace(config, **{group: part})
+        return config
 
 
 def _with_memory_size(network: Any) -> Any:

@@ -12,11 +12,13 @@ from poise.checked import Bound, ConfigError
 from poise.cli import main as cli
 from poise.cli import mistyped
 from poise.cli.arguments import registry
-from poise.cli.studies import sweep
-from poise.cli.train import resume_command, train_command
+from poise.cli.studies import sweep_command
+from poise.cli.train import train_command
 from poise.config import PPO, Config, Policy, Value
 from poise.envs import make
 from poise.runs.options import Options
+from poise.settings import names
+from poise.settings.files import NOTHING
 from poise.settings.presets import configure
 from poise.studies.sweep.space import Dimension, applied, make_space
 from poise.system.interrupts import Guard
@@ -236,13 +238,15 @@ def test_all_mistyped_options_are_named_at_once_and_values_are_not_taken_for_opt
 
 def test_every_synonym_leads_to_an_option_and_is_not_one():
     options, _ = mistyped.names_of(train_command(""))
-    options |= mistyped.names_of(sweep)[0] | {field.name for field in dataclasses.fields(Options)}
+    options |= mistyped.names_of(sweep_command(NOTHING))[0] | {
+        field.name for field in dataclasses.fields(Options)
+    }
     last = {option.rpartition(".")[2] for option in options}
-    for name, meant in mistyped.SYNONYMS.items():
+    for name, meant in names.SYNONYMS.items():
         assert name not in last
         for option in re.findall(r"(?:^|--)([a-z.-]+)", meant):
             assert option.replace("-", "_") in options, option
-    assert not last & mistyped.WITHOUT.keys()
+    assert not last & names.WITHOUT.keys()
 
 
 @pytest.mark.parametrize(
@@ -303,8 +307,7 @@ def test_the_options_that_are_known_are_those_of_the_help(verb, capsys):
     listed = {
         name.replace("-", "_") for head in heads for name in re.findall(r"--([a-z.-]+)", head.split("  ")[0])
     }
-    commands = {"train": train_command(""), "resume": resume_command(Guard())}
-    known, _ = mistyped.names_of(commands.get(verb) or getattr(cli, verb))
+    known, _ = mistyped.names_of(cli._commands(verb, [], Guard())[verb])
     assert known == listed - {"help"}
 
 

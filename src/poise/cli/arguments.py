@@ -67,6 +67,16 @@ RunEnv = Annotated[
         help_behavior_hint="",
     ),
 ]
+ConfigFile = Annotated[
+    str | None,
+    arg(
+        name="config",
+        metavar="FILE",
+        help="Settings in a file (YAML, JSON or TOML), in the folder of a run, or sb3 for those of "
+        "Stable-Baselines3. Options beside it count more.",
+        help_behavior_hint="",
+    ),
+]
 Ray = Annotated[
     str | None,
     PrimitiveConstructorSpec(

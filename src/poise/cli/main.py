@@ -18,11 +18,13 @@ from poise.cli.arguments import registry
 from poise.cli.health import check, diff, doctor
 from poise.cli.lists import Completion, completion, envs, presets
 from poise.cli.mistyped import as_typed, refuse_unknown, refuse_unknown_verb, with_todays_names
-from poise.cli.studies import bench, compare, experiment, report, reproduce, sweep
+from poise.cli.settings import config, settings_of, translate
+from poise.cli.studies import bench, compare, experiment_command, report, reproduce, sweep_command
 from poise.cli.train import env_name, resume_command, train_command
 from poise.config import Config
 from poise.errors import PoiseError, StorageError, shortened
 from poise.runs.options import Options
+from poise.settings.files import NOTHING
 from poise.settings.presets import PRESETS
 from poise.store.files import is_full
 from poise.system.interrupts import Guard, guarded
@@ -73,6 +75,34 @@ def _refuse_values_of_flags(arguments: list[str]) -> None:
             )
 
 
+def _commands(verb: str, options: list[str], guard: Guard) -> dict[str, Callable[..., Any]]:
+    """The verbs. The defaults of ``verb`` are those of the preset or the file that ``options`` names."""
+    may_be_preset = verb == "train" and not PRESETS.keys().isdisjoint(options)
+    settings = settings_of(options) if verb in ("train", "experiment", "sweep") else NOTHING
+    target = env_name(options) if may_be_preset else settings.env or ""
+    return {
+        "train": train_command(target, guard=guard, settings=settings),
+        "resume": resume_command(guard),
+        "evaluate": evaluate,
+        "doctor": doctor,
+        "video": video,
+        "export": export,
+        "experiment": experiment_command(settings),
+        "sweep": sweep_command(settings),
+        "reproduce": reproduce,
+        "compare": compare,
+        "report": report,
+        "diff": diff,
+        "check": check,
+        "bench": bench,
+        "presets": presets,
+        "config": config,
+        "translate": translate,
+        "envs": envs,
+        "completion": completion,
+    }
+
+
 def _run(arguments: list[str], guard: Guard) -> None:
     """Runs the verb."""
     arguments = with_todays_names(arguments)
@@ -81,26 +111,7 @@ def _run(arguments: list[str], guard: Guard) -> None:
         print(f"poise {importlib.metadata.version('poise')}")
         return
     _refuse_values_of_flags(options)
-    may_be_preset = verb == "train" and not PRESETS.keys().isdisjoint(options)
-    commands: dict[str, Callable[..., Any]] = {
-        "train": train_command(env_name(options) if may_be_preset else "", guard=guard),
-        "resume": resume_command(guard),
-        "evaluate": evaluate,
-        "doctor": doctor,
-        "video": video,
-        "export": export,
-        "experiment": experiment,
-        "sweep": sweep,
-        "reproduce": reproduce,
-        "compare": compare,
-        "report": report,
-        "diff": diff,
-        "check": check,
-        "bench": bench,
-        "presets": presets,
-        "envs": envs,
-        "completion": completion,
-    }
+    commands = _commands(verb, options, guard)
     if verb and not verb.startswith("-"):
         refuse_unknown_verb(verb, commands)
     if verb in commands and verb != "completion":

@@ -14,6 +14,7 @@ from tyro.conf import Positional
 from poise.checked import ConfigError, flat
 from poise.config import Config
 from poise.runs.options import Options
+from poise.settings.names import instead
 from poise.studies.sweep.search import Search
 
 VERBS = {
@@ -28,66 +29,6 @@ VERBS = {
     "optimize": "sweep",
     "plot": "report",
     "list": "envs",
-}
-# names in Stable-Baselines3, RL Zoo, CleanRL and the paper, without their groups
-SYNONYMS = {
-    "n_timesteps": "total-steps",
-    "total_timesteps": "total-steps",
-    "timesteps": "total-steps",
-    "steps": "total-steps",
-    "budget": "total-steps",
-    "n_envs": "num-envs",
-    "n_steps": "ppo.num-steps",
-    "n_epochs": "ppo.num-epochs",
-    "epochs": "ppo.num-epochs",
-    "update_epochs": "ppo.num-epochs",
-    "batch_size": "ppo.minibatch-size",
-    "clip_range": "ppo.clip",
-    "clip_coef": "ppo.clip",
-    "clip_ratio": "ppo.clip",
-    "epsilon": "ppo.clip",
-    "discount": "ppo.gamma",
-    "lambda": "ppo.lam",
-    "gae_lambda": "ppo.lam",
-    "ent_coef": "ppo.entropy-coef",
-    "anneal_lr": "ppo.anneal",
-    "lr_schedule": "ppo.anneal",
-    "norm_adv": "ppo.normalize-advantage",
-    "net_arch": "policy.hidden and --value.hidden",
-    "hidden_sizes": "policy.hidden and --value.hidden",
-    "layers": "policy.hidden and --value.hidden",
-    "activation_fn": "policy.activation and --value.activation",
-    "ortho_init": "policy.init and --value.init",
-    "log_std_init": "policy.std-init (the standard deviation, not its logarithm)",
-    "lr": "ppo.policy-learning-rate and --ppo.value-learning-rate",
-    "learning_rate": "ppo.policy-learning-rate and --ppo.value-learning-rate",
-    "normalize_observation": "normalize.obs",
-    "norm_obs": "normalize.obs",
-    "norm_reward": "normalize.reward",
-    "clip_obs": "normalize.obs-clip",
-    "eval_freq": "eval-every",
-    "n_eval_episodes": "eval-episodes",
-    "save_freq": "checkpoint-every",
-    "capture_video": "video",
-    "log_dir": "out",
-    "tensorboard_log": "out",
-    "output": "out",
-    "num_seeds": "seeds",
-    "n_seeds": "seeds",
-    "n_trials": "trials",
-    "vec_env": "backend",
-}
-WITHOUT = {
-    "gpu": "write --device gpu",
-    "cuda": "write --device gpu",
-    "name": "a run is named after its start time; --out FOLDER chooses the folder of all runs",
-    "exp_name": "a run is named after its start time; --out FOLDER chooses the folder of all runs",
-    "vf_coef": "the policy and the value function each have an optimizer; see --ppo.value-learning-rate",
-    "algo": "PPO is the only algorithm",
-    "env_kwargs": "register an environment with these arguments in your own module (docs/environments.md)",
-    "track": "docs/reading.md describes the files of a run folder, for use with other tools",
-    "verbose": "--json prints only the result on standard output",
-    "config": "set each option on the command line, or use a preset (poise presets)",
 }
 
 
@@ -154,7 +95,7 @@ def refuse_unknown(verb: str, command: Callable[..., Any], arguments: Sequence[s
                 f"{option}: is not an option; write the value alone: poise {verb} {_plain(option).upper()}"
             )
         else:
-            lines.append(f"{option}: no such option{_instead(_plain(option), options)}")
+            lines.append(f"{option}: no such option{instead(_plain(option), options)}")
     if lines:
         raise ConfigError("\n".join([*lines, f"all options: poise {verb} --help"]))
 
@@ -198,23 +139,6 @@ def _fields(record: Any, prefix: str) -> set[str]:
 def _with_negation(name: str, default: Any, prefix: str) -> set[str]:
     no = {f"{prefix}no_{name}"} if isinstance(default, bool) and name != "json" else set()
     return {f"{prefix}{name}"} | no
-
-
-def _instead(name: str, options: Collection[str]) -> str:
-    """What to write in place of an unknown option; "" if no option is similar."""
-    _, _, last = name.rpartition(".")
-    meant = SYNONYMS.get(last)
-    if meant and meant.split(" ")[0].replace("-", "_") in options:
-        return f"; in poise it is --{meant}"
-    if last in WITHOUT:
-        return f"; {WITHOUT[last]}"
-    grouped = {option.rpartition(".")[2]: option for option in sorted(options)}
-    near = [option for option in sorted(options) if option.rpartition(".")[2] == last]
-    near = near or difflib.get_close_matches(name, sorted(options), n=3)
-    near = near or [grouped[name] for name in difflib.get_close_matches(last, grouped, n=3, cutoff=0.75)]
-    if near:
-        return f"; did you mean {' or '.join('--' + option.replace('_', '-') for option in near)}?"
-    return ""
 
 
 def _plain(argument: str) -> str:

@@ -1,80 +1,105 @@
 """The verbs of many trainings: experiment, sweep, reproduce, compare, report, bench."""
 
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from poise.checked import ConfigError
-from poise.cli.arguments import Json, Ray, RunFolders, find_modules_here, unset
+from poise.cli.arguments import ConfigFile, Json, Ray, RunFolders, find_modules_here, unset
 from poise.cli.telling import as_json, tell_experiment, tell_sweep, text_output
 from poise.config import Config
 from poise.runs.options import Options
+from poise.settings.files import Settings
 from poise.spec import Backend
 from poise.studies.sweep.search import Search
 from poise.system.streams import quiet_output
 from poise.system.terminal import print
 
 
-def experiment(
-    envs: Annotated[tuple[str, ...], Positional, arg(metavar="ENV...", help_behavior_hint="")],
-    config: Annotated[Config, arg(name="")] = Config(),  # noqa: B008 (frozen)
-    options: Annotated[Options, arg(name="")] = Options(video=False),  # noqa: B008 (frozen)
-    seeds: int = 5,
-    against: Annotated[Path | None, arg(metavar="EXPERIMENT", help_behavior_hint="")] = None,
-    ray: Ray = None,
-    json_: Json = False,
-) -> None:
-    """Train on several tasks with several seeds, on all cores, and report statistics over the seeds.
+@dataclass(frozen=True, kw_only=True)
+class Many:
+    """How many trainings an experiment has, and what they are compared with."""
 
-    Example: poise experiment Reacher-v4 Pendulum-v1 --seeds 10
+    seeds: int = 5
+    """Number of trainings on each task, with consecutive seeds starting at --seed."""
+    against: Annotated[Path | None, arg(metavar="EXPERIMENT", help_behavior_hint="")] = None
+    """The folder of another experiment to compare the final scores with."""
 
-    Args:
-        envs: Environments, for example Reacher-v4 Pendulum-v1.
-        config: The settings of the trainings.
-        options: The options that do not change what is learned.
-        seeds: Number of trainings on each task, with consecutive seeds starting at --seed.
-        against: The folder of another experiment to compare the final scores with.
-    """
-    from poise.studies.experiment import execute_experiment
 
-    file = text_output(json_)
-    for env in envs:
+def experiment_command(settings: Settings) -> Callable[..., None]:
+    """``poise experiment``; ``settings``: of ``--config``."""
+    default, usual = settings.over(Config()), settings.options_over(Options(video=False))
+
+    def experiment(
+        envs: Annotated[tuple[str, ...], Positional, arg(metavar="ENV...", help_behavior_hint="")],
+        config: Annotated[Config, arg(name="")] = default,
+        options: Annotated[Options, arg(name="")] = usual,
+        config_: ConfigFile = None,
+        many: Annotated[Many, arg(name="")] = Many(),
+        ray: Ray = None,
+        json_: Json = False,
+    ) -> None:
+        """Train on several tasks with several seeds, on all cores, and report statistics over the seeds.
+
+        Example: poise experiment Reacher-v4 Pendulum-v1 --seeds 10
+
+        Args:
+            envs: Environments, for example Reacher-v4 Pendulum-v1.
+            config: The settings of the trainings.
+            options: The options that do not change what is learned.
+            many: How many trainings, and what they are compared with.
+        """
+        from poise.studies.experiment import execute_experiment
+
+        file = text_output(json_)
+        for env in envs:
+            find_modules_here(env)
+        with quiet_output():
+            finished = execute_experiment(
+                envs, config, options, num_seeds=many.seeds, against=many.against, ray=ray, file=file
+            )
+        tell_experiment(finished, json_)
+
+    return experiment
+
+
+def sweep_command(settings: Settings) -> Callable[..., None]:
+    """``poise sweep``; ``settings``: of ``--config``."""
+    default, usual = settings.over(Config()), settings.options_over(Options(video=False))
+
+    def sweep(
+        env: Annotated[str, Positional, arg(metavar="ENV")],
+        search: Annotated[Search, arg(name="")] = Search(),  # noqa: B008 (frozen)
+        config: Annotated[Config, arg(name="")] = default,
+        options: Annotated[Options, arg(name="")] = usual,
+        config_: ConfigFile = None,
+        ray: Ray = None,
+        json_: Json = False,
+    ) -> None:
+        """Search settings for a task, and test on fresh seeds whether the best are better than the defaults.
+
+        An option with a value keeps that value and is not searched. Needs the extra sweep (Optuna).
+
+        Example: poise sweep Reacher-v4 --trials 50
+
+        Args:
+            env: An environment, for example Reacher-v4.
+            search: What is searched.
+            config: The settings that all trainings have in common.
+            options: The options that do not change what is learned.
+        """
+        from poise.studies.sweep.sweep import execute_sweep
+
         find_modules_here(env)
-    with quiet_output():
-        finished = execute_experiment(
-            envs, config, options, num_seeds=seeds, against=against, ray=ray, file=file
-        )
-    tell_experiment(finished, json_)
+        with quiet_output():
+            finished = execute_sweep(env, config, options, search, ray=ray, file=text_output(json_))
+        tell_sweep(finished, json_)
 
-
-def sweep(
-    env: Annotated[str, Positional, arg(metavar="ENV")],
-    search: Annotated[Search, arg(name="")] = Search(),  # noqa: B008 (frozen)
-    config: Annotated[Config, arg(name="")] = Config(),  # noqa: B008 (frozen)
-    options: Annotated[Options, arg(name="")] = Options(video=False),  # noqa: B008 (frozen)
-    ray: Ray = None,
-    json_: Json = False,
-) -> None:
-    """Search settings for a task, and test on fresh seeds whether the best are better than the defaults.
-
-    An option with a value keeps that value and is not searched. Needs the extra sweep (Optuna).
-
-    Example: poise sweep Reacher-v4 --trials 50
-
-    Args:
-        env: An environment, for example Reacher-v4.
-        search: What is searched.
-        config: The settings that all trainings have in common.
-        options: The options that do not change what is learned.
-    """
-    from poise.studies.sweep.sweep import execute_sweep
-
-    find_modules_here(env)
-    with quiet_output():
-        finished = execute_sweep(env, config, options, search, ray=ray, file=text_output(json_))
-    tell_sweep(finished, json_)
+    return sweep
 
 
 def reproduce(

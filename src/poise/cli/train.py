@@ -12,10 +12,11 @@ from tyro.conf import Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from poise.checked import ConfigError
-from poise.cli.arguments import Json, Ray, RunEnv, find_modules_here
+from poise.cli.arguments import ConfigFile, Json, Ray, RunEnv, find_modules_here
 from poise.cli.telling import tell_experiment, tell_run, tell_sweep, text_output
 from poise.config import Config
 from poise.runs.options import Options
+from poise.settings.files import NOTHING, Settings
 from poise.settings.presets import starting_point
 from poise.system.interrupts import Guard
 from poise.system.pulse import announced
@@ -52,19 +53,23 @@ def env_name(arguments: list[str]) -> str:
 
 
 def train_command(
-    target: str, read: Callable[[list[str]], str] = "".join, guard: Guard | None = None
+    target: str,
+    read: Callable[[list[str]], str] = "".join,
+    guard: Guard | None = None,
+    settings: Settings = NOTHING,
 ) -> Callable[..., None]:
     """``poise train`` with the defaults of the preset ``target``, or the usual ones for any other name.
 
-    ``read`` makes ENV from its words. ``guard`` is told of interrupts.
+    ``read`` makes ENV from its words. ``guard`` is told of interrupts. ``settings``: of ``--config``.
     """
-    _, default = starting_point(target)
+    default, usual = settings.over(starting_point(target)[1]), settings.options_over(Options())
     name = PrimitiveConstructorSpec(1, "ENV|PRESET", read, lambda value: True, lambda value: [value])
 
     def train(
-        env: Annotated[str, Positional, name],
+        env: Annotated[str, Positional, name] = settings.env or tyro.MISSING,
         config: Annotated[Config, arg(name="")] = default,
-        options: Annotated[Options, arg(name="")] = Options(),  # noqa: B008 (frozen)
+        options: Annotated[Options, arg(name="")] = usual,
+        config_: ConfigFile = None,
         seeds: int = 1,
         ray: Ray = None,
         json_: Json = False,
@@ -83,11 +88,7 @@ def train_command(
         find_modules_here(env)
         id, _ = starting_point(env)
         if seeds != 1:
-            from poise.studies.experiment import execute_seeds
-
-            with quiet_output():
-                experiment = execute_seeds(id, config, options, num_seeds=seeds, ray=ray, file=file)
-            tell_experiment(experiment, json_)
+            _train_seeds(id, config, options, seeds, ray, json_)
             return
         start = time.perf_counter()
         with announced("loading", partial(print, file=file, flush=True)):
@@ -101,6 +102,14 @@ def train_command(
         tell_run(run, json_)
 
     return train
+
+
+def _train_seeds(id: str, config: Config, options: Options, seeds: int, ray: str | None, json_: bool) -> None:
+    from poise.studies.experiment import execute_seeds
+
+    with quiet_output():
+        experiment = execute_seeds(id, config, options, num_seeds=seeds, ray=ray, file=text_output(json_))
+    tell_experiment(experiment, json_)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -294,6 +294,8 @@ def _setup(job: _Job, spec: Spec, folder: Path | None, conditions: Conditions) -
     if resumed is None:
         for warning in job.config.warnings():
             print(f"warning: {warning}", file=conditions.file)
+        for path, (_, _, why) in job.config.without_effect(spec).items():
+            print(f"note: {path} has no effect on {why}: skipped", file=conditions.file)
     elif spec != resumed.manifest.spec:
         raise RunError(f"{folder}: {job.task.id} has changed since: {spec}, was {resumed.manifest.spec}")
     return Setup(job.task, spec, config, job.options)

@@ -1,0 +1,94 @@
+"""Settings in files: the option --config, and the verbs config and translate."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from poise.checked import ConfigError, flat
+from poise.cli.arguments import Json
+from poise.cli.telling import as_json
+from poise.config import Config
+from poise.runs.options import Options
+from poise.settings.files import NOTHING, Settings, as_yaml, load_data, read_settings
+from poise.settings.presets import PRESETS, starting_point
+from poise.settings.sb3 import translate as translate_zoo
+from poise.system.terminal import print, typed
+
+
+def settings_of(arguments: Sequence[str]) -> Settings:
+    """The settings that ``--config`` names. They are read before all other options, whose defaults they are.
+
+    Raises:
+        ConfigError: they cannot be read, or ``--config`` appears twice.
+    """
+    sources = []
+    for number, argument in enumerate(arguments, start=1):
+        option, equals, value = argument.partition("=")
+        if option == "--config":
+            sources.append(value if equals else next(iter(arguments[number:]), ""))
+    if len(sources) > 1:
+        raise ConfigError("config: appears twice; one file can be named")
+    return read_settings(sources[0]) if sources and sources[0] else NOTHING
+
+
+def config(
+    source: Annotated[str, Positional, arg(metavar="RUN|FILE|PRESET")],
+    all_: Annotated[bool, arg(name="all")] = False,
+    json_: Json = False,
+) -> None:
+    """Print the settings of a run, a file or a preset, as a file for --config.
+
+    Example: poise config runs/Reacher-v4/20261124-120000-0 > reacher.yaml
+
+    Args:
+        source: The folder of a run, a file of settings, a preset, or sb3.
+        all_: Print every setting; otherwise those that differ from the defaults. A run has a number for each
+            default that depends on the task and the budget.
+    """
+    env, chosen, options = _settings(source)
+    usual = flat(Config().to_dict())
+    shown = {name: value for name, value in chosen.items() if all_ or value != usual[name]}
+    shown = {**({"env": env} if env else {}), **shown, **options}
+    print(as_json(shown) if json_ else as_yaml(shown, f"poise train --config FILE: the settings of {source}"))
+
+
+def _settings(source: str) -> tuple[str | None, dict[str, Any], dict[str, Any]]:
+    """The environment, the configuration and the other options, by their dotted names."""
+    if source in PRESETS:
+        env, preset = starting_point(source)
+        return env, flat(preset.to_dict()), {}
+    settings = read_settings(source)
+    usual = Options()
+    options = {name: value for name, value in settings.options.items() if value != getattr(usual, name)}
+    return settings.env, flat(settings.over(Config()).to_dict()), options
+
+
+def translate(
+    file: Annotated[Path, Positional, arg(metavar="FILE.yml")],
+    env: Annotated[str, Positional, arg(metavar="ENV")],
+    name: Annotated[str | None, arg(metavar="ENV", help_behavior_hint="")] = None,
+    json_: Json = False,
+) -> None:
+    """Print the settings of RL Zoo or Stable-Baselines3 for a task as a file for --config.
+
+    Example: poise translate ppo.yml HalfCheetah-v4 > cheetah.yaml
+
+    Args:
+        file: RL Zoo's file of settings, hyperparams/ppo.yml.
+        env: The environment as the file names it.
+        name: Its name in poise, if it is another one, for example a newer version.
+    """
+    try:
+        found = translate_zoo(load_data(file), env)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
+    settings = {"env": name or env, **found.options}
+    Settings(str(file), config=found.options).over(Config())  # refuses what no training could have
+    if json_:
+        print(as_json({"settings": settings, "without": found.without}))
+        return
+    command = typed("poise", "train", "--config", "FILE")
+    lines = [f"{command}: {env} in {file.name}", *(f"without counterpart: {line}" for line in found.without)]
+    print(as_yaml(settings, *lines))

@@ -1,0 +1,252 @@
+"""Settings in a file: YAML, JSON, TOML, or the ``config.json`` of a run. ``poise train ENV --config FILE``.
+
+    env: HalfCheetah-v5          # may be left out, and named on the command line
+    total_steps: 1M
+    ppo:
+      clip: 0.1
+      minibatch_size: 256
+    policy: {hidden: 256x256, activation: relu}
+    checkpoint_every: 50_000     # an option that does not change what is learned
+
+The names are those of the command. ``ppo.clip: 0.1`` and ``num-envs: 8`` are read as well. Reading a file
+executes nothing.
+"""
+
+import contextlib
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from poise.checked import ConfigError, flat
+from poise.config import Config
+from poise.runs.options import Options
+from poise.settings.names import instead
+from poise.settings.sb3 import SB3
+from poise.store.files import FileError, parse_json, read_plain
+from poise.wording import parse_count
+
+LARGEST = 2**18  # bytes of a file
+MOST = 1_000  # options in it
+DEEPEST = 4  # groups within each other
+SUFFIXES = (".yaml", ".yml", ".json", ".toml")
+NAMED: dict[str, Mapping[str, Any]] = {"sb3": SB3}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a file sets. All other options keep the value that they have without it.
+
+    Attributes:
+        source: the file, for messages.
+        env: the environment that it names.
+        config: fields of ``Config``, by their dotted names.
+        options: fields of ``Options``.
+    """
+
+    source: str = ""
+    env: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def over(self, config: Config) -> Config:
+        """The configuration with what the file sets.
+
+        Raises:
+            ConfigError: a value is wrong.
+        """
+        with _named(self.source):
+            return Config.from_dict(nested({**flat(config.to_dict()), **self.config}))
+        raise AssertionError
+
+    def options_over(self, options: Options) -> Options:
+        """The options with what the file sets.
+
+        Raises:
+            ConfigError: a value is wrong.
+        """
+        with _named(self.source):
+            return dataclasses.replace(options, **self.options)
+        raise AssertionError
+
+
+NOTHING = Settings()
+
+
+def read_settings(source: str) -> Settings:
+    """The settings of a file, of a run folder, or those with the name ``source`` (``sb3``).
+
+    Raises:
+        ConfigError: there is no such file, it is not YAML, JSON or TOML, or it has an option that poise does
+            not have, or one twice, or with a wrong value. The message names file and option.
+    """
+    if source in NAMED:
+        return Settings(source, config=NAMED[source])
+    path = Path(source)
+    if path.is_dir():
+        path /= "config.json"
+    with _named(str(path)):
+        found = _flat(load_data(path), "")
+        env = found.pop("env", None)
+        if not isinstance(env, str | None):
+            raise ConfigError(f"env = {env!r:.100}: must be the name of an environment")
+        config, options = {}, {}
+        for name, value in found.items():
+            of_config, hint = _hints().get(name, (None, None))
+            if hint is None:
+                raise ConfigError(f"{name}: no such option{instead(name, {*_hints(), 'env'}, typed=False)}")
+            (config if of_config else options)[name] = _read(name, hint, value)
+        settings = Settings(str(path), env, config, options)
+    settings.over(Config())
+    settings.options_over(Options())
+    return settings
+
+
+def load_data(path: Path) -> Mapping[str, Any]:
+    """The content of a YAML, JSON or TOML file, an object.
+
+    Raises:
+        ConfigError: it cannot be read, or is something else.
+    """
+    if path.suffix not in SUFFIXES:
+        known = ", ".join(NAMED)
+        raise ConfigError(f"must be a file ({', '.join(SUFFIXES)}), the folder of a run, or one of: {known}")
+    try:
+        text = read_plain(path, LARGEST).decode()
+        match path.suffix:
+            case ".json":
+                data = parse_json(text)
+            case ".toml":
+                data = tomllib.loads(text)
+            case _:
+                data = yaml.load(text, _Loader)  # a safe loader: it makes no objects
+    except FileError as error:
+        raise ConfigError(str(error).removeprefix(f"{path}: ")) from error
+    except RecursionError as error:
+        raise ConfigError("cannot be read: too many groups within each other") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot be read: {' '.join(str(error).split()):.300}") from error
+    if not isinstance(data, Mapping):
+        raise ConfigError("must be a list of options with values, as in ppo.clip: 0.1")
+    return data
+
+
+class _Loader(yaml.SafeLoader):
+    """``SafeLoader``, which refuses a name that appears twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise yaml.YAMLError(f"{twice!s:.100} appears twice, line {node.start_mark.line + 1}")
+        return super().construct_mapping(node, deep)
+
+
+@contextlib.contextmanager
+def _named(source: str) -> Iterator[None]:
+    """Puts the name of a file before an error."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def _flat(data: Mapping[Any, Any], prefix: str) -> dict[str, Any]:
+    """The options by their dotted names of today, with underscores."""
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        name = f"{prefix}{key}".replace("-", "_")
+        name = Config.earlier.get(name, name)
+        inner = {name: value}
+        if isinstance(value, Mapping):
+            if name.count(".") >= DEEPEST:
+                raise ConfigError(f"{name:.100}: too many groups within each other")
+            inner = _flat(value, f"{name}.")
+        for option in inner.keys() & found.keys():
+            raise ConfigError(f"{option}: appears twice")
+        found |= inner
+        if len(found) > MOST:
+            raise ConfigError(f"has more than {MOST:,} options")
+    return found
+
+
+def as_yaml(options: Mapping[str, Any], *comments: str) -> str:
+    """Options by their dotted names as a file, under some comments."""
+    order = ["env", *_hints()]  # that of the help
+    plain = {name: _plain(options[name]) for name in sorted(options, key=order.index)}
+    text = yaml.safe_dump(nested(plain), sort_keys=False, default_flow_style=None, width=100)
+    return "".join(f"# {' '.join(comment.split())}\n" for comment in comments) + text.rstrip("\n")
+
+
+def _plain(value: Any) -> Any:
+    """A value as YAML has it."""
+    return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+
+
+def nested(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by their dotted names, in their groups."""
+    data: dict[str, Any] = {}
+    for name, value in options.items():
+        group, dot, last = name.rpartition(".")
+        (data.setdefault(group, {}) if dot else data)[last] = value
+    return data
+
+
+@cache
+def _hints() -> dict[str, tuple[bool, Any]]:
+    """Of each option that a file may set: whether it is a field of ``Config``, and its annotation."""
+    return {**_fields(Config, "", True), **_fields(Options, "", False)}
+
+
+def _fields(record: type, prefix: str, of_config: bool) -> dict[str, tuple[bool, Any]]:
+    hints: dict[str, tuple[bool, Any]] = {}
+    annotations = typing.get_type_hints(record, include_extras=True)
+    for each in dataclasses.fields(record):
+        hint = annotations[each.name]
+        if dataclasses.is_dataclass(hint):
+            hints |= _fields(typing.cast(type, hint), f"{prefix}{each.name}.", of_config)
+        else:
+            hints[prefix + each.name] = of_config, hint
+    return hints
+
+
+def _read(name: str, hint: Any, value: Any) -> Any:
+    """A value with its type. A number may be text: YAML reads 100k and 1e6 so."""
+    kinds = set(_kinds(hint))
+    if isinstance(value, float) and value.is_integer() and int in kinds and float not in kinds:
+        return int(value)
+    if isinstance(value, list):
+        return tuple(value)
+    if not isinstance(value, str) or value in kinds:
+        return value
+    if Path in kinds:
+        return Path(value)
+    if value == "None" and types.NoneType in kinds:
+        return None
+    with contextlib.suppress(ValueError):
+        if float in kinds:
+            return float(value)
+        if int in kinds and tuple not in kinds:
+            return parse_count(value)
+    return value
+
+
+def _kinds(hint: Any) -> Iterator[Any]:
+    """The types and the fixed values that an annotation allows."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        yield from _kinds(arguments[0])
+    elif origin is typing.Literal:
+        yield from arguments
+    elif origin in (types.UnionType, typing.Union):
+        for argument in arguments:
+            yield from _kinds(argument)
+    else:
+        yield origin or hint

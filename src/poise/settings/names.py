@@ -1,0 +1,93 @@
+"""The names that options have elsewhere, and what to write in poise."""
+
+import difflib
+import re
+from collections.abc import Collection
+
+# names in Stable-Baselines3, RL Zoo, CleanRL and the paper, without their groups
+SYNONYMS = {
+    "n_timesteps": "total-steps",
+    "total_timesteps": "total-steps",
+    "timesteps": "total-steps",
+    "steps": "total-steps",
+    "budget": "total-steps",
+    "n_envs": "num-envs",
+    "n_steps": "ppo.num-steps",
+    "n_epochs": "ppo.num-epochs",
+    "epochs": "ppo.num-epochs",
+    "update_epochs": "ppo.num-epochs",
+    "batch_size": "ppo.minibatch-size",
+    "clip_range": "ppo.clip",
+    "clip_coef": "ppo.clip",
+    "clip_ratio": "ppo.clip",
+    "epsilon": "ppo.clip",
+    "discount": "ppo.gamma",
+    "lambda": "ppo.lam",
+    "gae_lambda": "ppo.lam",
+    "ent_coef": "ppo.entropy-coef",
+    "anneal_lr": "ppo.anneal",
+    "lr_schedule": "ppo.anneal",
+    "norm_adv": "ppo.normalize-advantage",
+    "net_arch": "policy.hidden and --value.hidden",
+    "hidden_sizes": "policy.hidden and --value.hidden",
+    "layers": "policy.hidden and --value.hidden",
+    "activation_fn": "policy.activation and --value.activation",
+    "ortho_init": "policy.init and --value.init",
+    "log_std_init": "policy.std-init (the standard deviation, not its logarithm)",
+    "lr": "ppo.policy-learning-rate and --ppo.value-learning-rate",
+    "learning_rate": "ppo.policy-learning-rate and --ppo.value-learning-rate",
+    "normalize_observation": "normalize.obs",
+    "norm_obs": "normalize.obs",
+    "norm_reward": "normalize.reward",
+    "clip_obs": "normalize.obs-clip",
+    "eval_freq": "eval-every",
+    "n_eval_episodes": "eval-episodes",
+    "save_freq": "checkpoint-every",
+    "capture_video": "video",
+    "log_dir": "out",
+    "tensorboard_log": "out",
+    "output": "out",
+    "num_seeds": "seeds",
+    "n_seeds": "seeds",
+    "n_trials": "trials",
+    "vec_env": "backend",
+}
+WITHOUT = {
+    "gpu": "write --device gpu",
+    "cuda": "write --device gpu",
+    "name": "a run is named after its start time; --out FOLDER chooses the folder of all runs",
+    "exp_name": "a run is named after its start time; --out FOLDER chooses the folder of all runs",
+    "vf_coef": "the policy and the value function each have an optimizer; see --ppo.value-learning-rate",
+    "algo": "PPO is the only algorithm",
+    "env_kwargs": "register an environment with these arguments in your own module (docs/environments.md)",
+    "track": "docs/reading.md describes the files of a run folder, for use with other tools",
+    "verbose": "--json prints only the result on standard output",
+}
+
+
+def instead(name: str, options: Collection[str], *, typed: bool = True) -> str:
+    """What to write in place of an unknown option; "" if no option is similar.
+
+    ``name`` and ``options`` have underscores. ``typed``: as it is typed, ``--ppo.num-steps``; otherwise
+    as a file has it, ``ppo.num_steps``.
+    """
+    _, _, last = name.rpartition(".")
+    meant = SYNONYMS.get(last)
+    if meant and meant.split(" ")[0].replace("-", "_") in options:
+        return f"; in poise it is {_written('--' + meant, typed)}"
+    if last in WITHOUT:
+        return f"; {_written(WITHOUT[last], typed)}"
+    grouped = {option.rpartition(".")[2]: option for option in sorted(options)}
+    near = [option for option in sorted(options) if option.rpartition(".")[2] == last]
+    near = near or difflib.get_close_matches(name, sorted(options), n=3)
+    near = near or [grouped[name] for name in difflib.get_close_matches(last, grouped, n=3, cutoff=0.75)]
+    if near:
+        return f"; did you mean {' or '.join(_written('--' + x.replace('_', '-'), typed) for x in near)}?"
+    return ""
+
+
+def _written(text: str, typed: bool) -> str:
+    """The text with its options as they are typed, or as a file has them."""
+    if typed:
+        return text
+    return re.sub(r"--([a-z.-]+)", lambda match: match[1].replace("-", "_"), text)

@@ -1,0 +1,181 @@
+"""Settings in files: what is read, what is refused, and what a training does with them."""
+
+import json
+
+import pytest
+
+from poise.checked import ConfigError, flat
+from poise.cli.main import main
+from poise.config import PPO, Config, Policy, Value
+from poise.runs.options import Options
+from poise.settings.files import as_yaml, nested, read_settings
+
+YAML = """
+env: CartPole-v1
+total-steps: 10k
+ppo.clip: 0.1
+ppo: {num_epochs: 3, policy_learning_rate: 3e-4}
+policy:
+  hidden: 32x16
+value: {hidden: [8]}
+checkpoint_every: 1e4
+out: elsewhere
+normalize: {obs_clip: None, reward_clip: auto}
+num_shards: 2
+"""
+JSON = """{"env": "CartPole-v1", "total_steps": 10000, "ppo": {"clip": 0.1, "num_epochs": 3,
+"policy_learning_rate": 0.0003}, "policy": {"hidden": [32, 16]}, "value": {"hidden": [8]},
+"checkpoint_every": 10000, "out": "elsewhere", "normalize": {"obs_clip": null, "reward_clip": "auto"},
+"env_groups": 2}"""
+TOML = """env = "CartPole-v1"
+total_steps = 10_000
+checkpoint_every = "10k"
+out = "elsewhere"
+env_groups = 2
+ppo.clip = 0.1
+[ppo]
+num_epochs = 3
+policy_learning_rate = 3e-4
+[policy]
+hidden = "32x16"
+[value]
+hidden = 8
+[normalize]
+obs_clip = "None"
+reward_clip = "auto"
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(text, name="settings.yaml"):
+        path = tmp_path / name
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.yaml", YAML),
+        ("b.json", JSON),
+        ("c.toml", TOML.replace("ppo.clip = 0.1\n[ppo]", "[ppo]\nclip = 0.1")),
+    ],
+)
+def test_the_three_formats_say_the_same(file, name, text):
+    settings = read_settings(file(text, name))
+    assert settings.env == "CartPole-v1"
+    config = settings.over(Config(seed=7))
+    assert config == Config(
+        seed=7,
+        total_steps=10_000,
+        env_groups=2,
+        ppo=PPO(clip=0.1, num_epochs=3, policy_learning_rate=3e-4),
+        policy=Policy(hidden=(32, 16)),
+        value=Value(hidden=(8,)),
+        normalize=config.normalize,
+    )
+    assert (config.normalize.obs_clip, config.normalize.reward_clip) == (None, "auto")
+    options = settings.options_over(Options(video=False))
+    assert (options.checkpoint_every, str(options.out), options.video) == (10_000, "elsewhere", False)
+
+
+def test_every_option_survives_the_way_through_a_file(file):
+    """Each is changed, written and read again."""
+    changed = flat(Config().to_dict()) | {
+        "total_steps": 7_000,
+        "ppo.target_kl": 0.01,
+        "policy.hidden": (3, 5),
+    }
+    read = read_settings(file(as_yaml(changed, "a comment"))).over(Config())
+    assert read == Config.from_dict(nested(changed))
+
+
+REFUSED = {
+    "ppo: {clip_range: 0.3}": r"ppo\.clip_range: no such option; in poise it is ppo\.clip$",
+    "lerning_rate: 1": r"lerning_rate: no such option; did you mean ",
+    "ppo: {clip: 0.3}\nppo.clip: 0.2": r"ppo\.clip: appears twice$",
+    "ppo: {clip: 0.3, clip: 0.2}": r"clip appears twice, line 1$",
+    "ppo: 3": r"ppo: no such option",
+    "ppo: {clip: {x: 1}}": r"ppo\.clip\.x: no such option",
+    "ppo: {clip: -1}": r"ppo\.clip = -1: must be > 0",
+    "ppo: {clip: wide}": r"ppo\.clip = 'wide': must be a number",
+    "total_steps: 1.5": r"total_steps = 1\.5: must be a whole number",
+    "video: sometimes": r"video = 'sometimes': must be true or false",
+    "env: [a]": r"env = \('a',\): must be the name|env = \['a'\]: must be the name",
+    "- 1": r"must be a list of options with values",
+    "a: [": r"cannot be read: ",
+    "!!python/object/apply:os.system ['true']": r"cannot be read: could not determine a constructor",
+    "a: &a [*a]": r"a: no such option",
+    "a: &a {a: *a}": r"too many groups within each other",
+}
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_what_is_wrong_is_named_with_its_file(file, text):
+    path = file(text)
+    with pytest.raises(ConfigError, match=rf"^{path}: .*{REFUSED[text]}"):
+        read_settings(path)
+
+
+def test_a_file_of_many_aliases_is_refused_before_it_fills_the_memory(file):
+    """Ten levels of ten references each: 10**10 options."""
+    levels = ["l0: &l0 {x: 1}"]
+    levels += [f"l{i}: &l{i} {{{', '.join(f'k{j}: *l{i - 1}' for j in range(10))}}}" for i in range(1, 11)]
+    with pytest.raises(ConfigError, match=r"more than 1,000 options|too many groups"):
+        read_settings(file("\n".join(levels)))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "missing.yaml"])
+def test_a_file_of_another_kind_is_refused(tmp_path, name):
+    (tmp_path / "a.txt").write_text("x: 1")
+    with pytest.raises(ConfigError, match=r"must be a file \(\.yaml, .*one of: sb3|cannot be read: No such"):
+        read_settings(str(tmp_path / name))
+
+
+SMALL = "env: CartPole-v1\ntotal_steps: 256\nppo: {num_steps: 32, clip: 0.3}\nvideo: false\nevaluate: false\n"
+
+
+def test_a_command_takes_its_options_from_the_file_and_counts_its_own_more(file, tmp_path, capsys):
+    out = str(tmp_path / "runs")
+    assert main(["train", "--config", file(SMALL), "--out", out, "--ppo.clip", "0.1", "--json"]) == 0
+    run = json.loads(capsys.readouterr().out)["folder"]
+    config = json.loads((tmp_path / "runs" / run / "config.json").read_text())
+    assert (config["env"], config["total_steps"], config["ppo"]["num_steps"]) == ("CartPole-v1", 256, 32)
+    assert config["ppo"]["clip"] == 0.1  # not 0.3
+
+    # the folder of the run is a file of settings, too, and repeats it
+    assert main(["train", f"--config={run}", "--no-video", "--no-evaluate", "--out", out, "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    first = json.loads((tmp_path / "runs" / run / "summary.json").read_text())
+    assert again["parameters_sha256"] == first["parameters_sha256"]
+
+    # what ``poise config`` prints does the same
+    assert main(["config", run]) == 0
+    printed = file(capsys.readouterr().out, "printed.yaml")
+    assert read_settings(printed).over(Config()) == Config.from_dict(config)
+
+
+def test_options_without_effect_are_skipped_where_the_file_says_so(file, tmp_path, capsys):
+    deviation = "policy: {std_init: 0.5}\nnormalize: {action: false}\n"
+    options = ["--out", str(tmp_path / "runs"), "--json"]
+    assert main(["train", "--config", file(SMALL + deviation), *options]) == 2
+    assert "--policy.std-init = 0.5: has no effect on the discrete actions" in capsys.readouterr().err
+    assert main(["train", "--config", file(SMALL + deviation + "unused: skip\n"), *options]) == 0
+    printed = capsys.readouterr()
+    assert (
+        "note: policy.std_init has no effect on the discrete actions of CartPole-v1: skipped" in printed.err
+    )
+    config = json.loads((tmp_path / json.loads(printed.out)["folder"] / "config.json").read_text())
+    assert (config["policy"]["std_init"], config["normalize"]["action"]) == (None, True)
+    assert config["unused"] == "refuse"  # nothing is left to skip
+
+
+def test_the_config_option_is_refused_twice_and_without_a_file(file, capsys):
+    path = file(SMALL)
+    assert main(["train", "--config", path, "--config", path]) == 2
+    assert "appears twice" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["train", "CartPole-v1", "--config"])
