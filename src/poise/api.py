@@ -1,6 +1,7 @@
 """What Python code calls: train and resume, with what the command shows."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ def train(
     devices: int = Options.devices,
     ray: str | None = None,
     compile_cache: bool = Options.compile_cache,
+    name: str | None = None,
+    tag: Sequence[str] = (),
+    note: str | None = None,
     **config: Any,
 ) -> Run:
     """Trains an agent and leaves a folder with all that there is to know of it.
@@ -71,6 +75,9 @@ def train(
             the workers, and stopped at the end (``poise.system.cluster``).
         compile_cache: whether what JAX compiles is kept in the user's cache folder for the next start
             (``poise.system.compile_cache``).
+        name: of the run, for the name of its folder, tables and legends.
+        tag: words by which ``poise runs`` finds it.
+        note: about it.
         config: fields of ``Config``: ``total_steps``, ``seed``, ``num_envs``, and the groups ``ppo``,
             ``policy``, ``value``, ``normalize``, each as its record or as a mapping of what changes.
 
@@ -102,6 +109,9 @@ def train(
         workers=workers,
         devices=devices,
         compile_cache=compile_cache,
+        name=name,
+        tag=tuple(tag),
+        note=note,
     )
     id, configured = configure(envs.checked_name(env), **config)
     shown = Lasting(file or sys.stdout, whole=False)

@@ -75,7 +75,7 @@ def _problem(hint: Any, value: Any) -> str | None:
         return None if isinstance(value, record) else f"must be {record.__name__}(...)"
     if hint is types.NoneType:
         return None if value is None else "must be None"
-    names = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path"}
+    names = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path", str: "text"}
     allowed = (int, float) if hint is float else (hint,)
     is_valid = isinstance(value, allowed) and (hint is bool or not isinstance(value, bool))
     return None if is_valid else f"must be {names[hint]}"

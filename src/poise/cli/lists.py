@@ -3,6 +3,7 @@
 import dataclasses
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
@@ -43,6 +44,35 @@ def presets(json_: Json = False) -> None:
             # an option and its value stay in one line
             print(f"{_wrapped(', '.join(changes) or 'all options have their defaults')}\n".replace("\0", " "))
     print("Train one: poise train minigrid/unlock. Every option can be changed beside it.")
+
+
+def runs(
+    place: Annotated[Path, Positional, arg(metavar="DIR")] = Path("runs"),
+    filter: Annotated[tuple[str, ...], arg(metavar="WORD...", help_behavior_hint="")] = (),
+    sort: str = "time",
+    reverse: bool = False,
+    json_: Json = False,
+) -> None:
+    """List the runs in a folder: name, task, status, score, and what differs from the defaults.
+
+    Example: poise runs --filter Reacher finished --sort score
+
+    Args:
+        place: The folder.
+        filter: Only runs that have each of these words in their name, tags, note, task, status, options or
+            folder.
+        sort: The column to sort by: time (of the last checkpoint), name, env, seed, status, steps or score.
+        reverse: Whether to begin with the largest.
+    """
+    from poise.studies.listing import lines, list_runs
+
+    listed = list_runs(place, filter, sort=sort, reverse=reverse)
+    if json_:
+        print(as_json([run.to_dict() for run in listed]))
+    elif listed:
+        print(*lines(listed), sep="\n")
+    else:
+        print(f"{place}: no runs" + (f" with {' and '.join(filter)}" if filter else ""))
 
 
 def _wrapped(text: str) -> str:

@@ -16,7 +16,7 @@ from poise.checked import ConfigError, flat
 from poise.cli.agents import evaluate, export, video
 from poise.cli.arguments import registry
 from poise.cli.health import check, diff, doctor
-from poise.cli.lists import Completion, completion, envs, presets
+from poise.cli.lists import Completion, completion, envs, presets, runs
 from poise.cli.mistyped import as_typed, refuse_unknown, refuse_unknown_verb, with_todays_names
 from poise.cli.settings import config, settings_of, translate
 from poise.cli.studies import bench, compare, experiment_command, report, reproduce, sweep_command
@@ -95,6 +95,7 @@ def _commands(verb: str, options: list[str], guard: Guard) -> dict[str, Callable
         "diff": diff,
         "check": check,
         "bench": bench,
+        "runs": runs,
         "presets": presets,
         "config": config,
         "translate": translate,

@@ -22,10 +22,10 @@ class RunError(PoiseError):
     """A run folder cannot be made, or cannot be resumed."""
 
 
-def new_folder(out: Path, env: str, seeds: str) -> Path:
-    """Makes ``out/<env>/<date>-<seeds>``, with a number after it if that exists already."""
-    parent = out / re.sub(r"[^\w.-]+", "-", env)
-    name = f"{datetime.now():%Y%m%d-%H%M%S}-{seeds}"
+def new_folder(out: Path, env: str, seeds: str, name: str | None = None) -> Path:
+    """Makes ``out/<env>/<date>-<seeds>-<name>``, with a number after it if that exists already."""
+    parent = out / _slug(env)
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{seeds}{f'-{_slug(name)}' if name else ''}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
         for suffix in ["", *(f"-{i}" for i in range(2, 1000))]:
@@ -38,6 +38,10 @@ def new_folder(out: Path, env: str, seeds: str) -> Path:
         check_room(out, error)
         raise RunError(f"out = {str(out)!r}: no folder can be made there: {error.strerror}") from error
     raise RunError(f"out = {str(out)!r}: no free folder name: 1,000 runs started in this second")
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", text)
 
 
 LARGEST_SUMMARY = 2**25  # bytes; a sweep of 10,000 trials needs about 10 MB

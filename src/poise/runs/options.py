@@ -5,12 +5,16 @@ The docstring under a field is the text that ``poise train --help`` shows for it
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from poise.checked import Bound, Checked, ConfigError, Count, Positive, from_dict
 from poise.spec import IN_JAX, Backend
+
+ABOUT = ("name", "tag", "note")  # what is said about a run, and changes nothing in it
+LONGEST = {"name": 60, "tag": 40, "note": 1000}  # characters
+MOST_TAGS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,23 @@ class Options(Checked):
     CPU the number does not affect the result (docs/accelerators.md)."""
     compile_cache: bool = True
     """Whether to keep compiled programs in the user's cache folder, for a faster next start."""
+    name: str | None = field(default=None, metadata={"metavar": "NAME"})
+    """Name of the run, for the name of its folder, tables and legends."""
+    tag: tuple[str, ...] = field(default=(), metadata={"metavar": "TAG..."})
+    """Tags, by which poise runs finds the run."""
+    note: str | None = field(default=None, metadata={"metavar": "TEXT"})
+    """A note about the run, which poise runs and the report show."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, texts in (("name", [self.name]), ("tag", self.tag), ("note", [self.note])):
+            for text in texts:
+                if text is not None and not (0 < len(text.strip()) <= LONGEST[name] and text.isprintable()):
+                    raise ConfigError(
+                        f"{name} = {text!r:.100}: must be 1 to {LONGEST[name]} characters in one line"
+                    )
+        if len(self.tag) > MOST_TAGS:
+            raise ConfigError(f"tag: must be at most {MOST_TAGS}, not {len(self.tag)}")
 
     def check_against(self, backend: str) -> None:
         """Refuses options that have no effect on this backend.

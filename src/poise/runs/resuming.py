@@ -15,7 +15,7 @@ from poise.checked import ConfigError, flat
 from poise.config import Config
 from poise.runs.folders import status
 from poise.runs.journal import JournalError, cut, read_episodes
-from poise.runs.options import Options
+from poise.runs.options import ABOUT, Options
 from poise.runs.records import read_summary
 from poise.runs.setup import PARTS, Past
 from poise.store.checkpoint import (
@@ -184,7 +184,8 @@ def difference(manifest: Manifest, task: envs.Resolved, config: Config, options:
     theirs, ours = theirs | flat(manifest.config.to_dict()), ours | options.to_dict()
     with contextlib.suppress(ConfigError):  # the numbers cannot be derived for another environment
         ours |= flat(config.settled(manifest.spec).to_dict())
-    differing = [name for name in theirs | ours if theirs.get(name) != ours.get(name)]
+    compared = [name for name in theirs | ours if name not in ABOUT]
+    differing = [name for name in compared if theirs.get(name) != ours.get(name)]
     return f"{differing[0]} = {theirs.get(differing[0])!r:.60}" if differing else None
 
 

@@ -220,7 +220,7 @@ def _session(job: _Job, folder: Path | None, conditions: Conditions) -> Session:
         setup = _setup(job, world.spec, folder, conditions)
         layout = choose_layout(setup.config, world, options.devices)
         if place is None or folder is None:
-            place = new_folder(out, task.id, str(setup.config.seed))
+            place = new_folder(out, task.id, str(setup.config.seed), options.name)
             folder = options.out / place.relative_to(out)
             stack.enter_context(claimed(place))
         stack.enter_context(disk_errors(place, folder))

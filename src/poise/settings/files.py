@@ -23,8 +23,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from poise.checked import ConfigError, flat
 from poise.config import Config
 from poise.runs.options import Options
@@ -126,27 +124,36 @@ def load_data(path: Path) -> Mapping[str, Any]:
             case ".toml":
                 data = tomllib.loads(text)
             case _:
-                data = yaml.load(text, _Loader)  # a safe loader: it makes no objects
+                data = _load_yaml(text)
     except FileError as error:
         raise ConfigError(str(error).removeprefix(f"{path}: ")) from error
     except RecursionError as error:
         raise ConfigError("cannot be read: too many groups within each other") from error
-    except (ValueError, yaml.YAMLError) as error:
+    except ValueError as error:
         raise ConfigError(f"cannot be read: {' '.join(str(error).split()):.300}") from error
     if not isinstance(data, Mapping):
         raise ConfigError("must be a list of options with values, as in ppo.clip: 0.1")
     return data
 
 
-class _Loader(yaml.SafeLoader):
-    """``SafeLoader``, which refuses a name that appears twice."""
+def _load_yaml(text: str) -> Any:
+    """The content of a YAML file. A safe loader: it makes no objects."""
+    import yaml  # takes a moment, and only files need it
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise yaml.YAMLError(f"{twice!s:.100} appears twice, line {node.start_mark.line + 1}")
-        return super().construct_mapping(node, deep)
+    class Loader(yaml.SafeLoader):
+        """Refuses a name that appears twice."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise ValueError(f"{twice!s:.100} appears twice, line {node.start_mark.line + 1}")
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
 
 
 @contextlib.contextmanager
@@ -179,6 +186,8 @@ def _flat(data: Mapping[Any, Any], prefix: str) -> dict[str, Any]:
 
 def as_yaml(options: Mapping[str, Any], *comments: str) -> str:
     """Options by their dotted names as a file, under some comments."""
+    import yaml
+
     order = ["env", *_hints()]  # that of the help
     plain = {name: _plain(options[name]) for name in sorted(options, key=order.index)}
     text = yaml.safe_dump(nested(plain), sort_keys=False, default_flow_style=None, width=100)

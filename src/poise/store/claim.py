@@ -44,6 +44,20 @@ def claimed(folder: Path) -> Iterator[None]:
         yield
 
 
+def is_claimed(folder: Path) -> bool:
+    """Whether a process has claimed the folder, as far as this one can see. Writes nothing."""
+    if not importlib.util.find_spec("fcntl"):  # on Windows
+        return False
+    with contextlib.ExitStack() as stack:
+        try:
+            opened = open_plain(folder / LOCK, os.O_RDONLY)
+        except (FileError, OSError):  # there is none, or it cannot be read
+            return False
+        stack.callback(os.close, opened)
+        return not _locked(opened)
+    raise AssertionError
+
+
 def _locked(opened: int) -> bool:
     """Takes the lock if it is free. Whether this process has it."""
     import fcntl

@@ -160,7 +160,8 @@ def execute_experiment(
     tasks = _tasks(ids, config, options, num_seeds, file)
     if against is not None:
         _scores(against)  # fails here rather than after all trainings
-    folder = new_folder(options.out, "experiment", f"{config.seed}-{config.seed + num_seeds - 1}")
+    seeds = f"{config.seed}-{config.seed + num_seeds - 1}"
+    folder = new_folder(options.out, "experiment", seeds, options.name)
     return _start(Plan(folder, tasks, config, options, num_seeds, against), ray, file)
 
 
@@ -170,7 +171,7 @@ def execute_seeds(
     """``execute_experiment`` with a single task, in ``<out>/<id>/<date>-<first>-<last>/``."""
     _prepare(options, ray)
     tasks = _tasks([id], config, options, num_seeds, file)
-    folder = new_folder(options.out, id, f"{config.seed}-{config.seed + num_seeds - 1}")
+    folder = new_folder(options.out, id, f"{config.seed}-{config.seed + num_seeds - 1}", options.name)
     return _start(Plan(folder, tasks, config, options, num_seeds), ray, file)
 
 

@@ -67,7 +67,20 @@ def grouped(records: Sequence[Record]) -> list[Setting]:
         settings.append(Setting(env, "", _differs(group[0], peers), by_seed))
     texts = list(dict.fromkeys(_in_words(setting.differs) for setting in settings))
     names = {text: text if len(text) <= LONGEST else f"setting {i + 1}" for i, text in enumerate(texts)}
-    return [dataclasses.replace(s, label=names[_in_words(s.differs)]) for s in settings]
+    labelled = [dataclasses.replace(s, label=names[_in_words(s.differs)]) for s in settings]
+    called = [(setting.env, _name(setting)) for setting in settings]
+    return [
+        dataclasses.replace(setting, label=name)
+        if name and called.count((setting.env, name)) == 1
+        else setting
+        for setting, (_, name) in zip(labelled, called, strict=True)
+    ]
+
+
+def _name(setting: Setting) -> str | None:
+    """The name that all trainings of a setting have; None if they have none in common."""
+    names = {record.options.name for record in setting.records}
+    return names.pop() if len(names) == 1 else None
 
 
 def _in_words(differs: Mapping[str, Any]) -> str:

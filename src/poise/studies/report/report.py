@@ -121,6 +121,7 @@ def _content(records: Sequence[Record], comparison: Comparison | None) -> dict[s
     content: dict[str, Any] = {
         "title": ", ".join(dict.fromkeys(record.env for record in records)),
         "facts": _facts(records),
+        "about": _about(records),
         "unfinished": _unfinished(records, named),
         "cards": _cards(records, settings, findings),
         "comparison": _compared(comparison),
@@ -173,6 +174,13 @@ def _facts(records: Sequence[Record]) -> list[str]:
     if dates:
         facts.append(" to ".join(dict.fromkeys([dates[0], dates[-1]])))
     return [*([counted(len(records), "training")] if len(records) > 1 else []), *facts]
+
+
+def _about(records: Sequence[Record]) -> list[str]:
+    """Name, tags and note that all trainings have in common."""
+    options = [record.options for record in records]
+    texts = [(o.name or "", " ".join(f"#{tag}" for tag in o.tag), o.note or "") for o in options]
+    return [text for text, *others in zip(*texts, strict=True) if text and set(others) <= {text}]
 
 
 def day(folder: Path) -> str | None:

@@ -269,7 +269,7 @@ def _new_plan(env: str, config: Config, options: Options, search: Search, file: 
             )
     if search.storage is not None:
         search = dataclasses.replace(search, storage=_absolute(search.storage))
-    folder = new_folder(options.out, task.id, "sweep")
+    folder = new_folder(options.out, task.id, "sweep", options.name)
     return Plan(folder, task, base, options, search, space, new_owner())
 
 
