@@ -23,7 +23,7 @@ USUAL_MEMORY = 64  # units
 USUAL_REWARD_BOUND = 1000.0  # deviations of the return: more than a reward in a million steps reaches
 FEW_ITERATIONS = 5  # of a training: with fewer, even easy tasks are not learned
 Envs = Annotated[int, Bound(ge=1, le=2**20)]
-Activation = Literal["tanh", "relu", "elu", "silu"]
+Activation = Literal["tanh", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "sigmoid"]  # of jax.nn
 Init = Literal["orthogonal", "uniform"]
 Images = Literal["auto", "small", "nature", "impala", "flat"]
 Memory = Literal["none", "gru", "lstm"]
@@ -92,7 +92,7 @@ class Policy(Checked):
     hidden: Widths = (64, 64)
     """Units of each hidden layer, as 64x64 or 64,64."""
     activation: Activation = "tanh"
-    """Activation of the hidden layers."""
+    """Activation of the hidden layers, by its name in jax.nn."""
     layer_norm: bool = False
     """Whether the units of each hidden layer are scaled to mean 0 and variance 1 before their activation."""
     residual: bool = False
@@ -107,7 +107,8 @@ class Policy(Checked):
     memory_size: Annotated[int | None, Bound(ge=1, le=2**12)] = None
     """Units of the memory; None: 64."""
     init: Init = "orthogonal"
-    """Initial weights: orthogonal with gain sqrt 2 (last layer 0.01), or uniform within 1/sqrt(inputs)."""
+    """Initial weights: orthogonal with gain sqrt 2 (selu: 1; last layer 0.01), or uniform within
+    1/sqrt(inputs)."""
     std: Literal["fixed", "predicted", "independent"] = "independent"
     """Standard deviation of a continuous action: fixed (a constant), predicted (an output of the network), or
     independent (a parameter)."""
@@ -146,7 +147,7 @@ class Value(Checked):
     hidden: Widths = (64, 64)
     """Units of each hidden layer, as 64x64 or 64,64."""
     activation: Activation = "tanh"
-    """Activation of the hidden layers."""
+    """Activation of the hidden layers, by its name in jax.nn."""
     layer_norm: bool = False
     """Whether the units of each hidden layer are scaled to mean 0 and variance 1 before their activation."""
     residual: bool = False
@@ -161,7 +162,8 @@ class Value(Checked):
     memory_size: Annotated[int | None, Bound(ge=1, le=2**12)] = None
     """Units of the memory; None: 64."""
     init: Init = "orthogonal"
-    """Initial weights: orthogonal with gain sqrt 2 (last layer 1), or uniform within 1/sqrt(inputs)."""
+    """Initial weights: orthogonal with gain sqrt 2 (selu: 1; last layer 1), or uniform within
+    1/sqrt(inputs)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

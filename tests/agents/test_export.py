@@ -77,6 +77,10 @@ CASES = {
     "predicted deviation, tanh on all": (BOX, {"policy": {"std": "predicted", "head_tanh": "all"}}),
     "predicted deviation": (BOX, {"policy": {"std": "predicted"}}),
     "relu, layers of three widths": (BOX, {"policy": {"activation": "relu", "hidden": (8, 16, 4)}}),
+    **{
+        name: (BOX, {"policy": {"activation": name, "hidden": (16, 16)}})
+        for name in ("leaky_relu", "elu", "selu", "gelu", "silu", "sigmoid")
+    },
     "shapes of more axes": (Spec.flat("Many-v0", (2, 3), (2, 2), (-1.0,) * 4, (1.0,) * 4), {}),
     "a number observed, a number done": (Spec.flat("One-v0", (), (), (-1.0,), (1.0,)), {}),
     "no bounds, and one": (Spec.flat("Free-v0", (2,), (2,), (-inf, -2.0), (inf, 2.0)), {}),

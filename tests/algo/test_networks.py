@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from poise.algo.distributions import Categorical
+from poise.algo.encoders import ACTIVATIONS
 from poise.algo.networks import Policy as PolicyNetwork
 from poise.algo.networks import ValueFunction
 from poise.config import Policy, Value
@@ -23,6 +24,23 @@ def test_orthogonal_weights_have_orthogonal_columns_of_the_gain():
     np.testing.assert_allclose(mlp.weight[0] @ mlp.weight[0].T, 2 * np.eye(3), atol=1e-5)
     np.testing.assert_allclose(mlp.weight[2].T @ mlp.weight[2], 1e-4 * np.eye(2), atol=1e-9)
     assert not any(bias.any() for bias in mlp.bias)
+
+
+@pytest.mark.parametrize(("activation", "square"), [("selu", 1), ("gelu", 2), ("elu", 2)])
+def test_the_gain_of_a_hidden_layer_follows_from_its_activation(activation, square):
+    mlp = PolicyNetwork(SPEC, Policy(std_init=1.0, activation=activation), key=KEY).mlp
+    np.testing.assert_allclose(mlp.weight[1].T @ mlp.weight[1], square * np.eye(64), atol=1e-5)
+
+
+def test_deep_layers_of_selu_keep_mean_0_and_variance_1():
+    """With the gain of the other activations, sqrt 2, the variance would be 3."""
+    hidden = (256,) * 8
+    mlp = PolicyNetwork(SPEC, Policy(std_init=1.0, activation="selu", hidden=hidden), key=KEY).mlp
+    x = jax.random.normal(KEY, (500, 256))
+    for weight in mlp.weight[1:-1]:
+        x = ACTIVATIONS["selu"](x @ weight)
+    assert abs(float(x.mean())) < 0.1
+    assert float(x.var()) == pytest.approx(1, abs=0.15)
 
 
 def test_the_last_layer_of_the_value_function_has_gain_1():

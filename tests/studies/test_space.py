@@ -165,7 +165,7 @@ def test_drawn_values_have_few_digits_and_stay_within_their_bounds():
         ("ppo.num-epochs=1.5:3", "'1.5' must be a whole number"),
         ("ppo.num-epochs=None,3", "'None' must be a whole number"),
         ("num-envs=0,3", "search: num_envs = 0: must be >= 1"),
-        ("policy.activation=tanh,gelu", "policy.activation = 'gelu': must be one of: tanh, relu"),
+        ("policy.activation=tanh,swish", "policy.activation = 'swish': must be one of: tanh, relu"),
         ("policy.activation=tanh:relu", "is not a number; list the values"),
         ("policy.hidden=64,a", "'a' must be layers such as 64x64"),
         ("normalize.obs=yes,no", "'yes' must be true or false"),

@@ -1,20 +1,24 @@
 import itertools
+import typing
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from poise.algo.encoders import ACTIVATIONS
 from poise.algo.networks import Policy as PolicyNetwork
 from poise.algo.normalize import Normalizer, RunningStats, normalize_obs
-from poise.config import Normalize, Policy
+from poise.config import Activation, Normalize, Policy
 from poise.spec import Spec
+from poise.training import acting
 from poise.training.acting import FEW_ROWS, ActionScale, Actor, quiet
 
 SPEC = Spec.flat("probe", (3,), (2,), (-1.0, -2.0), (1.0, 6.0))
 DISCRETE = Spec.flat("probe", (3,), num_choices=4)
 OBS = np.random.default_rng(0).normal(2, 3, (7, 3)).astype(np.float32)
 NORMALIZER = Normalizer(RunningStats.empty(3).merge(jnp.asarray(OBS)), RunningStats.empty())
+KEY = jax.random.key(3)
 NOISE = np.random.default_rng(1).normal(size=(7, 4)).astype(np.float32)
 
 
@@ -43,6 +47,18 @@ def test_acting_in_numpy_equals_the_networks(std, head_tanh, activation, normali
     np.testing.assert_allclose(
         actor.act(OBS, NOISE[:, :2]), expected.mean + expected.std * NOISE[:, :2], atol=1e-5
     )
+
+
+@pytest.mark.parametrize("activation", typing.get_args(Activation))
+def test_activations_in_numpy_are_those_of_jax(activation):
+    x = np.concatenate([np.linspace(-8, 8, 1601), [-1e4, -90, 90, 1e4]]).astype(np.float32)[None]
+    written = x.copy()
+    acting.ACTIVATIONS[activation](written, out=written)  # in place, as an Actor does
+    np.testing.assert_allclose(written, ACTIVATIONS[activation](x), rtol=1e-5, atol=1e-6)
+    assert written.dtype == np.float32
+    policy = PolicyNetwork(SPEC, Policy(activation=activation, std_init=1.0, init="uniform"), key=KEY)
+    expected = in_jax(policy, Normalize()).mean
+    np.testing.assert_allclose(Actor(policy, NORMALIZER, Normalize()).act(OBS), expected, atol=1e-5)
 
 
 def test_a_categorical_policy_acts_alike():

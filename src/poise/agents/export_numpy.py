@@ -18,6 +18,7 @@ from poise.algo.distributions import FORBIDDEN
 from poise.algo.encoders import EPSILON
 from poise.algo.memory import Cell
 from poise.spec import Leaf, Part
+from poise.training.acting import SELU, SELU_ALPHA
 
 SECONDS = 60.0  # for an exported file to act on all observations
 
@@ -76,6 +77,18 @@ def _one_hot(entries, sizes, first):
     "_elu": """
 def _elu(x):
     return np.where(x > 0, x, np.expm1(np.minimum(x, np.float32(0))))
+""",
+    "_leaky_relu": """
+def _leaky_relu(x):
+    return np.maximum(x, 0.01 * x)
+""",
+    "_selu": f"""
+def _selu(x):
+    return {SELU!r} * np.where(x > 0, x, {SELU_ALPHA!r} * np.expm1(np.minimum(x, np.float32(0))))
+""",
+    "_gelu": """
+def _gelu(x):
+    return x * (0.5 * (1 + np.tanh(0.7978845608028654 * (x + 0.044715 * x**3))))
 """,
     "_silu": """
 def _silu(x):

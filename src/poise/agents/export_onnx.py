@@ -1,6 +1,7 @@
 """An export as an ONNX graph."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,18 @@ from poise.algo.memory import AnyMemory, Cell, Window
 from poise.envs.packing import at
 from poise.spec import Leaf
 from poise.system.extras import needs
+from poise.training.acting import SELU, SELU_ALPHA
 
 OPSET, IR_VERSION = 17, 8  # of 2022, so that runtimes of that year read it, too
+NODES = {
+    "tanh": "Tanh",
+    "relu": "Relu",
+    "leaky_relu": "LeakyRelu",
+    "elu": "Elu",
+    "selu": "Selu",
+    "sigmoid": "Sigmoid",
+}
+ATTRIBUTES = {"selu": {"gamma": SELU, "alpha": SELU_ALPHA}}  # others have the values of jax.nn by default
 DTYPES = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
@@ -148,7 +159,20 @@ def _add_layers(graph: Graph, plan: Plan, x: str) -> str:
 def _activated(graph: Graph, plan: Plan, x: str) -> str:
     if plan.activation == "silu":
         return graph.node("Mul", x, graph.node("Sigmoid", x))
-    return graph.node({"tanh": "Tanh", "relu": "Relu", "elu": "Elu"}[plan.activation], x)
+    if plan.activation == "gelu":
+        return _gelu(graph, x)
+    return graph.node(NODES[plan.activation], x, **ATTRIBUTES.get(plan.activation, {}))
+
+
+def _gelu(graph: Graph, x: str) -> str:
+    """x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))); the node ``Gelu`` is of opset 20."""
+    half, one, root, part = (
+        graph.constant("gelu", np.float32(c)) for c in (0.5, 1, math.sqrt(2 / math.pi), 0.044715)
+    )
+    cube = graph.node("Mul", graph.node("Mul", x, x), x)
+    inner = graph.node("Add", x, graph.node("Mul", part, cube))
+    gate = graph.node("Add", one, graph.node("Tanh", graph.node("Mul", root, inner)))
+    return graph.node("Mul", x, graph.node("Mul", half, gate))
 
 
 def _add_action(graph: Graph, plan: Plan, x: str) -> None:

@@ -6,7 +6,7 @@ observation gives.
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import equinox as eqx
 import jax
@@ -19,7 +19,7 @@ from poise.config import Activation, Init
 from poise.spec import NUMBERS, Leaf, Spec
 from poise.types import Tensor
 
-ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "elu": jax.nn.elu, "silu": jax.nn.silu}
+ACTIVATIONS = {name: getattr(jax.nn, name) for name in get_args(Activation)}
 SMALL = 36  # pixels of the shorter side below which the small encoder is used
 EPSILON = 1e-5  # added to the variance of a layer's units
 
@@ -27,8 +27,10 @@ EPSILON = 1e-5  # added to the variance of a layer's units
 class MLP(eqx.Module):
     """Fully connected layers, ``x W + b``, with an activation between them and none at the end.
 
-    Orthogonal initialization: Saxe et al. 2013, arXiv:1312.6120; gain sqrt 2 in the hidden layers,
-    ``last_gain`` in the last, biases 0. Uniform: weights and biases within 1 / sqrt(inputs).
+    Orthogonal initialization: Saxe et al. 2013, arXiv:1312.6120; biases 0; the last layer has ``last_gain``.
+    In hidden layers the gain is sqrt 2, which keeps the mean square of a ReLU layer; others need 1.2 (elu) to
+    1.8 (sigmoid). With selu it is 1, for its mean 0 and variance 1 (Klambauer et al. 2017, arXiv:1706.02515).
+    Uniform: weights and biases within 1 / sqrt(inputs).
 
     ``layer_norm`` scales the units of each hidden layer to mean 0 and variance 1 before the activation (Ba et
     al. 2016, arXiv:1607.06450, without learned scale). ``residual`` adds the input of each hidden layer after
@@ -49,7 +51,8 @@ class MLP(eqx.Module):
         last_gain: float,
         key: PRNGKeyArray,
     ):
-        gains = [math.sqrt(2)] * (len(widths) - 2) + [last_gain]  # sqrt 2 keeps the variance of a ReLU layer
+        gain = 1.0 if config.activation == "selu" else math.sqrt(2)
+        gains = [gain] * (len(widths) - 2) + [last_gain]
         keys = jax.random.split(key, len(gains))
         layers = [
             layer(inputs, outputs, config.init, gain, key=key)

@@ -5,6 +5,7 @@ reads images acts compiled.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,7 +19,7 @@ from poise.algo.encoders import EPSILON
 from poise.algo.memory import AnyMemory, Cell, Window
 from poise.algo.networks import Policy
 from poise.algo.normalize import Normalizer
-from poise.config import Normalize
+from poise.config import Activation, Normalize
 from poise.envs.packing import Obs
 from poise.spec import MASK, NUMBERS, Spec
 from poise.training.origin import from_origin
@@ -67,6 +68,7 @@ class ActionScale:
         return (scaled <= low) | (scaled >= high)
 
 
+SELU, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772  # as in jax.nn.selu
 FEW_ROWS = 1024  # up to so many rows, an Actor keeps its biases repeated for every row
 
 
@@ -370,13 +372,24 @@ def _relu(x: np.ndarray, out: np.ndarray) -> np.ndarray:
     return np.maximum(x, np.float32(0), out=out)
 
 
-def _elu(x: np.ndarray, out: np.ndarray) -> np.ndarray:
-    out[:] = np.where(x > 0, x, np.expm1(np.minimum(x, np.float32(0))))
-    return out
+def _expm1_below_0(x: np.ndarray) -> np.ndarray:
+    """exp(x) - 1, and 0 where x is positive."""
+    return np.expm1(np.minimum(x, np.float32(0)))
 
 
-def _silu(x: np.ndarray, out: np.ndarray) -> np.ndarray:
-    return np.multiply(x, _sigmoid(x), out=out)
+def _gelu(x: np.ndarray) -> np.ndarray:
+    """As ``jax.nn.gelu``, with a tanh in place of the distribution function of a normal variable."""
+    return x * (0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
 
 
-ACTIVATIONS = {"tanh": np.tanh, "relu": _relu, "elu": _elu, "silu": _silu}
+# tanh and relu need no other array
+ACTIVATIONS: dict[Activation, Callable[..., Any]] = {
+    "tanh": np.tanh,
+    "relu": _relu,
+    "leaky_relu": lambda x, out: np.maximum(x, 0.01 * x, out=out),
+    "elu": lambda x, out: np.copyto(out, np.where(x > 0, x, _expm1_below_0(x))),
+    "selu": lambda x, out: np.multiply(SELU, np.where(x > 0, x, SELU_ALPHA * _expm1_below_0(x)), out=out),
+    "gelu": lambda x, out: np.copyto(out, _gelu(x)),
+    "silu": lambda x, out: np.multiply(x, _sigmoid(x), out=out),
+    "sigmoid": lambda x, out: np.copyto(out, _sigmoid(x)),
+}
