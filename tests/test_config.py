@@ -19,7 +19,15 @@ from poise.wording import parse_count
         (lambda: PPO(policy_learning_rate=float("inf")), "ppo.policy_learning_rate = inf: must be > 0"),
         (lambda: PPO(num_epochs=0), "ppo.num_epochs = 0: must be >= 1"),
         (lambda: PPO(num_epochs=2.5), "ppo.num_epochs = 2.5: must be a whole number"),
-        (lambda: PPO(anneal="cosine"), "ppo.anneal = 'cosine': must be one of: linear, none"),
+        *(
+            (
+                lambda schedule=schedule: PPO(clip_schedule=schedule),
+                f"ppo.clip_schedule = {schedule!r}: must be one of: none, linear, cosine; or pairs SHARE",
+            )
+            for schedule in ("sine", "", "0:1,0.5", "0:1:2", "a:1", "0:1,0:2", "1:1,0:1", "0:1,1.1:0", "0:-1")
+        ),
+        (lambda: PPO(anneal="0:nan"), "ppo.anneal = '0:nan': must be one of: none, linear, cosine; or pairs"),
+        (lambda: PPO(entropy_schedule=0.5), "ppo.entropy_schedule = 0.5: must be text"),
         (lambda: PPO(target_kl=0.0), "ppo.target_kl = 0.0: must be > 0"),
         (lambda: PPO(normalize_advantage=1), "ppo.normalize_advantage = 1: must be true or false"),
         (lambda: Policy(hidden=()), "policy.hidden = (): must be 1 to 64 layers"),
@@ -57,7 +65,9 @@ def test_a_group_given_as_a_mapping_is_refused_with_what_it_must_be():
 
 
 def test_json_and_back():
-    config = Config(seed=3, policy=Policy(hidden=(32,), std="predicted"), ppo=PPO(target_kl=0.02))
+    config = Config(
+        seed=3, policy=Policy(hidden=(32,), std="predicted"), ppo=PPO(target_kl=0.02, anneal="0:1,1:0.1")
+    )
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
@@ -116,6 +126,10 @@ def test_every_whole_number_is_understood(number):
             "ppo.recompute_every = 12: has no effect with ppo.num_epochs = 10",
         ),
         ({"ppo": {"recompute_every": 3, "num_epochs": 3}}, "ppo.recompute_every = 3: has no effect"),
+        (
+            {"ppo": {"entropy_schedule": "linear"}},
+            "ppo.entropy_schedule = 'linear': has no effect with ppo.entropy_coef = 0",
+        ),
         ({"policy": {"head_tanh": "all"}}, "policy.head_tanh = 'all': .* set policy.head_tanh to mean"),
     ],
 )
@@ -129,6 +143,7 @@ def test_options_with_an_effect_are_accepted():
     Config().refuse_idle()
     Config.from_dict({"ppo": {"num_epochs": 4}}).refuse_idle()  # 5 is the default, not a choice
     Config.from_dict({"ppo": {"recompute_every": 9}}).refuse_idle()
+    Config.from_dict({"ppo": {"entropy_schedule": "0:1,1:0", "entropy_coef": 0.01}}).refuse_idle()
     Config.from_dict({"policy": {"head_tanh": "all", "std": "predicted"}}).refuse_idle()
 
 

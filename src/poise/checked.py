@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from poise.errors import PoiseError
-from poise.wording import parse_layers
+from poise.wording import parse_layers, parse_schedule
 
 LARGEST = 1e300  # a larger number counts as infinite: its square is
 DEEPEST = 64  # hidden layers: more take minutes to compile
@@ -48,6 +48,23 @@ class Bound:
         )
 
 
+SCHEDULES = "none", "linear", "cosine"  # those with a name
+
+
+class Points:
+    """What a schedule may be: one of ``SCHEDULES``, or pairs of a share of the budget and a factor."""
+
+    def problem(self, value: str) -> str | None:
+        """What is wrong with ``value``, or None."""
+        if value in SCHEDULES:
+            return None
+        try:
+            parse_schedule(value)
+        except ValueError as error:
+            return f"must be one of: {', '.join(SCHEDULES)}; or {error}"
+        return None
+
+
 def _problem(hint: Any, value: Any) -> str | None:
     """What is wrong with ``value`` for the annotation ``hint``, or None."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -75,7 +92,7 @@ def _problem(hint: Any, value: Any) -> str | None:
         return None if isinstance(value, record) else f"must be {record.__name__}(...)"
     if hint is types.NoneType:
         return None if value is None else "must be None"
-    names = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path", str: "text"}
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
     allowed = (int, float) if hint is float else (hint,)
     is_valid = isinstance(value, allowed) and (hint is bool or not isinstance(value, bool))
     return None if is_valid else f"must be {names[hint]}"
@@ -116,6 +133,7 @@ class Checked:
 Positive = Annotated[float, Bound(gt=0)]
 Share = Annotated[float, Bound(ge=0, le=1)]
 Count = Annotated[int, Bound(ge=1, le=10**15)]
+Schedule = Annotated[str, Points()]
 
 
 def from_dict(cls: type[Checked], data: Any, prefix: str) -> Any:

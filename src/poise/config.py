@@ -10,14 +10,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
+
 from poise import defaults
-from poise.checked import Bound, Checked, ConfigError, Count, Positive, Share, flat, from_dict
+from poise.checked import (
+    Bound,
+    Checked,
+    ConfigError,
+    Count,
+    Positive,
+    Schedule,
+    Share,
+    flat,
+    from_dict,
+)
 from poise.spec import Spec
-from poise.wording import counted
+from poise.wording import counted, parse_schedule
 
 LAST_SEED = 2**32 - 1
 BESIDE = ("env", "backend", "device", "matmul_precision")  # what config.json has beside the configuration
 Widths = tuple[Annotated[int, Bound(ge=1, le=2**16)], ...]
+SCHEDULE = {"metavar": "SCHEDULE"}  # in the help
 USUAL_OBS_BOUND = 10.0  # standard deviations
 USUAL_MEMORY = 64  # units
 USUAL_REWARD_BOUND = 1000.0  # deviations of the return: more than a reward in a million steps reaches
@@ -61,19 +74,25 @@ class PPO(Checked):
     """Lambda of generalized advantage estimation."""
     clip: Positive = 0.2
     """Clip range epsilon of the probability ratio: [1 - epsilon, 1 + epsilon]."""
+    clip_schedule: Schedule = field(default="none", metadata=SCHEDULE)
+    """Schedule of the clip range, as --ppo.anneal. By default none."""
     policy_learning_rate: Positive | None = None
     """Initial learning rate of the policy (Adam); None: 1e-3 sqrt(100k / budget), at least 3e-4 and at most
     3e-3 (docs/defaults.md)."""
     value_learning_rate: Positive | None = None
     """Initial learning rate of the value function (Adam); None: by the same rule."""
-    anneal: Literal["linear", "none"] = "linear"
-    """Schedule of both learning rates: linear, to 0 at the end of the budget, or none."""
+    anneal: Schedule = field(default="linear", metadata=SCHEDULE)
+    """Schedule of both learning rates: none; linear or cosine, to 0 at the end of the budget; or pairs
+    SHARE:FACTOR with straight lines between them: 0:1,0.5:1,1:0.1 keeps the rates for half of the budget and
+    then lowers them to a tenth. By default linear."""
     max_grad_norm: Annotated[float | None, Bound(gt=0)] = 0.5
     """Maximum global norm of the gradient of each network; None: not clipped."""
     target_kl: Annotated[float | None, Bound(gt=0)] = None
     """Approximate KL above which the remaining policy updates of an iteration are skipped; None: never."""
     entropy_coef: Annotated[float, Bound(ge=0)] = 0.0
     """Weight of the entropy bonus in the policy loss."""
+    entropy_schedule: Schedule = field(default="none", metadata=SCHEDULE)
+    """Schedule of the weight of the entropy bonus, as --ppo.anneal. By default none."""
     normalize_advantage: bool = True
     """Whether to normalize the advantages of each minibatch to mean 0 and deviation 1 in the policy loss."""
     stagger_starts: bool = True
@@ -81,6 +100,11 @@ class PPO(Checked):
     same point of their episodes. No effect without a time limit or with --ppo.reset-every-rollout."""
     reset_every_rollout: bool = False
     """Whether each rollout starts with new episodes; otherwise episodes continue across rollouts."""
+
+    @property
+    def has_schedule(self) -> bool:
+        """Whether a number changes with the share of the budget."""
+        return {self.anneal, self.clip_schedule, self.entropy_schedule} != {"none"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -436,6 +460,10 @@ class Config(Checked):
                 f"ppo.sequence_length = {ppo.sequence_length}: has no effect without policy.memory, "
                 "value.memory or history"
             )
+        if ppo.entropy_schedule != "none" and not ppo.entropy_coef:
+            raise ConfigError(
+                f"ppo.entropy_schedule = {ppo.entropy_schedule!r}: has no effect with ppo.entropy_coef = 0"
+            )
         if policy.head_tanh == "all" and policy.std == "independent":
             raise ConfigError(
                 "policy.head_tanh = 'all': with policy.std = independent the mean is the only output; "
@@ -540,3 +568,16 @@ def known(value: float | None) -> float:
     if value is None:
         raise ConfigError("a derived option is still None: call Config.settled first")
     return value
+
+
+def factor(schedule: str, share: float) -> float:
+    """What a schedule multiplies its number by, at this share of the budget."""
+    match schedule:
+        case "none":
+            return 1.0
+        case "linear":
+            return 1 - share
+        case "cosine":
+            return (1 + math.cos(math.pi * share)) / 2
+    shares, factors = zip(*parse_schedule(schedule), strict=True)
+    return float(np.interp(share, shares, factors))

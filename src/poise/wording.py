@@ -1,5 +1,7 @@
-"""Numbers, layers and tables as people write and read them."""
+"""Numbers, layers, schedules and tables as people write and read them."""
 
+import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -60,6 +62,26 @@ def parse_layers(text: str) -> tuple[int, ...]:
             f"{text!r} is not a list of layers: write the units of each as 64x64, 64,64 or 64 64, "
             "and large numbers without commas"
         ) from error
+
+
+def parse_schedule(text: str) -> tuple[tuple[float, float], ...]:
+    """``0:1,0.5:1,1:0.1`` as pairs: a share of the budget, and the factor that holds there.
+
+    Raises:
+        ValueError: not such pairs, their shares do not increase from 0 or more to 1 or less, or a factor is
+            negative or not finite.
+    """
+    try:
+        pairs = tuple((float(x), float(y)) for x, y in (pair.split(":") for pair in text.split(",")))
+        rises = all(before < after for (before, _), (after, _) in itertools.pairwise(pairs))
+        if not rises or not all(0 <= share <= 1 and 0 <= factor < math.inf for share, factor in pairs):
+            raise ValueError("out of range")
+    except ValueError as error:
+        raise ValueError(
+            "pairs SHARE:FACTOR such as 0:1,0.5:1,1:0.1, with shares that increase within 0 to 1 and "
+            "factors >= 0"
+        ) from error
+    return pairs
 
 
 def _parse_width(text: str) -> int:

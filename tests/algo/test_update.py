@@ -14,12 +14,12 @@ from naive import Net
 from probes import first_state
 
 from poise.algo.distributions import DiagGaussian
-from poise.algo.hyperparameters import Hyperparameters, learning_rate
+from poise.algo.hyperparameters import Hyperparameters, scheduled
 from poise.algo.losses import policy_loss
 from poise.algo.minibatches import take
 from poise.algo.update import update as pure_update
 from poise.checked import ConfigError
-from poise.config import Config
+from poise.config import Config, factor
 from poise.placement import two_devices
 from poise.placement.two_devices import draw_shuffles, make_ready, sort_shuffles
 from poise.spec import Spec
@@ -142,12 +142,14 @@ CHANGES = {
     "ppo__gamma": 0.5,
     "ppo__lam": 0.5,
     "ppo__clip": 0.01,
+    "ppo__clip_schedule": "0:0.05",
     "ppo__policy_learning_rate": 1e-4,
     "ppo__value_learning_rate": 1e-4,
     "ppo__anneal": "none",
     "ppo__max_grad_norm": None,
     "ppo__target_kl": 1e-6,
     "ppo__entropy_coef": 0.1,
+    "ppo__entropy_schedule": "linear",
     "ppo__normalize_advantage": False,
     "policy__hidden": (16,),
     "policy__activation": "relu",
@@ -172,6 +174,8 @@ CHANGES = {
     "normalize__reward_gamma": 0.0,
     "total_steps": 200,
 }
+# what an option of ``CHANGES`` needs besides itself
+NEEDS = {"ppo__entropy_schedule": {"ppo__entropy_coef": 0.1}}
 # what decides which rows are collected, not what is made of them; tests/training/test_collector.py and
 # tests/training/test_groups.py change these
 COLLECTING = {
@@ -205,7 +209,9 @@ def usual():
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_every_option_changes_the_update(change, usual):
-    changed = two_updates(config(**{change: CHANGES[change]}))
+    more = NEEDS.get(change, {})
+    usual = two_updates(config(**more)) if more else usual
+    changed = two_updates(config(**more, **{change: CHANGES[change]}))
     assert [x.shape for x in changed] != [x.shape for x in usual] or any(
         not np.array_equal(a, b) for a, b in zip(changed, usual, strict=True)
     )
@@ -316,10 +322,57 @@ def test_shuffles_are_those_of_jax(size):
 
 
 def test_learning_rates_fall_linearly_one_value_an_iteration():
-    settings = config()  # 4 iterations
-    rates = [learning_rate(0.8, i, settings) for i in range(4)]
+    settings = config(ppo__policy_learning_rate=0.8)  # 4 iterations
+    rates = [scheduled(settings, i)["policy_step_size"] for i in range(4)]
     assert rates == pytest.approx([0.8, 0.6, 0.4, 0.2])
-    assert learning_rate(0.8, 3, config(ppo__anneal="none")) == 0.8
+    settings = config(ppo__policy_learning_rate=0.8, ppo__anneal="none")
+    assert scheduled(settings, 3)["policy_step_size"] == 0.8
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [
+        ("none", [1, 1, 1, 1, 1]),
+        ("linear", [1, 0.75, 0.5, 0.25, 0]),
+        ("cosine", [1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2, 0]),
+        ("0:1,0.5:1,1:0.1", [1, 1, 1, 0.55, 0.1]),
+        ("0.25:2, 0.75:0", [2, 2, 1, 0, 0]),  # constant before the first share and after the last
+        ("0.5:3", [3, 3, 3, 3, 3]),
+    ],
+)
+def test_schedules_by_hand(schedule, factors):
+    assert [factor(schedule, i / 4) for i in range(5)] == pytest.approx(factors, abs=1e-15)
+
+
+def test_each_number_has_its_own_schedule():
+    settings = config(
+        ppo__anneal="cosine",
+        ppo__clip_schedule="0:1,0.5:0.5",
+        ppo__entropy_coef=0.01,
+        ppo__entropy_schedule="linear",
+    )
+    numbers = scheduled(settings, 2)  # of 4 iterations
+    assert numbers == pytest.approx(
+        {"policy_step_size": 2.5e-4, "value_step_size": 2.5e-4, "clip": 0.1, "entropy_coef": 0.005}
+    )
+    hyper = Hyperparameters.of(settings, 2)
+    assert {name: getattr(hyper, name) for name in numbers} == numbers
+
+
+@pytest.mark.parametrize(
+    ("one", "same"),
+    [
+        ({}, {"ppo__clip_schedule": "0:1,1:1", "ppo__anneal": "0:1,1:0"}),
+        ({"ppo__clip": 0.01}, {"ppo__clip": 0.02, "ppo__clip_schedule": "0:0.5"}),
+        (
+            {"ppo__entropy_coef": 0.1},
+            {"ppo__entropy_coef": 0.2, "ppo__entropy_schedule": "0:0.5,0.25:0.5,1:0"},
+        ),
+    ],
+)
+def test_equal_schedules_learn_the_same_bits(one, same):
+    for a, b in zip(two_updates(config(**one)), two_updates(config(**same)), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_observation_statistics_are_frozen_and_return_statistics_are_not():
@@ -384,6 +437,8 @@ def test_nothing_is_compiled_again_after_the_first_iteration_nor_for_another_see
 
 NUMBERS = {
     "ppo__clip": 0.1,
+    "ppo__clip_schedule": "0:0.01",
+    "ppo__anneal": "0:0.5",
     "ppo__gamma": 0.9,
     "ppo__lam": 0.8,
     "ppo__policy_learning_rate": 1e-4,
@@ -404,7 +459,7 @@ def test_other_numbers_compile_nothing_and_change_what_is_learned():
         changed, _ = step(config(**{name: value}))
         pairs = zip(leaves(changed.learner), leaves(usual.learner), strict=True)
         assert any(not np.array_equal(a, b) for a, b in pairs), name
-    step(config(**NUMBERS))
+    step(config(**NUMBERS, ppo__entropy_schedule="0:0.5"))
     assert compiled() == before
 
 

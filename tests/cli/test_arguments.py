@@ -210,6 +210,8 @@ def test_the_config_json_of_a_run_is_a_configuration():
     ("typed", "answer"),
     [
         ("--n-timesteps 5", "--n-timesteps: no such option; in poise it is --total-steps"),
+        ("--lr-schedule linear", "--lr-schedule: no such option; in poise it is --ppo.anneal"),
+        ("--ppo.clip-range lin_0.2", "--ppo.clip 0.2 --ppo.clip-schedule linear"),
         ("--ppo.clip-range 0.2", "--ppo.clip-range: no such option; in poise it is --ppo.clip "),
         ("--learning-rate=1e-3", "in poise it is --ppo.policy-learning-rate and --ppo.value-learning-rate"),
         ("--n-envs 4", "in poise it is --num-envs"),

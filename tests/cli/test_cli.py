@@ -55,13 +55,15 @@ def test_json_alone_is_on_standard_output(capsys, tmp_path):
 
 def test_options_reach_the_configuration(capsys, tmp_path):
     options = "--seed 7 --ppo.clip 0.3 --ppo.anneal none --ppo.target-kl 0.05 --policy.hidden 8 8 "
-    options += "--normalize.no-action --ppo.max-grad-norm None --policy.head-tanh mean"
+    options += (
+        "--ppo.clip-schedule 0:1,1:0.5 --normalize.no-action --ppo.max-grad-norm None --policy.head-tanh mean"
+    )
     code, out, _ = poise(f"train Reacher-v4 {TINY} {options} --out {tmp_path}", capsys)
     assert code == 0
     config = json.loads((Path(out.splitlines()[-1]) / "config.json").read_text())
     assert config["seed"] == 7
     assert config["ppo"]["clip"] == 0.3
-    assert config["ppo"]["anneal"] == "none"
+    assert (config["ppo"]["anneal"], config["ppo"]["clip_schedule"]) == ("none", "0:1,1:0.5")
     assert config["ppo"]["target_kl"] == 0.05
     assert config["ppo"]["max_grad_norm"] is None
     assert config["policy"]["hidden"] == [8, 8]
@@ -87,7 +89,7 @@ def test_options_reach_the_configuration(capsys, tmp_path):
         ),
         ("train Reacher-v4 --total-steps ten", "'ten' is not a whole number"),
         ("train Reacher-v4 --seed 1.5", "'1.5' is not a whole number"),
-        ("train Reacher-v4 --ppo.anneal cosine", "--ppo.anneal"),
+        ("train Reacher-v4 --ppo.anneal sine", "--ppo.anneal = 'sine': must be one of: none, linear"),
         ("train Reacher-v4 --ppo.clop 1", "--ppo.clip"),
         ("train Reacher-v4 --backend native", "backend native has no Reacher-v4"),
         ("train CartPole-v1 --policy.std fixed", "policy.std = 'fixed': has no effect on the discrete"),
@@ -336,7 +338,7 @@ def test_help_shows_every_option_of_the_algorithm(capsys):
     names = (
         "num-steps num-epochs minibatch-size gamma lam clip policy-learning-rate value-learning-rate anneal "
     )
-    names += "max-grad-norm target-kl"
+    names += "max-grad-norm target-kl clip-schedule entropy-schedule"
     for name in names.split():
         assert f"--ppo.{name} " in out
     for name in (

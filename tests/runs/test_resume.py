@@ -95,21 +95,21 @@ def facts(folder):
     return metrics, events, tables, candidates, world
 
 
+SCHEDULED = {"clip_schedule": "cosine", "anneal": "0:1,0.3:1,1:0", "entropy_coef": 0.01}
+SCHEDULED |= {"entropy_schedule": "linear"}
 BACKENDS = [
     ("Reacher-v4", "mujoco", {"log_every": 7}),
     ("Ant-v5", "mujoco", {}),
-    ("Pendulum-v1", "native", {"eval_every": 100, "eval_episodes": 2}),
+    ("Pendulum-v1", "native", {"eval_every": 100, "eval_episodes": 2, "ppo": SCHEDULED}),
     ("CartPole-v1", "gymnasium", {}),
-    ("CartPole-v1", "gymnasium", {"reset": True}),
+    ("CartPole-v1", "gymnasium", {"ppo": {"reset_every_rollout": True}}),
     ("CartPole-v1", "gymnasium-async", {}),
 ]
 
 
 @pytest.mark.parametrize(("env", "backend", "options"), BACKENDS)
 def test_stopped_and_resumed_it_comes_to_the_same_end(env, backend, options, tmp_path):
-    options = dict(options)
-    if options.pop("reset", False):
-        options["ppo"] = QUICK["ppo"] | {"reset_every_rollout": True}
+    options = options | {"ppo": QUICK["ppo"] | options.get("ppo", {})}
     whole = train(env, tmp_path / "whole", backend=backend, **options)
     for stop in (0, 2) if backend == "native" else (2,):
         folder = train(env, tmp_path / str(stop), stop=stop, backend=backend, **options)
@@ -124,11 +124,7 @@ def test_stopped_and_resumed_it_comes_to_the_same_end(env, backend, options, tmp
 
 @pytest.mark.parametrize(("env", "backend", "options"), BACKENDS[:-1])
 def test_a_loop_goes_on_from_any_iteration_that_it_yielded(env, backend, options):
-    config = Config(
-        total_steps=STEPS,
-        num_envs=3,
-        ppo=PPO(**QUICK["ppo"], reset_every_rollout=options.get("reset", False)),
-    )
+    config = Config(total_steps=STEPS, num_envs=3, ppo=PPO(**QUICK["ppo"], **options.get("ppo", {})))
     progress = list(iterations(config, make(env, 3, backend)))
     for i in range(ITERATIONS - 1):
         rest = list(iterations(config, make(env, 3, backend), Start(progress[i].state, progress[i].world)))

@@ -114,7 +114,9 @@ KINDS = {
     "Pendulum-v1": CONFIG,
     "masks, images and memories": dataclasses.replace(
         CONFIG,
-        ppo=dataclasses.replace(SMALL, sequence_length=8, recompute_every=1, target_kl=0.5),
+        ppo=dataclasses.replace(
+            SMALL, sequence_length=8, recompute_every=1, target_kl=0.5, clip_schedule="0:1,0.5:0.01"
+        ),
         policy=Policy(**MEMORY),
         value=Value(**MEMORY),
     ),
@@ -144,6 +146,23 @@ def test_one_program_is_the_same_training_as_its_parts(kind):
             assert b.metrics[name] == close, name
 
 
+def test_one_program_follows_the_schedules():
+    """With factors of 1/2, the bits are those of half the numbers."""
+    ppo = dataclasses.replace(SMALL, num_epochs=4, entropy_coef=0.02, clip=0.02, anneal="none")
+    halved = dataclasses.replace(ppo, clip_schedule="0:0.5,0.6:0.5,1:0", entropy_schedule="0:0.5")
+    half = dataclasses.replace(ppo, clip=0.01, entropy_coef=0.01)
+    one, other = (
+        rows_of(trained("Pendulum-v1", dataclasses.replace(CONFIG, ppo=ppo))) for ppo in (halved, half)
+    )
+    for a, b in zip(one[:6], other, strict=False):  # after 60% of the budget the clip range falls
+        assert {name: a.metrics[name] for name in b.metrics} == b.metrics
+    assert one[-1].metrics["policy/clip_fraction"] > other[-1].metrics["policy/clip_fraction"]
+    recorded = [row.metrics["policy/clip"] for row in one]
+    assert recorded == pytest.approx([0.01] * 7 + [0.0075, 0.005, 0.0025])
+    assert one[0].metrics["policy/entropy_coef"] == 0.01
+    assert "policy/clip" not in other[0].metrics
+
+
 def test_blocks_grow_to_a_second_and_end_where_the_caller_wants_the_state():
     sizes = [len(progress.rows) for progress in trained("Pendulum-v1", CONFIG)]
     assert (sizes[:3], sum(sizes)) == ([1, 1, 1], 10)  # the first compiles, the second is measured
@@ -153,7 +172,8 @@ def test_blocks_grow_to_a_second_and_end_where_the_caller_wants_the_state():
 
 
 def test_a_training_resumes_after_every_block_to_the_same_bits():
-    config = dataclasses.replace(CONFIG, total_steps=20 * 64)
+    ppo = dataclasses.replace(SMALL, clip_schedule="cosine")
+    config = dataclasses.replace(CONFIG, total_steps=20 * 64, ppo=ppo)
     every = trained("Pendulum-v1", config, pauses=(64,))
     assert [len(progress.rows) for progress in every] == [1] * 20
     in_blocks = trained("Pendulum-v1", config)

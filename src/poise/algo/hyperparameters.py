@@ -3,7 +3,7 @@
 import equinox as eqx
 from jaxtyping import Array, Float
 
-from poise.config import Config, known
+from poise.config import Config, factor, known
 
 Number = float | Float[Array, ""]
 
@@ -50,14 +50,11 @@ class Hyperparameters(eqx.Module):
         """The settings of iteration ``iteration``, counted from 0, of a configuration that is settled."""
         ppo, normalize = config.ppo, config.normalize
         return cls(
-            policy_step_size=learning_rate(ppo.policy_learning_rate, iteration, config),
-            value_step_size=learning_rate(ppo.value_learning_rate, iteration, config),
+            **scheduled(config, iteration),
             std_rate=1.0 if config.policy.std_rate is None else config.policy.std_rate,
             gamma=known(ppo.gamma),
             lam=ppo.lam,
             reward_gamma=known(ppo.gamma if normalize.reward_gamma is None else normalize.reward_gamma),
-            clip=ppo.clip,
-            entropy_coef=ppo.entropy_coef,
             max_grad_norm=ppo.max_grad_norm,
             target_kl=ppo.target_kl,
             obs_bound=normalize.obs_bound,
@@ -75,11 +72,13 @@ class Hyperparameters(eqx.Module):
         )
 
 
-def learning_rate(start: float | None, iteration: int, config: Config) -> float:
-    """The step size of an iteration; annealed, it falls linearly and would be 0 after the last one."""
-    start = known(start)
-    match config.ppo.anneal:
-        case "linear":
-            return start * (1 - iteration / config.num_iterations)
-        case "none":
-            return start
+def scheduled(config: Config, iteration: int) -> dict[str, float]:
+    """The numbers of an iteration that have a schedule, by their names in ``Hyperparameters``."""
+    ppo, share = config.ppo, iteration / config.num_iterations  # of the budget, before the iteration
+    rate = factor(ppo.anneal, share)
+    return {
+        "policy_step_size": known(ppo.policy_learning_rate) * rate,
+        "value_step_size": known(ppo.value_learning_rate) * rate,
+        "clip": ppo.clip * factor(ppo.clip_schedule, share),
+        "entropy_coef": ppo.entropy_coef * factor(ppo.entropy_schedule, share),
+    }

@@ -280,6 +280,7 @@ def _course(record: Record) -> _Course | None:
 def late_collapse(record: Record) -> Finding | None:
     """The return rose and then fell again."""
     course = _course(record)
+    annealed = {"ppo__anneal": "linear"} if record.config.ppo.anneal == "none" else {}
     if course is None or not course.best - course.last > max(FALLEN * course.gained, SURE * course.error):
         return None
     return Finding(
@@ -290,9 +291,7 @@ def late_collapse(record: Record) -> Finding | None:
         "Later updates undid what was learned.",
         f"the best agent was kept ({typed('poise', 'evaluate', record.folder, '--which', 'best')}); "
         "for a steadier training: "
-        + record.command(
-            ppo__policy_learning_rate=_rate(record, "policy_learning_rate", 0.3), ppo__anneal="linear"
-        ),
+        + record.command(ppo__policy_learning_rate=_rate(record, "policy_learning_rate", 0.3), **annealed),
     )
 
 

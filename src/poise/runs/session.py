@@ -180,8 +180,8 @@ def _resumed(
             raise ConfigError(f"total_steps = {total_steps}: the run has {steps:,} steps already")
     _check_name(run, manifest.env, changes.env)
     print(f"resuming from step {steps:,} of {config.total_steps:,}: {run}", file=file, flush=True)
-    if config != manifest.config and config.ppo.anneal != "none":
-        print("the learning rates go to 0 over the new budget: not the training that", file=file)
+    if config != manifest.config and config.ppo.has_schedule:
+        print("what is scheduled follows the new budget: not the training that", file=file)
         print("this budget would have given from the start", file=file)
     if not same_machine(usable.past, file):
         usable = dataclasses.replace(usable, past=dataclasses.replace(usable.past, exact=False))

@@ -6,6 +6,7 @@ learn, measure. If something became infinite or NaN, the call is repeated up to 
 happened, and the same checks as everywhere name it.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
@@ -20,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from poise.algo.groups import group_index, own_key, per_group
-from poise.algo.hyperparameters import Hyperparameters, learning_rate
+from poise.algo.hyperparameters import Hyperparameters, scheduled
 from poise.algo.prepare import all_finite
 from poise.algo.state import TrainState
 from poise.algo.update import Measured, update
@@ -56,8 +57,8 @@ class Now(eqx.Module):
 class Given(eqx.Module):
     """What the iterations of a call read. Other values compile nothing."""
 
-    hyper: Hyperparameters  # with the learning rates of no iteration
-    rates: Float[Tensor, "most 2"]  # of policy and value function
+    hyper: Hyperparameters  # with what is scheduled as in the first iteration
+    scheduled: dict[str, Float[Tensor, " most"]]  # by ``scheduled``, of each iteration
     episode_key: PRNGKeyArray
     noise_key: PRNGKeyArray
     listing_key: PRNGKeyArray
@@ -91,8 +92,8 @@ class Iteration:
     layout: Layout
 
     def __call__(self, now: Now, given: Given, number: Int[Tensor, ""]) -> tuple[Now, Recorded, Last]:
-        rates = jnp.asarray(given.rates)[number]
-        hyper = eqx.tree_at(lambda h: (h.policy_step_size, h.value_step_size), given.hyper, tuple(rates))
+        own = {name: jnp.asarray(values)[number] for name, values in given.scheduled.items()}
+        hyper = dataclasses.replace(given.hyper, **own)
         before, restart = now.state, (now.state.iteration == 0) | hyper.reset_every_rollout
         state, playing, rollout, measured = self._learn(now, given, hyper, restart)
         # measured beside the groups: it does not take part in learning
@@ -234,12 +235,10 @@ class BlockDriver:
         return count
 
     def _run(self, now: Now, number: int, count: int) -> tuple[Now, Recorded, Last]:
-        rates, collector = np.zeros((MOST, 2), np.float32), self._collector
-        for i in range(count):
-            rates[i] = [learning_rate(rate, number + i, self._config) for rate in self._rates()]
+        own, collector = [scheduled(self._config, number + i) for i in range(count)], self._collector
         given = Given(
             self._hyper,
-            rates,
+            jax.tree.map(lambda *x: np.pad(np.array(x, np.float32), (0, MOST - count)), *own),
             collector.episode_key,
             collector.noise_key,
             self._listing_key,
@@ -247,10 +246,6 @@ class BlockDriver:
             collector.first,
         )
         return run_iterations(now, given, np.array(count, np.int32), iterate=self._iteration, most=MOST)
-
-    def _rates(self) -> tuple[float | None, float | None]:
-        ppo = self._config.ppo
-        return ppo.policy_learning_rate, ppo.value_learning_rate
 
     def landed(self, launched: Launched) -> Iterator[Progress]:
         """Waits for the block, and yields it. Of one with infinity or NaN, the iterations before that.
@@ -299,7 +294,7 @@ class BlockDriver:
         """The row of one iteration, of which ``number`` came before."""
         size, num_envs = self._config.rollout_size, self._collector.num_envs
         hyper = Hyperparameters.of(self._config, number)
-        epochs = epoch_metrics(recorded.policy, np.asarray(recorded.value_loss), hyper)
+        epochs = epoch_metrics(recorded.policy, np.asarray(recorded.value_loss), hyper, self._config.ppo)
         metrics = recorded.ended.metrics()
         metrics |= iteration_metrics(epochs, recorded.policy.num_seen, recorded.scalars, first=number == 0)
         episodes = recorded.ended.listed(num_envs=num_envs, before=number * size)

@@ -193,7 +193,7 @@ class Driver:
         number, hyper, before, rollout = launched.number, launched.hyper, launched.before, launched.rollout
         collected = launched.started.finish()
         measured = launched.learning.measured()
-        epochs = epoch_metrics(measured.policy, measured.value_loss, hyper)
+        epochs = epoch_metrics(measured.policy, measured.value_loss, hyper, self._config.ppo)
         scalars = measure(self._collector.spec, self._scale, before, rollout, measured.prepared)
         metrics = episode_metrics(collected.episodes)
         metrics |= iteration_metrics(epochs, measured.policy.num_seen, scalars, first=number == 0)

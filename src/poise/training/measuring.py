@@ -20,6 +20,7 @@ from poise.algo.memory import play_on
 from poise.algo.normalize import EPSILON, Normalizer
 from poise.algo.prepare import Prepared
 from poise.algo.state import Learner, TrainState
+from poise.config import PPO
 from poise.spec import MASK, NUMBERS, Episode, Spec
 from poise.training.acting import ActionScale
 from poise.types import PolicyEpochs, Rollout, Tensor
@@ -103,10 +104,14 @@ def episode_metrics(episodes: list[Episode]) -> dict[str, float | int | None]:
 
 
 def epoch_metrics(
-    policy: PolicyEpochs, value_loss: Float[np.ndarray, " E"], hyper: Hyperparameters
+    policy: PolicyEpochs, value_loss: Float[np.ndarray, " E"], hyper: Hyperparameters, ppo: PPO
 ) -> dict[str, np.ndarray]:
     """The metrics of each epoch, [E]; NaN where target_kl skipped the whole epoch."""
-    rates = {"policy": hyper.policy_step_size, "value": hyper.value_step_size}
+    numbers = {"policy/learning_rate": hyper.policy_step_size, "value/learning_rate": hyper.value_step_size}
+    if ppo.clip_schedule != "none":
+        numbers["policy/clip"] = hyper.clip
+    if ppo.entropy_schedule != "none":
+        numbers["policy/entropy_coef"] = hyper.entropy_coef
     return {
         "policy/loss": policy.loss,
         "policy/kl": policy.kl,
@@ -114,7 +119,7 @@ def epoch_metrics(
         "policy/entropy": policy.entropy,
         "policy/num_updates": policy.num_updates,
         "value/loss": value_loss,
-    } | {f"{name}/learning_rate": np.full(hyper.num_epochs, rate) for name, rate in rates.items()}
+    } | {name: np.full(hyper.num_epochs, number) for name, number in numbers.items()}
 
 
 def iteration_metrics(

@@ -75,6 +75,8 @@ METRICS = (
     Metric("policy/clip_fraction", "epoch", "share", "Rows whose ratio lies outside 1 - clip to 1 + clip.", 0.0, 0.4),
     Metric("policy/entropy", "epoch", "nats", "Entropy of the action distribution."),
     Metric("policy/learning_rate", "epoch", "1", "Step size of the policy's Adam."),
+    Metric("policy/clip", "epoch", "1", "Clip range, with --ppo.clip-schedule."),
+    Metric("policy/entropy_coef", "epoch", "1", "Weight of the entropy bonus, with --ppo.entropy-schedule."),
     Metric("policy/num_updates", "epoch", "updates", "Minibatches that the policy learned from; fewer if target_kl stopped it."),
     Metric("policy/std", "iteration", "policy's", "Mean standard deviation of the action distribution.", 1e-3, 5.0),
     Metric("policy/std/PART", "iteration", "policy's", "The same of one box, if the action has several.", 1e-3, 5.0),

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from poise.checked import ConfigError, flat
+from poise.checked import SCHEDULES, ConfigError, flat
 from poise.config import Config
 from poise.spec import Spec
 from poise.wording import parse_count, parse_layers
@@ -32,6 +32,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "ppo.lam": (0.9, 0.95, 0.98),
     "ppo.clip": (0.1, 0.2, 0.3),
     "ppo.num_epochs": (5, 10, 20),
+    **dict.fromkeys(("ppo.anneal", "ppo.clip_schedule", "ppo.entropy_schedule"), SCHEDULES),
 }
 NEVER = {"seed": "the seeds of a trial follow from --seed and --seeds", "total_steps": "it is the budget"}
 
