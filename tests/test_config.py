@@ -18,6 +18,7 @@ from poise.wording import parse_count
         (lambda: PPO(lam=float("nan")), "ppo.lam = nan: must be >= 0 and <= 1"),
         (lambda: PPO(policy_learning_rate=float("inf")), "ppo.policy_learning_rate = inf: must be > 0"),
         (lambda: PPO(num_epochs=0), "ppo.num_epochs = 0: must be >= 1"),
+        (lambda: PPO(value_num_epochs=0), "ppo.value_num_epochs = 0: must be >= 1"),
         (lambda: PPO(num_epochs=2.5), "ppo.num_epochs = 2.5: must be a whole number"),
         *(
             (
@@ -123,7 +124,7 @@ def test_every_whole_number_is_understood(number):
     [
         (
             {"ppo": {"recompute_every": 12}},
-            "ppo.recompute_every = 12: has no effect with ppo.num_epochs = 10",
+            "ppo.recompute_every = 12: has no effect with 10 epochs",
         ),
         ({"ppo": {"recompute_every": 3, "num_epochs": 3}}, "ppo.recompute_every = 3: has no effect"),
         (
@@ -143,6 +144,7 @@ def test_options_with_an_effect_are_accepted():
     Config().refuse_idle()
     Config.from_dict({"ppo": {"num_epochs": 4}}).refuse_idle()  # 5 is the default, not a choice
     Config.from_dict({"ppo": {"recompute_every": 9}}).refuse_idle()
+    Config.from_dict({"ppo": {"recompute_every": 12, "value_num_epochs": 13}}).refuse_idle()
     Config.from_dict({"ppo": {"entropy_schedule": "0:1,1:0", "entropy_coef": 0.01}}).refuse_idle()
     Config.from_dict({"policy": {"head_tanh": "all", "std": "predicted"}}).refuse_idle()
 

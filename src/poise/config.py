@@ -58,6 +58,8 @@ class PPO(Checked):
     of 256 to 2,048 rows (docs/defaults.md)."""
     num_epochs: Count = 10
     """Passes over each rollout."""
+    value_num_epochs: Count | None = None
+    """Passes of the value function; None: as many as --ppo.num-epochs, which are then those of the policy."""
     recompute_every: Count | None = 5
     """Epochs after which values, advantages and targets are recomputed with the current value function; None:
     computed once per rollout."""
@@ -100,6 +102,11 @@ class PPO(Checked):
     same point of their episodes. No effect without a time limit or with --ppo.reset-every-rollout."""
     reset_every_rollout: bool = False
     """Whether each rollout starts with new episodes; otherwise episodes continue across rollouts."""
+
+    @property
+    def epochs(self) -> tuple[int, int]:
+        """Passes of the policy and of the value function."""
+        return self.num_epochs, self.num_epochs if self.value_num_epochs is None else self.value_num_epochs
 
     @property
     def has_schedule(self) -> bool:
@@ -334,9 +341,11 @@ class Config(Checked):
                     f"{network.prefix}hidden = {network.hidden!r}: the network has {count:,} parameters, "
                     f"must be <= {MOST_PARAMETERS:,}"
                 )
-        if (rows := self.ppo.num_epochs * self.rollout_size) > MOST_SHUFFLED:
+        most, ppo = max(self.ppo.epochs), self.ppo
+        if (rows := most * self.rollout_size) > MOST_SHUFFLED:
+            name = "num_epochs" if most == ppo.num_epochs else "value_num_epochs"
             raise ConfigError(
-                f"ppo.num_epochs = {self.ppo.num_epochs}: {rows:,} rows in an iteration ({self._as_text}), "
+                f"ppo.{name} = {most}: {rows:,} rows in an iteration ({self._as_text}), "
                 f"must be <= {MOST_SHUFFLED:,}"
             )
         size = self.rollout_size * (row_bytes + 16)  # and reward and ends
@@ -450,9 +459,9 @@ class Config(Checked):
         """
         ppo, policy, usual = self.ppo, self.policy, PPO()
         every = ppo.recompute_every
-        if every not in (None, usual.recompute_every) and every >= ppo.num_epochs:
+        if every not in (None, usual.recompute_every) and every >= max(ppo.epochs):
             raise ConfigError(
-                f"ppo.recompute_every = {every}: has no effect with ppo.num_epochs = {ppo.num_epochs}; "
+                f"ppo.recompute_every = {every}: has no effect with {max(ppo.epochs)} epochs; "
                 "set a smaller number, or None"
             )
         if ppo.sequence_length is not None and not self.has_memory:

@@ -137,6 +137,7 @@ def test_on_the_first_minibatch_the_ratio_is_1_and_the_kl_0():
 CHANGES = {
     "seed": 1,
     "ppo__num_epochs": 3,
+    "ppo__value_num_epochs": 1,
     "ppo__minibatch_size": 16,
     "ppo__recompute_every": None,
     "ppo__gamma": 0.5,
@@ -310,6 +311,18 @@ def test_the_remainder_of_a_shuffle_is_dropped_and_no_row_comes_twice():
     np.testing.assert_array_equal(shuffled.obs.reshape(96, -1), np.asarray(batch.obs)[rows])
 
 
+def test_each_network_learns_for_its_own_number_of_epochs():
+    """As if both had that number, since nothing but new advantages would make one depend on the other."""
+    alone = {epochs: step(config(ppo__recompute_every=None, ppo__num_epochs=epochs)) for epochs in (2, 3)}
+    for epochs, values in ((2, 3), (3, 2)):
+        settings = config(ppo__recompute_every=None, ppo__num_epochs=epochs, ppo__value_num_epochs=values)
+        state, measured = step(settings)
+        assert (measured.policy.loss.shape, measured.value_loss.shape) == ((epochs,), (values,))
+        expected = alone[epochs][0].learner.policy, alone[values][0].learner.value
+        pairs = zip(leaves(state.learner), jax.tree.leaves(expected), strict=True)
+        assert all(np.array_equal(a, b) for a, b in pairs)
+
+
 @pytest.mark.parametrize("size", [1, 2, 64, 2000, 2048, 70_000])
 def test_shuffles_are_those_of_jax(size):
     key, minibatch_size = jax.random.key(size), min(size, max(2, size // 3))
@@ -464,9 +477,16 @@ def test_other_numbers_compile_nothing_and_change_what_is_learned():
 
 
 EVERY_OTHER = {"ppo__num_epochs": 3, "ppo__recompute_every": 2}
+OPTIONS = [
+    EVERY_OTHER,
+    EVERY_OTHER | {"ppo__value_num_epochs": 5},
+    EVERY_OTHER | {"ppo__value_num_epochs": 1},
+    {"ppo__recompute_every": None},
+    {"ppo__target_kl": 1e-4},
+]
 
 
-@pytest.mark.parametrize("options", [EVERY_OTHER, {"ppo__recompute_every": None}, {"ppo__target_kl": 1e-4}])
+@pytest.mark.parametrize("options", OPTIONS)
 def test_the_driver_on_two_devices_and_the_pure_update_agree(options):
     """Two iterations; what differs is how XLA splits the work into functions."""
     settings = config(**options)

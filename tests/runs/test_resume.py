@@ -95,7 +95,12 @@ def facts(folder):
     return metrics, events, tables, candidates, world
 
 
-SCHEDULED = {"clip_schedule": "cosine", "anneal": "0:1,0.3:1,1:0", "entropy_coef": 0.01}
+SCHEDULED = {
+    "clip_schedule": "cosine",
+    "anneal": "0:1,0.3:1,1:0",
+    "entropy_coef": 0.01,
+    "value_num_epochs": 3,
+}
 SCHEDULED |= {"entropy_schedule": "linear"}
 BACKENDS = [
     ("Reacher-v4", "mujoco", {"log_every": 7}),

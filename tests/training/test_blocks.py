@@ -115,7 +115,12 @@ KINDS = {
     "masks, images and memories": dataclasses.replace(
         CONFIG,
         ppo=dataclasses.replace(
-            SMALL, sequence_length=8, recompute_every=1, target_kl=0.5, clip_schedule="0:1,0.5:0.01"
+            SMALL,
+            sequence_length=8,
+            recompute_every=1,
+            target_kl=0.5,
+            clip_schedule="0:1,0.5:0.01",
+            value_num_epochs=3,
         ),
         policy=Policy(**MEMORY),
         value=Value(**MEMORY),

@@ -137,6 +137,15 @@ def test_the_first_infinite_array_is_named_with_its_epoch_and_minibatch():
         list(iterations(config, Counter([3, -5, 0, 0])))
 
 
+def test_an_infinite_array_in_an_epoch_of_the_value_function_alone_is_named_too():
+    """By hand: the first step makes the weights huge, and what they give is first needed in epoch 2."""
+    ppo = PPO(num_steps=32, minibatch_size=128, num_epochs=1, value_num_epochs=2, value_learning_rate=1e38)
+    config = Config(total_steps=128, num_envs=4, ppo=ppo)
+    where = r"first the value's loss \((nan|inf)\) in epoch 2, minibatch 1"
+    with pytest.raises(TrainingError, match=rf"value/loss is (nan|inf) in iteration 1 of Counter, {where}"):
+        list(iterations(config, Counter([3, -5, 0, 0])))
+
+
 def test_the_repetition_of_an_iteration_that_is_well_finds_nothing():
     config = Config(total_steps=128, num_envs=4, ppo=PPO(num_steps=32, minibatch_size=32, num_epochs=2))
     env = Counter([3, -5, 0, 0])

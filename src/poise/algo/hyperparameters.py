@@ -28,7 +28,9 @@ class Hyperparameters(eqx.Module):
     obs_bound: Number | None  # in deviations if observations are normalized, otherwise in their units
     reward_bound: Number | None
 
-    num_epochs: int = eqx.field(static=True)
+    num_epochs: int = eqx.field(static=True)  # of the network that has more of them
+    policy_epochs: int = eqx.field(static=True)
+    value_epochs: int = eqx.field(static=True)
     minibatch_size: int = eqx.field(static=True)  # rows, of all groups together
     groups: int = eqx.field(static=True)  # of environments that learn together (``groups.py``)
     # steps of an item with a memory; None: an item is a row
@@ -59,7 +61,9 @@ class Hyperparameters(eqx.Module):
             target_kl=ppo.target_kl,
             obs_bound=normalize.obs_bound,
             reward_bound=normalize.reward_bound,
-            num_epochs=ppo.num_epochs,
+            num_epochs=max(ppo.epochs),
+            policy_epochs=ppo.epochs[0],
+            value_epochs=ppo.epochs[1],
             minibatch_size=config.minibatch_size,
             groups=groups,
             sequence_length=ppo.sequence_length,

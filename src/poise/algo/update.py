@@ -42,8 +42,9 @@ def update(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> tuple
 
     The rollout is prepared once. In each epoch, over a shuffle of the rows of its own, first the policy and
     then the value function take one gradient step on each minibatch; ``target_kl`` may end the steps of the
-    policy, never those of the value function. Every ``recompute_every`` epochs, advantages and targets are
-    computed again with the current value function. The log-probabilities of the old policy stay.
+    policy, never those of the value function. The network that has more epochs goes on alone. Every
+    ``recompute_every`` epochs, advantages and targets are computed again with the current value function.
+    The log-probabilities of the old policy stay.
     """
     learner = state.learner
     # 1. once per rollout
@@ -61,21 +62,28 @@ def update(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> tuple
     rows = shuffle(keys, prepared.batch.num_items, hyper.num_items)
 
     # 3. epochs of minibatches
-    def epoch(carry, inputs):
+    def epoch(carry, inputs, rest=False) -> Any:
         policy, value, batch = carry
         number, rows = inputs
         if hyper.recompute_every is not None:
             due = (number > 0) & (number % hyper.recompute_every == 0)
             recomputed = partial(recompute, value[0], transitions=prepared.transitions, hyper=hyper)
             batch = jax.lax.cond(due, recomputed, lambda batch: batch, batch)
-        policy, policy_metrics = policy_epoch(policy, batch, rows, hyper)
-        value, loss = value_epoch(value, batch, rows, hyper)
-        return (policy, value, batch), (policy_metrics, loss)
+        seen, loss = None, None
+        if not rest or hyper.policy_epochs > hyper.value_epochs:
+            policy, seen = policy_epoch(policy, batch, rows, hyper)
+        if not rest or hyper.value_epochs > hyper.policy_epochs:
+            value, loss = value_epoch(value, batch, rows, hyper)
+        return (policy, value, batch), (seen, loss)
 
     policy = learner.policy, learner.policy_opt, jnp.array(False)  # not stopped by target_kl
     value = learner.value, learner.value_opt
-    numbers = jnp.arange(hyper.num_epochs)
-    carry, measured = jax.lax.scan(epoch, (policy, value, prepared.batch), (numbers, rows))
+    numbers, both = jnp.arange(hyper.num_epochs), min(hyper.policy_epochs, hyper.value_epochs)
+    carry, (seen, loss) = jax.lax.scan(epoch, (policy, value, prepared.batch), (numbers[:both], rows[:both]))
+    if both < hyper.num_epochs:  # of the network that has more epochs
+        carry, more = jax.lax.scan(partial(epoch, rest=True), carry, (numbers[both:], rows[both:]))
+        join = partial(jax.tree.map, lambda *parts: jnp.concatenate(parts))
+        seen, loss = (a if b is None else join(a, b) for a, b in zip((seen, loss), more, strict=True))
     (policy, policy_opt, _), (value, value_opt), batch = carry
     after = TrainState(
         learner=Learner(policy, value, policy_opt, value_opt),
@@ -86,7 +94,7 @@ def update(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> tuple
         value_carry=prepared.value_carry,
     )
     finite = is_finite(policy, batch, batch.policy_carry), is_finite(value, batch, batch.value_carry)
-    return after, Measured(prepared, *measured, *finite)  # in the order of its fields
+    return after, Measured(prepared, seen, loss, *finite)
 
 
 def policy_epoch(

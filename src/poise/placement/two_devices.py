@@ -77,14 +77,16 @@ class Learning(NamedTuple):
     """What is measured in learning, of each block of epochs; its arrays may not be computed yet."""
 
     prepared: Prepared
-    epochs: list[tuple[PolicyEpochs, Array]]
-    finite: list[tuple[Array, Array]]  # of policy and value function
+    policy: list[tuple[PolicyEpochs, Array]]  # and whether everything stayed finite
+    value: list[tuple[Array, Array]]  # its losses, and the same
 
     def measured(self) -> Measured:
         """The same in arrays of NumPy, as they may be on different devices. Waits for them."""
-        seen, loss = jax.tree.map(lambda *parts: np.concatenate([np.asarray(p) for p in parts]), *self.epochs)
-        policies, values = (np.array(all(map(bool, kind))) for kind in zip(*self.finite, strict=True))
-        return Measured(self.prepared, seen, loss, policies, values)
+        (seen, policies), (loss, values) = (
+            jax.tree.map(lambda *parts: np.concatenate([np.atleast_1d(p) for p in parts]), *blocks)
+            for blocks in (self.policy, self.value)
+        )
+        return Measured(self.prepared, seen, loss, np.array(policies.all()), np.array(values.all()))
 
 
 def update(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> tuple[TrainState, Measured]:
@@ -122,11 +124,14 @@ def learn(state: TrainState, ready: Ready, hyper: Hyperparameters) -> tuple[Trai
     for block in epoch_blocks(hyper):
         if block.start:
             batch = _recompute(jax.device_put(value[0], here), batch, prepared.transitions, hyper)
+        for_policy, for_value = epoch_rows(rows, block, hyper)
         # on two devices, both at the same time
-        policy, seen, policy_finite = learn_policy(policy, batch, rows[block], hyper)
-        value, loss, value_finite = learn_value(value, jax.device_put(batch, there), rows[block], hyper)
-        learning.epochs.append((seen, loss))
-        learning.finite.append((policy_finite, value_finite))
+        if len(for_policy):
+            policy, *measured = learn_policy(policy, batch, for_policy, hyper)
+            learning.policy.append(tuple(measured))
+        if len(for_value):
+            value, *measured = learn_value(value, jax.device_put(batch, there), for_value, hyper)
+            learning.value.append(tuple(measured))
     after = TrainState(
         learner=Learner(policy[0], value[0], policy[1], value[1]),
         normalizer=prepared.normalizer,
@@ -155,6 +160,16 @@ def epoch_blocks(hyper: Hyperparameters) -> list[slice]:
     """Groups of epochs that share one computation of the advantages."""
     every = hyper.num_epochs if hyper.recompute_every is None else hyper.recompute_every
     return [slice(first, first + every) for first in range(0, hyper.num_epochs, every)]
+
+
+def epoch_rows(
+    rows: Int[np.ndarray, "E minibatches M"], block: slice, hyper: Hyperparameters
+) -> tuple[Int[np.ndarray, "E_p minibatches M"], Int[np.ndarray, "E_v minibatches M"]]:
+    """The shuffles of the epochs of a block that policy and value function have; perhaps none."""
+    policy, value = (
+        rows[block.start : min(block.stop, n)] for n in (hyper.policy_epochs, hyper.value_epochs)
+    )
+    return policy, value
 
 
 PolicyStart = tuple[Policy, optax.OptState, Bool[Tensor, ""]]

@@ -28,11 +28,11 @@ def flops_a_step(trained: Trained, config: Config) -> float:
     the same for the gradient of its inputs, which the first layer does not need. Nothing else is counted.
     """
     per_row = 0
-    for network in (trained.policy, trained.value):
+    for network, epochs in zip((trained.policy, trained.value), config.ppo.epochs, strict=True):
         sizes = [w.size for w in network.mlp.weight]
-        per_row += 6 * sum(sizes) - 2 * sizes[0]
+        per_row += epochs * (6 * sum(sizes) - 2 * sizes[0])
     rows = config.rollout_size // config.minibatch_size * config.minibatch_size
-    return per_row * config.ppo.num_epochs * rows / config.rollout_size
+    return per_row * rows / config.rollout_size
 
 
 def peak() -> float:

@@ -16,7 +16,7 @@ from poise.algo.prepare import recompute
 from poise.algo.state import TrainState
 from poise.algo.update import Measured, descend
 from poise.errors import DIVERGED, TOO_LARGE, TrainingError
-from poise.placement.two_devices import Ready, epoch_blocks
+from poise.placement.two_devices import Ready, epoch_blocks, epoch_rows
 from poise.types import Batch
 
 Kind = Literal["policy", "value"]
@@ -104,11 +104,11 @@ def _repeated(state: TrainState, ready: Ready, hyper: Hyperparameters) -> Iterat
     for block in epoch_blocks(hyper):
         if block.start:
             batch = jax.device_get(jax.jit(recompute)(networks["value"][0], batch, transitions, hyper))
-        minibatches = partial(_minibatches, batch, ready.rows[block], block.start)
+        own = epoch_rows(ready.rows, block, hyper)
+        for_policy, for_value = (_minibatches(batch, rows, block.start) for rows in own)
         if not stopped:
-            policy = networks["policy"]
-            networks["policy"], stopped = yield from _learn("policy", policy, minibatches(), hyper)
-        networks["value"], _ = yield from _learn("value", networks["value"], minibatches(), hyper)
+            networks["policy"], stopped = yield from _learn("policy", networks["policy"], for_policy, hyper)
+        networks["value"], _ = yield from _learn("value", networks["value"], for_value, hyper)
 
 
 Minibatch = tuple[int, int, Batch]  # epoch and number, both counted from 1, and the rows

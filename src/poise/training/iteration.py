@@ -180,7 +180,7 @@ class Driver:
 
         # 3. Learn: all epochs of policy and value function.
         after, learning = two_devices.learn(before, ready, hyper)
-        end_of(learning.finite)
+        end_of((learning.policy, learning.value))
         return Launched(number, hyper, started, before, rollout, ready, after, learning, began, ends)
 
     def landed(self, launched: Launched) -> Iterator[Progress]:
@@ -225,7 +225,7 @@ class Driver:
     def _draw(self, number: int) -> UInt32[Array, "E rounds B"]:
         """What the shuffles of an iteration are sorted by."""
         ppo, size = self._config.ppo, self._config.rollout_size // (self._config.ppo.sequence_length or 1)
-        return draw_shuffles(self._key, np.array(number, np.int32), num_epochs=ppo.num_epochs, size=size)
+        return draw_shuffles(self._key, np.array(number, np.int32), num_epochs=max(ppo.epochs), size=size)
 
     def _seconds(self, launched: Launched) -> tuple[dict[str, float | None], float]:
         """The durations of the parts of an iteration, and that of compilations since the last one.

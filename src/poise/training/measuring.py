@@ -106,7 +106,7 @@ def episode_metrics(episodes: list[Episode]) -> dict[str, float | int | None]:
 def epoch_metrics(
     policy: PolicyEpochs, value_loss: Float[np.ndarray, " E"], hyper: Hyperparameters, ppo: PPO
 ) -> dict[str, np.ndarray]:
-    """The metrics of each epoch, [E]; NaN where target_kl skipped the whole epoch."""
+    """The metrics of each epoch of a network, [E]; NaN where target_kl skipped the whole epoch."""
     numbers = {"policy/learning_rate": hyper.policy_step_size, "value/learning_rate": hyper.value_step_size}
     if ppo.clip_schedule != "none":
         numbers["policy/clip"] = hyper.clip
@@ -119,7 +119,10 @@ def epoch_metrics(
         "policy/entropy": policy.entropy,
         "policy/num_updates": policy.num_updates,
         "value/loss": value_loss,
-    } | {name: np.full(hyper.num_epochs, number) for name, number in numbers.items()}
+    } | {
+        name: np.full_like(value_loss if name.startswith("value/") else policy.loss, number, float)
+        for name, number in numbers.items()
+    }
 
 
 def iteration_metrics(

@@ -116,10 +116,10 @@ class TensorBoard(Log):
             self._add(step, dict(zip(tags, row, strict=True)))
 
     def _write_epochs(self, row: Row, size: int) -> None:
-        count = len(row.epochs["value/loss"])
+        count = max(map(len, row.epochs.values()))  # one network may have fewer
         for epoch in range(count):
             step = row.steps - size + size * (epoch + 1) // count
-            self._add(step, {name: values[epoch] for name, values in row.epochs.items()})
+            self._add(step, {name: x[epoch] for name, x in row.epochs.items() if epoch < len(x)})
 
     def _add(self, step: int, values: dict) -> None:
         event = Event(step=step, wall_time=time.time(), summary=Summary())
