@@ -128,6 +128,7 @@ def test_the_verb_prints_a_file_that_trains(tmp_path, capsys):
     run = json.loads(capsys.readouterr().out)
     config = json.loads((tmp_path / run["folder"] / "config.json").read_text())
     assert (config["num_envs"], config["ppo"]["num_steps"], config["ppo"]["clip"]) == (2, 64, 0.3)
+    assert config["ppo"]["clip_schedule"] == "linear"
 
     assert main(["translate", str(zoo), "CartPole-v0", "--name", "CartPole-v1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["settings"]["env"] == "CartPole-v1"

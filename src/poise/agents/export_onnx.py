@@ -30,7 +30,9 @@ NODES = {
     "selu": "Selu",
     "sigmoid": "Sigmoid",
 }
-ATTRIBUTES = {"selu": {"gamma": SELU, "alpha": SELU_ALPHA}}  # others have the values of jax.nn by default
+ATTRIBUTES: dict[str, dict[str, Any]] = {
+    "selu": {"gamma": SELU, "alpha": SELU_ALPHA}
+}  # others have the values of jax.nn by default
 DTYPES = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,

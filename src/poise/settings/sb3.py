@@ -73,7 +73,16 @@ WITHOUT = {
     "monitor_wrapper": "episodes are always recorded",
     "n_eval_envs": "scores choose the number of environments",
 }
-ACTIVATIONS = {"Tanh": "tanh", "ReLU": "relu", "ELU": "elu", "SiLU": "silu"}
+ACTIVATIONS = {
+    "Tanh": "tanh",
+    "ReLU": "relu",
+    "LeakyReLU": "leaky_relu",
+    "ELU": "elu",
+    "SELU": "selu",
+    "GELU": "gelu",
+    "SiLU": "silu",
+    "Sigmoid": "sigmoid",
+}
 POLICIES = {"MlpPolicy", "MultiInputPolicy", "CnnPolicy"}
 RECURRENT = {"MlpLstmPolicy", "CnnLstmPolicy", "MultiInputLstmPolicy"}
 _LINEAR = re.compile(r"lin_(.+)")
@@ -134,8 +143,7 @@ def _learning_rate(found: Translated, value: Any) -> None:
 
 def _clip_range(found: Translated, value: Any) -> None:
     found.options["ppo.clip"], linear = _schedule("clip_range", value)
-    if linear:
-        found.without.append(f"clip_range = {value}: the clip range stays what it is at the start")
+    found.options["ppo.clip_schedule"] = "linear" if linear else "none"
 
 
 def _schedule(name: str, value: Any) -> tuple[float, bool]:
