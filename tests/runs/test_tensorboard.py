@@ -29,9 +29,9 @@ def read(folder):
     return scalars
 
 
-def train(id, out, **options):
+def train(id, out, *, learning=None, **options):
     quick = {"total_steps": 1600, "num_envs": 4, "video": False, "evaluate": False, "file": io.StringIO()}
-    ppo = {"num_steps": 100, "num_epochs": 3}
+    ppo = {"num_steps": 100, "num_epochs": 3} | (learning or {})
     return poise.train(id, out=out, ppo=ppo, **quick, **options)
 
 
@@ -81,6 +81,7 @@ def keys(folder):
 
 ONLY_SOME = {"policy/std/PART", "policy/entropy/PART", "policy/masked_fraction", "policy/forced_fraction"}
 ONLY_SOME |= {"policy/memory", "value/memory"}  # of some actions, masks and memories
+ONLY_SOME |= {"policy/clip", "policy/entropy_coef"}  # with a schedule
 
 
 def test_every_tag_and_every_key_is_in_the_table_and_the_other_way_round(reacher, hybrid):
@@ -125,8 +126,22 @@ gym.register("Hybrid-v0", Hybrid, max_episode_steps=20)
 @pytest.fixture(scope="module")
 def hybrid(tmp_path_factory):
     memory = {"memory": "gru", "memory_size": 8}
-    run = train("Hybrid-v0", tmp_path_factory.mktemp("runs"), policy=memory, value=memory)
+    learning = {"clip_schedule": "0:1,1:0", "entropy_coef": 0.01, "entropy_schedule": "cosine"}
+    learning |= {"value_num_epochs": 4}
+    out = tmp_path_factory.mktemp("runs")
+    run = train("Hybrid-v0", out, policy=memory, value=memory, learning=learning)
     return run, read(run.folder)
+
+
+def test_each_network_has_a_value_for_each_of_its_epochs_and_the_schedules_are_shown(hybrid):
+    _, scalars = hybrid
+    steps = [step for step, _ in scalars["value/loss"]]
+    assert steps == list(range(100, 1601, 100))
+    for tag in ("policy/loss", "policy/clip", "policy/learning_rate"):
+        assert [step for step, _ in scalars[tag]] == [step for step in steps if step % 400]
+    clips = [value for _, value in scalars["policy/clip"]][::3]
+    assert clips == pytest.approx([0.2, 0.15, 0.1, 0.05])
+    assert [value for _, value in scalars["policy/entropy_coef"]][6] == pytest.approx(0.005)
 
 
 def test_tags_of_steps_have_the_names_of_the_parts(hybrid):

@@ -48,20 +48,31 @@ def update(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> tuple
     """
     learner = state.learner
     # 1. once per rollout
-    prepared = prepare(
-        learner.policy,
-        learner.value,
-        state.normalizer,
-        state.running_return,
-        state.value_carry,
-        rollout,
-        hyper,
-    )
+    running = state.running_return, state.value_carry
+    prepared = prepare(learner.policy, learner.value, state.normalizer, *running, rollout, hyper)
     # 2. which items (rows, or sequences of a memory) are learned from together, in each epoch
     keys = epoch_keys(own_key(state.key, hyper.groups), jnp.asarray(state.iteration), hyper.num_epochs)
     rows = shuffle(keys, prepared.batch.num_items, hyper.num_items)
 
     # 3. epochs of minibatches
+    (policy, value, batch), measured = all_epochs(learner, prepared, rows, hyper)
+    after = TrainState(
+        learner=Learner(policy[0], value[0], policy[1], value[1]),
+        normalizer=prepared.normalizer,
+        running_return=prepared.running_return,
+        key=state.key,  # never split: see TrainState
+        iteration=jnp.asarray(state.iteration) + 1,
+        value_carry=prepared.value_carry,
+    )
+    finite = is_finite(policy[0], batch, batch.policy_carry), is_finite(value[0], batch, batch.value_carry)
+    return after, Measured(prepared, *measured, *finite)
+
+
+def all_epochs(
+    learner: Learner, prepared: Prepared, rows: Int[Array, "E minibatches M"], hyper: Hyperparameters
+) -> tuple[Any, tuple[PolicyEpochs, Float[Array, " E_v"]]]:
+    """All epochs: both networks with their optimizers, the batch as it was at last, and what is measured."""
+
     def epoch(carry, inputs, rest=False) -> Any:
         policy, value, batch = carry
         number, rows = inputs
@@ -84,17 +95,7 @@ def update(state: TrainState, rollout: Rollout, hyper: Hyperparameters) -> tuple
         carry, more = jax.lax.scan(partial(epoch, rest=True), carry, (numbers[both:], rows[both:]))
         join = partial(jax.tree.map, lambda *parts: jnp.concatenate(parts))
         seen, loss = (a if b is None else join(a, b) for a, b in zip((seen, loss), more, strict=True))
-    (policy, policy_opt, _), (value, value_opt), batch = carry
-    after = TrainState(
-        learner=Learner(policy, value, policy_opt, value_opt),
-        normalizer=prepared.normalizer,
-        running_return=prepared.running_return,
-        key=state.key,  # never split: see TrainState
-        iteration=jnp.asarray(state.iteration) + 1,
-        value_carry=prepared.value_carry,
-    )
-    finite = is_finite(policy, batch, batch.policy_carry), is_finite(value, batch, batch.value_carry)
-    return after, Measured(prepared, seen, loss, *finite)
+    return carry, (seen, loss)
 
 
 def policy_epoch(

@@ -16,6 +16,8 @@ SYNONYMS = {
     "n_epochs": "ppo.num-epochs",
     "epochs": "ppo.num-epochs",
     "update_epochs": "ppo.num-epochs",
+    "train_pi_iters": "ppo.num-epochs",
+    "train_v_iters": "ppo.value-num-epochs",
     "batch_size": "ppo.minibatch-size",
     "clip_range": "ppo.clip (lin_0.2: --ppo.clip 0.2 --ppo.clip-schedule linear)",
     "clip_coef": "ppo.clip",
