@@ -8,7 +8,7 @@ happened, and the same checks as everywhere name it.
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -27,8 +27,8 @@ from poise.algo.state import TrainState
 from poise.algo.update import Measured, update
 from poise.config import Config
 from poise.errors import TrainingError
-from poise.placement.fused import run_iterations
 from poise.placement.joined import group_shuffles, is_shared, joined, joined_measures
+from poise.placement.lanes import Lanes, Outcome
 from poise.placement.mesh import Layout
 from poise.placement.two_devices import Ready
 from poise.seeds import Stream, stream_key
@@ -43,7 +43,6 @@ from poise.training.measuring import Metrics, epoch_metrics, iteration_metrics, 
 from poise.types import PolicyEpochs, Rollout, Tensor
 
 SECONDS = 1.0  # that a call takes: an interrupt waits for it
-MOST = 1024  # iterations of a call
 
 
 class Now(eqx.Module):
@@ -174,12 +173,18 @@ class Launched(NamedTuple):
     first: int  # iterations before it
     size: int  # iterations of it
     before: Now
-    after: TrainState
-    now: Now
-    recorded: Recorded
-    last: Last
+    outcome: Outcome
     began: Instant
     done: Future[Instant]
+
+    @property
+    def now(self) -> Now:
+        """What it has led to."""
+        return self.outcome.after
+
+    @property
+    def after(self) -> TrainState:
+        return self.now.state
 
     @property
     def end(self) -> int:
@@ -190,8 +195,10 @@ class Launched(NamedTuple):
 class BlockDriver:
     """Launches and lands blocks of iterations, as ``Driver`` does with one.
 
-    ``pauses``: numbers of environment steps; a block ends at their multiples, where the caller wants the
-    state.
+    Args:
+        pauses: numbers of environment steps; a block ends at their multiples, where the caller wants the
+            state.
+        lanes: the program, which other trainings may share.
     """
 
     def __init__(
@@ -201,30 +208,48 @@ class BlockDriver:
         clock: Clock,
         layout: Layout,
         *,
+        lanes: Lanes,
         pauses: Iterable[int],
         exact: bool,
     ):
         self._config, self._collector, self._clock, self._layout = config, collector, clock, layout
-        self._pauses, self._exact = tuple(pauses), exact
+        self._lanes, self._pauses, self._exact = lanes, tuple(pauses), exact
         self._iteration = Iteration(collector.spec, collector.play, layout)
-        self._hyper = Hyperparameters.of(config, 0, groups=layout.groups)
         counts = Counts.of(*collector.counts())
         _, (collector.now, self._counts) = layout.place(None, (collector.now, counts))
-        self._listing_key = stream_key(config.seed, Stream.LISTING)
+        self._given = Given(
+            Hyperparameters.of(config, 0, groups=layout.groups),
+            {},  # by ``_reads``
+            collector.episode_key,
+            collector.noise_key,
+            stream_key(config.seed, Stream.LISTING),
+            collector.numbers,
+            collector.first,
+        )
         self._size = 1  # iterations of the next block
         self._first: int | None = None  # iterations before the first block, which compiles
         self._landed = Instant(0.0, 0.0)
 
-    def launch(self, state: TrainState, number: int, *, ahead: bool) -> Launched:
-        """Starts the iterations that follow ``state``. It never waits."""
-        self._first = number if self._first is None else self._first
-        now = Now(state, self._collector.now, self._counts)
-        count = self._until_pause(number)
+    def launch(self, state: TrainState, number: int) -> Generator[None, None, Launched]:
+        """Starts the iterations that follow ``state``. It never waits for the devices.
+
+        Where other trainings share the program, it yields once, so that they ask for theirs first; before
+        the first block also so that they are made.
+        """
+        shared = self._lanes.count > 1
+        if self._first is None:
+            self._first = number
+            if shared:
+                yield
+        now, count = Now(state, self._collector.now, self._counts), self._until_pause(number)
         began = self._clock.now()
-        after, recorded, last = self._run(now, number, count)
-        self._collector.now, self._counts = after.playing, after.counts
-        done = self._clock.when(recorded.finite)
-        return Launched(number, count, now, after.state, after, recorded, last, began, done)
+        ticket = self._lanes.ask(now, self._reads(number, count), count, iterate=self._iteration)
+        if shared:
+            yield
+        outcome = self._lanes.outcome(ticket)
+        self._collector.now, self._counts = outcome.after.playing, outcome.after.counts
+        done = self._clock.when(outcome.call.rows.finite)
+        return Launched(number, outcome.call.size, now, outcome, began, done)
 
     def _until_pause(self, number: int) -> int:
         """Iterations of the next block, which begins after ``number`` of them."""
@@ -234,18 +259,16 @@ class BlockDriver:
             count = min(count, -(-due // size) - number)
         return count
 
-    def _run(self, now: Now, number: int, count: int) -> tuple[Now, Recorded, Last]:
-        own, collector = [scheduled(self._config, number + i) for i in range(count)], self._collector
-        given = Given(
-            self._hyper,
-            jax.tree.map(lambda *x: np.pad(np.array(x, np.float32), (0, MOST - count)), *own),
-            collector.episode_key,
-            collector.noise_key,
-            self._listing_key,
-            collector.numbers,
-            collector.first,
-        )
-        return run_iterations(now, given, np.array(count, np.int32), iterate=self._iteration, most=MOST)
+    def _reads(self, number: int, count: int) -> Given:
+        """What the iterations that follow the first ``number`` read."""
+        own, rest = [scheduled(self._config, number + i) for i in range(count)], self._lanes.most - count
+        padded = jax.tree.map(lambda *x: np.pad(np.array(x, np.float32), (0, rest)), *own)
+        return dataclasses.replace(self._given, scheduled=padded)
+
+    def _repeat(self, now: Now, number: int, count: int) -> Outcome:
+        """Computes again the iterations that follow ``now``, without those of other trainings."""
+        given = self._reads(number, count)
+        return self._lanes.alone(now, given, count, iterate=self._iteration)
 
     def landed(self, launched: Launched) -> Iterator[Progress]:
         """Waits for the block, and yields it. Of one with infinity or NaN, the iterations before that.
@@ -254,18 +277,18 @@ class BlockDriver:
             EnvFault, TrainingError: as ``Driver.landed``.
         """
         ended = launched.done.result()
-        rows = jax.tree.map(lambda x: x[: launched.size], jax.device_get(launched.recorded))
+        rows = launched.outcome.rows()
         if rows.finite.all():
             progress = self._progress(launched, rows, ended)
             if launched.first != self._first:  # not the block that compiled
                 seconds = max(progress.rows[0].times["time/learn"] or 0.0, 1e-9)
-                self._size = min(MOST, 2 * self._size, max(1, int(SECONDS / seconds)))
+                self._size = min(self._lanes.most, 2 * self._size, max(1, int(SECONDS / seconds)))
             yield progress
             return
         bad = int(np.argmin(rows.finite))
         if bad:
-            now, recorded, last = self._run(launched.before, launched.first, bad)
-            before = launched._replace(size=bad, after=now.state, now=now, recorded=recorded, last=last)
+            outcome = self._repeat(launched.before, launched.first, bad)
+            before = launched._replace(size=bad, outcome=outcome)
             yield self._progress(before, jax.tree.map(lambda x: x[:bad], rows), ended, launched.size)
         self._explain(launched, bad)
 
@@ -282,8 +305,8 @@ class BlockDriver:
         return Progress(
             rows=tuple(self._row(_nth(rows, i), launched.first + i, each) for i in range(launched.size)),
             state=launched.after,
-            rollout=launched.last.rollout,
-            prepared=launched.last.measured.prepared,
+            rollout=launched.outcome.last.rollout,
+            prepared=launched.outcome.last.measured.prepared,
             compile_seconds=compiling,
             world=self._collector.snapshot(),
             exact=self._exact,
@@ -305,8 +328,8 @@ class BlockDriver:
     def _explain(self, launched: Launched, bad: int) -> None:
         """Names what became infinite or NaN in iteration ``bad`` of a block, counted from 0."""
         config, collector, number = self._config, self._collector, launched.first + bad
-        before = self._run(launched.before, launched.first, bad)[0] if bad else launched.before
-        last = self._run(before, number, 1)[2]
+        before = self._repeat(launched.before, launched.first, bad).after if bad else launched.before
+        last = self._repeat(before, number, 1).last
         restart = number == 0 or config.ppo.reset_every_rollout
         sums = jax.tree.map(lambda x: 0 * x if restart else x, before.counts.sums())
         collector.finished(before.playing, sums, number * config.rollout_size)

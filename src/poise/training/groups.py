@@ -66,6 +66,19 @@ def check_native_minibatch(config: Config, spec: Spec) -> None:
         )
 
 
+def check_together(together: int, config: Config) -> None:
+    """Trainings that are one program have no groups.
+
+    Raises:
+        ConfigError: they have.
+    """
+    if together > 1 and config.env_groups > 1:
+        raise ConfigError(
+            f"together = {together}: must be 1 with env_groups = {config.env_groups}, which are a program of "
+            "their own"
+        )
+
+
 def check_worlds(env: object) -> None:
     """Checks that ``env`` is what ``poise.make`` returns, or a list of such.
 

@@ -1,7 +1,7 @@
 """The training loop, a generator: it yields after every iteration, and the caller decides what happens."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ from poise.envs import VectorEnv
 from poise.envs.checking import EnvFault
 from poise.placement import two_devices
 from poise.placement.joined import place
+from poise.placement.lanes import Lanes
 from poise.placement.mesh import Layout
 from poise.spec import Spec
 from poise.system.threads import start_jax
@@ -21,7 +22,7 @@ from poise.training.blocks import BlockDriver
 from poise.training.clock import Clock
 from poise.training.collector import Collector, Starting
 from poise.training.compiled import NativeCollector
-from poise.training.groups import check_native_minibatch, check_worlds, make_collector
+from poise.training.groups import check_native_minibatch, check_together, check_worlds, make_collector
 from poise.training.iteration import Driver, Progress
 
 
@@ -67,7 +68,9 @@ def iterations(
     collector = env if isinstance(env, Collector) else make_collector(env, config)
     config = settle(config, collector.spec, new=start is None)
     layout = choose_layout(config, collector, devices)
-    yield from settled_iterations(config, collector, start, layout=layout)
+    for progress in settled_iterations(config, collector, start, layout=layout):
+        if progress is not None:
+            yield progress
 
 
 def settle(config: Config, spec: Spec, *, new: bool) -> Config:
@@ -92,13 +95,16 @@ def settled_iterations(
     *,
     layout: Layout | None = None,
     pauses: Iterable[int] = (),
-) -> Iterator[Progress]:
+    lanes: Lanes | None = None,
+) -> Iterator[Progress | None]:
     """``iterations`` with a configuration from ``settle``.
 
     Args:
         layout: by ``choose_layout``.
         pauses: numbers of environment steps. Where several iterations are one program, it ends at their
             multiples.
+        lanes: the program of several trainings, which differ in their seeds. Each of them yields None where
+            the others have to come to the same place before its next iterations are computed.
     """
     clock = Clock()
     state = two_devices.init(collector.spec, config) if start is None else start.state
@@ -109,7 +115,9 @@ def settled_iterations(
     else:
         assert isinstance(collector, NativeCollector)
         state = place(state, layout)
-        driver = BlockDriver(config, collector, clock, layout, pauses=pauses, exact=exact)
+        driver = BlockDriver(
+            config, collector, clock, layout, lanes=lanes or Lanes(1), pauses=pauses, exact=exact
+        )
     try:
         yield from _driven(
             driver, state, range(first, config.num_iterations), isinstance(collector, Starting)
@@ -120,34 +128,44 @@ def settled_iterations(
 
 def _driven(
     driver: Driver | BlockDriver, state: TrainState, numbers: range, can_start: bool
-) -> Iterator[Progress]:
+) -> Iterator[Progress | None]:
     """The iterations of those numbers. ``can_start``: the next may begin before the last is landed."""
     number, launched = numbers.start, None
     while number < numbers.stop:
-        now: Any = launched or driver.launch(state, number, ahead=False)
+        now: Any = launched or (yield from _launched(driver, state, number, ahead=False))
         state, number, launched = now.after, now.end, None
         # The first compiles. From the third on, each is launched before the one before it is landed.
         if can_start and now.first > numbers.start and number < numbers.stop:
-            launched = driver.launch(state, number, ahead=True)
+            launched = yield from _launched(driver, state, number, ahead=True)
         yield from driver.landed(now)  # the caller records, shows, stops
 
 
-def choose_layout(config: Config, collector: Collector, devices: int) -> Layout | None:
+def _launched(
+    driver: Driver | BlockDriver, state: TrainState, number: int, *, ahead: bool
+) -> Generator[None, None, Any]:
+    """The next iteration, or block of iterations, which has been started."""
+    if isinstance(driver, Driver):
+        return driver.launch(state, number, ahead=ahead)
+    return (yield from driver.launch(state, number))
+
+
+def choose_layout(config: Config, collector: Collector, devices: int, together: int = 1) -> Layout | None:
     """The devices that whole iterations run on as one program; None: their parts are compiled apart.
 
     One program is faster where a device works faster than this process can ask it to, so on a GPU. On a CPU
     policy and value function learn at the same time instead (``two_devices``). Groups of environments in JAX
-    are always one program.
+    are always one program, and so are ``together`` trainings.
 
     Raises:
         ConfigError: ``devices`` has no meaning here, or the groups cannot be shared equally.
     """
     if not isinstance(collector, NativeCollector):
-        if devices > 1:
-            raise ConfigError(
-                f"devices = {devices}: must be 1 on backend {collector.backend}; environments in JAX "
-                "learn on several"
-            )
+        for name, value in (("devices", devices), ("together", together)):
+            if value > 1:
+                raise ConfigError(
+                    f"{name} = {value}: must be 1 on backend {collector.backend}; it is for environments in "
+                    "JAX"
+                )
         return None
     check_native_minibatch(config, collector.spec)
     groups, there = config.env_groups, jax.devices()
@@ -157,7 +175,9 @@ def choose_layout(config: Config, collector: Collector, devices: int) -> Layout 
         )
     if devices > len(there):
         raise ConfigError(f"devices = {devices}: JAX has {len(there)} here ({there[0].device_kind})")
-    if groups == 1 and jax.default_backend() == "cpu":
+    if together > 1:
+        check_together(together, config)
+    elif groups == 1 and jax.default_backend() == "cpu":
         return None
     return Layout.of(groups, there[:devices])
 
