@@ -36,6 +36,7 @@ def train(
     env_timeout: float = Options.env_timeout,
     workers: int = Options.workers,
     devices: int = Options.devices,
+    together: int | None = Options.together,
     ray: str | None = None,
     compile_cache: bool = Options.compile_cache,
     name: str | None = None,
@@ -71,6 +72,8 @@ def train(
         env_timeout: seconds (``Options.env_timeout``).
         workers: processes of a cluster that step the environments (``Options.workers``).
         devices: of JAX that train together (``Options.devices``).
+        together: lanes of the program (``Options.together``). Copies of this training fill the others: it
+            repeats one of so many seeds that were trained together.
         ray: the cluster: "HOST:PORT", or "auto" for the one of this machine; None: a local one is started for
             the workers, and stopped at the end (``poise.system.cluster``).
         compile_cache: whether what JAX compiles is kept in the user's cache folder for the next start
@@ -108,6 +111,7 @@ def train(
         env_timeout=env_timeout,
         workers=workers,
         devices=devices,
+        together=together,
         compile_cache=compile_cache,
         name=name,
         tag=tuple(tag),

@@ -28,7 +28,8 @@ from poise.spec import Spec
 from poise.wording import counted, parse_schedule
 
 LAST_SEED = 2**32 - 1
-BESIDE = ("env", "backend", "device", "matmul_precision")  # what config.json has beside the configuration
+# what config.json has beside the configuration
+BESIDE = ("env", "backend", "device", "matmul_precision", "together")
 Widths = tuple[Annotated[int, Bound(ge=1, le=2**16)], ...]
 SCHEDULE = {"metavar": "SCHEDULE"}  # in the help
 USUAL_OBS_BOUND = 10.0  # standard deviations

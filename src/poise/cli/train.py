@@ -90,6 +90,8 @@ def train_command(
         if seeds != 1:
             _train_seeds(id, config, options, seeds, ray, json_)
             return
+        if (options.together or 1) > 1:
+            raise ConfigError(f"together = {options.together}: is for several seeds; add --seeds")
         start = time.perf_counter()
         with announced("loading", partial(print, file=file, flush=True)):
             from poise.runs import session

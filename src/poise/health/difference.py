@@ -87,7 +87,8 @@ def compare(first: Path, second: Path) -> Difference:
     """
     runs = first, second
     rows = [read_metrics(run) for run in runs]
-    configs = [flat(_json(run / "config.json")) for run in runs]
+    # earlier versions trained each seed by a program of its own, and did not say so
+    configs = [{"together": 1, **flat(_json(run / "config.json"))} for run in runs]
     summaries = [_json(run / "summary.json") if _is_there(run / "summary.json") else {} for run in runs]
     fields: dict[str, Any] = {
         "iterations": (len(rows[0]), len(rows[1])),

@@ -293,6 +293,11 @@ def check_many(asked: str, precision: str) -> None:
         )
 
 
+def many_on_gpu(asked: str) -> bool:
+    """Whether several trainings on this machine will use its GPU. Does not start JAX."""
+    return asked == "gpu" or (asked == "auto" and (_user_platforms() or "cpu").split(",")[0] != "cpu")
+
+
 _USERS: list[str] = []  # a process may have several trainings at once, all with the same precision
 _BEFORE: list[Any] = []  # what was set before the first of them
 

@@ -61,6 +61,9 @@ class Options(Checked):
     devices: Annotated[int, Bound(ge=1, le=2**12)] = 1
     """Devices of JAX that train together, each with some of the --env-groups: environments in JAX only. On a
     CPU the number does not affect the result (docs/accelerators.md)."""
+    together: Annotated[int | None, Bound(ge=1, le=2**12)] = None
+    """Seeds of --seeds that are trained by one program, for environments in JAX on a GPU. Affects the last
+    digits of the result (docs/accelerators.md). None: on a GPU all seeds, 64 at most; on a CPU 1."""
     compile_cache: bool = True
     """Whether to keep compiled programs in the user's cache folder, for a faster next start."""
     name: str | None = field(default=None, metadata={"metavar": "NAME"})
@@ -102,6 +105,7 @@ class Options(Checked):
                 f"devices = {self.devices}: must be 1 on backend {backend}; environments in JAX learn on "
                 "several"
             )
+        self._check_together(backend)
         for name in ("eval_max_steps", "eval_max_seconds"):
             if not self.evaluate and getattr(self, name) is not None:
                 raise ConfigError(
@@ -109,6 +113,21 @@ class Options(Checked):
                 )
         if self.eval_every is None and self.eval_episodes != defaults.eval_episodes:
             raise ConfigError(f"eval_episodes = {self.eval_episodes!r}: has no effect without eval_every")
+
+    def _check_together(self, backend: str) -> None:
+        if self.together is None or self.together == 1:
+            return
+        if backend not in IN_JAX:
+            raise ConfigError(
+                f"together = {self.together}: must be 1 on backend {backend}; environments in JAX have one "
+                "program for several seeds"
+            )
+        if self.devices > 1:
+            raise ConfigError(f"together = {self.together}: must be 1 with devices = {self.devices}")
+
+    def settled(self) -> "Options":
+        """The options of a training, with a number for ``together``: 1, unless somebody has chosen it."""
+        return dataclasses.replace(self, together=self.together or 1)
 
     def to_dict(self) -> dict[str, Any]:
         """The options as JSON, as a resumed run needs them: all except the folder."""
@@ -121,4 +140,5 @@ class Options(Checked):
         Raises:
             ConfigError: names the first option that is unknown or has a wrong value.
         """
-        return from_dict(cls, {**data, "out": Path("runs")}, "options.")
+        alone = {"together": 1}  # as in versions that had no such option
+        return from_dict(cls, {**alone, **data, "out": Path("runs")}, "options.")

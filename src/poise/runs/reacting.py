@@ -29,13 +29,15 @@ class Run:
     evaluation: Evaluation | None
 
 
-Session = Generator[Progress, None, Run]
+Session = Generator[Progress | None, None, Run]  # None: see ``settled_iterations``
 
 
 def react(
-    training: Iterator[Progress], recorder: Recorder, conditions: Conditions, begin: Callable[[], None]
+    training: Iterator[Progress | None], recorder: Recorder, conditions: Conditions, begin: Callable[[], None]
 ) -> Session:
     """Records and shows each iteration and yields it. Then completes the run folder.
+
+    It yields None where a program has several trainings and the others have to come to the same place.
 
     ``begin``: is called where an interrupt is handled from then on; it raises one that came before.
     """
@@ -55,8 +57,8 @@ def react(
 
 
 def _to_the_end(
-    training: Iterator[Progress], recorder: Recorder, view: Live, conditions: Conditions
-) -> Generator[Progress, None, dict[str, Any]]:
+    training: Iterator[Progress | None], recorder: Recorder, view: Live, conditions: Conditions
+) -> Generator[Progress | None, None, dict[str, Any]]:
     """Every iteration, and what follows the last. Returns the summary."""
     guard = conditions.guard
 
@@ -70,8 +72,9 @@ def _to_the_end(
         if recorder.past.steps:
             view.catch_up(recorder.past.steps, recorder.past.episodes)
         for progress in training:
-            recorder.record(progress)
-            guard.restore()  # an environment may have installed signal handlers of its own
+            if progress is not None:
+                recorder.record(progress)
+                guard.restore()  # an environment may have installed signal handlers of its own
             yield progress
         _complete(recorder, view, guard)
         return recorder.finish("finished")

@@ -83,8 +83,10 @@ class Record:
 
     def again(self) -> str:
         """``command`` with the options beside the learning."""
-        usual = Options().to_dict()
+        usual = Options().settled().to_dict()
         changed = {name: value for name, value in self.options.to_dict().items() if value != usual[name]}
+        if "together" in changed:  # this seed and those after it, which change no bit of it
+            changed["seeds"] = changed["together"]
         return typed(*shlex.split(self.command()), *_options(changed))
 
 

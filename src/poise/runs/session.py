@@ -16,6 +16,7 @@ from poise.checked import ConfigError
 from poise.config import Config
 from poise.envs.naming import JAX_PACKAGES, names_module
 from poise.placement import device
+from poise.placement.lanes import Lanes
 from poise.placement.mesh import Layout
 from poise.runs.folders import RunError, clear, disk_errors, new_folder, same_directory, set_aside, status
 from poise.runs.options import Options
@@ -78,6 +79,7 @@ class _Job:
 
 def execute(env: str, config: Config, options: Options, conditions: Conditions) -> Run:
     """``poise.train`` for a caller that has the records."""
+    options = options.settled()
     with same_directory():
         decide = partial(device.decide, env, options.backend, config)
         placed = device.start(options.device, decide, _cpu_devices(env, options.backend, config, options))
@@ -102,6 +104,7 @@ def session(env: str, config: Config, options: Options, folder: Path, conditions
 
     To close it before its end leaves a run that is ``stopped``, with a checkpoint of its last iteration.
     """
+    options = options.settled()
     cpu_devices = _cpu_devices(env, options.backend, config, options)
     placed = device.start(options.device, lambda: device.SIDE_BY_SIDE, cpu_devices)
     with claimed(folder):
@@ -218,7 +221,8 @@ def _session(job: _Job, folder: Path | None, conditions: Conditions) -> Session:
             world = _world(job, conditions, stack)
         conditions.guard.restore()
         setup = _setup(job, world.spec, folder, conditions)
-        layout = choose_layout(setup.config, world, options.devices)
+        lanes = conditions.lanes or Lanes(options.together or 1)
+        layout = choose_layout(setup.config, world, options.devices, lanes.count)
         if place is None or folder is None:
             place = new_folder(out, task.id, str(setup.config.seed), options.name)
             folder = options.out / place.relative_to(out)
@@ -237,7 +241,7 @@ def _session(job: _Job, folder: Path | None, conditions: Conditions) -> Session:
         start = _start(job, recorder)
         _announce(setup, world, job.placed, layout, conditions)
         pauses = filter(None, (options.checkpoint_every, options.eval_every, slice_of(setup.total_steps)))
-        training = settled_iterations(setup.config, world, start, layout=layout, pauses=pauses)
+        training = settled_iterations(setup.config, world, start, layout=layout, pauses=pauses, lanes=lanes)
         return (yield from react(training, recorder, conditions, waiting.close))
     raise AssertionError
 
@@ -321,6 +325,8 @@ def _announce(
         count = len(layout.devices)
         learners = f"{'one device' if count == 1 else f'{count} devices'}, whole iterations as one program"
         learners += f" of {layout.groups} groups" if layout.groups > 1 else ""
+        together = setup.options.together or 1
+        learners += f" of {together} seeds" if together > 1 else ""
     # A time limit that the environment does not declare would give another discount.
     horizon = "episodes have no time limit" if limit is None else f"episodes end after {limit:,} steps"
     lines = [

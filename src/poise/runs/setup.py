@@ -7,6 +7,7 @@ from typing import Any
 from poise import envs
 from poise.agents.best import Candidate
 from poise.config import Config
+from poise.placement.lanes import Lanes
 from poise.runs.options import Options
 from poise.spec import Episode, Spec
 from poise.store.checkpoint import Manifest
@@ -43,7 +44,7 @@ class Setup:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``config.json``."""
-        placed = {name: getattr(self.options, name) for name in ("device", "matmul_precision")}
+        placed = {name: getattr(self.options, name) for name in ("device", "matmul_precision", "together")}
         return {"env": self.task.id, "backend": self.task.backend, **placed, **self.config.to_dict()}
 
 
@@ -73,9 +74,11 @@ class Conditions:
         guard: raises interrupts, and defers them while files are written (``poise.system.interrupts``).
         import_seconds: the time that loading took before the training was called.
         ray: the cluster of its workers; None: a local one.
+        lanes: the program of several trainings, of which this is one; None: it has a program of its own.
     """
 
     file: TextOut
     guard: Guard = field(default_factory=Guard)
     import_seconds: float = 0.0
     ray: str | None = None
+    lanes: Lanes | None = None

@@ -8,6 +8,7 @@
 """
 
 import dataclasses
+import itertools
 import json
 import re
 import shlex
@@ -37,6 +38,7 @@ from poise.spec import IN_JAX
 from poise.store.claim import claimed
 from poise.store.files import FileError, own_folder, read_json, write_text
 from poise.studies import tables
+from poise.studies.batch import batches, each_outcome, jobs_of
 from poise.studies.figures import Line, draw_tasks
 from poise.studies.pool import Job, check_count, run_jobs
 from poise.studies.statistics import (
@@ -53,9 +55,10 @@ from poise.system import cluster
 from poise.system.machine import versions
 from poise.system.streams import TextOut
 from poise.system.terminal import print
-from poise.training.groups import check_native_groups
+from poise.training.groups import check_native_groups, check_together
 from poise.wording import aligned, counted, figure, interval, share
 
+MOST_TOGETHER = 64  # seeds that one program trains, where the user has not chosen a number
 COLUMNS = ("env", "seed", "kind", "steps", "return", "seconds")
 
 
@@ -100,8 +103,14 @@ class Plan:
 
     def jobs(self) -> list[Job]:
         """All trainings, seed by seed, so that every task has results early."""
+        alone = dataclasses.replace(self.options, together=1)
         return [
-            Job(task.id, dataclasses.replace(self.config, seed=seed), self.options, self.run(task, seed))
+            Job(
+                task.id,
+                dataclasses.replace(self.config, seed=seed),
+                self.options if task.backend in IN_JAX else alone,
+                self.run(task, seed),
+            )
             for seed in self.seeds
             for task in self.tasks
         ]
@@ -156,8 +165,9 @@ def execute_experiment(
         )
     if not ids:
         raise ConfigError("ENV: must be one environment or more, for example Reacher-v4 Pendulum-v1")
-    _prepare(options, ray)
+    on_gpu = _prepare(options, ray)
     tasks = _tasks(ids, config, options, num_seeds, file)
+    options = _with_lanes(options, config, tasks, num_seeds, on_gpu=on_gpu, ray=ray)
     if against is not None:
         _scores(against)  # fails here rather than after all trainings
     seeds = f"{config.seed}-{config.seed + num_seeds - 1}"
@@ -169,14 +179,17 @@ def execute_seeds(
     id: str, config: Config, options: Options, *, num_seeds: int, ray: str | None = None, file: TextOut
 ) -> Experiment:
     """``execute_experiment`` with a single task, in ``<out>/<id>/<date>-<first>-<last>/``."""
-    _prepare(options, ray)
+    on_gpu = _prepare(options, ray)
     tasks = _tasks([id], config, options, num_seeds, file)
+    options = _with_lanes(options, config, tasks, num_seeds, on_gpu=on_gpu, ray=ray)
     folder = new_folder(options.out, id, f"{config.seed}-{config.seed + num_seeds - 1}", options.name)
     return _start(Plan(folder, tasks, config, options, num_seeds), ray, file)
 
 
-def _prepare(options: Options, ray: str | None) -> None:
+def _prepare(options: Options, ray: str | None) -> bool:
     """Checks where the trainings will run, and keeps this process off the GPU that they may need.
+
+    Returns whether they will use a GPU of this machine.
 
     Raises:
         ConfigError, PlatformError: they cannot run there.
@@ -184,7 +197,40 @@ def _prepare(options: Options, ray: str | None) -> None:
     cluster.check(ray)
     if ray is None:
         device.check_many(options.device, options.matmul_precision)
+    on_gpu = ray is None and device.many_on_gpu(options.device)
     device.keep_off_gpu()
+    return on_gpu
+
+
+def _with_lanes(
+    options: Options,
+    config: Config,
+    tasks: Sequence[envs.Resolved],
+    num_seeds: int,
+    *,
+    on_gpu: bool,
+    ray: str | None,
+) -> Options:
+    """The options with the number of seeds that one program trains.
+
+    A GPU has room for many; on a CPU a program computes on one core, and processes side by side are faster.
+
+    Raises:
+        ConfigError: the number that the user chose is not possible.
+    """
+    together = options.together
+    if together is None:
+        has_one = on_gpu and config.env_groups == options.devices == 1
+        some = has_one and any(task.backend in IN_JAX for task in tasks)
+        return dataclasses.replace(options, together=min(num_seeds, MOST_TOGETHER) if some else 1)
+    check_together(together, config)
+    if together > num_seeds:
+        raise ConfigError(f"together = {together}: must be <= {num_seeds}, the number of seeds")
+    if together > 1 and ray is not None:
+        raise ConfigError(
+            f"together = {together}: must be 1 with --ray, where each training is a process of its own"
+        )
+    return options
 
 
 def _tasks(
@@ -220,6 +266,18 @@ def _tasks(
 def _start(plan: Plan, ray: str | None, file: TextOut) -> Experiment:
     write_text(plan.folder / EXPERIMENT, json.dumps(plan.to_dict(), indent=2) + "\n")
     return _execute(plan, ray, file)
+
+
+def refuse_together(options: Options) -> None:
+    """Refuses ``together``: the trainings of a trial may be stopped, one after another.
+
+    Raises:
+        ConfigError: it is more than 1.
+    """
+    if (options.together or 1) > 1:
+        raise ConfigError(
+            f"together = {options.together}: must be 1 in a sweep, whose trials train their seeds in turn"
+        )
 
 
 def refuse_workers(options: Options) -> None:
@@ -314,7 +372,9 @@ def _execute_claimed(plan: Plan, ray: str | None, file: TextOut) -> Experiment:
     steps = config.num_iterations * config.rollout_size
     names = ", ".join(f"{task.id} on {task.backend}" for task in plan.tasks)
     span = f"seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
-    print(f"{names}: {span}, {steps:,} steps each", file=file, flush=True)
+    together = plan.options.together or 1
+    program = f", {together} in one program" if together > 1 else ""
+    print(f"{names}: {span}{program}, {steps:,} steps each", file=file, flush=True)
     num_jobs = len(plan.jobs())
     summaries = _run(plan, ray, file)
     rows: list[Sequence[Any]] = []
@@ -364,7 +424,8 @@ def _run(plan: Plan, ray: str | None, file: TextOut) -> dict[Path, dict[str, Any
     outcomes: dict[Path, dict[str, Any] | PoiseError] = {}
     try:
         with watching(file, plan.name) as watch:
-            for job, outcome in run_jobs(missing, ray, watch.say, watch.look):
+            works = run_jobs(batches(missing), ray, watch.say, lambda left: watch.look(jobs_of(left)))
+            for job, outcome in itertools.chain.from_iterable(itertools.starmap(each_outcome, works)):
                 watch.say(f"{plan.name(job)}{_outcome_line(job, outcome)}")
                 outcomes[job.folder] = outcome
     except (KeyboardInterrupt, cluster.LostCluster) as error:

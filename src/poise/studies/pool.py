@@ -109,9 +109,8 @@ def run_jobs(
     """
     if not jobs:
         return
-    for job in jobs:
-        for line in unusable(job.folder):
-            say(line)
+    for line in dict.fromkeys(line for job in jobs for line in unusable(job.folder)):
+        say(line)
     yield from _run_here(jobs, look) if ray is None else _run_on_cluster(jobs, ray, say, look)
 
 
@@ -189,7 +188,7 @@ def _logged(
     and not to the terminal.
     """
     try:
-        _make_folder(job.folder)
+        make_folder(job.folder)
         with ExitStack() as stack:
             log = stack.enter_context(append_to(job.folder / LOG))
             guard = stack.enter_context(guarded(GRACE, signals))
@@ -207,27 +206,34 @@ def _logged(
 def _run_job(job: Work, guard: Guard, file: TextOut) -> dict[str, Any] | PoiseError:
     """The summary of the job, or its error; only a full disk raises."""
     try:
-        return job.run(guard, file)
+        return outcome_of(lambda: job.run(guard, file), job.folder, file)
+    except KeyboardInterrupt:
+        return PoolError("interrupted")
+
+
+R = TypeVar("R")
+
+
+def outcome_of(train: Callable[[], R], folder: Path, file: TextOut) -> R | PoiseError:
+    """What ``train`` returns, or its error, which is also printed; only an interrupt or a full disk raises.
+
+    ``folder``: of the training, with its log.
+    """
+    try:
+        return train()
     except PoiseError as error:
         print(error, file=file)
         return error
     except KeyboardInterrupt:
-        return PoolError("interrupted")
-    except OSError as error:
-        if is_full(error):
-            raise
-        return _unexpected(job, error, file)
+        raise
     except BaseException as error:  # a sys.exit of one training must not end the others
-        return _unexpected(job, error, file)
+        if isinstance(error, OSError) and is_full(error):
+            raise
+        print("".join(traceback.format_exception(error)), file=file)
+        return PoolError(f"its training raised {message_of(error)}; see {folder / LOG}")
 
 
-def _unexpected(job: Work, error: BaseException, file: TextOut) -> PoolError:
-    """Writes the traceback to the log."""
-    print("".join(traceback.format_exception(error)), file=file)
-    return PoolError(f"its training raised {message_of(error)}; see {job.folder / LOG}")
-
-
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """Makes the folder; refuses a link in its place."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     own_folder(folder.parent, folder)
@@ -243,7 +249,7 @@ def _run_on_cluster(
 ) -> Iterator[tuple[W, dict[str, Any] | PoiseError]]:
     """``run_jobs`` on the cores of a Ray cluster."""
     for job in jobs:
-        _make_folder(job.folder)
+        make_folder(job.folder)
     with cluster.joined(ray):
         running = _ClusterJobs(jobs, say)
         try:

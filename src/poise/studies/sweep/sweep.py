@@ -43,7 +43,7 @@ from poise.store.claim import LOCK, claimed
 from poise.store.files import FileError, own_folder, read_json, write_text
 from poise.studies import tables
 from poise.studies.comparison import compare_settings, grouped, pair_as_json
-from poise.studies.experiment import evaluation, plain, refuse_workers
+from poise.studies.experiment import evaluation, plain, refuse_together, refuse_workers
 from poise.studies.pool import MOST_SEEDS, Job, Work, run_jobs
 from poise.studies.statistics import interquartile_estimate
 from poise.studies.sweep.page import format_value, write_page
@@ -231,6 +231,8 @@ def execute_sweep(
         raise ConfigError(f"study = {search.study!r}: names a study in a shared storage; add --storage URL")
     cluster.check(ray)
     refuse_workers(options)
+    refuse_together(options)
+    options = options.settled()
     if ray is None:
         device.check_many(options.device, options.matmul_precision)
     device.keep_off_gpu()

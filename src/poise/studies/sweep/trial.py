@@ -164,7 +164,8 @@ class _Seed:
                     Conditions(self._file, Member(self._guard)),
                 )
             try:
-                self._steps = next(self._session).steps
+                if (progress := next(self._session)) is not None:
+                    self._steps = progress.steps
             except StopIteration:
                 return
 
