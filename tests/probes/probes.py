@@ -177,3 +177,22 @@ def first_state(spec, config):
     config.check_against(spec)
     config.refuse_idle()
     return two_devices.init(spec, config.settled(spec))
+
+
+class Fragile(JaxEnv):
+    """The reward is NaN in about one episode of a hundred: which ones depends on the seed."""
+
+    observation_space = gym.spaces.Box(-1, 1, (1,))
+    action_space = gym.spaces.Box(-1, 1, (1,))
+    time_limit = 7
+
+    def reset(self, *, key):
+        import jax
+
+        return jax.random.uniform(key)
+
+    def observe(self, state):
+        return state[None]
+
+    def step(self, state, action, *, key):
+        return state, jnp.where(state > 0.99, jnp.nan, action[0]), state < 0

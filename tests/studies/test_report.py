@@ -14,6 +14,7 @@ import poise
 from poise.agents.film import find_encoder
 from poise.cli.main import main
 from poise.runs.journal import read_evaluation
+from poise.runs.options import Options
 from poise.runs.records import read_record
 from poise.studies.comparison import curves
 from poise.studies.report.charts import Charts
@@ -101,6 +102,9 @@ def test_several_trainings_are_shown_by_setting(run, others, tmp_path):
 
 def test_the_command_has_what_was_asked_for_beside_the_learning(run):
     assert read_record(run).again().endswith(" --eval-every 512 --eval-episodes 2")
+    beside = dataclasses.replace(read_record(run), options=Options(together=4))
+    assert beside.again().endswith(" --together 4 --seeds 4")
+    assert beside.again(8).endswith(" --together 4 --seeds 8")
     record = read_record(run)
     asked = dataclasses.replace(record.options, backend="gymnasium", evaluate=False)
     again = dataclasses.replace(record, options=asked).again()

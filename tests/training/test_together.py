@@ -5,36 +5,17 @@ import os
 import subprocess
 import sys
 
-import gymnasium as gym
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from probes import Fragile
 from test_blocks import CONFIG, KINDS, of, plain, rows_of, same, world
 
 from poise.checked import ConfigError
 from poise.envs.checking import EnvFault
-from poise.envs.native.jax_env import JaxEnv
 from poise.placement.lanes import Lanes
 from poise.training.groups import make_collector
 from poise.training.loop import Start, choose_layout, settle, settled_iterations
-
-
-class Fragile(JaxEnv):
-    """The reward is NaN in about one episode of a hundred: which ones depends on the seed."""
-
-    observation_space = gym.spaces.Box(-1, 1, (1,))
-    action_space = gym.spaces.Box(-1, 1, (1,))
-    time_limit = 7
-
-    def reset(self, *, key):
-        return jax.random.uniform(key)
-
-    def observe(self, state):
-        return state[None]
-
-    def step(self, state, action, *, key):
-        return state, jnp.where(state > 0.99, jnp.nan, action[0]), state < 0
 
 
 def lane(env, config, lanes, *, start=None, pauses=()):
@@ -59,8 +40,8 @@ def in_turn(trainings):
     return [[x for x in each if x is not None] for each in yielded]
 
 
-def together(env, seeds, count, *, config=CONFIG, starts=None, **more):
-    lanes, starts = Lanes(count), starts or {}
+def together(env, seeds, lanes, *, config=CONFIG, starts=None, **more):
+    starts = starts or {}
     configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
     return in_turn([lane(env, c, lanes, start=starts.get(c.seed), **more) for c in configs])
 
@@ -74,32 +55,34 @@ def the_same(one, other):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_lane_depends_neither_on_its_place_nor_on_the_others(kind):
     env, config = of(kind)
-    first, second, third = together(env, (5, 6, 7), 3, config=config)
-    the_same(second, together(env, (6,), 3, config=config)[0])
-    the_same(third, together(env, (9, 7), 3, config=config)[1])
+    lanes = Lanes(3)  # compiled once
+    first, second, third = together(env, (5, 6, 7), lanes, config=config)
+    the_same(second, together(env, (6,), lanes, config=config)[0])
+    the_same(third, together(env, (9, 7), lanes, config=config)[1])
     weights = [plain(jax.tree.leaves(x[-1].state.learner)[0]) for x in (first, second)]
     assert not np.array_equal(weights[0], weights[1])
 
 
 def test_lanes_at_different_iterations_continue_to_the_same_bits():
-    each = together("Pendulum-v1", (1, 2), 2, pauses=(64,))
+    lanes = Lanes(2)
+    each = together("Pendulum-v1", (1, 2), lanes, pauses=(64,))
     starts = {
         1: Start(each[0][2].state, each[0][2].world),
         2: Start(each[1][6].state, each[1][6].world),
     }
-    resumed = together("Pendulum-v1", (1, 2), 2, starts=starts)
+    resumed = together("Pendulum-v1", (1, 2), lanes, starts=starts)
     for all_of_it, rest, number in zip(each, resumed, (3, 7), strict=True):
         the_same(all_of_it[number:], rest)
     assert [x.iteration for x in resumed[1]][-1] == 10
 
 
 def test_a_lane_that_fails_leaves_the_others_as_they_are():
-    seeds = range(4)
-    each = together(Fragile, seeds, 4)
+    seeds, lanes = range(4), Lanes(4)
+    each = together(Fragile, seeds, lanes)
     failed = [seed for seed in seeds if isinstance(each[seed][-1], EnvFault)]
     assert 0 < len(failed) < 4
     for seed in seeds:
-        (alone,) = together(Fragile, (seed,), 4)
+        (alone,) = together(Fragile, (seed,), lanes)
         if seed in failed:
             assert str(alone.pop()) == str(each[seed].pop())
         the_same(each[seed], alone)
@@ -109,7 +92,7 @@ def test_a_lane_that_fails_leaves_the_others_as_they_are():
 def test_a_program_of_lanes_learns_what_one_training_does():
     """But for rounding: XLA compiles other products."""
     config = dataclasses.replace(CONFIG, total_steps=4 * 64)
-    alone, lane = (together("Pendulum-v1", (3,), count, config=config)[0] for count in (1, 2))
+    alone, lane = (together("Pendulum-v1", (3,), Lanes(count), config=config)[0] for count in (1, 2))
     same(alone[-1].state.learner, lane[-1].state.learner, rtol=1e-3, atol=1e-4)
 
 
@@ -118,8 +101,9 @@ from poise.system.threads import start_jax
 start_jax()
 import test_together as t
 from poise.runs.recorder import parameters_sha256
+lanes = t.Lanes(3)
 for seeds in ((1, 2, 3), (3,), (9, 3)):
-    print(parameters_sha256(t.together("Pendulum-v1", seeds, 3)[-1][-1].state))
+    print(parameters_sha256(t.together("Pendulum-v1", seeds, lanes)[-1][-1].state))
 """
 
 

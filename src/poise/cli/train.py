@@ -90,16 +90,14 @@ def train_command(
         if seeds != 1:
             _train_seeds(id, config, options, seeds, ray, json_)
             return
-        if (options.together or 1) > 1:
-            raise ConfigError(f"together = {options.together}: is for several seeds; add --seeds")
+        _refuse_lanes(options)
         start = time.perf_counter()
         with announced("loading", partial(print, file=file, flush=True)):
             from poise.runs import session
             from poise.runs.setup import Conditions
 
-        loaded = time.perf_counter() - start
+        conditions = Conditions(file, guard or Guard(), time.perf_counter() - start, ray)
         with quiet_output():
-            conditions = Conditions(file, guard or Guard(), loaded, ray)
             run = session.execute(id, config, options, conditions)
         tell_run(run, json_)
 
@@ -112,6 +110,15 @@ def _train_seeds(id: str, config: Config, options: Options, seeds: int, ray: str
     with quiet_output():
         experiment = execute_seeds(id, config, options, num_seeds=seeds, ray=ray, file=text_output(json_))
     tell_experiment(experiment, json_)
+
+
+def _refuse_lanes(options: Options) -> None:
+    """
+    Raises:
+        ConfigError: a single training shall be one of several.
+    """
+    if (options.together or 1) > 1:
+        raise ConfigError(f"together = {options.together}: is for several seeds; add --seeds")
 
 
 @dataclass(frozen=True, kw_only=True)

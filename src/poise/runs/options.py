@@ -123,7 +123,10 @@ class Options(Checked):
                 "program for several seeds"
             )
         if self.devices > 1:
-            raise ConfigError(f"together = {self.together}: must be 1 with devices = {self.devices}")
+            raise ConfigError(
+                f"together = {self.together}: must be 1 with devices = {self.devices}; several seeds are "
+                "one program on one device"
+            )
 
     def settled(self) -> "Options":
         """The options of a training, with a number for ``together``: 1, unless somebody has chosen it."""

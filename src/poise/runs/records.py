@@ -81,12 +81,15 @@ class Record:
         }
         return typed("poise", "train", self.env, *_options(options))
 
-    def again(self) -> str:
-        """``command`` with the options beside the learning."""
+    def again(self, num_seeds: int = 1) -> str:
+        """``command`` with the options beside the learning, for so many seeds from this one on.
+
+        For a seed that was trained together with others, as many: which ones they are changes no bit of it.
+        """
         usual = Options().settled().to_dict()
         changed = {name: value for name, value in self.options.to_dict().items() if value != usual[name]}
-        if "together" in changed:  # this seed and those after it, which change no bit of it
-            changed["seeds"] = changed["together"]
+        if (seeds := max(num_seeds, changed.get("together", 1))) > 1:
+            changed["seeds"] = seeds
         return typed(*shlex.split(self.command()), *_options(changed))
 
 

@@ -54,13 +54,7 @@ class Batch:
         lanes = Lanes(self.options.settled().together or 1)
         with contextlib.ExitStack() as stack:
             trainings = [_Lane(job, lanes, guard, stack) for job in self.jobs]
-            try:
-                while running := [each for each in trainings if each.outcome is None]:
-                    for each in running:
-                        each.advance()
-            except KeyboardInterrupt:  # each saves its state
-                for each in trainings:
-                    each.interrupt()
+            _take_turns(trainings)
         return {"each": [each.outcome for each in trainings]}
 
 
@@ -96,6 +90,17 @@ class _Lane:
             self.outcome = PoolError("interrupted")
             with contextlib.suppress(BaseException):
                 self._session.throw(KeyboardInterrupt())
+
+
+def _take_turns(trainings: Sequence[_Lane]) -> None:
+    """Trains all of them to their ends. After an interrupt, each saves its state."""
+    try:
+        while running := [each for each in trainings if each.outcome is None]:
+            for each in running:
+                each.advance()
+    except KeyboardInterrupt:
+        for each in trainings:
+            each.interrupt()
 
 
 def batches(jobs: Sequence[Job]) -> list[Job | Batch]:

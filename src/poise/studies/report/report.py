@@ -503,10 +503,8 @@ def _times(records: Sequence[Record]) -> dict[str, Any]:
 def _again(setting: Setting) -> str:
     """The command for all its seeds if they are consecutive, otherwise for the first."""
     seeds = [record.config.seed for record in setting.records]
-    command = setting.records[0].again()
-    if len(seeds) > 1 and seeds == list(range(seeds[0], seeds[0] + len(seeds))):
-        command += f" --seeds {len(seeds)}"
-    return command
+    consecutive = seeds == list(range(seeds[0], seeds[0] + len(seeds)))
+    return setting.records[0].again(len(seeds) if consecutive else 1)
 
 
 def _machine(record: Record) -> str:
