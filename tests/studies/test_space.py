@@ -87,6 +87,7 @@ WORDS = """
     ppo.gamma=0.9:0.999:horizon ppo.clip=0.1,0.2,0.3 ppo.policy-learning-rate=1e-4:1e-2:log
     policy.activation=tanh,relu ppo.lam ppo.num_epochs=2:1e1 policy.hidden=32x32,64
     normalize.reward ppo.target-kl=None,0.02 ppo.entropy_coef=0:0.01 policy.init
+    ppo.anneal ppo.clip-schedule=none,cosine
 """
 
 
@@ -105,7 +106,11 @@ def test_words_are_read_as_they_are_typed(reacher):
         ("ppo.target_kl", "choice"),
         ("ppo.entropy_coef", "linear"),
         ("policy.init", "choice"),
+        ("ppo.anneal", "choice"),
+        ("ppo.clip_schedule", "choice"),
     ]
+    assert found["ppo.anneal"].choices == ("none", "linear", "cosine")
+    assert found["ppo.clip_schedule"].choices == ("none", "cosine")
     assert (found["ppo.gamma"].low, found["ppo.gamma"].high) == (0.9, 0.999)
     assert found["ppo.clip"].choices == (0.1, 0.2, 0.3)
     assert found["ppo.lam"].choices == (0.9, 0.95, 0.98)
@@ -166,6 +171,7 @@ def test_drawn_values_have_few_digits_and_stay_within_their_bounds():
         ("ppo.num-epochs=None,3", "'None' must be a whole number"),
         ("num-envs=0,3", "search: num_envs = 0: must be >= 1"),
         ("policy.activation=tanh,swish", "policy.activation = 'swish': must be one of: tanh, relu"),
+        ("ppo.anneal=0:1,1:0", "is not a number; list the values"),
         ("policy.activation=tanh:relu", "is not a number; list the values"),
         ("policy.hidden=64,a", "'a' must be layers such as 64x64"),
         ("normalize.obs=yes,no", "'yes' must be true or false"),
