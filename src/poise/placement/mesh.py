@@ -5,6 +5,7 @@ device; what they own (environments, rollouts) is split by its first axis, of N 
 the same shapes wherever it is, so the number of devices changes no bit. ``algo/groups.py`` has the means.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,12 +36,27 @@ class Layout:
     def mesh(self) -> Mesh:
         return Mesh(np.array(self.devices), (DEVICES,))
 
+    def _sharding(self, *axes: str) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec(*axes))
+
     def place(self, shared: PyTree, own: PyTree) -> tuple[PyTree, PyTree]:
-        """The arrays on their devices: of ``shared`` a copy on each, ``own`` split by the first axis."""
+        """The arrays on their devices: of ``shared`` a copy on each, ``own`` split by the first axis.
+
+        Where the devices are those of several processes, each of these must call this with the same arrays.
+        """
         if self.groups == 1:
             return jax.device_put((shared, own), self.devices[0])
-        copies, split = (NamedSharding(self.mesh, PartitionSpec(*axes)) for axes in ((), (DEVICES,)))
-        return jax.device_put(shared, copies), jax.device_put(own, split)
+        return _put(shared, self._sharding()), _put(own, self._sharding(DEVICES))
+
+    def here(self, tree: PyTree) -> PyTree:
+        """The arrays as this process can read and use them alone.
+
+        Where the devices are those of several processes, each of these must call this.
+        """
+        copies = self._sharding()
+        if copies.is_fully_addressable:
+            return tree
+        return jax.tree.map(lambda x: x.addressable_data(0), _copied(copies)(tree))
 
     def of_all_groups(self, function: Callable[[Any, Any], tuple[Any, Any, Any]]) -> Callable:
         """``function(shared, own) -> (shared, own, found)`` for all groups at once.
@@ -67,3 +83,22 @@ class Layout:
             out_specs=(all_of, split, split),
             check_vma=False,  # it does not know that a mean over all groups is the same everywhere
         )
+
+
+def _put(tree: PyTree, sharding: NamedSharding) -> PyTree:
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def put(x: Any) -> Any:
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(x)))
+        host = np.asarray(x)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(put, tree)
+
+
+@functools.lru_cache(maxsize=1)
+def _copied(copies: NamedSharding) -> Callable[[Any], Any]:
+    """What copies arrays to all devices."""
+    return jax.jit(lambda tree: tree, out_shardings=copies)

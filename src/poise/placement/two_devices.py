@@ -62,7 +62,7 @@ def place(state: TrainState) -> TrainState:
 
 def _places() -> tuple[Any, Any]:
     """The device of the policy, and that of the value function. On GPUs both are on the first."""
-    devices = jax.devices()
+    devices = jax.local_devices()
     return devices[0], devices[-1] if devices[0].platform == "cpu" else devices[0]
 
 

@@ -115,8 +115,13 @@ class Guard:
         finally:
             self._saves.remove(save)
 
-    def leave(self, save: bool) -> None:
-        """End the process at once, and the processes that it started; ``save``: save the work before."""
+    def leave(
+        self, save: bool, message: str = "poise: interrupted\n", code: int | None = None, errors: int = 2
+    ) -> None:
+        """End the process at once, and the processes that it started; ``save``: save the work before.
+
+        ``message`` is written to the descriptor ``errors``. ``code``: of the process; None: of a signal.
+        """
         if save and self._saves:
             saver = threading.Thread(target=_quietly, args=(self._saves.copy(),), daemon=True)
             saver.start()
@@ -127,9 +132,9 @@ class Guard:
         if sys.stderr is not None and sys.stderr.isatty():
             os.write(2, b"\x1b[?25h\n")  # show the cursor, which a progress line hides
         with contextlib.suppress(OSError):
-            os.write(2, b"poise: interrupted\n")  # the message of the main thread
+            os.write(errors, message.encode())  # as the main thread would
         release()
-        os._exit(128 + (self.number or signal.SIGTERM))
+        os._exit(128 + (self.number or signal.SIGTERM) if code is None else code)
 
 
 def release() -> None:

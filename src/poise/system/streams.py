@@ -4,7 +4,9 @@ import contextlib
 import ctypes
 import io
 import os
+import re
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -150,3 +152,47 @@ def logged_output(log: TextOut) -> Iterator[None]:
         for number, copy in copies:
             os.dup2(copy, number)
             os.close(copy)
+
+
+@contextlib.contextmanager
+def without_noise(noise: bytes, fatal: bytes) -> Iterator[int]:
+    """While the context is open, lines of C libraries that match ``noise`` are left out of standard error.
+
+    ``fatal``: nothing of what follows such a line is written. Yields a descriptor of standard error itself,
+    for a process that ends at once.
+    """
+    own, (reader, writer) = os.dup(2), os.pipe()
+    numbers = [2] if _number(sys.stdout) == 1 else [2, 1]  # poise itself does not print to 1 (lasting_output)
+    before = [os.dup(number) for number in numbers]
+    relay = threading.Thread(target=_relay, args=(reader, own, noise, fatal), daemon=True)
+    relay.start()
+    for number in numbers:
+        os.dup2(writer, number)
+    os.close(writer)
+    try:
+        yield own
+    finally:
+        _flush_c()
+        for number, copy in zip(numbers, before, strict=True):
+            os.dup2(copy, number)
+            os.close(copy)
+        relay.join(1.0)  # a child process may still have the pipe
+
+
+def _number(stream: Any) -> int | None:
+    """The descriptor of a stream; None: it has none."""
+    try:
+        return stream.fileno()
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _relay(reader: int, writer: int, noise: bytes, fatal: bytes) -> None:
+    """Writes the lines of a pipe that are wanted."""
+    silent = False
+    with open(reader, "rb") as lines:
+        for line in lines:
+            silent = silent or re.match(fatal, line) is not None
+            if not silent and re.match(noise, line) is None:
+                with contextlib.suppress(OSError):
+                    os.write(writer, line)

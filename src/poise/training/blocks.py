@@ -8,7 +8,7 @@ happened, and the same checks as everywhere name it.
 
 import dataclasses
 import itertools
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +28,7 @@ from poise.algo.update import Measured, update
 from poise.config import Config
 from poise.errors import TrainingError
 from poise.placement.joined import group_shuffles, is_shared, joined, joined_measures
-from poise.placement.lanes import Lanes, Outcome
+from poise.placement.lanes import Call, Lanes, Outcome
 from poise.placement.mesh import Layout
 from poise.placement.two_devices import Ready
 from poise.seeds import Stream, stream_key
@@ -174,17 +174,13 @@ class Launched(NamedTuple):
     size: int  # iterations of it
     before: Now
     outcome: Outcome
+    seen: Outcome  # the same, as this process can read it
     began: Instant
     done: Future[Instant]
 
     @property
-    def now(self) -> Now:
-        """What it has led to."""
-        return self.outcome.after
-
-    @property
     def after(self) -> TrainState:
-        return self.now.state
+        return self.outcome.after.state
 
     @property
     def end(self) -> int:
@@ -195,10 +191,15 @@ class Launched(NamedTuple):
 class BlockDriver:
     """Launches and lands blocks of iterations, as ``Driver`` does with one.
 
+    Where the devices are those of several processes, one of them leads: it launches and lands. The others
+    ``follow``.
+
     Args:
         pauses: numbers of environment steps; a block ends at their multiples, where the caller wants the
             state.
         lanes: the program, which other trainings may share.
+        tell: is called before each program with the iterations before it and those of it, for the other
+            processes.
     """
 
     def __init__(
@@ -209,11 +210,12 @@ class BlockDriver:
         layout: Layout,
         *,
         lanes: Lanes,
-        pauses: Iterable[int],
-        exact: bool,
+        pauses: Iterable[int] = (),
+        exact: bool = True,
+        tell: Callable[[int, int], None] = lambda number, count: None,
     ):
         self._config, self._collector, self._clock, self._layout = config, collector, clock, layout
-        self._lanes, self._pauses, self._exact = lanes, tuple(pauses), exact
+        self._lanes, self._pauses, self._exact, self._tell = lanes, tuple(pauses), exact, tell
         self._iteration = Iteration(collector.spec, collector.play, layout)
         counts = Counts.of(*collector.counts())
         _, (collector.now, self._counts) = layout.place(None, (collector.now, counts))
@@ -243,13 +245,37 @@ class BlockDriver:
                 yield
         now, count = Now(state, self._collector.now, self._counts), self._until_pause(number)
         began = self._clock.now()
+        self._tell(number, count)
         ticket = self._lanes.ask(now, self._reads(number, count), count, iterate=self._iteration)
         if shared:
             yield
         outcome = self._lanes.outcome(ticket)
         self._collector.now, self._counts = outcome.after.playing, outcome.after.counts
-        done = self._clock.when(outcome.call.rows.finite)
-        return Launched(number, outcome.call.size, now, outcome, began, done)
+        seen = self._seen(outcome)
+        done = self._clock.when(seen.call.rows.finite)
+        return Launched(number, outcome.call.size, now, outcome, seen, began, done)
+
+    def follow(self, state: TrainState, number: int, commands: Iterable[tuple[int, int]]) -> int:
+        """Takes part in what the leader runs: the iterations before a program, and those of it.
+
+        Returns the iterations after the last program.
+        """
+        nows, before = {number: Now(state, self._collector.now, self._counts)}, number
+        for number, count in commands:
+            # the leader may repeat the last block that it has launched, or the one before
+            nows = {end: now for end, now in nows.items() if end >= min(before, number)}
+            outcome = self._repeat(nows[number], number, count)
+            self._seen(outcome)
+            nows[number + count], before = outcome.after, number
+        return max(nows)
+
+    def _seen(self, outcome: Outcome) -> Outcome:
+        """The same, in arrays that this process can read alone. All processes take part."""
+        call = outcome.call
+        after, rows, last = self._layout.here((outcome.after, call.rows, outcome.last))
+        if after is outcome.after:
+            return outcome
+        return Outcome(Call(rows, call.size), outcome.lane, after, last)
 
     def _until_pause(self, number: int) -> int:
         """Iterations of the next block, which begins after ``number`` of them."""
@@ -267,6 +293,7 @@ class BlockDriver:
 
     def _repeat(self, now: Now, number: int, count: int) -> Outcome:
         """Computes again the iterations that follow ``now``, without those of other trainings."""
+        self._tell(number, count)
         given = self._reads(number, count)
         return self._lanes.alone(now, given, count, iterate=self._iteration)
 
@@ -277,7 +304,7 @@ class BlockDriver:
             EnvFault, TrainingError: as ``Driver.landed``.
         """
         ended = launched.done.result()
-        rows = launched.outcome.rows()
+        rows = launched.seen.rows()
         if rows.finite.all():
             progress = self._progress(launched, rows, ended)
             if launched.first != self._first:  # not the block that compiled
@@ -288,7 +315,7 @@ class BlockDriver:
         bad = int(np.argmin(rows.finite))
         if bad:
             outcome = self._repeat(launched.before, launched.first, bad)
-            before = launched._replace(size=bad, outcome=outcome)
+            before = launched._replace(size=bad, outcome=outcome, seen=self._seen(outcome))
             yield self._progress(before, jax.tree.map(lambda x: x[:bad], rows), ended, launched.size)
         self._explain(launched, bad)
 
@@ -301,12 +328,13 @@ class BlockDriver:
         compiling = ended.compiling - self._landed.compiling
         each, self._landed = max(0.0, ended.since(began)) / (size or launched.size), ended
         steps = launched.end * self._config.rollout_size
-        self._collector.finished(launched.now.playing, launched.now.counts.sums(), steps)
+        now, last = launched.seen.after, launched.seen.last
+        self._collector.finished(now.playing, now.counts.sums(), steps)
         return Progress(
             rows=tuple(self._row(_nth(rows, i), launched.first + i, each) for i in range(launched.size)),
-            state=launched.after,
-            rollout=launched.outcome.last.rollout,
-            prepared=launched.outcome.last.measured.prepared,
+            state=now.state,
+            rollout=last.rollout,
+            prepared=last.measured.prepared,
             compile_seconds=compiling,
             world=self._collector.snapshot(),
             exact=self._exact,
@@ -328,8 +356,8 @@ class BlockDriver:
     def _explain(self, launched: Launched, bad: int) -> None:
         """Names what became infinite or NaN in iteration ``bad`` of a block, counted from 0."""
         config, collector, number = self._config, self._collector, launched.first + bad
-        before = self._repeat(launched.before, launched.first, bad).after if bad else launched.before
-        last = self._repeat(before, number, 1).last
+        outcome = self._repeat(launched.before, launched.first, bad)
+        before, last = self._seen(outcome).after, self._seen(self._repeat(outcome.after, number, 1)).last
         restart = number == 0 or config.ppo.reset_every_rollout
         sums = jax.tree.map(lambda x: 0 * x if restart else x, before.counts.sums())
         collector.finished(before.playing, sums, number * config.rollout_size)

@@ -72,7 +72,7 @@ class NativeCollector:
         carry = jnp.zeros((env.num_envs, size)) if size else None
         index = jnp.full(env.num_envs, -1, jnp.int32)
         fresh = Playing(empty_world(env.task, env.num_envs), index, carry)
-        self.now = jax.device_put(fresh, jax.devices()[0])  # after the last rollout that was started
+        self.now = jax.device_put(fresh, jax.local_devices()[0])  # after the last rollout that was started
         self._finished = self.now  # after the last one that was finished
         self.first = first_lengths(config, env.spec, env.num_envs)
         # start each first episode with its clock ahead, so that the time limit truncates it early
@@ -147,7 +147,7 @@ class NativeCollector:
 
     def restore(self, arrays: Mapping[str, Any]) -> bool:
         self._ledger.restore(part("episode", arrays))
-        self.now = jax.device_put(filled(self.now, part("env", arrays)), jax.devices()[0])
+        self.now = jax.device_put(filled(self.now, part("env", arrays)), jax.local_devices()[0])
         self._finished = self.now
         return True
 

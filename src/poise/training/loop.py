@@ -1,7 +1,8 @@
 """The training loop, a generator: it yields after every iteration, and the caller decides what happens."""
 
 import dataclasses
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -96,6 +97,7 @@ def settled_iterations(
     layout: Layout | None = None,
     pauses: Iterable[int] = (),
     lanes: Lanes | None = None,
+    tell: Callable[[int, int], None] = lambda number, count: None,
 ) -> Iterator[Progress | None]:
     """``iterations`` with a configuration from ``settle``.
 
@@ -105,18 +107,21 @@ def settled_iterations(
             multiples.
         lanes: the program of several trainings, which differ in their seeds. Each of them yields None where
             the others have to come to the same place before its next iterations are computed.
+        tell: where the devices are those of several processes: what tells the others, which ``follow``, the
+            iterations before each program and those of it.
     """
     clock = Clock()
-    state = two_devices.init(collector.spec, config) if start is None else start.state
-    exact, first = start is None or _restored(collector, start, collector.spec.id), int(state.iteration)
+    state, exact = _begin(config, collector, start)
+    first = int(state.iteration)
     if layout is None:
         state = two_devices.place(state)
         driver = Driver(config, collector, clock, state, exact=exact)
     else:
         assert isinstance(collector, NativeCollector)
         state = place(state, layout)
+        shared = lanes or Lanes(1)
         driver = BlockDriver(
-            config, collector, clock, layout, lanes=lanes or Lanes(1), pauses=pauses, exact=exact
+            config, collector, clock, layout, lanes=shared, pauses=pauses, exact=exact, tell=tell
         )
     try:
         yield from _driven(
@@ -124,6 +129,35 @@ def settled_iterations(
         )
     finally:
         clock.close()
+
+
+def follow(
+    config: Config,
+    collector: Collector,
+    start: Start | None,
+    layout: Layout,
+    commands: Iterable[tuple[int, int]],
+) -> int:
+    """The part of a process that does not lead: it computes what the leader's ``settled_iterations`` tells.
+
+    Returns the iterations of the training at the end of ``commands``.
+    """
+    assert isinstance(collector, NativeCollector)
+    clock = Clock()
+    state, _ = _begin(config, collector, start)
+    number = int(state.iteration)
+    try:
+        driver = BlockDriver(config, collector, clock, layout, lanes=Lanes(1))
+        return driver.follow(place(state, layout), number, commands)
+    finally:
+        clock.close()
+
+
+def _begin(config: Config, collector: Collector, start: Start | None) -> tuple[TrainState, bool]:
+    """The first state, and whether everything is exactly as it was."""
+    if start is None:
+        return two_devices.init(collector.spec, config), True
+    return start.state, _restored(collector, start, collector.spec.id)
 
 
 def _driven(
@@ -168,18 +202,22 @@ def choose_layout(config: Config, collector: Collector, devices: int, together: 
                 )
         return None
     check_native_minibatch(config, collector.spec)
-    groups, there = config.env_groups, jax.devices()
+    groups, there = config.env_groups, jax.local_devices()
     if groups % devices:
         raise ConfigError(
             f"devices = {devices}: must divide env_groups = {groups}; choose a multiple of {devices}"
         )
-    if devices > len(there):
+    each, left = divmod(devices, jax.process_count())
+    if left:
+        raise ConfigError(f"devices = {devices}: must be a multiple of {jax.process_count()}, the processes")
+    if each > len(there):
         raise ConfigError(f"devices = {devices}: JAX has {len(there)} here ({there[0].device_kind})")
     if together > 1:
         check_together(together, config)
     elif groups == 1 and jax.default_backend() == "cpu":
         return None
-    return Layout.of(groups, there[:devices])
+    places = [jax.local_devices(process)[:each] for process in range(jax.process_count())]
+    return Layout.of(groups, list(itertools.chain(*places)))
 
 
 def _restored(collector: Collector, start: Start, id: str) -> bool:

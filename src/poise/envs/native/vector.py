@@ -48,7 +48,7 @@ class NativeEnv:
     def restore(self, arrays: Mapping[str, np.ndarray]) -> Restored:
         seeds = np.asarray(arrays["seeds"], np.uint32)
         world = filled(self._world, {name: array for name, array in arrays.items() if name != "seeds"})
-        self._world, self._seeds = jax.device_put(world, jax.devices()[0]), seeds.copy()
+        self._world, self._seeds = jax.device_put(world, jax.local_devices()[0]), seeds.copy()
         obs = map_arrays(np.asarray, observe(self.task, self._world))
         return Restored(obs, np.ones(self.num_envs, bool))
 
