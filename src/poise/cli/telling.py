@@ -1,5 +1,6 @@
 """What the verbs print: results as lines or as JSON on standard output."""
 
+import dataclasses
 import json
 import sys
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from poise.wording import counted
 
 if TYPE_CHECKING:
     from poise.runs.session import Run
+    from poise.runs.together.following import Followed
     from poise.studies.experiment import Experiment
     from poise.studies.sweep.sweep import Sweep
 
@@ -28,8 +30,14 @@ def to_standard_error(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def tell_run(run: "Run", json_: bool) -> None:
-    """Prints the result of a training; its folder last."""
+def tell_run(run: "Run | Followed", json_: bool) -> None:
+    """Prints the result of a training; its folder last. A process that has followed another has none."""
+    from poise.runs.together.following import Followed
+
+    if isinstance(run, Followed):
+        line = f"process {run.process}: {run.steps:,} steps; the run folder is on the machine of process 0"
+        print(as_json(dataclasses.asdict(run)) if json_ else line)
+        return
     from poise.health.telling import run_lines
 
     lines, findings = run_lines(run.folder, run.summary, run.evaluation)

@@ -16,6 +16,7 @@ from poise.runs.scoring import EVALUATION_EPISODES
 from poise.runs.setup import Conditions
 from poise.system import cluster
 from poise.system.interrupts import Guard
+from poise.system.peers import LostPeer
 from poise.system.terminal import typed
 from poise.training.iteration import Progress
 
@@ -115,14 +116,16 @@ def _keep(error: BaseException, recorder: Recorder, view: Live, conditions: Cond
         return
     with _second_to(error, view):
         recorder.save()
-        if isinstance(error, KeyboardInterrupt | cluster.LostCluster):
+        if isinstance(error, KeyboardInterrupt | cluster.LostCluster | LostPeer):
             view.say(_how_to_resume(recorder, conditions, _ending(error)))
         recorder.finish(_ending(error))
 
 
 def _how_to_resume(recorder: Recorder, conditions: Conditions, ending: str) -> str:
     """Where a training ended before its end, and the command that resumes it."""
-    command = f"{typed('poise', 'resume', recorder.shown)}{cluster.typed(conditions.ray)}"
+    command = (
+        f"{typed('poise', 'resume', recorder.shown)}{cluster.typed(conditions.ray)}{conditions.together}"
+    )
     score = recorder.evaluation
     scored = f"; greedy return {score.mean:.2f} over {len(score.length)} episodes so far" if score else ""
     return f"{ending} at step {recorder.steps:,}{scored}; to resume: {command}"

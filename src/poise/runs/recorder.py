@@ -179,6 +179,7 @@ class Recorder:
             "best": self._scores.best,
             "parameters_sha256": parameters_sha256(last.state) if last.state else None,
             "device": device_name(),
+            "processes": jax.process_count(),
             **self._tally.machines(),
         }
         write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")

@@ -24,6 +24,7 @@ from poise.runs.reacting import Run, Session, react
 from poise.runs.recorder import Recorder
 from poise.runs.resuming import Usable, difference, finished, newest_usable, same_machine, take_up
 from poise.runs.setup import Conditions, Past, Setup
+from poise.runs.together.meeting import announce, job, led, send_start, teller
 from poise.runs.writers.tally import Tally
 from poise.spec import IN_JAX, Spec
 from poise.store.checkpoint import CheckpointError, checkpoints, read_manifest
@@ -67,7 +68,7 @@ class Changes:
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """A training that is about to begin, or to resume from ``resumed``."""
 
     task: envs.Resolved
@@ -82,11 +83,11 @@ def execute(env: str, config: Config, options: Options, conditions: Conditions) 
     options = options.settled()
     with same_directory():
         decide = partial(device.decide, env, options.backend, config)
-        placed = device.start(options.device, decide, _cpu_devices(env, options.backend, config, options))
+        placed = device.start(options.device, decide, cpu_devices(env, options.backend, config, options))
     task = resolved(env, options.backend)
     if task.note:
         print(task.note, file=conditions.file)
-    return _to_its_end(_session(_Job(task, config, options, placed), None, conditions))
+    return _to_its_end(_session(Job(task, config, options, placed), None, conditions))
 
 
 def execute_or_proceed(
@@ -105,8 +106,8 @@ def session(env: str, config: Config, options: Options, folder: Path, conditions
     To close it before its end leaves a run that is ``stopped``, with a checkpoint of its last iteration.
     """
     options = options.settled()
-    cpu_devices = _cpu_devices(env, options.backend, config, options)
-    placed = device.start(options.device, lambda: device.SIDE_BY_SIDE, cpu_devices)
+    count = cpu_devices(env, options.backend, config, options)
+    placed = device.start(options.device, lambda: device.SIDE_BY_SIDE, count)
     with claimed(folder):
         task = resolved(env, options.backend)
         if (summary := finished(folder, task, config, options)) is not None:
@@ -120,7 +121,7 @@ def session(env: str, config: Config, options: Options, folder: Path, conditions
             print(f"{other}: it is now in {aside}", file=conditions.file)
         if task.note:
             print(task.note, file=conditions.file)
-        return (yield from _session(_Job(task, config, options, placed), folder, conditions))
+        return (yield from _session(Job(task, config, options, placed), folder, conditions))
     raise AssertionError
 
 
@@ -145,13 +146,13 @@ def _proceeding(run: Path, changes: Changes, conditions: Conditions) -> Session:
     if not (run / "checkpoints").is_dir():
         raise RunError(f"{run}: no run to resume (no checkpoints in it)")
     with claimed(run):
-        placed = _placed_again(run, changes)
+        placed = _placed_again(run, changes, conditions)
         usable = newest_usable(run, conditions.file)
         return (yield from _resumed(run, usable, changes, placed, conditions))
     raise AssertionError
 
 
-def _placed_again(run: Path, changes: Changes) -> device.Choice:
+def _placed_again(run: Path, changes: Changes, conditions: Conditions) -> device.Choice:
     """Starts JAX on the device of the training, before a checkpoint is loaded, which needs it."""
     for checkpoint in checkpoints(run):
         with contextlib.suppress(CheckpointError, ConfigError, LookupError, TypeError, AttributeError):
@@ -160,12 +161,17 @@ def _placed_again(run: Path, changes: Changes) -> device.Choice:
             on_cpu = manifest.notes["made_with"][-1].get("device", "cpu") == "cpu"
             break
     else:  # what is wrong with them is said when one is loaded
+        if conditions.peers is not None:
+            raise CheckpointError(f"{run}: no checkpoint can be used")
         return device.start("cpu" if changes.device is None else changes.device, lambda: device.SIDE_BY_SIDE)
     decide = partial(device.decide_with, manifest.spec, manifest.backend, manifest.config)
     if on_cpu and changes.device is None:  # ``auto`` stays where it began
         decide = partial(device.Choice, False, "the training began on it")
-    cpu_devices = _cpu_devices(manifest.env, manifest.backend, manifest.config, options)
-    return device.start(options.device, decide, cpu_devices)
+        options = dataclasses.replace(options, device="cpu") if conditions.peers is not None else options
+    if conditions.peers is not None:
+        announce(conditions.peers, job("resume", manifest.env, manifest.backend, manifest.config, options))
+    count = cpu_devices(manifest.env, manifest.backend, manifest.config, options)
+    return device.start(options.device, decide, count)
 
 
 def _resumed(
@@ -181,7 +187,7 @@ def _resumed(
         config = dataclasses.replace(config, total_steps=total_steps)
         if config.num_iterations * config.rollout_size < steps:
             raise ConfigError(f"total_steps = {total_steps}: the run has {steps:,} steps already")
-    _check_name(run, manifest.env, changes.env)
+    check_name(run, manifest.env, changes.env)
     print(f"resuming from step {steps:,} of {config.total_steps:,}: {run}", file=file, flush=True)
     if config != manifest.config and config.ppo.has_schedule:
         print("what is scheduled follows the new budget: not the training that", file=file)
@@ -192,11 +198,11 @@ def _resumed(
     options = changes.of(options)
     if not placed.on_gpu:  # it may have begun on a GPU
         options = dataclasses.replace(options, matmul_precision=Options.matmul_precision)
-    return (yield from _session(_Job(task, config, options, placed, usable), run, conditions))
+    return (yield from _session(Job(task, config, options, placed, usable), run, conditions))
 
 
-def _check_name(run: Path, saved: str, env: str | None) -> None:
-    """Refuses to import a module because a folder names it. ``env``: the name that the user repeats."""
+def check_name(run: Path, saved: str, env: str | None) -> None:
+    """Refuses to import a module because ``run`` names it. ``env``: the name that the user repeats."""
     if env is None and names_module(saved):
         raise RunError(
             f"{run}: its environment {saved!r} names a Python module; to import and run it, "
@@ -206,7 +212,7 @@ def _check_name(run: Path, saved: str, env: str | None) -> None:
         raise RunError(f"{run}: its environment is {saved}, not {env}")
 
 
-def _session(job: _Job, folder: Path | None, conditions: Conditions) -> Session:
+def _session(job: Job, folder: Path | None, conditions: Conditions) -> Session:
     """A training in ``folder``, which is claimed; None: in a new one."""
     began = time.perf_counter() - conditions.import_seconds
     task, options, file = job.task, job.options, conditions.file
@@ -218,7 +224,7 @@ def _session(job: _Job, folder: Path | None, conditions: Conditions) -> Session:
         stack.enter_context(device.precision(options.matmul_precision, on_gpu=job.placed.on_gpu))
         stack.enter_context(same_directory())
         with announced(f"making the environments: {task.id}", partial(print, file=file, flush=True)):
-            world = _world(job, conditions, stack)
+            world = made_world(job, conditions, stack)
         conditions.guard.restore()
         setup = _setup(job, world.spec, folder, conditions)
         lanes = conditions.lanes or Lanes(options.together or 1)
@@ -239,14 +245,23 @@ def _session(job: _Job, folder: Path | None, conditions: Conditions) -> Session:
         recorder = Recorder(place, folder, setup, past, tally=tally, guard=conditions.guard)
         conditions.guard.began = True
         start = _start(job, recorder)
+        send_start(conditions, setup, start)
         _announce(setup, world, job.placed, layout, conditions)
         pauses = filter(None, (options.checkpoint_every, options.eval_every, slice_of(setup.total_steps)))
-        training = settled_iterations(setup.config, world, start, layout=layout, pauses=pauses, lanes=lanes)
-        return (yield from react(training, recorder, conditions, waiting.close))
+        training = settled_iterations(
+            setup.config,
+            world,
+            start,
+            layout=layout,
+            pauses=pauses,
+            lanes=lanes,
+            tell=teller(conditions.peers),
+        )
+        return (yield from react(led(training, conditions.peers), recorder, conditions, waiting.close))
     raise AssertionError
 
 
-def _cpu_devices(env: str, backend: envs.Backend, config: Config, options: Options) -> int:
+def cpu_devices(env: str, backend: envs.Backend, config: Config, options: Options) -> int:
     """The devices that JAX starts with on a CPU, each with a thread.
 
     As many for any number of devices that learn together, since the last bits of long sums depend on the
@@ -266,7 +281,7 @@ def resolved(env: str, backend: envs.Backend) -> envs.Resolved:
     raise AssertionError
 
 
-def _world(job: _Job, conditions: Conditions, stack: contextlib.ExitStack) -> Collector:
+def made_world(job: Job, conditions: Conditions, stack: contextlib.ExitStack) -> Collector:
     """Makes what collects for a training, here or in the processes of a cluster; ``stack`` closes it."""
     task, config, options = job.task, job.config, job.options
     if options.workers:
@@ -291,7 +306,7 @@ def _world(job: _Job, conditions: Conditions, stack: contextlib.ExitStack) -> Co
     return make_collector(made, config)
 
 
-def _setup(job: _Job, spec: Spec, folder: Path | None, conditions: Conditions) -> Setup:
+def _setup(job: Job, spec: Spec, folder: Path | None, conditions: Conditions) -> Setup:
     """The training with a number for every option, checked against its environment."""
     resumed = job.resumed
     config = settle(job.config, spec, new=resumed is None)
@@ -305,7 +320,7 @@ def _setup(job: _Job, spec: Spec, folder: Path | None, conditions: Conditions) -
     return Setup(job.task, spec, config, job.options)
 
 
-def _start(job: _Job, recorder: Recorder) -> Start | None:
+def _start(job: Job, recorder: Recorder) -> Start | None:
     """What the training resumes from; None: it has no iteration yet."""
     training = None if job.resumed is None else job.resumed.training
     if training is None or training.state is None:
@@ -319,11 +334,13 @@ def _announce(
 ) -> None:
     """Shows what is about to be trained, on what, and with which discount."""
     config, limit = setup.config, setup.spec.time_limit
-    devices = jax.devices()
+    devices = jax.local_devices()
     learners = "one device" if devices[0] == devices[-1] else "two devices at once"
     if layout is not None:
         count = len(layout.devices)
-        learners = f"{'one device' if count == 1 else f'{count} devices'}, whole iterations as one program"
+        learners = "one device" if count == 1 else f"{count} devices"
+        learners += "" if conditions.peers is None else f" of {conditions.peers.count} processes"
+        learners += ", whole iterations as one program"
         learners += f" of {layout.groups} groups" if layout.groups > 1 else ""
         together = setup.options.together or 1
         learners += f" of {together} seeds" if together > 1 else ""

@@ -12,6 +12,7 @@ from poise.runs.options import Options
 from poise.spec import Episode, Spec
 from poise.store.checkpoint import Manifest
 from poise.system.interrupts import Guard
+from poise.system.peers import Peers
 from poise.system.streams import TextOut
 
 PARTS = ("import", "compile", "rollout", "learn", "prepare", "log", "evaluate", "film")
@@ -75,6 +76,8 @@ class Conditions:
         import_seconds: the time that loading took before the training was called.
         ray: the cluster of its workers; None: a local one.
         lanes: the program of several trainings, of which this is one; None: it has a program of its own.
+        peers: the other processes that are the same training, which this one leads.
+        together: the options for these as they are typed, with a leading space.
     """
 
     file: TextOut
@@ -82,3 +85,5 @@ class Conditions:
     import_seconds: float = 0.0
     ray: str | None = None
     lanes: Lanes | None = None
+    peers: Peers | None = None
+    together: str = ""

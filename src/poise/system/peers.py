@@ -9,6 +9,7 @@ Nothing of this is encrypted or asks for a password.
 
 import contextlib
 import ctypes
+import importlib
 import json
 import os
 import signal
@@ -63,6 +64,7 @@ class Peers:
         self.address, self.count, self.index = address, count, index
         self._client: Any = client
         self._number = 0  # of messages
+        self._ended = False  # the leader has said so
 
     @property
     def leads(self) -> bool:
@@ -138,22 +140,25 @@ class Peers:
             index = int(key.rpartition("/")[2])
             if index == 0 and not self.leads:
                 ended = Ended(f"process 0 has ended the training: {why}")
-                ended.exit_code = code
+                ended.exit_code, self._ended = code, True
                 raise ended
             if index and self.leads:
                 raise LostPeer(f"process {index} has left the training: {why}")
 
-    def leave(self, why: str, code: int) -> None:
+    def leave(self, why: str, code: int, *, lost: bool = False) -> None:
         """Ends the connection, here and in the others. The processes wait for each other, but not for long.
 
-        ``why`` and ``code``: what the others say of it, and the exit code of this process.
+        ``why`` and ``code``: what the others say of it, and the exit code of this process. ``lost``: not all
+        of them are there anymore.
         """
         if self._client is None:
             return
         client, self._client = self._client, None
         try:
-            client.key_value_set(f"poise/left/{self.index}", json.dumps([why, code]))
-            if not self.leads and code:  # the others cannot go on
+            if not self._ended:
+                client.key_value_set(f"poise/left/{self.index}", json.dumps([why, code]))
+            if lost or (code and not self.leads and not self._ended):  # they cannot all meet at the end
+                time.sleep(2 * POLL)  # in which the others hear of it
                 raise TimeoutError
             client.wait_at_barrier("poise/end", int(1000 * LEAVING))
         except Exception:
@@ -178,9 +183,9 @@ def _abandon() -> None:
 
 @contextlib.contextmanager
 def joined(address: str, count: int, index: int, guard: Guard) -> Iterator[Peers]:
-    """While the context is open, this process is one of ``count`` that are one training. JAX must not run yet.
+    """While the context is open, this process is one of ``count`` that are one training.
 
-    If it ends by an error, the others are told why.
+    JAX must not run yet. If it ends by an error, the others are told why.
 
     Raises:
         PeersError: the address cannot be used.
@@ -195,7 +200,7 @@ def joined(address: str, count: int, index: int, guard: Guard) -> Iterator[Peers
             try:
                 yield peers
             except BaseException as error:
-                peers.leave(*_told(error, guard))
+                peers.leave(*_told(error, guard), lost=isinstance(error, LostPeer))
                 raise
             peers.leave("it is finished", 0)
 
@@ -242,13 +247,14 @@ def _use_gloo(client: Any, own: str) -> None:
 
     By itself, Gloo would listen at the address that the machine's name has.
     """
-    from jax._src import xla_bridge
     from jax.extend.backend import register_backend_factory
-    from jaxlib import _jax
+
+    bridge: Any = importlib.import_module("jax._src.xla_bridge")
+    library: Any = importlib.import_module("jaxlib._jax")
 
     def make() -> Any:
-        gloo = _jax.make_gloo_tcp_collectives(distributed_client=client, hostname=own)
-        return xla_bridge.make_cpu_client(gloo)
+        gloo = library.make_gloo_tcp_collectives(distributed_client=client, hostname=own)
+        return bridge.make_cpu_client(gloo)
 
     register_backend_factory("cpu", make, priority=0, fail_quietly=False)
 
@@ -264,8 +270,8 @@ def _check_free(address: str) -> None:
             trial.listen()
     except OSError as error:
         raise PeersError(
-            f"coordinator = {address!r}: process 0 cannot listen there ({error.strerror or error}); it must be "
-            "an address of this machine and a free port"
+            f"coordinator = {address!r}: process 0 cannot listen there ({error.strerror or error}); it must "
+            "be an address of this machine and a free port"
         ) from error
 
 

@@ -193,6 +193,6 @@ def _relay(reader: int, writer: int, noise: bytes, fatal: bytes) -> None:
     with open(reader, "rb") as lines:
         for line in lines:
             silent = silent or re.match(fatal, line) is not None
-            if not silent and re.match(noise, line) is None:
-                with contextlib.suppress(OSError):
-                    os.write(writer, line)
+            wanted = not silent and re.match(noise, line) is None
+            with contextlib.suppress(OSError):
+                os.write(writer, line if wanted else b"")

@@ -203,13 +203,8 @@ def choose_layout(config: Config, collector: Collector, devices: int, together: 
         return None
     check_native_minibatch(config, collector.spec)
     groups, there = config.env_groups, jax.local_devices()
-    if groups % devices:
-        raise ConfigError(
-            f"devices = {devices}: must divide env_groups = {groups}; choose a multiple of {devices}"
-        )
-    each, left = divmod(devices, jax.process_count())
-    if left:
-        raise ConfigError(f"devices = {devices}: must be a multiple of {jax.process_count()}, the processes")
+    check_devices(groups, devices, jax.process_count())
+    each = devices // jax.process_count()
     if each > len(there):
         raise ConfigError(f"devices = {devices}: JAX has {len(there)} here ({there[0].device_kind})")
     if together > 1:
@@ -218,6 +213,16 @@ def choose_layout(config: Config, collector: Collector, devices: int, together: 
         return None
     places = [jax.local_devices(process)[:each] for process in range(jax.process_count())]
     return Layout.of(groups, list(itertools.chain(*places)))
+
+
+def check_devices(groups: int, devices: int, processes: int) -> None:
+    """Raises ConfigError if processes cannot share devices equally, or these the groups."""
+    if groups % devices:
+        raise ConfigError(
+            f"devices = {devices}: must divide env_groups = {groups}; choose a multiple of {devices}"
+        )
+    if devices % processes:
+        raise ConfigError(f"devices = {devices}: must be a multiple of {processes}, the processes")
 
 
 def _restored(collector: Collector, start: Start, id: str) -> bool:

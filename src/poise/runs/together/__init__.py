@@ -1,0 +1,1 @@
+"""One training in several processes, usually on several machines."""

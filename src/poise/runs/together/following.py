@@ -1,0 +1,104 @@
+"""A training in several processes: process 0 leads and has the run folder, the others follow it."""
+
+import contextlib
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from poise.checked import ConfigError
+from poise.config import Config
+from poise.envs.naming import JAX_PACKAGES
+from poise.placement import device
+from poise.runs.folders import same_directory
+from poise.runs.options import Options
+from poise.runs.reacting import Run
+from poise.runs.session import (
+    Changes,
+    Job,
+    check_name,
+    cpu_devices,
+    execute,
+    made_world,
+    proceed,
+    resolved,
+)
+from poise.runs.setup import Conditions
+from poise.runs.together.meeting import agree, announce, job, meet, receive_start, told_runs
+from poise.runs.together.options import Together
+from poise.system.compile_cache import keep_compiled
+from poise.system.peers import Peers
+from poise.training.loop import check_devices, choose_layout, follow
+
+
+@dataclass(frozen=True)
+class Followed:
+    """The end of a training that another process has led."""
+
+    process: int
+    steps: int  # environment steps of the training
+
+
+def execute_together(
+    env: str, config: Config, options: Options, conditions: Conditions, together: Together
+) -> Run | Followed:
+    """``execute``, in one of the processes of a training."""
+    if not together.others:
+        return execute(env, config, options, conditions)
+    if ":" not in env or env.partition(":")[0] in JAX_PACKAGES:
+        options.check_against(resolved(env, options.backend).backend)
+    assert together.processes is not None
+    check_devices(config.env_groups, options.devices, together.processes)
+    ours = job("train", env, options.backend, config, options)
+    with meet(together, conditions) as peers:
+        if peers.leads:
+            announce(peers, ours)
+            return execute(env, config, options, _with(conditions, peers, together))
+        agree(peers, ours)
+        decide = partial(device.decide, env, options.backend, config)
+        return _follow(peers, env, config, options, conditions, decide)
+    raise AssertionError
+
+
+def proceed_together(
+    run: Path, changes: Changes, conditions: Conditions, together: Together
+) -> Run | Followed:
+    """``proceed``, in one of the processes of a training. Those that follow need no folder."""
+    if not together.others:
+        return proceed(run, changes, conditions)
+    with meet(together, conditions) as peers:
+        if peers.leads:
+            return proceed(run, changes, _with(conditions, peers, together))
+        facts = agree(peers, None)
+        check_name(Path("the run of process 0"), facts["env"], changes.env)
+        config = Config.from_dict(facts["config"])
+        options = Options.from_dict({**facts["options"], "backend": facts["backend"]})
+        decide = partial(device.decide, facts["env"], options.backend, config)
+        return _follow(peers, facts["env"], config, options, conditions, decide)
+    raise AssertionError
+
+
+def _with(conditions: Conditions, peers: Peers, together: Together) -> Conditions:
+    return dataclasses.replace(conditions, peers=peers, together=together.typed())
+
+
+def _follow(
+    peers: Peers, env: str, config: Config, options: Options, conditions: Conditions, decide: Any
+) -> Followed:
+    """The part of a process that does not lead. ``config`` decides how JAX starts."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(same_directory())
+        placed = device.start(options.device, decide, cpu_devices(env, options.backend, config, options))
+        stack.enter_context(device.precision(options.matmul_precision, on_gpu=placed.on_gpu))
+        keep_compiled(options.compile_cache)
+        task = resolved(env, options.backend)
+        config, spec, start = receive_start(peers)
+        world = made_world(Job(task, config, options, placed), conditions, stack)
+        if world.spec != spec:
+            raise ConfigError(f"{env} is {world.spec} on process {peers.index}, {spec} on process 0")
+        layout = choose_layout(config, world, options.devices)
+        assert layout is not None
+        conditions.guard.began = True
+        iterations = follow(config, world, start, layout, told_runs(peers))
+    return Followed(peers.index, iterations * config.rollout_size)
