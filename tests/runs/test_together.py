@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -16,25 +17,8 @@ from poise.checked import ConfigError
 from poise.runs.together.meeting import _difference
 from poise.runs.together.options import Together
 
-SMALL = [
-    "--num-envs",
-    "4",
-    "--ppo.num-steps",
-    "16",
-    "--ppo.minibatch-size",
-    "32",
-    "--ppo.num-epochs",
-    "2",
-    "--policy.hidden",
-    "8",
-    "--value.hidden",
-    "8",
-    "--env-groups",
-    "4",
-    "--no-video",
-    "--no-evaluate",
-    "--json",
-]
+SMALL = shlex.split("""--num-envs 4 --ppo.num-steps 16 --ppo.minibatch-size 32 --ppo.num-epochs 2
+--policy.hidden 8 --value.hidden 8 --env-groups 4 --no-video --no-evaluate --json""")
 TIMEOUT = 120  # seconds, for a process that hangs
 
 
@@ -45,14 +29,15 @@ def free_port():
 
 
 class Command:
-    """``poise`` in a process of its own."""
+    """``poise`` in a process of its own. ``flags``: those of the tests, for XLA: other bits, sooner."""
 
-    def __init__(self, folder, *words, address=None, process=0):
+    def __init__(self, folder, *words, address=None, process=0, flags=False):
         together = (
             [] if address is None else f"--coordinator {address} --processes 2 --process {process}".split()
         )
         place = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        place.pop("XLA_FLAGS")  # of the tests
+        if not flags:
+            place.pop("XLA_FLAGS")
         folder.mkdir(exist_ok=True)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "poise", *words, *together],
@@ -73,11 +58,12 @@ class Command:
         return self.process.returncode, out, (err.splitlines() or [""])[-1]
 
 
-def pair(tmp_path, *words, other=()):
+def pair(tmp_path, *words, other=(), flags=False):
     """The same command in two processes, the second without the first one's folder."""
     address = f"127.0.0.1:{free_port()}"
-    leader = Command(tmp_path / "leader", *words, address=address)
-    return leader, Command(tmp_path / "follower", *(other or words), address=address, process=1)
+    leader = Command(tmp_path / "leader", *words, address=address, flags=flags)
+    others = other or words
+    return leader, Command(tmp_path / "follower", *others, address=address, process=1, flags=flags)
 
 
 def sha256_of(ended):
@@ -88,19 +74,6 @@ def sha256_of(ended):
 
 def train(steps, devices, *more):
     return ["train", "Pendulum-v1", *SMALL, f"--total-steps={steps}", f"--devices={devices}", *more]
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """The parameters of one process, after so many steps."""
-    folder, seen = tmp_path_factory.mktemp("alone"), {}
-
-    def after(steps):
-        if steps not in seen:
-            seen[steps] = sha256_of(Command(folder, *train(steps, 1)).end())
-        return seen[steps]
-
-    return after
 
 
 def listening(pid):
@@ -120,9 +93,9 @@ LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "0000000000000000000
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("devices", [2, 4])
-def test_two_processes_compute_the_bits_of_one(tmp_path, alone, devices):
-    leader, follower = pair(tmp_path, *train(1280, devices))
+def test_two_processes_compute_the_bits_of_one(tmp_path):
+    """With two devices each; with one in the next test."""
+    leader, follower = pair(tmp_path, *train(320, 4))
     heard = set()
     while leader.process.poll() is None and Path("/proc/net/tcp").exists():
         try:
@@ -130,9 +103,10 @@ def test_two_processes_compute_the_bits_of_one(tmp_path, alone, devices):
         except FileNotFoundError:  # it has ended
             break
         time.sleep(0.2)
-    assert sha256_of(leader.end()) == alone(1280)
+    alone = Command(tmp_path / "alone", *train(320, 1))
+    assert sha256_of(leader.end()) == sha256_of(alone.end())
     code, out, _ = follower.end()
-    assert (code, json.loads(out)) == (0, {"process": 1, "steps": 1280})
+    assert (code, json.loads(out)) == (0, {"process": 1, "steps": 320})
     assert heard <= LOOPBACK
     (summary,) = (tmp_path / "leader").glob("runs/*/*/summary.json")
     assert json.loads(summary.read_text())["processes"] == 2
@@ -152,10 +126,10 @@ def wait_for_checkpoint(folder, command, *, after=0):
 
 
 @pytest.mark.processes
-def test_a_training_survives_the_loss_of_either_process(tmp_path, alone):
+def test_a_training_survives_the_loss_of_either_process(tmp_path):
     """Killed without warning: first the follower, then the leader; the rest is trained by one process."""
-    place, steps = tmp_path / "leader", 24_000
-    leader, follower = pair(tmp_path, *train(steps, 2, "--checkpoint-every=640"))
+    place, steps = tmp_path / "leader", 12_000
+    leader, follower = pair(tmp_path, *train(steps, 2, "--checkpoint-every=320"))
     run, saved = wait_for_checkpoint(place, leader)
     follower.process.kill()
     code, _, said = leader.end()
@@ -164,21 +138,21 @@ def test_a_training_survives_the_loss_of_either_process(tmp_path, alone):
     follower.end()
 
     leader, follower = pair(tmp_path, "resume", str(run), "--json", other=("resume", "--json"))
-    wait_for_checkpoint(place, leader, after=saved + 1280)
+    wait_for_checkpoint(place, leader, after=saved + 640)
     leader.process.kill()
     code, _, said = follower.end()
     assert code == 1
     assert re.fullmatch(r"poise: process 0 \(.*\) of the training is gone, or the network between them", said)
     leader.end()
     ended = Command(place, "resume", str(run), "--devices=4", "--json").end()
-    assert sha256_of(ended) == alone(steps)
+    assert sha256_of(ended) == sha256_of(Command(tmp_path / "alone", *train(steps, 1)).end())
     assert json.loads(ended[1])["exact"] is True
 
 
 @pytest.mark.processes
 @pytest.mark.parametrize("interrupted", [0, 1])
 def test_ctrl_c_ends_both_processes(tmp_path, interrupted):
-    both = pair(tmp_path, *train(10_000_000, 2, "--checkpoint-every=640"))
+    both = pair(tmp_path, *train(10_000_000, 2, "--checkpoint-every=640"), flags=True)
     wait_for_checkpoint(tmp_path / "leader", both[0])
     both[interrupted].process.send_signal(signal.SIGINT)
     (code, _, said), other = both[interrupted].end(), both[1 - interrupted].end()
@@ -191,7 +165,7 @@ def test_ctrl_c_ends_both_processes(tmp_path, interrupted):
 
 @pytest.mark.processes
 def test_other_options_are_refused_by_both(tmp_path):
-    both = pair(tmp_path, *train(1280, 2), other=train(1280, 2, "--seed=4"))
+    both = pair(tmp_path, *train(1280, 2), other=train(1280, 2, "--seed=4"), flags=True)
     said = "poise: --seed = 4 on process 1, 0 on process 0: all processes of a training must have the same"
     for each in both:
         code, _, last = each.end()
@@ -203,8 +177,8 @@ def test_what_diverges_is_named_as_in_one_process(tmp_path):
     """The iterations up to it are repeated, in both processes."""
     ailing = "--ppo.policy-learning-rate=3e37 --ppo.max-grad-norm=None --ppo.anneal=none --normalize.no-obs"
     words = train(1280, 2, *ailing.split(), "--normalize.no-reward")
-    alone = Command(tmp_path / "alone", *words[:-1], "--devices=1").end()
-    leader, follower = pair(tmp_path, *words)
+    alone = Command(tmp_path / "alone", *words, "--devices=1", flags=True).end()
+    leader, follower = pair(tmp_path, *words, flags=True)
     code, _, said = leader.end()
     assert (code, said) == (alone[0], alone[2])
     assert code == 1

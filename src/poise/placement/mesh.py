@@ -90,7 +90,7 @@ def _put(tree: PyTree, sharding: NamedSharding) -> PyTree:
         return jax.device_put(tree, sharding)
 
     def put(x: Any) -> Any:
-        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        if jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(put(jax.random.key_data(x)))
         host = np.asarray(x)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
