@@ -14,7 +14,7 @@ from tyro.conf import Positional
 from poise.checked import ConfigError, flat
 from poise.config import Config
 from poise.runs.options import Options
-from poise.runs.together.options import Together
+from poise.runs.peers.options import PeerOptions
 from poise.settings.names import instead
 from poise.studies.sweep.search import Search
 
@@ -75,7 +75,7 @@ def as_typed(message: str, *, everywhere: bool) -> str:
 @functools.cache
 def _defaults() -> dict[str, Any]:
     """The default of each option that an error may name, with underscores."""
-    records = (Search(), Options(), Config(), Together())
+    records = (Search(), Options(), Config(), PeerOptions())
     names = {name: value for record in records for name, value in flat(dataclasses.asdict(record)).items()}
     return {**names, "rounds": 3}
 

@@ -10,8 +10,8 @@ from poise.system.terminal import print
 from poise.wording import counted
 
 if TYPE_CHECKING:
+    from poise.runs.peers.following import Followed
     from poise.runs.session import Run
-    from poise.runs.together.following import Followed
     from poise.studies.experiment import Experiment
     from poise.studies.sweep.sweep import Sweep
 
@@ -32,7 +32,7 @@ def to_standard_error(line: str) -> None:
 
 def tell_run(run: "Run | Followed", json_: bool) -> None:
     """Prints the result of a training; its folder last. A process that has followed another has none."""
-    from poise.runs.together.following import Followed
+    from poise.runs.peers.following import Followed
 
     if isinstance(run, Followed):
         line = f"process {run.process}: {run.steps:,} steps; the run folder is on the machine of process 0"

@@ -16,7 +16,7 @@ from poise.cli.arguments import ConfigFile, Json, Ray, RunEnv, find_modules_here
 from poise.cli.telling import tell_experiment, tell_run, tell_sweep, text_output
 from poise.config import Config
 from poise.runs.options import Options
-from poise.runs.together.options import Together
+from poise.runs.peers.options import PeerOptions
 from poise.settings.files import NOTHING, Settings
 from poise.settings.presets import starting_point
 from poise.system.interrupts import Guard
@@ -24,7 +24,7 @@ from poise.system.pulse import announced
 from poise.system.streams import quiet_output
 from poise.system.terminal import print
 
-ALONE = Together()
+ALONE = PeerOptions()
 
 
 class _EnvName(Exception):
@@ -72,7 +72,7 @@ def train_command(
         env: Annotated[str, Positional, name] = settings.env or tyro.MISSING,
         config: Annotated[Config, arg(name="")] = default,
         options: Annotated[Options, arg(name="")] = usual,
-        together: Annotated[Together, arg(name="")] = ALONE,
+        meeting: Annotated[PeerOptions, arg(name="")] = ALONE,
         config_: ConfigFile = None,
         seeds: int = 1,
         ray: Ray = None,
@@ -86,26 +86,26 @@ def train_command(
             env: An environment such as InvertedPendulum-v4, or a preset (see poise envs, poise presets).
             config: The settings of the training.
             options: The options that do not change what is learned.
-            together: The machines of one training.
+            meeting: The machines of one training.
             seeds: Number of trainings, with consecutive seeds starting at --seed, side by side on all cores.
         """
         file = text_output(json_)
         find_modules_here(env)
         id, _ = starting_point(env)
         if seeds != 1:
-            if together.others:
+            if meeting.others:
                 raise ConfigError(f"seeds = {seeds}: must be 1 with coordinator, which is for one training")
             _train_seeds(id, config, options, seeds, ray, json_)
             return
         _refuse_lanes(options)
         start = time.perf_counter()
         with announced("loading", partial(print, file=file, flush=True)):
+            from poise.runs.peers.following import execute_with_peers
             from poise.runs.setup import Conditions
-            from poise.runs.together.following import execute_together
 
         conditions = Conditions(file, guard or Guard(), time.perf_counter() - start, ray)
         with quiet_output():
-            run = execute_together(id, config, options, conditions, together)
+            run = execute_with_peers(id, config, options, conditions, meeting)
         tell_run(run, json_)
 
     return train
@@ -161,7 +161,7 @@ def resume_command(guard: Guard) -> Callable[..., None]:
     def resume(
         run: Annotated[Path | None, Positional, arg(metavar="RUN", help_behavior_hint="")] = None,
         changed: Annotated[Changed, arg(name="")] = Changed(),
-        together: Annotated[Together, arg(name="")] = ALONE,
+        meeting: Annotated[PeerOptions, arg(name="")] = ALONE,
         out: Path = Path("runs"),
         repeated: Annotated[Repeated, arg(name="")] = Repeated(),
         ray: Ray = None,
@@ -175,19 +175,19 @@ def resume_command(guard: Guard) -> Callable[..., None]:
         Args:
             run: The folder to resume; by default the unfinished one under --out that was saved last.
             changed: What is changed of a single training.
-            together: The machines of one training.
+            meeting: The machines of one training.
             out: The folder in which to look for an unfinished run.
         """
         file = text_output(json_)
         start = time.perf_counter()
+        from poise.runs.peers.following import proceed_with_peers
         from poise.runs.session import Changes
         from poise.runs.setup import Conditions
-        from poise.runs.together.following import proceed_together
         from poise.studies.unfinished import EXPERIMENT, SWEEP, newest_unfinished
 
         loaded = time.perf_counter() - start
         find_modules_here(repeated.env)
-        follows = together.others and together.process != 0  # it needs no folder
+        follows = meeting.others and meeting.process != 0  # it needs no folder
         folder = newest_unfinished(out) if run is None and not follows else run or Path()
         if run is None and not follows:
             print(f"the newest unfinished run: {folder}", file=file, flush=True)
@@ -195,13 +195,13 @@ def resume_command(guard: Guard) -> Callable[..., None]:
         kind = next((kind for kind in kinds if (folder / kind).exists()), None)
         _check_kind(repeated, is_sweep=kind == SWEEP, is_experiment=kind == EXPERIMENT)
         if kind is not None:
-            _refuse_changes(changed, together)
+            _refuse_changes(changed, meeting)
             resume_study = _resume_sweep if kind == SWEEP else _resume_experiment
             resume_study(folder, repeated, ray, json_)
             return
         changes = Changes(changed.total_steps, repeated.env, changed.workers, changed.device, changed.devices)
         with quiet_output():
-            resumed = proceed_together(folder, changes, Conditions(file, guard, loaded, ray), together)
+            resumed = proceed_with_peers(folder, changes, Conditions(file, guard, loaded, ray), meeting)
         tell_run(resumed, json_)
 
     return resume
@@ -214,9 +214,9 @@ def _check_kind(repeated: Repeated, *, is_sweep: bool, is_experiment: bool) -> N
         raise ConfigError("--against is only for an experiment")
 
 
-def _refuse_changes(changed: Changed, together: Together) -> None:
+def _refuse_changes(changed: Changed, meeting: PeerOptions) -> None:
     """Refuses the options that change a single training."""
-    if together.others:
+    if meeting.others:
         raise ConfigError("--coordinator is for a single training; pass that run's folder")
     if changed.total_steps is not None:
         raise ConfigError("--total-steps changes the budget of a single run; pass that run's folder")

@@ -124,7 +124,7 @@ def _keep(error: BaseException, recorder: Recorder, view: Live, conditions: Cond
 def _how_to_resume(recorder: Recorder, conditions: Conditions, ending: str) -> str:
     """Where a training ended before its end, and the command that resumes it."""
     command = (
-        f"{typed('poise', 'resume', recorder.shown)}{cluster.typed(conditions.ray)}{conditions.together}"
+        f"{typed('poise', 'resume', recorder.shown)}{cluster.typed(conditions.ray)}{conditions.peer_options}"
     )
     score = recorder.evaluation
     scored = f"; greedy return {score.mean:.2f} over {len(score.length)} episodes so far" if score else ""

@@ -20,11 +20,11 @@ from poise.placement.lanes import Lanes
 from poise.placement.mesh import Layout
 from poise.runs.folders import RunError, clear, disk_errors, new_folder, same_directory, set_aside, status
 from poise.runs.options import Options
+from poise.runs.peers.meeting import announce, job, led, send_start, teller
 from poise.runs.reacting import Run, Session, react
 from poise.runs.recorder import Recorder
 from poise.runs.resuming import Usable, difference, finished, newest_usable, same_machine, take_up
 from poise.runs.setup import Conditions, Past, Setup
-from poise.runs.together.meeting import announce, job, led, send_start, teller
 from poise.runs.writers.tally import Tally
 from poise.spec import IN_JAX, Spec
 from poise.store.checkpoint import CheckpointError, checkpoints, read_manifest

@@ -77,7 +77,7 @@ class Conditions:
         ray: the cluster of its workers; None: a local one.
         lanes: the program of several trainings, of which this is one; None: it has a program of its own.
         peers: the other processes that are the same training, which this one leads.
-        together: the options for these as they are typed, with a leading space.
+        peer_options: the options for these as they are typed, with a leading space.
     """
 
     file: TextOut
@@ -86,4 +86,4 @@ class Conditions:
     ray: str | None = None
     lanes: Lanes | None = None
     peers: Peers | None = None
-    together: str = ""
+    peer_options: str = ""

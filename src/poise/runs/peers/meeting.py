@@ -16,8 +16,8 @@ from poise.arrays import filled, named, part, prefixed, shapes_with_origin
 from poise.checked import ConfigError, flat
 from poise.config import Config
 from poise.runs.options import Options
+from poise.runs.peers.options import PeerOptions
 from poise.runs.setup import Conditions, Setup
-from poise.runs.together.options import Together
 from poise.spec import Spec
 from poise.system.machine import made_with, versions
 from poise.system.peers import Ended, Peers, joined
@@ -28,9 +28,9 @@ from poise.training.loop import Start
 MOVED = ("devices", "matmul_precision", "compile_cache")  # options of a training that all processes share
 
 
-def meet(together: Together, conditions: Conditions) -> AbstractContextManager[Peers]:
+def meet(meeting: PeerOptions, conditions: Conditions) -> AbstractContextManager[Peers]:
     """While the context is open, this process is one of them. Waits for the others."""
-    address, count, index = together.coordinator, together.processes, together.process
+    address, count, index = meeting.coordinator, meeting.processes, meeting.process
     assert address is not None
     assert count is not None
     assert index is not None

@@ -13,6 +13,8 @@ from poise.envs.naming import JAX_PACKAGES
 from poise.placement import device
 from poise.runs.folders import same_directory
 from poise.runs.options import Options
+from poise.runs.peers.meeting import agree, announce, job, meet, receive_start, told_runs
+from poise.runs.peers.options import PeerOptions
 from poise.runs.reacting import Run
 from poise.runs.session import (
     Changes,
@@ -25,8 +27,6 @@ from poise.runs.session import (
     resolved,
 )
 from poise.runs.setup import Conditions
-from poise.runs.together.meeting import agree, announce, job, meet, receive_start, told_runs
-from poise.runs.together.options import Together
 from poise.system.compile_cache import keep_compiled
 from poise.system.peers import Peers
 from poise.training.loop import check_devices, choose_layout, follow
@@ -40,36 +40,36 @@ class Followed:
     steps: int  # environment steps of the training
 
 
-def execute_together(
-    env: str, config: Config, options: Options, conditions: Conditions, together: Together
+def execute_with_peers(
+    env: str, config: Config, options: Options, conditions: Conditions, meeting: PeerOptions
 ) -> Run | Followed:
     """``execute``, in one of the processes of a training."""
-    if not together.others:
+    if not meeting.others:
         return execute(env, config, options, conditions)
     if ":" not in env or env.partition(":")[0] in JAX_PACKAGES:
         options.check_against(resolved(env, options.backend).backend)
-    assert together.processes is not None
-    check_devices(config.env_groups, options.devices, together.processes)
+    assert meeting.processes is not None
+    check_devices(config.env_groups, options.devices, meeting.processes)
     ours = job("train", env, options.backend, config, options)
-    with meet(together, conditions) as peers:
+    with meet(meeting, conditions) as peers:
         if peers.leads:
             announce(peers, ours)
-            return execute(env, config, options, _with(conditions, peers, together))
+            return execute(env, config, options, _with(conditions, peers, meeting))
         agree(peers, ours)
         decide = partial(device.decide, env, options.backend, config)
         return _follow(peers, env, config, options, conditions, decide)
     raise AssertionError
 
 
-def proceed_together(
-    run: Path, changes: Changes, conditions: Conditions, together: Together
+def proceed_with_peers(
+    run: Path, changes: Changes, conditions: Conditions, meeting: PeerOptions
 ) -> Run | Followed:
     """``proceed``, in one of the processes of a training. Those that follow need no folder."""
-    if not together.others:
+    if not meeting.others:
         return proceed(run, changes, conditions)
-    with meet(together, conditions) as peers:
+    with meet(meeting, conditions) as peers:
         if peers.leads:
-            return proceed(run, changes, _with(conditions, peers, together))
+            return proceed(run, changes, _with(conditions, peers, meeting))
         facts = agree(peers, None)
         check_name(Path("the run of process 0"), facts["env"], changes.env)
         config = Config.from_dict(facts["config"])
@@ -79,8 +79,8 @@ def proceed_together(
     raise AssertionError
 
 
-def _with(conditions: Conditions, peers: Peers, together: Together) -> Conditions:
-    return dataclasses.replace(conditions, peers=peers, together=together.typed())
+def _with(conditions: Conditions, peers: Peers, meeting: PeerOptions) -> Conditions:
+    return dataclasses.replace(conditions, peers=peers, peer_options=meeting.typed())
 
 
 def _follow(

@@ -11,7 +11,7 @@ _ADDRESS = re.compile(r"\[?[\w.:-]+\]?:[0-9]{1,5}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Together(Checked):
+class PeerOptions(Checked):
     """Several processes that are one training. Each runs the same command with its own ``process``."""
 
     coordinator: str | None = None

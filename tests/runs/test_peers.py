@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from poise.checked import ConfigError
-from poise.runs.together.meeting import _difference
-from poise.runs.together.options import Together
+from poise.runs.peers.meeting import _difference
+from poise.runs.peers.options import PeerOptions
 
 SMALL = shlex.split("""--num-envs 4 --ppo.num-steps 16 --ppo.minibatch-size 32 --ppo.num-epochs 2
 --policy.hidden 8 --value.hidden 8 --env-groups 4 --no-video --no-evaluate --json""")
@@ -200,7 +200,7 @@ REFUSED = {
 @pytest.mark.parametrize("message", REFUSED)
 def test_options_that_do_not_belong_together_are_refused(message):
     with pytest.raises(ConfigError, match=re.escape(message)):
-        _ = Together(**REFUSED[message]).others
+        _ = PeerOptions(**REFUSED[message]).others
 
 
 def test_the_first_difference_between_two_jobs_is_named():
