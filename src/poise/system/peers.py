@@ -191,12 +191,13 @@ def joined(address: str, count: int, index: int, guard: Guard) -> Iterator[Peers
         PeersError: the address cannot be used.
         LostPeer: the other processes have not come.
     """
-    leader = "another process" if index == 0 else f"process 0 ({address})"
+    others = "another process" if count > 2 else "process 1"
+    other = others if index == 0 else f"process 0 ({address})"
     with without_noise(NOISE, FATAL) as errors:
         ending = [f"poise: not all of the {count} processes came within {MEETING} s"]
         with _aborts(lambda: guard.leave(True, f"{ending[0]}\n", 1, errors)):
             peers = _connected(address, count, index)
-            ending[0] = f"poise: {leader} of the training is gone, or the network between them"
+            ending[0] = f"poise: {other} of the training is gone, or the network between them"
             try:
                 yield peers
             except BaseException as error:
