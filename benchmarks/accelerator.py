@@ -11,9 +11,10 @@ Seconds of compilation are in a column of their own. On a CPU, only the two smal
 measured.
 
 With ``--host``: HalfCheetah-v5 on MuJoCo's batch engine with 64 environments, with ``--device`` cpu, gpu and
-auto in turn. With ``--scores``: seconds, compilation included, until the mean return of the episodes of an
-iteration reaches a score. On a CPU both are done in a reduced form. Rows that the file has for this kind of
-device are not run again: for another machine, name another file.
+auto in turn. With ``--seeds-in-one``: seconds of a whole command that trains 64 seeds of Pendulum-v1 for 1M
+steps each as one program. With ``--scores``: seconds, compilation included, until the mean return of the
+episodes of an iteration reaches a score. On a CPU these are done in a reduced form. Rows that the file has
+for this kind of device are not run again: for another machine, name another file.
 """
 
 import argparse
@@ -116,6 +117,15 @@ def on_host(device: str, *, small: bool) -> tuple[float, float]:
     return summary["steps_per_second"], summary["seconds"]["compile"]
 
 
+def seeds_in_one(seeds: int, total: int, *, small: bool) -> tuple[float, float]:
+    """Steps a second of all seeds together, and seconds, of a command that trains them as one program."""
+    many = ["--seeds", str(seeds), "--together", str(seeds), "--total-steps", str(total)]
+    began = time.perf_counter()
+    summary = train("Pendulum-v1", *many, "--device", "cpu" if small else "gpu")
+    seconds = time.perf_counter() - began
+    return seeds * summary["steps"] / seconds, seconds
+
+
 def until(goal: Goal) -> tuple[float, float]:
     """Steps a second, and seconds, of a training that is ended where it reaches the goal."""
     with tempfile.TemporaryDirectory() as out:
@@ -199,7 +209,7 @@ def others(rows: list[dict[str, str]]) -> list[str]:
     for name in dict.fromkeys(names):
         own = [r for r in rows if (r["device"], r["steps"], r["system"]) == name]
         pace, seconds = (np.median([float(r[x]) for r in own]) for x in COLUMNS[-2:])
-        what = "until then" if " to " in name[1] else "to compile"
+        what = "until then" if " to " in name[1] else "in all" if " seeds " in name[1] else "to compile"
         lines.append(f"{name[0]}, {name[1]}, {name[2]}: {pace:,.0f} steps/s, {seconds:.0f} s {what}")
     return lines
 
@@ -212,6 +222,10 @@ def jobs(args: argparse.Namespace, *, small: bool) -> Iterator[tuple[tuple[str, 
     for device in ("cpu", "auto") if small else ("cpu", "gpu", "auto"):
         if args.host:
             yield ("64", "HalfCheetah-v5", f"poise --device {device}"), partial(on_host, device, small=small)
+    seeds, total = (8, 50_000) if small else (64, 1_000_000)
+    if args.seeds_in_one:
+        place = "16", f"Pendulum-v1 {seeds} seeds of {total}", f"poise --together {seeds}"
+        yield place, partial(seeds_in_one, seeds, total, small=small)
     for goal in (g for g in GOALS if args.scores and g.small == small):
         yield (str(goal.envs), f"{goal.env} to {goal.score:g}", "poise"), partial(until, goal)
 
@@ -224,6 +238,7 @@ def main() -> None:
     parser.add_argument("--rejax", help="Python with rejax and gymnax")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--host", action="store_true", help="environments on the host too")
+    parser.add_argument("--seeds-in-one", action="store_true", help="many seeds as one program too")
     parser.add_argument("--scores", action="store_true", help="seconds until a score too")
     parser.add_argument("--in-process", metavar="WORK", help=argparse.SUPPRESS)
     args = parser.parse_args()
