@@ -411,7 +411,7 @@ def test_the_options_survive_json():
     assert Options.from_dict(json.loads(json.dumps(options.to_dict()))) == options
     earlier = {name: value for name, value in options.to_dict().items() if name not in BESIDE}
     assert Options.from_dict(earlier) == dataclasses.replace(
-        options, device="auto", matmul_precision="float32"
+        options, device="auto", matmul_precision="float32", together=1
     )
     with pytest.raises(ConfigError, match=r"options\.extra: no such option"):
         Options.from_dict({"extra": 1})

@@ -113,12 +113,6 @@ def test_the_run_says_how_many_were_trained_together_and_is_repeated_with_that(w
     assert compare(again.folder, alone.folder).config == {"together": (2, 1)}
 
 
-def test_options_of_earlier_versions_are_those_of_one_program_for_each_seed():
-    data = Options().to_dict()
-    del data["together"]
-    assert Options.from_dict(data).together == 1
-
-
 def test_jobs_of_a_task_are_put_together_in_the_order_of_their_seeds(tmp_path):
     def job(env, seed, together):
         options = dataclasses.replace(OPTIONS, together=together)

@@ -181,7 +181,7 @@ def difference(manifest: Manifest, task: envs.Resolved, config: Config, options:
         theirs |= Options.from_dict(manifest.notes["options"]).to_dict()
     except (ConfigError, KeyError, TypeError) as error:
         raise CheckpointError(f"the options of step {manifest.steps:,}: {error!r:.200}") from error
-    theirs, ours = theirs | flat(manifest.config.to_dict()), ours | options.to_dict()
+    theirs, ours = theirs | flat(manifest.config.to_dict()), ours | options.settled().to_dict()
     with contextlib.suppress(ConfigError):  # the numbers cannot be derived for another environment
         ours |= flat(config.settled(manifest.spec).to_dict())
     compared = [name for name in theirs | ours if name not in ABOUT]
