@@ -18,7 +18,7 @@ from poise.envs.packing import arrays_of, at, pack, read_leaves
 from poise.spec import MASK, NUMBERS, Leaf, Part, Path, Spec
 from poise.store.checkpoint import Trained
 from poise.training.acting import see_and_remember
-from poise.training.origin import from_origin
+from poise.training.origin import obs_from_origin
 
 ROWS = 1000  # on which an export is compared with the agent
 STEPS, SEQUENCES = 20, 50  # a policy with a memory is also compared on so many sequences of so many steps
@@ -240,9 +240,8 @@ def _logits(
     if trial.mask is not None:
         leaves[MASK] = chosen(trial.mask)
     packed = arrays_of(pack(spec, leaves, len(rows)))
-    if NUMBERS in packed:
-        packed = {**packed, NUMBERS: from_origin(packed[NUMBERS], trained.normalizer.origin)}
     obs = packed if set(packed) != {NUMBERS} else packed[NUMBERS]
+    obs = obs_from_origin(obs, trained.normalizer.origin)
     carry = None if carries is None else chosen(carries)
     out = _outputs(trained.policy, trained.normalizer, obs, carry, normalize.obs_bound, enabled=normalize.obs)
     logits = np.asarray(out)[:, -spec.num_logits :]

@@ -17,12 +17,12 @@ from jaxtyping import Array, Bool, Float, PyTree, Shaped
 from poise.algo.distributions import FORBIDDEN
 from poise.algo.encoders import EPSILON
 from poise.algo.memory import AnyMemory, Cell, Window
-from poise.algo.networks import Policy
+from poise.algo.networks import Policy, ValueFunction
 from poise.algo.normalize import Normalizer
 from poise.config import Activation, Normalize
 from poise.envs.packing import Obs
 from poise.spec import MASK, NUMBERS, Spec
-from poise.training.origin import from_origin
+from poise.training.origin import from_origin, obs_from_origin
 from poise.types import Tensor
 
 
@@ -125,8 +125,7 @@ class CompiledActor:
         noise: Float[np.ndarray, "N noise"] | None = None,
         carry: Float[np.ndarray, "N S"] | None = None,
     ) -> Shaped[np.ndarray, "N ..."]:
-        if isinstance(obs, dict) and NUMBERS in obs:
-            obs = {**obs, NUMBERS: from_origin(obs[NUMBERS], self._normalizer.origin)}
+        obs = obs_from_origin(obs, self._normalizer.origin)
         enabled, bound = self._config.obs, self._config.obs_bound
         action, after = _act(self._policy, self._normalizer, obs, noise, carry, bound, enabled=enabled)
         if carry is not None:
@@ -141,9 +140,8 @@ def _act(
     """Actions, and the carries after them."""
 
     def act(obs, noise, carry):
-        obs = normalizer.scale(obs, enabled=enabled, bound=bound)
-        features, carry = see_and_remember(policy, obs, carry)
-        return policy.read(features, obs).draw(noise), carry
+        distribution, carry = respond(policy, normalizer, obs, carry, enabled=enabled, bound=bound)
+        return distribution.draw(noise), carry
 
     if noise is None:  # no noise: the greedy action
         rows = jax.tree.leaves(obs)[0].shape[0]
@@ -151,15 +149,33 @@ def _act(
     return jax.vmap(act)(obs, noise, carry)
 
 
+def respond(
+    network: Policy | ValueFunction,
+    normalizer: Normalizer,
+    obs: PyTree[Array],
+    carry: Float[Array, " S"] | None,
+    *,
+    enabled: bool,
+    bound: Any,
+) -> tuple[Any, Float[Array, " S"] | None]:
+    """What a network gives for one raw observation, and what its memory holds after it.
+
+    ``enabled``, ``bound``: whether observations are normalized, and where they are clipped.
+    """
+    obs = normalizer.scale(obs, enabled=enabled, bound=bound)
+    features, carry = see_and_remember(network, obs, carry)
+    return network.read(features, obs), carry
+
+
 def see_and_remember(
-    policy: Policy, obs: PyTree[Array], carry: Float[Array, " S"] | None
+    network: Policy | ValueFunction, obs: PyTree[Array], carry: Float[Array, " S"] | None
 ) -> tuple[Float[Array, " features"], Float[Array, " S"] | None]:
-    """What the layers of the policy read of one scaled observation, and what its memory holds after it."""
-    features = policy.encoder(obs)
-    if policy.memory is None or carry is None:
+    """What the layers of a network read of one scaled observation, and what its memory holds after it."""
+    features = network.encoder(obs)
+    if network.memory is None or carry is None:
         return features, None
-    carry = policy.memory.step(carry, policy.memory.project(features))
-    return jnp.concatenate([features, policy.memory.output(carry)]), carry
+    carry = network.memory.step(carry, network.memory.project(features))
+    return jnp.concatenate([features, network.memory.output(carry)]), carry
 
 
 class Actor:

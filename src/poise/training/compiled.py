@@ -21,7 +21,7 @@ from poise.envs.native.jax_env import JaxTask, World, advance, begin, empty_worl
 from poise.envs.native.vector import NativeEnv
 from poise.seeds import Stream, stream_key
 from poise.spec import Spec
-from poise.training.acting import ActionScale, see_and_remember
+from poise.training.acting import ActionScale, respond
 from poise.training.collector import Collected, Group, Started
 from poise.training.episodes import Ledger, Located, check_masks, check_numbers, first_lengths
 from poise.types import Rollout, Tensor
@@ -191,9 +191,10 @@ def play_rollout(
         return Playing(begin(task, now.world, mask, _episode_keys(keys, index)), index, carry)
 
     def act(obs: PyTree[Array], noise: Float[Array, " noise"], carry: Float[Array, " S"] | None):
-        obs = normalizer.scale(obs, enabled=play.normalize_obs, bound=numbers.obs_bound)
-        features, carry = see_and_remember(policy, obs, carry)
-        action = policy.read(features, obs).draw(noise)
+        distribution, carry = respond(
+            policy, normalizer, obs, carry, enabled=play.normalize_obs, bound=numbers.obs_bound
+        )
+        action = distribution.draw(noise)
         return action, scale(action), carry
 
     def step(now: Playing, noise: Float[Array, "N noise"]):

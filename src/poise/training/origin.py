@@ -61,6 +61,13 @@ def from_origin(
     return obs.astype(np.float32, copy=False)
 
 
+def obs_from_origin(obs: Any, origin: Float[Tensor, " O"] | None) -> Any:
+    """The observation with its numbers, if it has any, as ``from_origin`` gives them."""
+    if isinstance(obs, dict) and NUMBERS not in obs:
+        return obs
+    return with_numbers(obs, from_origin(numbers_of(obs), origin))
+
+
 def relative(rollout: Rollout, normalizer: Normalizer) -> Rollout:
     """The rollout with observations as float32, relative to the origin."""
     if _numbers(rollout.obs) is None:
