@@ -17,6 +17,8 @@ ORDER = [
     "make",
     "register",
     "Agent",
+    "Distribution",
+    "PlayedStep",
     "Run",
     "Evaluation",
     "Config",

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from poise.agents.agent import Agent, load
-    from poise.agents.evaluation import Evaluation
+    from poise.agents.answers import Distribution
+    from poise.agents.evaluation import Evaluation, PlayedStep
     from poise.agents.export import export
     from poise.api import resume, train
     from poise.config import PPO, Config, Normalize, Policy, Value
@@ -46,6 +47,8 @@ _HOME = {
     "register": "envs.registry",
     "PoiseError": "errors",
     "Evaluation": "agents.evaluation",
+    "PlayedStep": "agents.evaluation",
+    "Distribution": "agents.answers",
     "report": "studies.report.report",
     "export": "agents.export",
     "Progress": "training.iteration",
@@ -62,9 +65,11 @@ __all__ = [
     "PRESETS",
     "Agent",
     "Config",
+    "Distribution",
     "Evaluation",
     "JaxEnv",
     "Normalize",
+    "PlayedStep",
     "PoiseError",
     "Policy",
     "Progress",

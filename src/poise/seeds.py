@@ -24,6 +24,7 @@ class Stream(enum.IntEnum):
     SHUFFLE = 6  # order of the rows in each epoch
     LISTING = 7  # which episodes of an iteration are listed, where not all are
     GREEDY = 10  # starts of the greedy episodes during training
+    SAMPLING = 11  # noise of the actions that a score samples, of each episode by its seed
 
 
 def stream_key(seed: int, stream: Stream) -> PRNGKeyArray:

@@ -38,7 +38,7 @@ def test_the_interval_of_the_mean_by_hand():
 def test_one_episode_has_no_interval():
     summary = Evaluation(np.array([1.0]), np.array([3])).summary()
     score = {"mean": 1.0, "std": 0.0, "low": None, "high": None, "episodes": 1, "cut": 0}
-    assert summary == score | {"longest": 10_000, "stopped": None}
+    assert summary == score | {"longest": 10_000, "stopped": None, "sampled": False}
 
 
 def test_every_backend_gives_the_same_score_on_shared_episodes():

@@ -1,7 +1,7 @@
-"""A trained agent: raw observations in, the environment's actions out."""
+"""A trained agent: raw observations in; the environment's actions, values and distributions out."""
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -9,31 +9,27 @@ import numpy as np
 from jaxtyping import Float
 
 from poise import envs
-from poise.agents.evaluation import UNLIMITED, Evaluation, Limits, Player, evaluate_agent
+from poise.agents.answers import Answers, Distribution, first_row
+from poise.agents.evaluation import (
+    UNLIMITED,
+    Evaluation,
+    Limits,
+    Noise,
+    PlayedStep,
+    Player,
+    opened,
+    score,
+)
+from poise.agents.reading import AgentError as AgentError
+from poise.agents.reading import Memory, Reading, carry_of
 from poise.config import LAST_SEED, Config
 from poise.envs.naming import names_module
-from poise.envs.packing import Obs, first_of, pack, read_leaves, unpack_action
-from poise.errors import PoiseError
-from poise.spec import MASK, Spec
+from poise.envs.packing import only_action, unpack_action
+from poise.seeds import Stream, episode_seed
+from poise.spec import Spec
 from poise.store.checkpoint import Manifest, Trained, Which, agent_folder, load_agent
 from poise.system.terminal import typed
 from poise.training.acting import ActionScale, empty_carry, make_actor, quiet
-
-
-class AgentError(PoiseError):
-    """The agent cannot do this: for example, the observation has another shape."""
-
-
-class Memory:
-    """What an agent's memory holds for each of N environments; empty for an agent without a memory."""
-
-    def __init__(self, carry: Float[np.ndarray, "N S"] | None):
-        self.carry = carry
-
-    def reset(self, mask: Any = slice(None)) -> None:
-        """At the start of an episode; ``mask``: in which environments, by default in all."""
-        if self.carry is not None:
-            self.carry[mask] = 0
 
 
 class Agent:
@@ -50,9 +46,9 @@ class Agent:
         self._actor = make_actor(trained.policy, trained.normalizer, manifest.config.normalize)
         self._scale = ActionScale(manifest.spec, normalize=manifest.config.normalize.action)
         self._rng = np.random.default_rng()
-        obs, see = manifest.spec.obs, manifest.config.policy.see
-        self._unread = tuple(x for x in obs if see and x.name not in see and x.kind != "mask")
-        self._read = dataclasses.replace(manifest.spec, obs=tuple(x for x in obs if x not in self._unread))
+        self._answers = Answers(trained, manifest.spec, manifest.config, self._scale)
+        self._policy_reads = Reading(manifest.spec, manifest.config.policy.see, who="policy")
+        self._value_reads = Reading(manifest.spec, manifest.config.value.see, who="value function")
 
     @property
     def spec(self) -> Spec:
@@ -70,8 +66,12 @@ class Agent:
         return f"Agent({self.spec.id!r}, {self.steps:,} steps)"
 
     def memory(self, num_envs: int = 1) -> Memory:
-        """A memory for N environments whose episodes begin now, for ``act``."""
-        return Memory(empty_carry(self._actor, num_envs))
+        """A memory for N environments whose episodes begin now.
+
+        For ``act``, or for one of ``value``, ``distribution`` and ``log_prob``: each of them moves its memory
+        on by one observation, so each needs one of its own.
+        """
+        return Memory(num_envs, empty_carry(self._actor, num_envs))
 
     def act(
         self,
@@ -106,113 +106,147 @@ class Agent:
         Raises:
             AgentError: ``obs`` has another shape, a mask or memory is missing, or a mask has no effect.
         """
-        spec, rows, single = self.spec, *self._packed(obs, action_mask)
-        count = len(next(iter(rows.values())) if isinstance(rows, dict) else rows)
-        carry = self._carry(memory, episode_start, count)
+        spec, (rows, count, single) = self.spec, self._policy_reads.rows(obs, action_mask)
+        carry = self._carry(memory, episode_start, "act", count)
         noise = spec.draw_noise(rng or self._rng, count, dtype=float) if sample else None
         with quiet():
             action = self._scale(self._actor.act(rows, noise, carry))
         batch = unpack_action(spec, action)
-        if not single:
-            return batch
-        first = first_of(batch)
-        return int(first) if isinstance(first, np.integer) else first
+        return only_action(batch) if single else batch
 
-    def _packed(self, obs: Any, action_mask: Any) -> tuple[Obs, bool]:
-        """The observations as the policy reads them, and whether it is a single one without the axis N."""
-        spec, read = self.spec, self._read.obs
-        try:
-            values = read_leaves(self._read, obs)
-        except (LookupError, TypeError) as error:
-            names = ", ".join(leaf.name for leaf in read)
-            raise AgentError(f"obs has no {error}; this policy reads {names}") from error
-        values |= self._mask(values, action_mask)
-        arrays = {name: np.asarray(value) for name, value in values.items()}
-        # a mask that is not part of the observation is a row of flags
-        shapes = {x.name: x.shape if x.path or x.kind != "mask" else (spec.num_logits,) for x in read}
-        single = all(arrays[name].shape == shape for name, shape in shapes.items())
-        for name, shape in shapes.items():
-            if not single and arrays[name].shape[1:] != shape:
-                inner = ", ".join(map(str, shape))
-                raise AgentError(
-                    f"{name} has shape {list(arrays[name].shape)}; {spec.id} has [{inner}], or "
-                    f"[N, {inner}] for a batch"
-                )
-        counts = {1 if single else len(array) for array in arrays.values()}
-        if len(counts) > 1:
-            raise AgentError(f"the arrays of obs have different numbers of rows: {sorted(counts)}")
-        count = counts.pop()
-        arrays |= {leaf.name: np.zeros((count, *leaf.shape)) for leaf in self._unread}
-        return pack(spec, arrays, count), single
+    def value(self, obs: Any, *, memory: Memory | None = None, episode_start: Any = None) -> Any:
+        """The expected return from one raw observation on, or from each of a batch.
 
-    def _mask(self, values: Mapping[str, Any], action_mask: Any) -> dict[str, Any]:
-        """The mask that is not part of the observation."""
-        if not self.spec.masked or MASK in values:
-            if action_mask is None:
-                return {}
-            why = "obs has the mask" if self.spec.masked else f"{self.spec.id} was trained without masks"
-            raise AgentError(f"action_mask has no effect: {why}; leave it out")
-        if action_mask is None:
-            raise AgentError(f"{self.spec.id} has masks of its choices: give action_mask")
-        if not isinstance(action_mask, dict | tuple):
-            return {MASK: action_mask}
-        from poise.envs.spaces import flat_mask  # which imports Gymnasium
+        It is the value function's estimate of ``r_0 + gamma r_1 + gamma^2 r_2 + ...``, of the sampling policy
+        and without an end by a time limit, in the units of the environment's reward; gamma is
+        ``agent.config.ppo.gamma``. The value function learned rewards divided by a running standard deviation
+        (``normalize.reward``): its output is multiplied by the deviation of the last rollout.
 
-        try:
-            return {MASK: flat_mask(action_mask, self.spec)}
-        except (LookupError, TypeError, ValueError) as error:
-            raise AgentError(f"action_mask does not have the form of the actions: {error}") from error
+        Args:
+            obs: as ``act`` takes it, without masks. Parts that the value function does not read
+                (``value.see``) may be missing.
+            memory, episode_start: as ``act`` takes them. The value function has a memory of its own: give
+                another ``agent.memory(num_envs)`` than to ``act``.
+
+        Returns:
+            A float, or an array ``[N]`` for a batch.
+
+        Raises:
+            AgentError: as ``act``, or the memory belongs to another method.
+        """
+        rows, count, single = self._value_reads.rows(obs)
+        size = self._answers.value_carry_size
+        carry = carry_of(memory, episode_start, method="value", size=size, count=count)
+        return _unbatched(self._answers.value(rows, carry), single)
+
+    def distribution(
+        self, obs: Any, *, action_mask: Any = None, memory: Memory | None = None, episode_start: Any = None
+    ) -> Distribution:
+        """How ``act(obs, sample=True)`` draws the action for one raw observation, or for each of a batch.
+
+        Args:
+            obs, action_mask, memory, episode_start: as ``act`` takes them. With a memory, give another
+                ``agent.memory(num_envs)`` than to ``act``.
+
+        Raises:
+            AgentError: as ``act``, or the memory belongs to another method.
+        """
+        rows, count, single = self._policy_reads.rows(obs, action_mask)
+        carry = self._carry(memory, episode_start, "distribution", count)
+        answer = self._answers.distribution(rows, carry)
+        return first_row(answer) if single else answer
+
+    def log_prob(
+        self,
+        obs: Any,
+        action: Any,
+        *,
+        action_mask: Any = None,
+        memory: Memory | None = None,
+        episode_start: Any = None,
+    ) -> Any:
+        """The log-probability, in nats, with which ``act(obs, sample=True)`` returns an action.
+
+        The sum over the parts of the action. Of choices it is the logarithm of a probability, -inf where a
+        mask forbids the value. Of a dimension of a Box it is that of a density, in the policy's units
+        (``poise.Distribution``) as PPO has it, if the action is within the environment's bounds. An action
+        at a bound may have been clipped: there it is the logarithm of the probability of all draws at the
+        bound or beyond it.
+
+        Args:
+            obs, action_mask, memory, episode_start: as ``act`` takes them. With a memory, give another
+                ``agent.memory(num_envs)`` than to ``act``.
+            action: as ``act`` returns it: one for one observation, or a batch for a batch.
+
+        Returns:
+            A float, or an array ``[N]`` for a batch.
+
+        Raises:
+            AgentError: as ``act``, or the action has another form or is outside of the action space of the
+                environment that the agent was trained on.
+        """
+        rows, count, single = self._policy_reads.rows(obs, action_mask)
+        performed = self._answers.performed(action, None if single else count)
+        carry = self._carry(memory, episode_start, "log_prob", count)
+        return _unbatched(self._answers.log_prob(rows, performed, carry), single)
 
     def _carry(
-        self, memory: Memory | None, episode_start: Any, count: int
+        self, memory: Memory | None, episode_start: Any, method: str, count: int
     ) -> Float[np.ndarray, "N S"] | None:
-        """What the memory holds before this step of N environments; None without a memory."""
-        if not self._actor.carry_size:
-            return None
-        if memory is None or memory.carry is None or len(memory.carry) != count:
-            raise AgentError(
-                f"this agent has a memory: give memory=agent.memory({count}), the same one at each step"
-            )
-        if episode_start is not None:
-            memory.reset(np.asarray(episode_start, bool).reshape(count))
-        return memory.carry
+        """What the policy's memory holds before this step; None without one."""
+        size = self._actor.carry_size
+        return carry_of(memory, episode_start, method=method, size=size, count=count)
 
     def evaluate(
         self,
         episodes: int = 100,
         *,
         seed: int | None = None,
-        env: str | None = None,
+        env: Any = None,
+        sample: bool = False,
+        on_step: Callable[[PlayedStep], None] | None = None,
         limits: Limits = UNLIMITED,
     ) -> Evaluation:
-        """Plays greedy episodes, each to its end, on seeds that training never saw.
+        """Plays episodes, each to its end, on seeds that training never saw.
 
         Args:
             episodes: how many.
             seed: the seeds of the episodes derive from it; by default the run's, which repeats its score.
-            env: another environment with the same spaces. Also needed where the agent's own names a
-                module (``module:Task``): a folder alone never makes Python import one.
+            env: another environment with the same spaces. Its name, which is also needed where the agent's
+                own names a module (``module:Task``): a folder alone never makes Python import one. Or an
+                object: an environment of Gymnasium, a ``SyncVectorEnv`` or ``AsyncVectorEnv``, also within
+                wrappers, what ``poise.make`` returns, or a function without arguments that makes one. An
+                object is stepped in this process, begins each episode by ``reset(seed=...)`` and stays open;
+                what a function makes is closed.
+            sample: draw actions from the policy's distribution. The draws of an episode follow from its
+                seed: the same seed gives the same returns, up to rounding at any number of environments.
+                Otherwise actions are greedy.
+            on_step: is called with each step of each episode (``poise.PlayedStep``). It may return anything.
             limits: steps and seconds that it may take (``poise.agents.evaluation.Limits``).
 
         Raises:
             AgentError: the environment names a module and ``env`` does not repeat it, or a number is
                 out of bounds.
             EnvError: the environment cannot be made, or has other shapes.
+            EnvFault: it failed, or returned something invalid.
         """
         if episodes < 1:
             raise AgentError(f"episodes = {episodes}: must be >= 1")
         seed = self.config.seed if seed is None else seed
         if not 0 <= seed <= LAST_SEED:
             raise AgentError(f"seed = {seed}: must be >= 0 and <= {LAST_SEED}")
-        return evaluate_agent(
-            self.world(env),
-            self.spec,
-            self._actor,
-            self._scale,
-            seed=seed,
-            episodes=episodes,
-            limits=limits,
-        )
+        seeds = [episode_seed(seed, Stream.EVALUATION, 0, i) for i in range(episodes)]
+        with self._opened(env, episodes, limits) as world:
+            noise = Noise(self.spec, world.num_envs) if sample else None
+            player = Player(self._actor, self._scale, world.num_envs, noise)
+            return score(world, player, seeds, limits=limits, on_step=on_step)
+
+    def _opened(self, env: Any, episodes: int, limits: Limits) -> AbstractContextManager[envs.VectorEnv]:
+        if env is None or isinstance(env, str):
+            return opened(self.world(env), self.spec, episodes, limits)
+        from poise.envs.objects import opened_object  # which imports Gymnasium
+
+        return opened_object(env, self.spec)
 
     def player(self, num_envs: int) -> Player:
         """The greedy policy on packed observations of N environments whose episodes begin now."""
@@ -236,6 +270,10 @@ class Agent:
         if task.id == own:
             task = envs.resolve(own, self._manifest.backend)
         return task._replace(reading=self.spec)
+
+
+def _unbatched(values: Float[np.ndarray, " N"], single: bool) -> Any:
+    return float(values[0]) if single else values
 
 
 def load(folder: str | Path, which: Which = "last") -> Agent:

@@ -1,10 +1,11 @@
-"""The score of an agent: greedy returns on a fixed list of episodes that training never saw."""
+"""The score of an agent: returns on a fixed list of episodes that training never saw."""
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -12,7 +13,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from poise import envs
 from poise.agents.intervals import mean_interval
 from poise.envs import VectorEnv
-from poise.envs.packing import Obs
+from poise.envs.packing import Obs, map_arrays, row_of, unpack_action
+from poise.envs.vector import EnvStep, Informed
 from poise.seeds import Stream, episode_seed
 from poise.spec import IN_JAX, Spec
 from poise.system.threads import one_blas_thread
@@ -30,6 +32,7 @@ class Evaluation:
     num_cut: int = 0  # episodes that did not end within ``longest`` steps and were cut off
     longest: int = LONGEST
     stopped: Literal["steps", "seconds", "interrupt"] | None = None  # why there are fewer than requested
+    sampled: bool = False  # whether actions were sampled; otherwise they are greedy
 
     @property
     def mean(self) -> float:
@@ -58,7 +61,36 @@ class Evaluation:
             "cut": self.num_cut,
             "longest": self.longest,
             "stopped": self.stopped,
+            "sampled": self.sampled,
         }
+
+
+@dataclass(frozen=True)
+class PlayedStep:
+    """One step of an episode that an agent plays.
+
+    Attributes:
+        episode: its place in the list of episodes, from 0.
+        lane: number of the environment that plays it.
+        step: of the episode, from 0.
+        obs, next_obs: before and after the step, as the policy reads them before it normalizes: one array of
+            numbers, or a dictionary with ``numbers``, images and ``action_mask`` (``poise.Spec``).
+            ``next_obs`` is where the action led, also at an episode's end.
+        action: as the environment gets it.
+        reward, terminated, truncated: as the environment returns them.
+        info: of the environment, where it is an object; otherwise empty.
+    """
+
+    episode: int
+    lane: int
+    step: int
+    obs: Any
+    action: Any
+    reward: float
+    next_obs: Any
+    terminated: bool
+    truncated: bool
+    info: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -98,17 +130,9 @@ def evaluation_lanes(backend: str, episodes: int, limits: Limits = UNLIMITED) ->
     return min(lanes, max(1, limits.steps // limits.longest))
 
 
-def evaluate_agent(
-    task: envs.Resolved,
-    spec: Spec,
-    actor: Acting,
-    scale: ActionScale,
-    *,
-    seed: int,
-    episodes: int,
-    limits: Limits = UNLIMITED,
-) -> Evaluation:
-    """Makes environments and evaluates on them.
+@contextmanager
+def opened(task: envs.Resolved, spec: Spec, episodes: int, limits: Limits = UNLIMITED) -> Iterator[VectorEnv]:
+    """Environments to evaluate on; they are closed at the end.
 
     Raises:
         EnvError: they cannot be made, or do not have the shapes of ``spec``.
@@ -118,7 +142,7 @@ def evaluate_agent(
     try:
         if problem := spec.problem_with(world.spec):
             raise envs.EnvError(f"{task.id} has {problem}")
-        return evaluate(world, actor, scale, seed=seed, episodes=episodes, limits=limits)
+        yield world
     finally:
         world.close()
 
@@ -157,14 +181,13 @@ class _Tally:
         """How many episodes from the first of the list on have ended, without a gap."""
         return len(self._ended) if self._ended.all() else int(np.argmin(self._ended))
 
-    def result(self, *, interrupted: bool = False) -> Evaluation:
+    def result(self, *, sampled: bool, interrupted: bool = False) -> Evaluation:
         count = min(self.wanted, self._in_a_row())
         stopped = "interrupt" if interrupted and count < self.wanted else self._stopped
         cut = int(self._cut[:count].sum())
-        return Evaluation(self.returns[:count], self.lengths[:count], cut, self._longest, stopped)
+        return Evaluation(self.returns[:count], self.lengths[:count], cut, self._longest, stopped, sampled)
 
 
-@one_blas_thread()
 def evaluate(
     env: VectorEnv,
     actor: Acting,
@@ -175,80 +198,174 @@ def evaluate(
     stream: Stream = Stream.EVALUATION,
     limits: Limits = UNLIMITED,
 ) -> Evaluation:
-    """Plays ``episodes`` episodes greedily, each to its end, whatever the number of environments.
+    """``score`` of the greedy policy. ``stream``: what the score is for, and so which episodes it is of."""
+    seeds = [episode_seed(seed, stream, 0, i) for i in range(episodes)]
+    return score(env, Player(actor, scale, env.num_envs), seeds, limits=limits)
+
+
+@one_blas_thread()
+def score(
+    env: VectorEnv,
+    player: "Player",
+    seeds: Sequence[int],
+    *,
+    limits: Limits = UNLIMITED,
+    on_step: Callable[[PlayedStep], None] | None = None,
+) -> Evaluation:
+    """Plays an episode from each of the seeds to its end, whatever the number of environments.
 
     Episode i always begins from the same seed, so short episodes are not counted more often than
     long ones and the score does not depend on who finishes first. Only where the environment has
     no time limit, an episode is cut off after ``limits.longest`` steps, and counted in ``num_cut``.
-    ``stream``: what the score is for, and so which episodes it is of. ``limits`` may end the list early.
+    ``limits`` may end the list early. ``on_step`` is called with each step.
     """
     longest = limits.longest or (LONGEST if env.spec.time_limit is None else env.spec.time_limit)
-    tally = _Tally(episodes, longest, limits)
+    tally = _Tally(len(seeds), longest, limits)
     try:
-        _play(
-            env,
-            Player(actor, scale, env.num_envs),
-            tally,
-            [episode_seed(seed, stream, 0, i) for i in range(episodes)],
-            longest,
-            limits.watch,
-        )
+        _play(env, player, tally, _Lanes(seeds, env.num_envs), longest, limits.watch, on_step)
     except KeyboardInterrupt:
         if limits.keep is not None:
-            limits.keep(tally.result(interrupted=True))
+            limits.keep(tally.result(sampled=player.samples, interrupted=True))
         raise
-    return tally.result()
+    return tally.result(sampled=player.samples)
+
+
+class _Lanes:
+    """Which episode each environment plays, and its return and length so far.
+
+    An environment that is done takes the next of the list; beyond the list it only idles.
+    """
+
+    def __init__(self, seeds: Sequence[int], num_envs: int):
+        self._seeds, self._waiting, self._past = seeds, num_envs, 0
+        self.playing = np.arange(num_envs)
+        self.total, self.length = np.zeros(num_envs), np.zeros(num_envs, np.int64)
+
+    def begin(self, env: VectorEnv, player: "Player", mask: Bool[np.ndarray, " N"]) -> Obs:
+        """Starts the episodes of the environments in ``mask``; the observations of all."""
+        seeds = [self._seeds[i % len(self._seeds)] for i in self.playing[mask]]
+        self.total[mask] = 0
+        self.length[mask] = 0
+        player.begin(mask, seeds)
+        return env.reset(mask, seeds)
+
+    def end(self, done: Bool[np.ndarray, " N"], cut: Bool[np.ndarray, " N"], tally: _Tally) -> None:
+        """Counts the episodes that are done. ``cut``: which of them did not end by themselves."""
+        for lane in map(int, np.flatnonzero(done)):
+            if self.playing[lane] < len(self._seeds):
+                length = int(self.length[lane])
+                tally.end(int(self.playing[lane]), float(self.total[lane]), length, cut=bool(cut[lane]))
+                self._past += length
+        tally.settle(min(self._waiting, len(self._seeds)))
+        for lane in np.flatnonzero(done):
+            self.playing[lane], self._waiting = self._waiting, self._waiting + 1
+
+    def num_steps(self, wanted: int) -> int:
+        """Of the episodes that have ended and of those under way."""
+        return self._past + int(self.length[self.playing < wanted].sum())
 
 
 def _play(
     env: VectorEnv,
     player: "Player",
     tally: _Tally,
-    seeds: list[int],
+    lanes: _Lanes,
     longest: int,
     watch: Callable[[int, int, int], None] | None,
+    on_step: Callable[[PlayedStep], None] | None,
 ) -> None:
     """Plays the episodes of the list until the tally has enough."""
-    episodes, lanes = len(seeds), env.num_envs
-    playing = np.arange(lanes)  # the episode each environment plays; beyond the list it only idles
-    waiting, past = lanes, 0
-    total, length = np.zeros(lanes), np.zeros(lanes, np.int64)
-    obs = env.reset(np.ones(lanes, bool), [seeds[i % episodes] for i in playing])
-    while (playing < tally.wanted).any():
+    obs = lanes.begin(env, player, np.ones(env.num_envs, bool))
+    while (lanes.playing < tally.wanted).any():
         with quiet():
             action = player.act(obs)
-        obs, reward, terminated, truncated = env.step(action)
-        total += reward
-        length += 1
+        before = obs if on_step is None else map_arrays(np.array, obs)  # the environment may reuse its arrays
+        step = env.step(action)
+        if on_step is not None:
+            _tell(on_step, env, lanes, before, action, step, lanes.playing < tally.wanted)
+        lanes.total += step.reward
+        lanes.length += 1
         if watch is not None:
-            watch(tally.num_ended, tally.wanted, past + int(length[playing < tally.wanted].sum()))
-        done = terminated | truncated | (length >= longest)
-        if not done.any():
-            continue
-        for lane in map(int, np.flatnonzero(done)):
-            if playing[lane] < episodes:
-                cut = not (terminated[lane] or truncated[lane])
-                tally.end(int(playing[lane]), float(total[lane]), int(length[lane]), cut=cut)
-                past += int(length[lane])
-        tally.settle(min(waiting, episodes))
-        for lane in np.flatnonzero(done):
-            playing[lane], waiting = waiting, waiting + 1
-        total[done] = 0
-        length[done] = 0
-        obs = env.reset(done, [seeds[i % episodes] for i in playing[done]])
-        player.forget(done)
+            watch(tally.num_ended, tally.wanted, lanes.num_steps(tally.wanted))
+        obs, over = step.next_obs, step.terminated | step.truncated
+        done = over | (lanes.length >= longest)
+        if done.any():
+            lanes.end(done, done & ~over, tally)
+            obs = lanes.begin(env, player, done)
+
+
+def _tell(
+    on_step: Callable[[PlayedStep], None],
+    env: VectorEnv,
+    lanes: _Lanes,
+    obs: Obs,
+    action: Shaped[np.ndarray, "N ..."],
+    step: EnvStep,
+    counts: Bool[np.ndarray, " N"],
+) -> None:
+    """Calls ``on_step`` for each environment that plays an episode of the list (``counts``)."""
+    own = unpack_action(env.spec, action)
+    for lane in map(int, np.flatnonzero(counts)):
+        on_step(
+            PlayedStep(
+                episode=int(lanes.playing[lane]),
+                lane=lane,
+                step=int(lanes.length[lane]),
+                obs=_one(obs, lane),
+                action=row_of(own, lane),
+                reward=float(step.reward[lane]),
+                next_obs=_one(step.next_obs, lane),
+                terminated=bool(step.terminated[lane]),
+                truncated=bool(step.truncated[lane]),
+                info=env.info(lane) if isinstance(env, Informed) else {},
+            )
+        )
+
+
+def _one(obs: Obs, lane: int) -> Obs:
+    """A copy of the observation of one environment."""
+    return map_arrays(lambda array: np.array(array[lane]), obs)
+
+
+class Noise:
+    """What makes the actions of N environments samples: each episode draws its own, by its seed.
+
+    So the samples do not depend on the number of environments.
+    """
+
+    def __init__(self, spec: Spec, num_envs: int):
+        self._spec, self._rngs = spec, [np.random.default_rng(0)] * num_envs
+
+    def begin(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> None:
+        """At the start of episodes with these seeds in the environments of ``mask``."""
+        for lane, seed in zip(np.flatnonzero(mask), seeds, strict=True):
+            self._rngs[lane] = np.random.default_rng((seed, Stream.SAMPLING))
+
+    def draw(self) -> Float[np.ndarray, "N noise"]:
+        return np.stack([self._spec.draw_noise(rng) for rng in self._rngs])
 
 
 class Player:
-    """The greedy policy, in the environment's units, with what its memory holds for each environment."""
+    """A policy in the environment's units, with what its memory holds for each environment.
 
-    def __init__(self, actor: Acting, scale: ActionScale, num_envs: int):
+    It is greedy without ``noise``.
+    """
+
+    def __init__(self, actor: Acting, scale: ActionScale, num_envs: int, noise: Noise | None = None):
         self._actor, self._scale, self._carry = actor, scale, empty_carry(actor, num_envs)
+        self._noise = noise
+
+    @property
+    def samples(self) -> bool:
+        return self._noise is not None
 
     def act(self, obs: Obs) -> Shaped[np.ndarray, "N ..."]:
-        return self._scale(self._actor.act(obs, carry=self._carry))
+        noise = None if self._noise is None else self._noise.draw()
+        return self._scale(self._actor.act(obs, noise, self._carry))
 
-    def forget(self, mask: Bool[np.ndarray, " N"]) -> None:
-        """At the start of an episode in the environments of ``mask``."""
+    def begin(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> None:
+        """At the start of episodes with these seeds in the environments of ``mask``."""
         if self._carry is not None:
             self._carry[mask] = 0
+        if self._noise is not None:
+            self._noise.begin(mask, seeds)

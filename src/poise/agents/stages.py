@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from poise import envs
-from poise.envs.checking import Checked, EnvFault
-from poise.envs.gymnasium import is_registered, masks_of, registered_name
+from poise.envs.checking import EnvFault
+from poise.envs.gymnasium import is_registered, registered_name
 from poise.envs.mujoco_warnings import hear_mujoco
-from poise.envs.packing import Obs, first_of, map_arrays, pack, unpack_action
-from poise.envs.spaces import native_action, read_alike
+from poise.envs.objects import SingleEnv
+from poise.envs.packing import Obs, first_of, unpack_action
 from poise.errors import PoiseError, message_of
 from poise.spec import IN_JAX, Spec
 from poise.system.extras import needs
@@ -214,34 +214,24 @@ class _GymnasiumStage:
             hear_mujoco()
             with video_errors(id):
                 made = gym.make(registered_name(id), render_mode="rgb_array")
-                masks = masks_of(Checked(made, id, 0))
-                self.spec, masks = read_alike(Checked(made, id, 0, masks).read, masks, task.reading)
-                self._env = Checked(made, id, 0, masks)
+                self._env = SingleEnv(made, id, task.reading)
+                self.spec = self._env.spec
             hear_mujoco()  # again: the first call does nothing if gym.make is what loads MuJoCo
             try:
                 with video_errors(id):
-                    self._env.reset(seed=0)
+                    self.reset(0)
                     self.draw()
-                    self.fps = _frame_rate(self._env.metadata.get("render_fps"))
+                    self.fps = _frame_rate(made.metadata.get("render_fps"))
             except VideoError:
                 close_quietly(self._env)
                 raise
 
     def reset(self, seed: int) -> Obs:
-        return self._packed(self._env.reset(seed=seed)[0])
+        return self._env.reset(np.ones(1, bool), [seed])
 
     def step(self, action: Shaped[np.ndarray, "1 ..."]) -> tuple[Obs, bool]:
-        nested = any(part.path for part in self.spec.action)
-        own = (
-            action[0]
-            if nested
-            else native_action(self._env.action_space, first_of(unpack_action(self.spec, action)))
-        )
-        obs, _, terminated, truncated, _ = self._env.step(own)
-        return self._packed(obs), terminated or truncated
-
-    def _packed(self, obs: Any) -> Obs:
-        return pack(self.spec, map_arrays(lambda array: np.asarray(array)[None], obs), 1)
+        step = self._env.step(action)
+        return step.next_obs, bool(step.terminated[0] | step.truncated[0])
 
     def draw(self) -> Frame:
         return checked_frame(self._env.render(), "render()")

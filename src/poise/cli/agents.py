@@ -19,15 +19,18 @@ def evaluate(
     seed: Annotated[int | None, unset] = None,
     which: WhichAgent = "last",
     env: Env = None,
+    sample: bool = False,
     json_: Json = False,
 ) -> None:
-    """Score a trained agent with greedy episodes.
+    """Score a trained agent with greedy episodes, or with sampled ones.
 
     Example: poise evaluate runs/Reacher-v4/20261124-120000-0 --episodes 500
 
     Args:
         episodes: Number of episodes.
         seed: Seed of the episodes; by default the seed of the run, which repeats the score of its training.
+        sample: Draw the actions from the policy's distribution instead of taking the greedy ones. The draws
+            follow from the seed.
     """
     from poise.agents.agent import load
     from poise.agents.evaluation import Limits
@@ -40,7 +43,8 @@ def evaluate(
             pulse.doing(f"{ended} / {counted(total, 'episode')}, {counted(steps, 'step')}")
 
         agent = load(run, which)
-        evaluation = agent.evaluate(episodes, seed=seed, env=env, limits=Limits(watch=watch))
+        limits = Limits(watch=watch)
+        evaluation = agent.evaluate(episodes, seed=seed, env=env, sample=sample, limits=limits)
     lines = score_lines(evaluation)
     if which == "best":
         lines[0] = f"the best agent, from step {agent.steps:,}: {lines[0]}"

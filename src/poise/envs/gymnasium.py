@@ -398,7 +398,7 @@ class GymnasiumEnv:
         return pack(self.spec, obs, self.num_envs)
 
 
-def close_quietly(env: gym.Env) -> None:
+def close_quietly(env: Any) -> None:
     """Close the environment; ignore what it raises."""
     try:
         env.close()

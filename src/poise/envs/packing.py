@@ -102,11 +102,42 @@ def unpack_action(spec: Spec, rows: Any, *, xp: Any = np) -> Any:
     return _nested(values)
 
 
+def pack_action(spec: Spec, action: Any, num_envs: int | None) -> Float[np.ndarray, "N A_K"]:
+    """Rows of actions in the environment's units, with choices from 0: the inverse of ``unpack_action``.
+
+    ``num_envs``: of a batch; None: one action without a leading axis, which becomes one row.
+
+    Raises:
+        LookupError, TypeError: a part is missing.
+        ValueError: a part has another shape, or is not a number.
+    """
+    rows, count = [], 1 if num_envs is None else num_envs
+    for part in (*spec.boxes, *spec.choices):
+        values = np.asarray(at(action, part.path), np.float64)
+        shape = part.shape if num_envs is None else (num_envs, *part.shape)
+        if values.shape != shape:
+            raise ValueError(f"{part.name} has shape {list(values.shape)}, should be {list(shape)}")
+        own = values.reshape(count, part.num_columns)
+        rows.append(own if part.is_box else own - np.array(part.first, np.float64)[None])
+    return np.concatenate(rows, axis=1)
+
+
+def row_of(batch: Any, row: int) -> Any:
+    """One of a batch of actions, which may be nested."""
+    if isinstance(batch, dict):
+        return {key: row_of(value, row) for key, value in batch.items()}
+    return tuple(row_of(value, row) for value in batch) if isinstance(batch, tuple) else batch[row]
+
+
 def first_of(batch: Any) -> Any:
     """The first of a batch of actions, which may be nested."""
-    if isinstance(batch, dict):
-        return {key: first_of(value) for key, value in batch.items()}
-    return tuple(first_of(value) for value in batch) if isinstance(batch, tuple) else batch[0]
+    return row_of(batch, 0)
+
+
+def only_action(batch: Any) -> Any:
+    """The action of a batch of one, as ``env.step`` takes it: that of one Discrete is an int."""
+    action = first_of(batch)
+    return int(action) if isinstance(action, np.integer) else action
 
 
 def _columns(spec: Spec, rows: Any) -> list[tuple[Part, Any]]:

@@ -72,6 +72,15 @@ class VectorEnv(Protocol):
 
 
 @runtime_checkable
+class Informed(Protocol):
+    """A vector environment that keeps what its environments returned besides the numbers."""
+
+    def info(self, env: int) -> dict[str, Any]:
+        """Of the last step or reset of one of the N."""
+        ...
+
+
+@runtime_checkable
 class Restorable(Protocol):
     """A vector environment whose state can be saved and restored, as every backend of ``make``."""
 

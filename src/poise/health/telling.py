@@ -20,8 +20,9 @@ STOPPED = {  # why the score has fewer episodes
 def score_lines(evaluation: Evaluation) -> list[str]:
     """The mean with its interval, and why the score is incomplete, if it is."""
     low, high = evaluation.interval
+    how = "sampled" if evaluation.sampled else "greedy"
     lines = [
-        f"greedy return {figure(evaluation.mean)} over {len(evaluation.length)} episodes "
+        f"{how} return {figure(evaluation.mean)} over {len(evaluation.length)} episodes "
         f"(95% interval {figure(low)} to {figure(high)})"
     ]
     if evaluation.num_cut:
