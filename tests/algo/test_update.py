@@ -190,6 +190,7 @@ COLLECTING = {
 # of observations of several parts, of images and of a memory: tests/algo/test_memory.py and
 # tests/algo/test_encoders.py change these
 ELSEWHERE = {
+    "unused",  # tests/settings
     "ppo__sequence_length",
     "history",
     *(f"{network}__{name}" for network in ("policy", "value") for name in ("images", "see")),

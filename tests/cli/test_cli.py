@@ -315,8 +315,8 @@ def test_the_help_of_each_verb_has_an_example_of_it(capsys):
 @pytest.mark.parametrize(
     ("typed", "completed"),
     [
-        (["tr"], "train"),
-        (["train", "X-v0", "--ppo.cl"], "--ppo.clip"),
+        (["trai"], "train"),
+        (["train", "X-v0", "--ppo.targ"], "--ppo.target-kl"),
         (["train", "--backend", "mu"], "mujoco"),
     ],
 )
@@ -365,7 +365,7 @@ def test_help_shows_every_option_of_the_algorithm(capsys):
 
 @pytest.mark.parametrize("began", [False, True])
 def test_an_interrupt_exits_130_and_says_where_there_is_nothing_to_resume(capsys, monkeypatch, began):
-    from poise.runs import session as run
+    from poise.runs.peers import following as run
 
     def interrupted(env, config, options, conditions):
         conditions.guard.began = began

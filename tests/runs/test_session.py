@@ -76,6 +76,7 @@ def test_the_summary_has_the_keys_that_scripts_rely_on(finished):
         "processor",
         "device",
         "fingerprint",
+        "processes",
     }
     assert (summary["env"], summary["backend"], summary["steps"]) == ("Reacher-v4", "mujoco", 512)
     assert summary["status"] == "finished"

@@ -118,7 +118,9 @@ def test_flags_make_the_same_configuration(monkeypatch):
         normalize=Normalize(action=False),
     )
     seen = []
-    monkeypatch.setattr("poise.runs.session.execute", lambda env, config, *_, **__: seen.append(config))
+    monkeypatch.setattr(
+        "poise.runs.peers.following.execute", lambda env, config, *_, **__: seen.append(config)
+    )
     with pytest.raises(AttributeError):  # there is no run to report on
         main(["train", "Pendulum-v1", *flags(config)])
     assert seen == [config]

@@ -55,6 +55,15 @@ def env_name(arguments: list[str]) -> str:
     return ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Where the settings of a training come from, and how many trainings there are."""
+
+    config: ConfigFile = None
+    seeds: int = 1
+    """Number of trainings, with consecutive seeds starting at --seed, side by side on all cores."""
+
+
 def train_command(
     target: str,
     read: Callable[[list[str]], str] = "".join,
@@ -73,8 +82,7 @@ def train_command(
         config: Annotated[Config, arg(name="")] = default,
         options: Annotated[Options, arg(name="")] = usual,
         meeting: Annotated[PeerOptions, arg(name="")] = ALONE,
-        config_: ConfigFile = None,
-        seeds: int = 1,
+        asked: Annotated[Asked, arg(name="")] = Asked(),
         ray: Ray = None,
         json_: Json = False,
     ) -> None:
@@ -87,28 +95,44 @@ def train_command(
             config: The settings of the training.
             options: The options that do not change what is learned.
             meeting: The machines of one training.
-            seeds: Number of trainings, with consecutive seeds starting at --seed, side by side on all cores.
+            asked: Where the settings come from, and how many trainings.
         """
-        file = text_output(json_)
         find_modules_here(env)
         id, _ = starting_point(env)
-        if seeds != 1:
-            if meeting.others:
-                raise ConfigError(f"seeds = {seeds}: must be 1 with coordinator, which is for one training")
-            _train_seeds(id, config, options, seeds, ray, json_)
+        if asked.seeds == 1:
+            _train_one(id, config, options, meeting, guard or Guard(), ray, json_)
             return
-        _refuse_lanes(options)
-        start = time.perf_counter()
-        with announced("loading", partial(print, file=file, flush=True)):
-            from poise.runs.peers.following import execute_with_peers
-            from poise.runs.setup import Conditions
-
-        conditions = Conditions(file, guard or Guard(), time.perf_counter() - start, ray)
-        with quiet_output():
-            run = execute_with_peers(id, config, options, conditions, meeting)
-        tell_run(run, json_)
+        if meeting.others:
+            raise ConfigError(f"seeds = {asked.seeds}: must be 1 with coordinator, which is for one training")
+        _train_seeds(id, config, options, asked.seeds, ray, json_)
 
     return train
+
+
+def _train_one(
+    id: str,
+    config: Config,
+    options: Options,
+    meeting: PeerOptions,
+    guard: Guard,
+    ray: str | None,
+    json_: bool,
+) -> None:
+    """
+    Raises:
+        ConfigError: a single training shall be one of several.
+    """
+    if (options.together or 1) > 1:
+        raise ConfigError(f"together = {options.together}: is for several seeds; add --seeds")
+    start, file = time.perf_counter(), text_output(json_)
+    with announced("loading", partial(print, file=file, flush=True)):
+        from poise.runs.peers.following import execute_with_peers
+        from poise.runs.setup import Conditions
+
+    conditions = Conditions(file, guard, time.perf_counter() - start, ray)
+    with quiet_output():
+        run = execute_with_peers(id, config, options, conditions, meeting)
+    tell_run(run, json_)
 
 
 def _train_seeds(id: str, config: Config, options: Options, seeds: int, ray: str | None, json_: bool) -> None:
@@ -117,15 +141,6 @@ def _train_seeds(id: str, config: Config, options: Options, seeds: int, ray: str
     with quiet_output():
         experiment = execute_seeds(id, config, options, num_seeds=seeds, ray=ray, file=text_output(json_))
     tell_experiment(experiment, json_)
-
-
-def _refuse_lanes(options: Options) -> None:
-    """
-    Raises:
-        ConfigError: a single training shall be one of several.
-    """
-    if (options.together or 1) > 1:
-        raise ConfigError(f"together = {options.together}: is for several seeds; add --seeds")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -188,6 +188,21 @@ class Launched(NamedTuple):
         return self.first + self.size
 
 
+class Program(NamedTuple):
+    """Where blocks are computed, and with which others.
+
+    Attributes:
+        layout: the devices.
+        lanes: what is compiled, which other trainings may share.
+        tell: is called before each block with the iterations before it and those of it, for the other
+            processes.
+    """
+
+    layout: Layout
+    lanes: Lanes
+    tell: Callable[[int, int], None] = lambda number, count: None
+
+
 class BlockDriver:
     """Launches and lands blocks of iterations, as ``Driver`` does with one.
 
@@ -197,9 +212,6 @@ class BlockDriver:
     Args:
         pauses: numbers of environment steps; a block ends at their multiples, where the caller wants the
             state.
-        lanes: the program, which other trainings may share.
-        tell: is called before each program with the iterations before it and those of it, for the other
-            processes.
     """
 
     def __init__(
@@ -207,15 +219,14 @@ class BlockDriver:
         config: Config,
         collector: NativeCollector,
         clock: Clock,
-        layout: Layout,
+        program: Program,
         *,
-        lanes: Lanes,
         pauses: Iterable[int] = (),
         exact: bool = True,
-        tell: Callable[[int, int], None] = lambda number, count: None,
     ):
-        self._config, self._collector, self._clock, self._layout = config, collector, clock, layout
-        self._lanes, self._pauses, self._exact, self._tell = lanes, tuple(pauses), exact, tell
+        self._config, self._collector, self._clock = config, collector, clock
+        layout, lanes, self._tell = program
+        self._layout, self._lanes, self._pauses, self._exact = layout, lanes, tuple(pauses), exact
         self._iteration = Iteration(collector.spec, collector.play, layout)
         counts = Counts.of(*collector.counts())
         _, (collector.now, self._counts) = layout.place(None, (collector.now, counts))
@@ -287,7 +298,8 @@ class BlockDriver:
 
     def _reads(self, number: int, count: int) -> Given:
         """What the iterations that follow the first ``number`` read."""
-        own, rest = [scheduled(self._config, number + i) for i in range(count)], self._lanes.most - count
+        own = [scheduled(self._config, number + i) for i in range(max(1, count))]  # of none: those of one
+        rest = self._lanes.most - len(own)
         padded = jax.tree.map(lambda *x: np.pad(np.array(x, np.float32), (0, rest)), *own)
         return dataclasses.replace(self._given, scheduled=padded)
 

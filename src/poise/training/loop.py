@@ -19,7 +19,7 @@ from poise.placement.lanes import Lanes
 from poise.placement.mesh import Layout
 from poise.spec import Spec
 from poise.system.threads import start_jax
-from poise.training.blocks import BlockDriver
+from poise.training.blocks import BlockDriver, Program
 from poise.training.clock import Clock
 from poise.training.collector import Collector, Starting
 from poise.training.compiled import NativeCollector
@@ -119,10 +119,8 @@ def settled_iterations(
     else:
         assert isinstance(collector, NativeCollector)
         state = place(state, layout)
-        shared = lanes or Lanes(1)
-        driver = BlockDriver(
-            config, collector, clock, layout, lanes=shared, pauses=pauses, exact=exact, tell=tell
-        )
+        program = Program(layout, lanes or Lanes(1), tell)
+        driver = BlockDriver(config, collector, clock, program, pauses=pauses, exact=exact)
     try:
         yield from _driven(
             driver, state, range(first, config.num_iterations), isinstance(collector, Starting)
@@ -147,7 +145,7 @@ def follow(
     state, _ = _begin(config, collector, start)
     number = int(state.iteration)
     try:
-        driver = BlockDriver(config, collector, clock, layout, lanes=Lanes(1))
+        driver = BlockDriver(config, collector, clock, Program(layout, Lanes(1)))
         return driver.follow(place(state, layout), number, commands)
     finally:
         clock.close()
