@@ -173,6 +173,19 @@ def test_options_without_effect_are_skipped_where_the_file_says_so(file, tmp_pat
     assert config["unused"] == "refuse"  # nothing is left to skip
 
 
+def test_a_file_alone_never_makes_poise_import_a_module(file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("raise SystemExit('imported')")
+    path = file("env: mine:Task\n")
+    assert main(["train", "--config", path]) == 2
+    said = capsys.readouterr().err
+    assert "names a Python module; to import and run it: poise train mine:Task --config" in " ".join(
+        said.split()
+    )
+    assert main(["train", "mine:Task", "--config", path]) != 0  # it is imported, and fails
+    assert "imported" in capsys.readouterr().err
+
+
 def test_the_config_option_is_refused_twice_and_without_a_file(file, capsys):
     path = file(SMALL)
     assert main(["train", "--config", path, "--config", path]) == 2

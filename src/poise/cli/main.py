@@ -20,7 +20,7 @@ from poise.cli.lists import Completion, completion, envs, presets, runs
 from poise.cli.mistyped import as_typed, refuse_unknown, refuse_unknown_verb, with_todays_names
 from poise.cli.settings import config, settings_of, translate
 from poise.cli.studies import bench, compare, experiment_command, report, reproduce, sweep_command
-from poise.cli.train import env_name, resume_command, train_command
+from poise.cli.train import env_name, refuse_module, resume_command, train_command
 from poise.config import Config
 from poise.errors import PoiseError, StorageError, shortened
 from poise.runs.options import Options
@@ -79,6 +79,8 @@ def _commands(verb: str, options: list[str], guard: Guard) -> dict[str, Callable
     """The verbs. The defaults of ``verb`` are those of the preset or the file that ``options`` names."""
     may_be_preset = verb == "train" and not PRESETS.keys().isdisjoint(options)
     settings = settings_of(options) if verb in ("train", "experiment", "sweep") else NOTHING
+    if verb == "train":
+        refuse_module(settings, options)
     target = env_name(options) if may_be_preset else settings.env or ""
     return {
         "train": train_command(target, guard=guard, settings=settings),

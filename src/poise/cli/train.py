@@ -15,6 +15,7 @@ from poise.checked import ConfigError
 from poise.cli.arguments import ConfigFile, Json, Ray, RunEnv, find_modules_here
 from poise.cli.telling import tell_experiment, tell_run, tell_sweep, text_output
 from poise.config import Config
+from poise.envs.naming import names_module
 from poise.runs.options import Options
 from poise.runs.peers.options import PeerOptions
 from poise.settings.files import NOTHING, Settings
@@ -22,7 +23,7 @@ from poise.settings.presets import starting_point
 from poise.system.interrupts import Guard
 from poise.system.pulse import announced
 from poise.system.streams import quiet_output
-from poise.system.terminal import print
+from poise.system.terminal import print, typed
 
 ALONE = PeerOptions()
 
@@ -53,6 +54,21 @@ def env_name(arguments: list[str]) -> str:
     except SystemExit:  # the parse that follows reports the error
         pass
     return ""
+
+
+def refuse_module(settings: Settings, arguments: list[str]) -> None:
+    """Refuses to import a module that a file alone names.
+
+    Raises:
+        ConfigError: the environment of the file is in a module, and the command names none.
+    """
+    env = settings.env
+    if env is None or not names_module(env) or env_name(arguments):
+        return
+    command = typed("poise", "train", env, "--config", settings.source)
+    raise ConfigError(
+        f"{settings.source}: its env {env!r} names a Python module; to import and run it: {command}"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
