@@ -60,7 +60,8 @@ class PPO(Checked):
     num_epochs: Count = 10
     """Passes over each rollout."""
     value_num_epochs: Count | None = None
-    """Passes of the value function; None: as many as --ppo.num-epochs, which are then those of the policy."""
+    """Passes of the value function over each rollout. If set, --ppo.num-epochs is for the policy alone. None:
+    as --ppo.num-epochs."""
     recompute_every: Count | None = 5
     """Epochs after which values, advantages and targets are recomputed with the current value function; None:
     computed once per rollout."""
@@ -78,16 +79,17 @@ class PPO(Checked):
     clip: Positive = 0.2
     """Clip range epsilon of the probability ratio: [1 - epsilon, 1 + epsilon]."""
     clip_schedule: Schedule = field(default="none", metadata=SCHEDULE)
-    """Schedule of the clip range, as --ppo.anneal. By default none."""
+    """Schedule of the clip range, with the values of --ppo.anneal. By default none: it is constant."""
     policy_learning_rate: Positive | None = None
     """Initial learning rate of the policy (Adam); None: 1e-3 sqrt(100k / budget), at least 3e-4 and at most
     3e-3 (docs/defaults.md)."""
     value_learning_rate: Positive | None = None
     """Initial learning rate of the value function (Adam); None: by the same rule."""
     anneal: Schedule = field(default="linear", metadata=SCHEDULE)
-    """Schedule of both learning rates: none; linear or cosine, to 0 at the end of the budget; or pairs
-    SHARE:FACTOR with straight lines between them: 0:1,0.5:1,1:0.1 keeps the rates for half of the budget and
-    then lowers them to a tenth. By default linear."""
+    """Schedule of both learning rates: none; linear or cosine, to 0 at the end of the budget; or points
+    SHARE:FACTOR, where SHARE is the part of the budget that is used (0 to 1), with straight lines between
+    them. 0:1,0.5:1,1:0.1 keeps the rates for half of the budget and then lowers them to a tenth. By default
+    linear."""
     max_grad_norm: Annotated[float | None, Bound(gt=0)] = 0.5
     """Maximum global norm of the gradient of each network; None: not clipped."""
     target_kl: Annotated[float | None, Bound(gt=0)] = None
@@ -95,7 +97,8 @@ class PPO(Checked):
     entropy_coef: Annotated[float, Bound(ge=0)] = 0.0
     """Weight of the entropy bonus in the policy loss."""
     entropy_schedule: Schedule = field(default="none", metadata=SCHEDULE)
-    """Schedule of the weight of the entropy bonus, as --ppo.anneal. By default none."""
+    """Schedule of the weight of the entropy bonus, with the values of --ppo.anneal. By default none: it is
+    constant."""
     normalize_advantage: bool = True
     """Whether to normalize the advantages of each minibatch to mean 0 and deviation 1 in the policy loss."""
     stagger_starts: bool = True
@@ -289,8 +292,8 @@ class Config(Checked):
     history: Annotated[int, Bound(ge=1, le=2**10)] = 1
     """How many observations both networks read at once: the newest and those before it, K in all."""
     unused: Literal["refuse", "skip"] = "refuse"
-    """What to do with options that have no effect on this environment, such as the deviation of discrete
-    actions: refuse them, or skip them with a note."""
+    """What to do with an option that has no effect in this environment, for example policy.std-init with
+    discrete actions: refuse it, or skip it with a note."""
     ppo: PPO = field(default_factory=PPO)
     policy: Policy = field(default_factory=Policy)
     value: Value = field(default_factory=Value)

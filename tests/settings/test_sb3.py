@@ -94,6 +94,11 @@ def test_a_recurrent_policy_is_an_lstm():
     _, config = config_of({"policy": "MlpLstmPolicy", "policy_kwargs": "dict(lstm_hidden_size=32)"})
     assert (config.policy.memory, config.value.memory) == ("lstm", "lstm")
     assert (config.policy.memory_size, config.value.memory_size) == (32, 32)
+    _, config = config_of(
+        {"n_steps": 64, "policy": "MlpLstmPolicy", "policy_kwargs": "dict(enable_critic_lstm=False)"}
+    )
+    assert (config.ppo.num_steps, config.ppo.minibatch_size, config.policy.memory_size) == (64, 128, 256)
+    assert (config.value.memory, config.value.memory_size) == ("none", None)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +135,7 @@ def test_the_verb_prints_a_file_that_trains(tmp_path, capsys):
     assert (config["num_envs"], config["ppo"]["num_steps"], config["ppo"]["clip"]) == (2, 64, 0.3)
     assert config["ppo"]["clip_schedule"] == "linear"
 
-    assert main(["translate", str(zoo), "CartPole-v0", "--name", "CartPole-v1", "--json"]) == 0
+    assert main(["translate", str(zoo), "CartPole-v0", "--env", "CartPole-v1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["settings"]["env"] == "CartPole-v1"
     assert main(["translate", str(zoo), "CartPole-v9"]) == 2
     assert "has no settings of CartPole-v9; it has CartPole-v0, CartPole-v1" in capsys.readouterr().err

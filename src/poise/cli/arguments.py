@@ -71,9 +71,9 @@ ConfigFile = Annotated[
     str | None,
     arg(
         name="config",
-        metavar="FILE",
-        help="Settings in a file (YAML, JSON or TOML), in the folder of a run, or sb3 for those of "
-        "Stable-Baselines3. Options beside it count more.",
+        metavar="FILE|RUN|sb3",
+        help="Settings from a file (.yaml, .json, .toml), from the folder of a run, or sb3 (the defaults of "
+        "Stable-Baselines3). Options on the command line override them; they override a preset.",
         help_behavior_hint="",
     ),
 ]

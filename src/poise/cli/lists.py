@@ -47,7 +47,7 @@ def presets(json_: Json = False) -> None:
 
 
 def runs(
-    place: Annotated[Path, Positional, arg(metavar="DIR")] = Path("runs"),
+    place: Annotated[Path, Positional, arg(metavar="[DIR]")] = Path("runs"),
     filter: Annotated[tuple[str, ...], arg(metavar="WORD...", help_behavior_hint="")] = (),
     sort: str = "time",
     reverse: bool = False,
@@ -62,7 +62,7 @@ def runs(
         filter: Only runs that have each of these words in their name, tags, note, task, status, options or
             folder.
         sort: The column to sort by: time (of the last checkpoint), name, env, seed, status, steps or score.
-        reverse: Whether to begin with the largest.
+        reverse: Whether the largest come first; otherwise they come last.
     """
     from poise.studies.listing import lines, list_runs
 

@@ -44,8 +44,8 @@ def config(
 
     Args:
         source: The folder of a run, a file of settings, a preset, or sb3.
-        all_: Print every setting; otherwise those that differ from the defaults. A run has a number for each
-            default that depends on the task and the budget.
+        all_: Print every setting; otherwise those that differ from the defaults. For a run, defaults that
+            follow from the task and the budget, such as the learning rate, are printed as numbers.
     """
     env, chosen, options = _settings(source)
     usual = flat(Config().to_dict())
@@ -67,28 +67,28 @@ def _settings(source: str) -> tuple[str | None, dict[str, Any], dict[str, Any]]:
 
 def translate(
     file: Annotated[Path, Positional, arg(metavar="FILE.yml")],
-    env: Annotated[str, Positional, arg(metavar="ENV")],
-    name: Annotated[str | None, arg(metavar="ENV", help_behavior_hint="")] = None,
+    task: Annotated[str, Positional, arg(metavar="NAME")],
+    env: Annotated[str | None, arg(metavar="ENV", help_behavior_hint="")] = None,
     json_: Json = False,
 ) -> None:
-    """Print the settings of RL Zoo or Stable-Baselines3 for a task as a file for --config.
+    """Convert the hyperparameters of one task in RL Zoo's ppo.yml to a file for --config.
 
-    Example: poise translate ppo.yml HalfCheetah-v4 > cheetah.yaml
+    Example: poise translate ppo.yml HalfCheetah-v4 --env HalfCheetah-v5 > cheetah.yaml
 
     Args:
-        file: RL Zoo's file of settings, hyperparams/ppo.yml.
-        env: The environment as the file names it.
-        name: Its name in poise, if it is another one, for example a newer version.
+        file: The file hyperparams/ppo.yml of RL Zoo (RL Baselines3 Zoo).
+        task: The environment as that file names it.
+        env: Its name in poise, if it is another one, for example a newer version.
     """
     try:
-        found = translate_zoo(load_data(file), env)
+        found = translate_zoo(load_data(file), task)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
-    settings = {"env": name or env, **found.options}
+    settings = {"env": env or task, **found.options}
     Settings(str(file), config=found.options).over(Config())  # refuses what no training could have
     if json_:
         print(as_json({"settings": settings, "without": found.without}))
         return
     command = typed("poise", "train", "--config", "FILE")
-    lines = [f"{command}: {env} in {file.name}", *(f"without counterpart: {line}" for line in found.without)]
+    lines = [f"{command}: {task} in {file.name}", *(f"without counterpart: {line}" for line in found.without)]
     print(as_yaml(settings, *lines))

@@ -25,7 +25,8 @@ class Options(Checked):
     """Library that steps the environments; auto: the fastest that supports ENV."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """What the training computes on. auto: the GPU if JAX can use one and there is enough to do at once
-    (docs/accelerators.md), unless JAX_PLATFORMS is set; otherwise the CPU."""
+    (docs/accelerators.md), unless JAX_PLATFORMS is set; otherwise the CPU. With --seeds, and in experiments
+    and sweeps, auto is the CPU."""
     matmul_precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """Precision of matrix products on a GPU. tf32 and bfloat16 are faster and keep 3 and 2 digits.
     Refused on a CPU, also where auto chooses it."""
@@ -62,14 +63,14 @@ class Options(Checked):
     """Devices of JAX that train together, each with some of the --env-groups: environments in JAX only. On a
     CPU the number does not affect the result (docs/accelerators.md)."""
     together: Annotated[int | None, Bound(ge=1, le=2**12)] = None
-    """Seeds of --seeds that are trained by one program, for environments in JAX on a GPU. Affects the last
-    digits of the result (docs/accelerators.md). None: on a GPU all seeds, 64 at most; on a CPU 1."""
+    """How many of the --seeds one program trains at once (environments in JAX only). Changes the last digits
+    of the result (docs/accelerators.md). None: with --device gpu all seeds, 64 at most; otherwise 1."""
     compile_cache: bool = True
     """Whether to keep compiled programs in the user's cache folder, for a faster next start."""
     name: str | None = field(default=None, metadata={"metavar": "NAME"})
     """Name of the run, for the name of its folder, tables and legends."""
     tag: tuple[str, ...] = field(default=(), metadata={"metavar": "TAG..."})
-    """Tags, by which poise runs finds the run."""
+    """One or several tags, after ENV, by which poise runs finds the run."""
     note: str | None = field(default=None, metadata={"metavar": "TEXT"})
     """A note about the run, which poise runs and the report show."""
 

@@ -87,8 +87,8 @@ def read_settings(source: str) -> Settings:
     """
     if source in NAMED:
         return Settings(source, config=NAMED[source])
-    path = Path(source)
-    if path.is_dir():
+    path, is_run = Path(source), Path(source).is_dir()
+    if is_run:
         path /= "config.json"
     with _named(str(path)):
         found = _flat(load_data(path), "")
@@ -101,6 +101,8 @@ def read_settings(source: str) -> Settings:
             if hint is None:
                 raise ConfigError(f"{name}: no such option{instead(name, {*_hints(), 'env'}, typed=False)}")
             (config if of_config else options)[name] = _read(name, hint, value)
+        if is_run:  # how many seeds shared a program is not a setting of this one
+            options.pop("together", None)
         settings = Settings(str(path), env, config, options)
     settings.over(Config())
     settings.options_over(Options())

@@ -84,6 +84,15 @@ ACTIVATIONS = {
     "Sigmoid": "sigmoid",
 }
 POLICIES = {"MlpPolicy", "MultiInputPolicy", "CnnPolicy"}
+# of RecurrentPPO in sb3-contrib, without options
+LSTM: dict[str, Any] = {
+    "ppo.num_steps": 128,
+    "ppo.minibatch_size": 128,
+    "policy.memory": "lstm",
+    "policy.memory_size": 256,
+    "value.memory": "lstm",
+    "value.memory_size": 256,
+}
 RECURRENT = {"MlpLstmPolicy", "CnnLstmPolicy", "MultiInputLstmPolicy"}
 _LINEAR = re.compile(r"lin_(.+)")
 
@@ -116,8 +125,8 @@ def translate(data: Mapping[str, Any], env: str) -> Translated:
         others = near or [str(name) for name in data]
         raise ConfigError(f"has no settings of {env}; it has {', '.join(map(str, others)):.500}")
     found = Translated(env)
-    for name, value in settings.items():
-        _translate_one(found, str(name), value)
+    for name in sorted(settings, key=lambda name: name != "policy"):  # which has defaults of its own
+        _translate_one(found, str(name), settings[name])
     return found
 
 
@@ -169,7 +178,11 @@ def _normalize(found: Translated, value: Any) -> None:
 
 def _policy(found: Translated, value: Any) -> None:
     if value in RECURRENT:
-        found.options |= {"policy.memory": "lstm", "value.memory": "lstm"}
+        found.options |= LSTM
+    elif value == "CnnPolicy":
+        found.without.append(
+            f"policy = {value}: each network has an encoder of its own, and hidden layers after it"
+        )
     elif value not in POLICIES:
         found.without.append(f"policy = {value}: is not known; the networks follow from the spaces")
 
@@ -195,6 +208,8 @@ def _policy_kwargs(found: Translated, value: Any) -> None:
                 _net_arch(found, one)
             case "lstm_hidden_size":
                 found.options |= {"policy.memory_size": one, "value.memory_size": one}
+            case "enable_critic_lstm" if not one:
+                found.options |= {"value.memory": "none", "value.memory_size": None}
             case _:
                 found.without.append(f"policy_kwargs, {name} = {one}: has no counterpart")
 
