@@ -95,9 +95,9 @@ def test_a_recurrent_policy_is_an_lstm():
     assert (config.policy.memory, config.value.memory) == ("lstm", "lstm")
     assert (config.policy.memory_size, config.value.memory_size) == (32, 32)
     _, config = config_of(
-        {"n_steps": 64, "policy": "MlpLstmPolicy", "policy_kwargs": "dict(enable_critic_lstm=False)"}
+        {"n_steps": 256, "policy": "MlpLstmPolicy", "policy_kwargs": "dict(enable_critic_lstm=False)"}
     )
-    assert (config.ppo.num_steps, config.ppo.minibatch_size, config.policy.memory_size) == (64, 128, 256)
+    assert (config.ppo.num_steps, config.ppo.minibatch_size, config.policy.memory_size) == (256, 128, 256)
     assert (config.value.memory, config.value.memory_size) == ("none", None)
 
 
