@@ -95,7 +95,11 @@ def test_a_recurrent_policy_is_an_lstm():
     assert (config.policy.memory, config.value.memory) == ("lstm", "lstm")
     assert (config.policy.memory_size, config.value.memory_size) == (32, 32)
     _, config = config_of(
-        {"n_steps": 256, "policy": "MlpLstmPolicy", "policy_kwargs": "dict(enable_critic_lstm=False)"}
+        {
+            "n_steps": 256,
+            "policy": "MlpLstmPolicy",
+            "policy_kwargs": "dict(enable_critic_lstm=False, lstm_hidden_size=256)",
+        }
     )
     assert (config.ppo.num_steps, config.ppo.minibatch_size, config.policy.memory_size) == (256, 128, 256)
     assert (config.value.memory, config.value.memory_size) == ("none", None)
@@ -146,3 +150,16 @@ def test_the_settings_of_stable_baselines3_have_a_name():
     assert (config.num_envs, config.ppo.num_steps, config.ppo.minibatch_size) == (1, 2048, 64)
     assert config.ppo.recompute_every is None
     assert config.unused == "skip"
+
+
+def test_a_minibatch_larger_than_a_rollout_is_the_whole_rollout():
+    _, config = config_of({"n_steps": 8, "batch_size": 256})
+    assert config.ppo.minibatch_size == 8
+
+
+def test_the_frames_of_atari_and_the_limit_of_the_kl():
+    found = translate({"atari": {"frame_stack": 4}}, "atari")
+    assert "history" not in found.options
+    assert "four frames already" in found.without[0]
+    _, config = config_of({"target_kl": 0.02})
+    assert config.ppo.target_kl == pytest.approx(0.03)

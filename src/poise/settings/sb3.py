@@ -51,7 +51,6 @@ RENAMED = {
     "gae_lambda": "ppo.lam",
     "ent_coef": "ppo.entropy_coef",
     "max_grad_norm": "ppo.max_grad_norm",
-    "target_kl": "ppo.target_kl",
     "normalize_advantage": "ppo.normalize_advantage",
     "frame_stack": "history",
     "seed": "seed",
@@ -127,6 +126,12 @@ def translate(data: Mapping[str, Any], env: str) -> Translated:
     found = Translated(env)
     for name in sorted(settings, key=lambda name: name != "policy"):  # which has defaults of its own
         _translate_one(found, str(name), settings[name])
+    rows, size = (
+        found.options["num_envs"] * found.options["ppo.num_steps"],
+        found.options["ppo.minibatch_size"],
+    )
+    if isinstance(rows, int) and isinstance(size, int):  # a larger minibatch is the whole rollout
+        found.options["ppo.minibatch_size"] = min(size, rows)
     return found
 
 
@@ -134,6 +139,10 @@ def _translate_one(found: Translated, name: str, value: Any) -> None:
     """Adds one setting of RL Zoo."""
     if name in _READERS:
         _READERS[name](found, value)
+    elif name == "frame_stack" and (
+        found.env == "atari" or found.env.startswith("ALE/") or "NoFrameskip" in found.env
+    ):
+        found.without.append(f"{name} = {value}: an observation of an Atari game has four frames already")
     elif name in RENAMED:
         number = isinstance(value, float) and value.is_integer() and name.startswith(("n_", "batch"))
         found.options[RENAMED[name]] = int(value) if number else value
@@ -148,6 +157,16 @@ def _learning_rate(found: Translated, value: Any) -> None:
     for name in ("policy", "value"):
         found.options[f"ppo.{name}_learning_rate"] = rate
     found.options["ppo.anneal"] = "linear" if linear else "none"
+
+
+def _target_kl(found: Translated, value: Any) -> None:
+    if value is None:
+        return
+    limit, _ = _schedule("target_kl", value)
+    found.options["ppo.target_kl"] = 1.5 * limit  # where Stable-Baselines3 stops
+    found.without.append(
+        f"target_kl = {value}: ends the epochs of the policy alone, not of the value function"
+    )
 
 
 def _clip_range(found: Translated, value: Any) -> None:
@@ -208,10 +227,16 @@ def _policy_kwargs(found: Translated, value: Any) -> None:
                 _net_arch(found, one)
             case "lstm_hidden_size":
                 found.options |= {"policy.memory_size": one, "value.memory_size": one}
-            case "enable_critic_lstm" if not one:
-                found.options |= {"value.memory": "none", "value.memory_size": None}
+            case "enable_critic_lstm":
+                pass  # after all others
             case _:
                 found.without.append(f"policy_kwargs, {name} = {one}: has no counterpart")
+    _critic_without_memory(found, arguments)
+
+
+def _critic_without_memory(found: Translated, arguments: Mapping[str, Any]) -> None:
+    if not arguments.get("enable_critic_lstm", True):
+        found.options |= {"value.memory": "none", "value.memory_size": None}
 
 
 def _net_arch(found: Translated, value: Any) -> None:
@@ -230,6 +255,7 @@ def _net_arch(found: Translated, value: Any) -> None:
 _READERS: dict[str, Callable[[Translated, Any], None]] = {
     "learning_rate": _learning_rate,
     "clip_range": _clip_range,
+    "target_kl": _target_kl,
     "normalize": _normalize,
     "policy": _policy,
     "policy_kwargs": _policy_kwargs,

@@ -52,6 +52,8 @@ class Listed:
 
     def has(self, word: str) -> bool:
         """Whether the word is in its folder, name, tags, note, environment, status or options."""
+        if word.lower() in get_args(Status):  # "finished" is a part of "unfinished"
+            return word.lower() == self.status
         texts = [self.folder, self.name, *self.tags, self.note, self.env, self.status, self.differences]
         return any(word.lower() in text.lower() for text in texts if text)
 
