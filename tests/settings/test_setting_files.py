@@ -120,6 +120,18 @@ def test_what_is_wrong_is_named_with_its_file(file, text):
         read_settings(path)
 
 
+@pytest.mark.parametrize("text", ['{"seed": 1, "seed": 2}', '{"ppo": {"clip": 0.1}, "ppo": {"gamma": 0.9}}'])
+def test_an_option_twice_in_json_is_refused(file, text):
+    with pytest.raises(ConfigError, match=r"(seed|ppo) appears twice"):
+        read_settings(file(text, "a.json"))
+
+
+@pytest.mark.parametrize("text", ["seed: !!int ''", "seed: !!map [a, b]", "seed: !!bool foo"])
+def test_a_tag_that_does_not_fit_is_refused(file, text):
+    with pytest.raises(ConfigError, match="cannot be read: "):
+        read_settings(file(text))
+
+
 def test_a_file_of_many_aliases_is_refused_before_it_fills_the_memory(file):
     """Ten levels of ten references each: 10**10 options."""
     levels = ["l0: &l0 {x: 1}"]

@@ -14,6 +14,7 @@ executes nothing.
 
 import contextlib
 import dataclasses
+import json
 import tomllib
 import types
 import typing
@@ -122,7 +123,8 @@ def load_data(path: Path) -> Mapping[str, Any]:
         text = read_plain(path, LARGEST).decode()
         match path.suffix:
             case ".json":
-                data = parse_json(text)
+                data = parse_json(text)  # which limits its size and depth
+                json.loads(text, object_pairs_hook=_once)
             case ".toml":
                 data = tomllib.loads(text)
             case _:
@@ -136,6 +138,14 @@ def load_data(path: Path) -> Mapping[str, Any]:
     if not isinstance(data, Mapping):
         raise ConfigError("must be a list of options with values, as in ppo.clip: 0.1")
     return data
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises ValueError if a name appears twice."""
+    names = [name for name, _ in pairs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{twice:.100} appears twice")
+    return dict(pairs)
 
 
 def _load_yaml(text: str) -> Any:
@@ -154,7 +164,12 @@ def _load_yaml(text: str) -> Any:
 
     try:
         return yaml.load(text, Loader)
-    except yaml.YAMLError as error:
+    except (
+        yaml.YAMLError,
+        TypeError,
+        LookupError,
+        AttributeError,
+    ) as error:  # the others: of a tag such as !!int
         raise ValueError(str(error)) from error
 
 

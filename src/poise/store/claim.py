@@ -54,16 +54,16 @@ def is_claimed(folder: Path) -> bool:
         except (FileError, OSError):  # there is none, or it cannot be read
             return False
         stack.callback(os.close, opened)
-        return not _locked(opened)
+        return not _locked(opened, exclusive=False)  # others may look at the same time
     raise AssertionError
 
 
-def _locked(opened: int) -> bool:
-    """Takes the lock if it is free. Whether this process has it."""
+def _locked(opened: int, *, exclusive: bool = True) -> bool:
+    """Takes the lock if it is free, alone or beside others that do not take it alone. Whether it was."""
     import fcntl
 
     try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(opened, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # the disk does not support locks
