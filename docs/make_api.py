@@ -2,7 +2,10 @@
 
 import dataclasses
 import inspect
+import textwrap
 from collections.abc import Callable
+
+import docstring_parser
 
 import poise
 
@@ -21,6 +24,7 @@ ORDER = [
     "PlayedStep",
     "Run",
     "Evaluation",
+    "Options",
     "Config",
     "PPO",
     "Policy",
@@ -54,7 +58,17 @@ def entry(name: str, thing: object) -> list[str]:
         return [lines[0], *signature(name, thing), *lines[1:]]
     if dataclasses.is_dataclass(thing):
         fields = [field for field in dataclasses.fields(thing) if not field.name.startswith("_")]
-        lines += ["", "Fields: " + ", ".join(f"`{field.name}`" for field in fields) + "."]
+        about = {
+            entry.arg_name: entry.description for entry in docstring_parser.parse_from_object(thing).params
+        }
+        texts = [" ".join((about.get(field.name) or "").split()) for field in fields]
+        if any(texts):
+            lines += [
+                "",
+                *(f"- `{f.name}`: {text}".removesuffix(": ") for f, text in zip(fields, texts, strict=True)),
+            ]
+        else:
+            lines += ["", "Fields: " + ", ".join(f"`{field.name}`" for field in fields) + "."]
     for method, value in vars(thing).items():
         is_method = inspect.isfunction(value) or isinstance(value, classmethod)
         if method.startswith("_") or not is_method:
@@ -75,7 +89,12 @@ def signature(name: str, function: Callable[..., object]) -> list[str]:
             words.append("*")
             starred = True
         words.append(str(p))
-    return ["```text", f"{name}({', '.join(words)})", "```", ""]
+    return [
+        "```text",
+        *textwrap.wrap(f"{name}({', '.join(words)})", 100, subsequent_indent="    "),
+        "```",
+        "",
+    ]
 
 
 def text(thing: object) -> list[str]:

@@ -73,7 +73,7 @@ def test_a_folder_holds_few_modules():
 
 
 def test_a_function_fits_a_screen():
-    assert [name for name, each in functions() if num_lines(each) > 50 and name != "api.py: train"] == []
+    assert [name for name, each in functions() if num_lines(each) > 50] == []
 
 
 def test_blocks_are_nested_three_deep_at_most():
@@ -81,5 +81,5 @@ def test_blocks_are_nested_three_deep_at_most():
 
 
 def test_few_functions_have_more_than_seven_arguments():
-    many = [name for name, each in functions() if num_arguments(each) > 7 and name != "api.py: train"]
+    many = [name for name, each in functions() if num_arguments(each) > 7]
     assert len(many) <= 3, many

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from poise.envs.registry import register
     from poise.errors import PoiseError
     from poise.health.diagnosis import diagnose
+    from poise.runs.options import Options
     from poise.runs.session import Run
     from poise.settings.presets import PRESETS
     from poise.spec import Spec
@@ -54,6 +55,7 @@ _HOME = {
     "Progress": "training.iteration",
     "iterations": "training.loop",
     "PRESETS": "settings.presets",
+    "Options": "runs.options",
     "Run": "runs.session",
     "train": "api",
     "resume": "api",
@@ -69,6 +71,7 @@ __all__ = [
     "Evaluation",
     "JaxEnv",
     "Normalize",
+    "Options",
     "PlayedStep",
     "PoiseError",
     "Policy",

@@ -1,48 +1,27 @@
 """What Python code calls: train and resume, with what the command shows."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from poise import envs
 from poise.health.telling import run_lines
-from poise.runs.options import Options
 from poise.runs.session import Changes, Run, execute, proceed
 from poise.runs.setup import Conditions
-from poise.settings.presets import configure
+from poise.settings.keywords import Keywords, choose, with_keywords
 from poise.system.interrupts import refuse_imported_script
 from poise.system.streams import Lasting, TextOut
 from poise.system.terminal import print
 
 
+@with_keywords
 def train(
-    env: str,
+    env: str | None = None,
     *,
-    backend: envs.Backend = "auto",
-    device: str = Options.device,
-    matmul_precision: str = Options.matmul_precision,
-    out: str | Path = "runs",
-    file: TextOut | None = None,
-    evaluate: bool = Options.evaluate,
-    video: bool = Options.video,
-    log_every: int = Options.log_every,
-    checkpoint_every: int | None = Options.checkpoint_every,
-    eval_every: int | None = Options.eval_every,
-    eval_episodes: int = Options.eval_episodes,
-    eval_max_steps: int | None = Options.eval_max_steps,
-    eval_max_seconds: float | None = Options.eval_max_seconds,
-    on_crash: str = Options.on_crash,
-    env_timeout: float = Options.env_timeout,
-    workers: int = Options.workers,
-    devices: int = Options.devices,
-    together: int | None = Options.together,
+    config: str | Path | None = None,
     ray: str | None = None,
-    compile_cache: bool = Options.compile_cache,
-    name: str | None = None,
-    tag: Sequence[str] = (),
-    note: str | None = None,
-    **config: Any,
+    file: TextOut | None = None,
+    **settings: Unpack[Keywords],
 ) -> Run:
     """Trains an agent and leaves a folder with all that there is to know of it.
 
@@ -53,36 +32,16 @@ def train(
     runs the script again in each process that it starts.
 
     Args:
-        env: a Gymnasium id, one of poise's own, or the name of a preset.
-        backend: what steps the environments; "auto" takes the fastest that has ``env``.
-        device: "auto", "cpu" or "gpu" (``Options.device``). JAX must not have started before in this process,
-            or on that device.
-        matmul_precision: "float32", "tf32" or "bfloat16", on a GPU (``Options.matmul_precision``).
-        out: the root in which the run's folder is made.
+        env: a Gymnasium id, one of poise's own, or the name of a preset; None: the one that ``config`` names.
+        config: a file of settings (.yaml, .json, .toml), the folder of a run, or "sb3". It overrides a
+            preset, and ``settings`` override it.
+        ray: the cluster of the workers: "HOST:PORT", or "auto" for the one of this machine; None: a local
+            one is started for them, and stopped at the end (``poise.system.cluster``).
         file: where progress is shown; standard output by default.
-        evaluate: whether the greedy agent plays 100 episodes at the end, and the best agent is chosen.
-        video: whether it is filmed at the end.
-        log_every: log every n-th environment step to TensorBoard.
-        checkpoint_every: environment steps between two checkpoints; None: one when 10 seconds have passed.
-        eval_every: environment steps between two greedy scores while training; None: none.
-        eval_episodes: episodes of each of these scores.
-        eval_max_steps: environment steps of the score at the end (``Options.eval_max_steps``).
-        eval_max_seconds: seconds after which no further episode of it begins (``Options.eval_max_seconds``).
-        on_crash: "stop" or "restart" (``Options.on_crash``).
-        env_timeout: seconds (``Options.env_timeout``).
-        workers: processes of a cluster that step the environments (``Options.workers``).
-        devices: of JAX that train together (``Options.devices``).
-        together: lanes of the program (``Options.together``). Copies of this training fill the others: it
-            repeats one of so many seeds that were trained together.
-        ray: the cluster: "HOST:PORT", or "auto" for the one of this machine; None: a local one is started for
-            the workers, and stopped at the end (``poise.system.cluster``).
-        compile_cache: whether what JAX compiles is kept in the user's cache folder for the next start
-            (``poise.system.compile_cache``).
-        name: of the run, for the name of its folder, tables and legends.
-        tag: words by which ``poise runs`` finds it.
-        note: about it.
-        config: fields of ``Config``: ``total_steps``, ``seed``, ``num_envs``, and the groups ``ppo``,
-            ``policy``, ``value``, ``normalize``, each as its record or as a mapping of what changes.
+        settings: every option of ``poise train`` by its name there: the fields of ``poise.Options``, which do
+            not change what is learned, and of ``poise.Config``, which do. A group (``ppo``, ``policy``,
+            ``value``, ``normalize``) is its record or a mapping of what changes. Only the command has
+            ``--seeds``, ``--coordinator`` and ``--json``.
 
     Raises:
         EnvError: the environment cannot be made.
@@ -91,35 +50,12 @@ def train(
         EnvFault: the environment failed; the folder holds all up to then.
         TrainingError: training became infinite or NaN; the folder holds all up to then.
         StorageError: the disk is full; the checkpoints before are whole.
-        KeyboardInterrupt: interrupted; the folder holds all up to then, and ``resume`` goes on from it.
+        KeyboardInterrupt: interrupted; the folder holds all up to then, and ``resume`` continues it.
     """
     refuse_imported_script()
-    options = Options(
-        backend=backend,
-        device=device,  # pyright: ignore[reportArgumentType] (checked there, as the next and on_crash)
-        matmul_precision=matmul_precision,  # pyright: ignore[reportArgumentType]
-        out=Path(out),
-        evaluate=evaluate,
-        video=video,
-        log_every=log_every,
-        checkpoint_every=checkpoint_every,
-        eval_every=eval_every,
-        eval_episodes=eval_episodes,
-        eval_max_steps=eval_max_steps,
-        eval_max_seconds=eval_max_seconds,
-        on_crash=on_crash,  # pyright: ignore[reportArgumentType]
-        env_timeout=env_timeout,
-        workers=workers,
-        devices=devices,
-        together=together,
-        compile_cache=compile_cache,
-        name=name,
-        tag=tuple(tag),
-        note=note,
-    )
-    id, configured = configure(envs.checked_name(env), **config)
+    chosen = choose(env if env is None else envs.checked_name(env), config, settings)
     shown = Lasting(file or sys.stdout, whole=False)
-    return _told(execute(id, configured, options, Conditions(shown, ray=ray)), shown)
+    return _told(execute(chosen.env, chosen.config, chosen.options, Conditions(shown, ray=ray)), shown)
 
 
 def resume(
@@ -133,9 +69,9 @@ def resume(
     ray: str | None = None,
     file: TextOut | None = None,
 ) -> Run:
-    """Goes on with a training that was interrupted or killed, from its last checkpoint to its end.
+    """Resumes a training that was interrupted or killed, from its last checkpoint to its end.
 
-    What comes out is bit for bit what the training would have become without the interruption.
+    The result is bit for bit that of the training without the interruption.
 
     Args:
         run: its folder.

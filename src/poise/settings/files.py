@@ -225,6 +225,11 @@ def nested(options: Mapping[str, Any]) -> dict[str, Any]:
     return data
 
 
+def option_names() -> set[str]:
+    """Every option that a file may set, by its dotted name."""
+    return set(_hints())
+
+
 @cache
 def _hints() -> dict[str, tuple[bool, Any]]:
     """Of each option that a file may set: whether it is a field of ``Config``, and its annotation."""

@@ -149,7 +149,13 @@ def starting_point(target: str) -> tuple[str, Config]:
 
 
 def configure(target: str, **options: Any) -> tuple[str, Config]:
-    """``starting_point`` with changed options.
+    """``starting_point`` with changed options, as ``changed`` takes them."""
+    env, config = starting_point(target)
+    return env, changed(config, options)
+
+
+def changed(config: Config, options: Mapping[str, Any]) -> Config:
+    """The configuration with changed options.
 
     A group (``ppo``, ``policy``, ``value``, ``normalize``) may be a record, which replaces it, or a mapping,
     which changes the fields that it names.
@@ -157,7 +163,6 @@ def configure(target: str, **options: Any) -> tuple[str, Config]:
     Raises:
         ConfigError: an option is unknown or has a wrong value.
     """
-    env, config = starting_point(target)
     data = config.to_dict()
     for name, value in options.items():
         name = Config.earlier.get(name, name)
@@ -167,4 +172,4 @@ def configure(target: str, **options: Any) -> tuple[str, Config]:
         if isinstance(value, Mapping) and isinstance(group, dict):
             value = {**group, **value}
         data[name] = value
-    return env, Config.from_dict(data)
+    return Config.from_dict(data)

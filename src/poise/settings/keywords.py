@@ -1,0 +1,132 @@
+"""The options of a training as keywords of ``poise.train``: those of the command, from the same records."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypedDict
+
+from poise.checked import ConfigError
+from poise.config import PPO, Config, Normalize, Policy, Value
+from poise.envs.naming import names_module
+from poise.runs.options import Options
+from poise.settings.files import NOTHING, option_names, read_settings
+from poise.settings.names import instead
+from poise.settings.presets import changed, starting_point
+from poise.spec import Backend
+
+RECORDS = Options, Config  # the table: a field of one of these is an option
+
+
+class Keywords(TypedDict, total=False):
+    """Every field of ``RECORDS``, for editors and type checkers. A test compares them."""
+
+    backend: Backend
+    device: Literal["auto", "cpu", "gpu"]
+    matmul_precision: Literal["float32", "tf32", "bfloat16"]
+    out: str | Path
+    evaluate: bool
+    video: bool
+    log_every: int
+    checkpoint_every: int | None
+    eval_every: int | None
+    eval_episodes: int
+    eval_max_steps: int | None
+    eval_max_seconds: float | None
+    on_crash: Literal["stop", "restart"]
+    env_timeout: float
+    workers: int
+    devices: int
+    together: int | None
+    compile_cache: bool
+    name: str | None
+    tag: Sequence[str]
+    note: str | None
+    total_steps: int
+    seed: int
+    num_envs: int | None
+    env_groups: int
+    history: int
+    unused: Literal["refuse", "skip"]
+    ppo: PPO | Mapping[str, Any]
+    policy: Policy | Mapping[str, Any]
+    value: Value | Mapping[str, Any]
+    normalize: Normalize | Mapping[str, Any]
+
+
+class Chosen(NamedTuple):
+    """What keywords and a file have chosen for a training."""
+
+    env: str
+    config: Config
+    options: Options
+
+
+def choose(target: str | None, file: str | Path | None, keywords: Mapping[str, Any]) -> Chosen:
+    """The training that is asked for. Keywords override the file, and the file overrides a preset.
+
+    Args:
+        target: the environment, or a preset; None: the environment that the file names.
+        file: as ``--config`` takes it; None: none.
+        keywords: of ``Keywords``. A group (``ppo``, ``policy``, ``value``, ``normalize``) is a record, which
+            replaces it, or a mapping, which changes the fields that it names.
+
+    Raises:
+        ConfigError: an option is unknown or has a wrong value, or no environment is named.
+    """
+    known = names()
+    for name in keywords:
+        if Config.earlier.get(name, name) not in known:
+            raise ConfigError(f"{name}: no such option{instead(name, known, typed=False)}")
+    settings = NOTHING if file is None else read_settings(str(file))
+    if target is None and settings.env is not None and names_module(settings.env):
+        raise ConfigError(
+            f"{settings.source}: its env {settings.env!r} names a Python module; to import and run it, give "
+            f"the name as well: env={settings.env!r}"
+        )
+    target = target or settings.env
+    if target is None:
+        raise ConfigError(f"env: is missing; {settings.source or 'poise.train'} names no environment")
+    env, config = starting_point(target)
+    options = dataclasses.replace(settings.options_over(Options()), **_of(Options, keywords))
+    return Chosen(env, changed(settings.over(config), _of(Config, keywords)), options)
+
+
+def names() -> set[str]:
+    """Every keyword, and the options in groups by their dotted names."""
+    return {field.name for record in RECORDS for field in dataclasses.fields(record)} | option_names()
+
+
+def _of(record: type, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords that are fields of ``record``, in its types."""
+    fields = {field.name for field in dataclasses.fields(record)}
+    given = {}
+    for name, value in keywords.items():
+        name = Config.earlier.get(name, name)
+        if name == "out":
+            value = Path(value)
+        elif name == "tag" and not isinstance(value, str):
+            value = tuple(value)
+        if name in fields:
+            given[name] = value
+    return given
+
+
+def with_keywords(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Shows every option with its default in the signature of a function with ``**settings``."""
+    shown = inspect.signature(function)
+    own = [p for p in shown.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    fields = [field for record in RECORDS for field in dataclasses.fields(record)]
+    options = [
+        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=_default(field))
+        for field in fields
+    ]
+    signature: Any = shown.replace(parameters=[*own, *options])
+    function.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
+    return function
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return str(field.default) if isinstance(field.default, Path) else field.default

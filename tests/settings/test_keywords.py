@@ -1,0 +1,92 @@
+"""The keywords of ``poise.train``: the options of the command, from one table."""
+
+import dataclasses
+import inspect
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+
+import poise
+from poise.checked import ConfigError
+from poise.config import PPO, Config
+from poise.runs.options import Options
+from poise.settings.keywords import RECORDS, Keywords, choose
+
+WIDER = {"out", "tag"}  # a keyword may also be text, or any sequence
+
+
+def plain(hint: Any) -> Any:
+    """The annotation without bounds."""
+    if typing.get_origin(hint) is Annotated:
+        return plain(typing.get_args(hint)[0])
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return typing.Union[tuple(map(plain, typing.get_args(hint)))]  # noqa: UP007
+    return hint
+
+
+def test_every_option_is_a_keyword_with_its_type():
+    expected = {}
+    for record in RECORDS:
+        hints = typing.get_type_hints(record, include_extras=True)
+        expected |= {field.name: plain(hints[field.name]) for field in dataclasses.fields(record)}
+    found = typing.get_type_hints(Keywords, include_extras=True)
+    assert list(found) == list(expected)
+    for name, hint in expected.items():
+        if dataclasses.is_dataclass(hint):
+            assert hint in typing.get_args(found[name])
+        elif name not in WIDER:
+            assert found[name] == hint, name
+
+
+def test_the_signature_of_train_shows_every_option_with_its_default():
+    parameters = inspect.signature(poise.train).parameters
+    assert set(typing.get_type_hints(Keywords)) == set(parameters) - {"env", "config", "ray", "file"}
+    assert parameters["total_steps"].default == 100_000
+    assert parameters["ppo"].default == PPO()
+    assert parameters["out"].default == "runs"
+    assert not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+
+
+def test_keywords_override_a_file_and_a_file_overrides_a_preset(tmp_path: Path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("total_steps: 50k\nppo: {clip: 0.1, lam: 0.8}\nvideo: false\nout: elsewhere\n")
+    chosen = choose("paper/pendulum", file, {"ppo": {"clip": 0.3}, "out": "here", "tag": ["a", "b"]})
+    assert chosen.env == "Pendulum-v0"
+    assert (chosen.config.ppo.clip, chosen.config.ppo.lam, chosen.config.ppo.num_epochs) == (0.3, 0.8, 20)
+    assert chosen.config.total_steps == 50_000
+    assert chosen.options == Options(out=Path("here"), video=False, tag=("a", "b"))
+
+
+def test_the_file_may_name_the_environment(tmp_path: Path):
+    file = tmp_path / "settings.toml"
+    file.write_text('env = "Pendulum-v1"\nseed = 3\n')
+    assert choose(None, file, {}) == ("Pendulum-v1", Config(seed=3), Options())
+    assert choose("CartPole-v1", file, {}).env == "CartPole-v1"
+    with pytest.raises(ConfigError, match=r"^env: is missing; sb3 names no environment$"):
+        choose(None, "sb3", {})
+
+
+def test_a_file_alone_never_imports_a_module(tmp_path: Path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("env: 'tank:Tank'\n")
+    with pytest.raises(
+        ConfigError, match=r"names a Python module; .* give the name as well: env='tank:Tank'$"
+    ):
+        choose(None, file, {})
+    assert choose("tank:Tank", file, {}).env == "tank:Tank"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("learning_rate", "no such option; in poise it is ppo.policy_learning_rate and ppo.value"),
+        ("n_envs", "no such option; in poise it is num_envs"),
+        ("checkpoint_evry", "no such option; did you mean checkpoint_every?"),
+    ],
+)
+def test_an_unknown_keyword_is_refused_with_what_to_write(name: str, message: str):
+    with pytest.raises(ConfigError, match=f"^{name}: {message}"):
+        poise.train("Pendulum-v1", **{name: 1})
