@@ -6,11 +6,12 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from poise.errors import PoiseError
 from poise.wording import parse_layers, parse_schedule
 
+Record = TypeVar("Record")
 LARGEST = 1e300  # a larger number counts as infinite: its square is
 DEEPEST = 64  # hidden layers: more take minutes to compile
 
@@ -119,15 +120,32 @@ class Checked:
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self), include_extras=True)
         for name in (field.name for field in dataclasses.fields(typing.cast(Any, self))):
-            hint = hints[name]
-            if typing.get_origin(hint) is tuple:
-                try:
-                    inner = typing.get_args(hint)[0]
-                    object.__setattr__(self, name, _as_tuple(getattr(self, name), inner))
-                except ValueError as error:
-                    raise ConfigError(f"{self.prefix}{name} = {error}") from error
-            if problem := _problem(hint, getattr(self, name)):
-                raise ConfigError(f"{self.prefix}{name} = {getattr(self, name)!r}: {problem}")
+            value = checked_value(self.prefix + name, hints[name], getattr(self, name))
+            object.__setattr__(self, name, value)
+
+
+def checked_value(name: str, hint: Any, value: Any) -> Any:
+    """The value of one field, checked by itself: layers and names as tuples.
+
+    Raises:
+        ConfigError: it does not fit the annotation ``hint``.
+    """
+    if typing.get_origin(hint) is tuple:
+        try:
+            value = _as_tuple(value, typing.get_args(hint)[0])
+        except ValueError as error:
+            raise ConfigError(f"{name} = {error}") from error
+    if problem := _problem(hint, value):
+        raise ConfigError(f"{name} = {shown(value)}: {problem}")
+    return value
+
+
+def shown(value: Any) -> str:
+    """A value for a message, at most 200 characters of it."""
+    try:
+        return f"{value!r:.200}"
+    except ValueError:  # a whole number with too many digits to print
+        return "a very long number"
 
 
 Positive = Annotated[float, Bound(gt=0)]
@@ -157,6 +175,22 @@ def from_dict(cls: type[Checked], data: Any, prefix: str) -> Any:
             value = tuple(value)
         values[name] = value
     return cls(**values)
+
+
+def unchecked(record: Record, changes: Mapping[str, Any]) -> Record:
+    """The record with changed fields, by dotted names; how they go together is not checked.
+
+    For defaults, which other options may still override.
+    """
+    made = object.__new__(type(record))
+    for name in (field.name for field in dataclasses.fields(typing.cast(Any, record))):
+        value = getattr(record, name)
+        if dataclasses.is_dataclass(value):
+            start = f"{name}."
+            inner = {key.removeprefix(start): v for key, v in changes.items() if key.startswith(start)}
+            value = unchecked(value, inner)
+        object.__setattr__(made, name, changes.get(name, value))
+    return made
 
 
 def flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:

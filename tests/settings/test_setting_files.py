@@ -9,6 +9,7 @@ from poise.cli.main import main
 from poise.config import PPO, Config, Policy, Value
 from poise.runs.options import Options
 from poise.settings.files import as_yaml, nested, read_settings
+from poise.settings.keywords import choose
 
 YAML = """
 env: CartPole-v1
@@ -108,7 +109,10 @@ REFUSED = {
     "- 1": r"must be a list of options with values",
     "a: [": r"cannot be read: ",
     "!!python/object/apply:os.system ['true']": r"cannot be read: could not determine a constructor",
-    "a: &a [*a]": r"a: no such option",
+    "a: &a [*a]": r"a: must be one value, or a list of values",
+    "a: [[1]]": r"a: must be one value, or a list of values",
+    f"seed: {'9' * 4000}": r"seed = 9{200}: must be >= 0",
+    f"seed: {'9' * 5000}": r"cannot be read: Exceeds the limit",
     "a: &a {a: *a}": r"too many groups within each other",
 }
 
@@ -118,6 +122,41 @@ def test_what_is_wrong_is_named_with_its_file(file, text):
     path = file(text)
     with pytest.raises(ConfigError, match=rf"^{path}: .*{REFUSED[text]}"):
         read_settings(path)
+
+
+def test_numbers_are_those_of_yaml_1_2(file):
+    """YAML 1.1 reads 010 as 8 and 1:30 as 90."""
+    read = read_settings(
+        file("ppo: {anneal: '0:1,1:0', clip: .5}\nseed: 10\ntotal_steps: 1e4\nnum_envs: 1_6")
+    )
+    assert read.config == {
+        "ppo.anneal": "0:1,1:0",
+        "ppo.clip": 0.5,
+        "seed": 10,
+        "total_steps": 10_000,
+        "num_envs": 16,
+    }
+    with pytest.raises(ConfigError, match=r"eval_max_seconds = '1:30': must be a number"):
+        read_settings(file("eval_max_seconds: 1:30"))
+    assert read_settings(file("note: 010\nname: 1:30")).options == {"note": "010", "name": "1:30"}
+
+
+def test_a_file_of_json_may_begin_with_a_byte_order_mark(file):
+    assert read_settings(file('\ufeff{"seed": 3}', "a.json")).config == {"seed": 3}
+
+
+def test_other_options_may_complete_what_a_file_begins(file, tmp_path, capsys):
+    """A size of a memory, whose kind the command adds; a rollout that is larger than the usual budget."""
+    memory, rollout = "policy: {memory_size: 32}", "num_envs: 64\nppo: {num_steps: 2048}"
+    command = ["train", "CartPole-v1", "--json", "--out", str(tmp_path), "--config"]
+    assert main([*command, file(memory)]) == 2
+    assert "memory-size = 32: has no effect with --policy.memory = none" in capsys.readouterr().err
+    chosen = choose("CartPole-v1", file(memory), {"policy": {"memory": "gru"}})
+    assert (chosen.config.policy.memory, chosen.config.policy.memory_size) == ("gru", 32)
+    assert choose("CartPole-v1", file(rollout), {"total_steps": 1_000_000}).config.rollout_size == 131_072
+    small = file("total_steps: 100\nnum_envs: 8\nppo: {num_steps: 64}\nvideo: false\nevaluate: false\n")
+    assert main([*command, small, "--total-steps", "512"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 512
 
 
 @pytest.mark.parametrize("text", ['{"seed": 1, "seed": 2}', '{"ppo": {"clip": 0.1}, "ppo": {"gamma": 0.9}}'])

@@ -11,7 +11,7 @@ from poise.cli.arguments import Json
 from poise.cli.telling import as_json
 from poise.config import Config
 from poise.runs.options import Options
-from poise.settings.files import NOTHING, Settings, as_yaml, load_data, read_settings
+from poise.settings.files import NOTHING, Settings, as_yaml, load_data, nested, read_settings
 from poise.settings.presets import PRESETS, starting_point
 from poise.settings.sb3 import translate as translate_zoo
 from poise.system.terminal import print, typed
@@ -85,7 +85,7 @@ def translate(
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
     settings = {"env": env or task, **found.options}
-    Settings(str(file), config=found.options).over(Config())  # refuses what no training could have
+    Config.from_dict(nested(found.options))  # refuses what no training could have
     if json_:
         print(as_json({"settings": settings, "without": found.without}))
         return

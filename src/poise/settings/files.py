@@ -15,16 +15,18 @@ executes nothing.
 import contextlib
 import dataclasses
 import json
+import re
 import tomllib
 import types
 import typing
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from poise.checked import ConfigError, flat
+from poise.checked import ConfigError, checked_value, shown, unchecked
 from poise.config import Config
 from poise.runs.options import Options
 from poise.settings.names import instead
@@ -36,6 +38,14 @@ LARGEST = 2**18  # bytes of a file
 MOST = 1_000  # options in it
 DEEPEST = 4  # groups within each other
 SUFFIXES = (".yaml", ".yml", ".json", ".toml")
+TAG = "tag:yaml.org,2002:"
+NUMBERS = {
+    f"{TAG}int": re.compile(r"[-+]?(0|[1-9][0-9_]*)\Z"),
+    f"{TAG}float": re.compile(
+        r"[-+]?((?=.*[.eE])(\.[0-9][0-9_]*|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|\.(inf|Inf|INF))\Z"
+        r"|\.(nan|NaN|NAN)\Z"
+    ),
+}
 NAMED: dict[str, Mapping[str, Any]] = {"sb3": SB3}
 
 
@@ -56,24 +66,12 @@ class Settings:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def over(self, config: Config) -> Config:
-        """The configuration with what the file sets.
-
-        Raises:
-            ConfigError: a value is wrong.
-        """
-        with _named(self.source):
-            return Config.from_dict(nested({**flat(config.to_dict()), **self.config}))
-        raise AssertionError
+        """The configuration with what the file sets; options that it does not go together with may follow."""
+        return unchecked(config, self.config)
 
     def options_over(self, options: Options) -> Options:
-        """The options with what the file sets.
-
-        Raises:
-            ConfigError: a value is wrong.
-        """
-        with _named(self.source):
-            return dataclasses.replace(options, **self.options)
-        raise AssertionError
+        """The options with what the file sets, as ``over``."""
+        return unchecked(options, self.options)
 
 
 NOTHING = Settings()
@@ -95,19 +93,17 @@ def read_settings(source: str) -> Settings:
         found = _flat(load_data(path), "")
         env = found.pop("env", None)
         if not isinstance(env, str | None):
-            raise ConfigError(f"env = {env!r:.100}: must be the name of an environment")
+            raise ConfigError(f"env = {shown(env)}: must be the name of an environment")
         config, options = {}, {}
         for name, value in found.items():
             of_config, hint = _hints().get(name, (None, None))
             if hint is None:
                 raise ConfigError(f"{name}: no such option{instead(name, {*_hints(), 'env'}, typed=False)}")
-            (config if of_config else options)[name] = _read(name, hint, value)
+            (config if of_config else options)[name] = checked_value(name, hint, _read(hint, value))
         if is_run:  # how many seeds shared a program is not a setting of this one
             options.pop("together", None)
-        settings = Settings(str(path), env, config, options)
-    settings.over(Config())
-    settings.options_over(Options())
-    return settings
+        return Settings(str(path), env, config, options)
+    raise AssertionError
 
 
 def load_data(path: Path) -> Mapping[str, Any]:
@@ -120,7 +116,7 @@ def load_data(path: Path) -> Mapping[str, Any]:
         known = ", ".join(NAMED)
         raise ConfigError(f"must be a file ({', '.join(SUFFIXES)}), the folder of a run, or one of: {known}")
     try:
-        text = read_plain(path, LARGEST).decode()
+        text = read_plain(path, LARGEST).decode("utf-8-sig")
         match path.suffix:
             case ".json":
                 data = parse_json(text)  # which limits its size and depth
@@ -142,8 +138,8 @@ def load_data(path: Path) -> Mapping[str, Any]:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON. Raises ValueError if a name appears twice."""
-    names = [name for name, _ in pairs]
-    if twice := next((name for name in names if names.count(name) > 1), None):
+    counts = Counter(name for name, _ in pairs)
+    if twice := next((name for name, count in counts.items() if count > 1), None):
         raise ValueError(f"{twice:.100} appears twice")
     return dict(pairs)
 
@@ -153,12 +149,17 @@ def _load_yaml(text: str) -> Any:
     import yaml  # takes a moment, and only files need it
 
     class Loader(yaml.SafeLoader):
-        """Refuses a name that appears twice."""
+        """Refuses a name that appears twice. Numbers are those of YAML 1.2: 010 and 1:30 are text."""
+
+        yaml_implicit_resolvers: typing.ClassVar = {
+            first: [(tag, NUMBERS.get(tag, pattern)) for tag, pattern in resolvers]
+            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-            twice = next((name for name in names if names.count(name) > 1), None)
-            if twice is not None:
+            keys = [key for key, _ in node.value if key.tag != f"{TAG}merge"]
+            counts = Counter(key.value if isinstance(key.value, str) else "" for key in keys)
+            if twice := next((name for name, count in counts.items() if name and count > 1), None):
                 raise ValueError(f"{twice!s:.100} appears twice, line {node.start_mark.line + 1}")
             return super().construct_mapping(node, deep)
 
@@ -193,6 +194,8 @@ def _flat(data: Mapping[Any, Any], prefix: str) -> dict[str, Any]:
             if name.count(".") >= DEEPEST:
                 raise ConfigError(f"{name:.100}: too many groups within each other")
             inner = _flat(value, f"{name}.")
+        elif isinstance(value, list) and any(isinstance(part, list | Mapping) for part in value):
+            raise ConfigError(f"{name:.100}: must be one value, or a list of values")
         for option in inner.keys() & found.keys():
             raise ConfigError(f"{option}: appears twice")
         found |= inner
@@ -248,7 +251,7 @@ def _fields(record: type, prefix: str, of_config: bool) -> dict[str, tuple[bool,
     return hints
 
 
-def _read(name: str, hint: Any, value: Any) -> Any:
+def _read(hint: Any, value: Any) -> Any:
     """A value with its type. A number may be text: YAML reads 100k and 1e6 so."""
     kinds = set(_kinds(hint))
     if isinstance(value, float) and value.is_integer() and int in kinds and float not in kinds:

@@ -88,7 +88,7 @@ def choose(target: str | None, file: str | Path | None, keywords: Mapping[str, A
     if target is None:
         raise ConfigError(f"env: is missing; {settings.source or 'poise.train'} names no environment")
     env, config = starting_point(target)
-    options = dataclasses.replace(settings.options_over(Options()), **_of(Options, keywords))
+    options = Options(**dataclasses.asdict(settings.options_over(Options())) | _of(Options, keywords))
     return Chosen(env, changed(settings.over(config), _of(Config, keywords)), options)
 
 
