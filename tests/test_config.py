@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from poise.checked import ConfigError
 from poise.config import PPO, Config, Normalize, Policy
 from poise.spec import Spec
+from poise.training.loop import settle
 from poise.wording import parse_count
 
 
@@ -138,6 +139,25 @@ def test_an_option_that_changes_nothing_is_refused_of_a_new_training(options, me
     config = Config.from_dict(options)  # an old run folder may hold it, and is read
     with pytest.raises(ConfigError, match=message):
         config.refuse_idle()
+
+
+def test_what_is_skipped_is_not_refused_in_another_way():
+    discrete = Spec.flat("CartPole-v1", (4,), num_choices=2)
+    continuous = Spec.flat("probe", (4,), (2,), (-1.0,) * 2, (1.0,) * 2)
+    tanh = Config(unused="skip", policy=Policy(head_tanh="all"))
+    assert settle(tanh, discrete, new=True).policy.head_tanh == "none"
+    bonus = PPO(entropy_coef=0.1, entropy_schedule="linear")
+    fixed = Config(unused="skip", policy=Policy(std="fixed"), ppo=bonus)
+    ppo = settle(fixed, continuous, new=True).ppo
+    assert (ppo.entropy_coef, ppo.entropy_schedule) == (0.0, "none")
+    with pytest.raises(ConfigError, match="head_tanh to mean"):
+        settle(tanh, continuous, new=True)
+
+
+def test_epochs_of_the_value_function_that_are_those_of_both_are_one_number():
+    spec = Spec.flat("CartPole-v1", (4,), num_choices=2)
+    assert Config(ppo=PPO(num_epochs=4, value_num_epochs=4)).settled(spec).ppo.value_num_epochs is None
+    assert Config(ppo=PPO(num_epochs=4, value_num_epochs=3)).settled(spec).ppo.value_num_epochs == 3
 
 
 def test_options_with_an_effect_are_accepted():

@@ -404,7 +404,7 @@ class Config(Checked):
         its number of action dimensions, and from nothing else. Options that are skipped have their defaults.
         """
         if self.unused == "skip":
-            return self._without_unused(spec).settled(spec)
+            return self.without_unused(spec).settled(spec)
         ppo, policy = self.ppo, self.policy
         num_steps, num_envs = self.shape
         budget = defaults.comparable_budget(self.total_steps, num_steps, num_envs)
@@ -418,6 +418,7 @@ class Config(Checked):
             "num_steps": num_steps,
             "minibatch_size": self.minibatch_size,
             "sequence_length": self.sequence_length(spec),
+            "value_num_epochs": None if ppo.value_num_epochs == ppo.num_epochs else ppo.value_num_epochs,
             "gamma": defaults.gamma(spec.time_limit) if ppo.gamma is None else ppo.gamma,
             "policy_learning_rate": rate if ppo.policy_learning_rate is None else ppo.policy_learning_rate,
             "value_learning_rate": rate if ppo.value_learning_rate is None else ppo.value_learning_rate,
@@ -530,15 +531,18 @@ class Config(Checked):
         elif not any(spec.scaled):
             idle["normalize.action"] = f"the unbounded actions of {spec.id}"
         if not spec.choices and self.policy.std == "fixed":
-            idle["ppo.entropy_coef"] = "a fixed deviation, whose entropy is constant"
+            names = ("ppo.entropy_coef", "ppo.entropy_schedule")
+            idle |= dict.fromkeys(names, "a fixed deviation, whose entropy is constant")
         if not spec.images:
             idle |= dict.fromkeys(("policy.images", "value.images"), f"{spec.id}, which has no images")
         values, usual = flat(self.to_dict()), flat(Config().to_dict())
         changed = (path for path in idle if values[path] != usual[path])
         return {path: (values[path], usual[path], idle[path]) for path in changed}
 
-    def _without_unused(self, spec: Spec) -> "Config":
-        """The configuration with the defaults of what has no effect."""
+    def without_unused(self, spec: Spec) -> "Config":
+        """The configuration with the defaults of what has no effect, if that is to be skipped."""
+        if self.unused == "refuse":
+            return self
         config = dataclasses.replace(self, unused="refuse")
         for path, (_, usual, _) in self.without_effect(spec).items():
             group, name = path.split(".")

@@ -184,6 +184,28 @@ def test_a_reward_that_is_no_number_is_named(agent):
         agent.evaluate(1, env=SyncVectorEnv([lambda: Walk(spoiled=True)]))
 
 
+class Broken(Walk):
+    """Observes NaN, or raises, in its second step."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def step(self, action):
+        obs, *rest = super().step(action)
+        if self.step_number == 2:
+            if self.error is not None:
+                raise self.error
+            obs[1] = np.nan
+        return obs, *rest
+
+
+def test_faults_of_a_vector_environment_are_named(agent):
+    for error, message in [(None, "obs is nan"), (SystemExit(3), r"step raised SystemExit: 3")]:
+        with pytest.raises(EnvFault, match=f"SyncVectorEnv: {message}"):
+            agent.evaluate(5, env=SyncVectorEnv([lambda error=error: Broken(error)]))
+
+
 def test_the_command_scores_sampled_actions(tmp_path, capsys):
     run = poise.train(
         "CartPole-v1",

@@ -55,6 +55,16 @@ def test_episodes_that_differ_are_named(runs):
     assert difference.config == {"seed": (0, 1)}
 
 
+def test_options_that_an_earlier_version_did_not_have_are_no_difference(runs, tmp_path):
+    copy = shutil.copytree(runs[1], tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    del config["history"], config["together"], config["unused"], config["ppo"]["clip_schedule"]
+    (copy / "config.json").write_text(json.dumps(config))
+    assert compare(runs[0], copy).config == {}
+    (copy / "config.json").write_text(json.dumps(config | {"history": 2}))
+    assert compare(runs[0], copy).config == {"history": (1, 2)}
+
+
 def test_a_shorter_run_differs_by_its_learning_rates(runs):
     difference = compare(runs[0], runs[3])
     assert (difference.iterations, difference.iteration) == ((5, 3), 2)

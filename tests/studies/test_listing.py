@@ -1,8 +1,10 @@
 """``poise runs``, and the names of runs."""
 
+import fcntl
 import json
 import os
 import re
+import threading
 
 import pytest
 
@@ -87,6 +89,16 @@ def test_a_run_that_a_process_has_is_in_training_and_others_are_only_looked_at(p
         summary.write_text(kept)
 
 
+def test_a_look_at_a_run_does_not_keep_a_training_from_it(tmp_path):
+    with claimed(tmp_path):
+        pass
+    with (tmp_path / ".lock").open() as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        threading.Timer(0.2, fcntl.flock, (look, fcntl.LOCK_UN)).start()
+        with claimed(tmp_path):
+            assert is_claimed(tmp_path)
+
+
 def test_the_verb_prints_a_table_and_json(place, capsys):
     assert main(["runs", str(place), "--sort", "name"]) == 0
     title, first, second, *_ = capsys.readouterr().out.splitlines()
@@ -109,10 +121,11 @@ def test_a_setting_is_labelled_by_the_name_of_its_runs(place):
 
 
 @pytest.mark.parametrize(
-    "about", [{"name": ""}, {"name": "a\nb"}, {"name": "x" * 61}, {"tag": ("",)}, {"note": "x" * 1001}]
+    "about",
+    [{"name": ""}, {"name": "a\nb"}, {"name": "x" * 61}, {"tag": ("",)}, {"note": "x" * 1001}, {"tag": "-a"}],
 )
 def test_a_name_is_one_line(about):
-    with pytest.raises(ConfigError, match=r"^(name|tag|note) = .*characters in one line"):
+    with pytest.raises(ConfigError, match=r"^(name|tag|note) = .*(characters in one line|not begin with -)"):
         Options(**about)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import re
+import shlex
 import shutil
 
 import numpy as np
@@ -105,6 +106,8 @@ def test_the_command_has_what_was_asked_for_beside_the_learning(run):
     beside = dataclasses.replace(read_record(run), options=Options(together=4))
     assert beside.again().endswith(" --together 4 --seeds 4")
     assert beside.again(8).endswith(" --together 4 --seeds 8")
+    noted = dataclasses.replace(read_record(run), options=Options(note="--wide", tag=("a", "b")).settled())
+    assert shlex.split(noted.again())[-4:] == ["--tag", "a", "b", "--note=--wide"]
     record = read_record(run)
     asked = dataclasses.replace(record.options, backend="gymnasium", evaluate=False)
     again = dataclasses.replace(record, options=asked).again()

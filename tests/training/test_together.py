@@ -89,6 +89,18 @@ def test_a_lane_that_fails_leaves_the_others_as_they_are():
         assert (rows_of(alone)[-1].iteration < 10) == (seed in failed)
 
 
+def test_a_program_that_fails_says_why_in_each_lane():
+    lanes = Lanes(2)
+
+    def iterate(now, given, number):
+        raise FloatingPointError("too large")
+
+    asked = [lanes.ask(np.zeros(1, np.float32), np.zeros(1, np.float32), 1, iterate=iterate) for _ in "ab"]
+    for ticket in asked:
+        with pytest.raises(FloatingPointError, match="too large"):
+            lanes.outcome(ticket)
+
+
 def test_a_program_of_lanes_learns_what_one_training_does():
     """But for rounding: XLA compiles other products."""
     config = dataclasses.replace(CONFIG, total_steps=4 * 64)

@@ -81,7 +81,7 @@ def _commands(verb: str, options: list[str], guard: Guard) -> dict[str, Callable
     settings = settings_of(options) if verb in ("train", "experiment", "sweep") else NOTHING
     if verb == "train":
         refuse_module(settings, options)
-    target = env_name(options) if may_be_preset else settings.env or ""
+    target = (env_name(options) if may_be_preset else "") or settings.env or ""
     return {
         "train": train_command(target, guard=guard, settings=settings),
         "resume": resume_command(guard),

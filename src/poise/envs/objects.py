@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from jaxtyping import Bool, Shaped
 
-from poise.envs.checking import Checked, EnvFault
+from poise.envs.checking import LARGEST, Checked, EnvFault, described
 from poise.envs.gymnasium import close_quietly, masks_of
 from poise.envs.packing import Obs, arrays_of, first_of, map_arrays, pack, read_leaves, unpack_action
 from poise.envs.spaces import flat_mask, native_action, read_alike, read_spec
@@ -129,14 +129,15 @@ class ManyEnvs:
     def reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Obs:
         rest = iter(seeds)
         each: Any = [next(rest) if begins else None for begins in mask]
-        obs, self._infos = self._env.reset(seed=each, options={"reset_mask": np.array(mask)})
+        with self._faults("reset"):
+            obs, self._infos = self._env.reset(seed=each, options={"reset_mask": np.array(mask)})
         return self._packed(obs, mask)
 
     def step(self, action: Shaped[np.ndarray, "N ..."]) -> EnvStep:
         own = native_action(self._env.action_space, unpack_action(self.spec, action))
-        obs, reward, terminated, truncated, self._infos = self._env.step(own)
-        if not np.isfinite(reward).all():
-            raise EnvFault(f"{self.spec.id}: reward is {reward[~np.isfinite(reward)][0]}")
+        with self._faults("step"):
+            obs, reward, terminated, truncated, self._infos = self._env.step(own)
+        self._check("reward", reward)
         packed = self._packed(obs, np.ones(self.num_envs, bool))
         if "final_obs" in self._infos:  # it was reset in this step
             packed = map_arrays(np.array, packed)
@@ -165,7 +166,25 @@ class ManyEnvs:
                 mask = _row_of_infos(self._infos, lane)[MASK] if called is None else called[lane]
                 self._mask[lane] = flat_mask(mask, self.spec)
             leaves[MASK] = self._mask.copy()
-        return pack(self.spec, leaves, self.num_envs)
+        packed = pack(self.spec, leaves, self.num_envs)
+        for array in arrays_of(packed).values():
+            self._check("obs", array)
+        return packed
+
+    def _check(self, what: str, array: np.ndarray) -> None:
+        """Refuses infinity, NaN, and numbers whose squares a float32 cannot add up."""
+        if array.dtype.kind == "f" and not (usable := np.abs(array) <= LARGEST).all():
+            raise EnvFault(f"{self.spec.id}: {what} is {array[~usable][0]}")
+
+    @contextmanager
+    def _faults(self, method: str) -> Iterator[None]:
+        """Raises what its environments raise as an ``EnvFault``."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # also SystemExit
+            raise EnvFault(f"{self.spec.id}: {method} raised {described(error)}") from error
 
 
 def _row_of_infos(infos: dict[str, Any], lane: int) -> dict[str, Any]:

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from poise.checked import flat
+from poise.config import Config
 from poise.errors import PoiseError
 from poise.runs.journal import read_episodes, read_metrics
 from poise.spec import Episode
 from poise.store.files import FileError, read_json
 
 Pair = tuple[Any, Any]
-PLACED = ("backend", "device", "matmul_precision")  # options that are compared as parts of the machine
+# options that are compared as parts of the machine; and what was done with options without effect
+IGNORED = ("backend", "device", "matmul_precision", "unused")
 
 
 class DiffError(PoiseError):
@@ -87,12 +89,13 @@ def compare(first: Path, second: Path) -> Difference:
     """
     runs = first, second
     rows = [read_metrics(run) for run in runs]
-    # earlier versions trained each seed by a program of its own, and did not say so
-    configs = [{"together": 1, **flat(_json(run / "config.json"))} for run in runs]
+    # what earlier versions do not have is what they did: the default
+    absent = {"together": 1, **flat(Config().to_dict())}
+    configs = [{**absent, **flat(_json(run / "config.json"))} for run in runs]
     summaries = [_json(run / "summary.json") if _is_there(run / "summary.json") else {} for run in runs]
     fields: dict[str, Any] = {
         "iterations": (len(rows[0]), len(rows[1])),
-        "config": {name: pair for name, pair in _pairs(*configs).items() if name not in PLACED},
+        "config": {name: pair for name, pair in _pairs(*configs).items() if name not in IGNORED},
         "machine": _machine(configs, summaries),
     }
     until = min(rows[0][-1]["steps"], rows[1][-1]["steps"]) if all(rows) else 0

@@ -69,6 +69,7 @@ class Ticket:
     given: Any
     count: int
     outcome: Outcome | None = None
+    error: Exception | None = None  # why there is none
 
 
 class Lanes:
@@ -94,11 +95,17 @@ class Lanes:
     def outcome(self, ticket: Ticket) -> Outcome:
         """What was asked for. If it has not been started, everything that was asked for is. Never waits.
 
-        The call has as many iterations as the least that a training asked for.
+        The call has as many iterations as the least that a training asked for. If it fails, it fails for all.
         """
-        if ticket.outcome is None:
+        if ticket.outcome is None and ticket.error is None:
             asked, self._asked = self._asked, []
-            self._run(asked)
+            try:
+                self._run(asked)
+            except Exception as error:
+                for each in asked:
+                    each.error = error
+        if ticket.error is not None:
+            raise ticket.error
         assert ticket.outcome is not None
         return ticket.outcome
 

@@ -82,6 +82,8 @@ class Options(Checked):
                     raise ConfigError(
                         f"{name} = {text!r:.100}: must be 1 to {LONGEST[name]} characters in one line"
                     )
+                if name != "note" and text is not None and text.startswith("-"):
+                    raise ConfigError(f"{name} = {text!r:.100}: must not begin with -, as an option does")
         if len(self.tag) > MOST_TAGS:
             raise ConfigError(f"tag: must be at most {MOST_TAGS}, not {len(self.tag)}")
 

@@ -113,8 +113,9 @@ def _options(values: Mapping[str, Any]) -> list[str]:
         if isinstance(value, bool):
             words.append(f"--{group}{dot}{'' if value else 'no-'}{last}")
         else:
-            many = value if isinstance(value, tuple | list) else [value]
-            words += [f"--{group}{dot}{last}", *(f"{item}" for item in many)]
+            option, many = f"--{group}{dot}{last}", value if isinstance(value, tuple | list) else [value]
+            like_option = len(many) == 1 and f"{many[0]}".startswith("-")
+            words += [f"{option}={many[0]}"] if like_option else [option, *(f"{item}" for item in many)]
     return words
 
 

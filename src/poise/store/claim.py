@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import os
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from poise.errors import PoiseError
 from poise.store.files import FileError, is_full, open_plain
 
 LOCK = ".lock"
+LOOK = 1.0  # seconds: whoever only looks (``is_claimed``) has the lock file for less
 
 
 class ClaimError(PoiseError):
@@ -39,8 +41,11 @@ def claimed(folder: Path) -> Iterator[None]:
         has_file = (folder / LOCK).exists()
         if not _locked(_opened(folder, stack)) and not has_file:
             raise ClaimError(f"{folder}: another process is training it")
-        if not _locked(_opened(folder / LOCK, stack)):
-            raise ClaimError(f"{folder}: another process is training it")
+        opened, until = _opened(folder / LOCK, stack), time.monotonic() + LOOK
+        while not _locked(opened):
+            if time.monotonic() > until:
+                raise ClaimError(f"{folder}: another process is training it")
+            time.sleep(LOOK / 20)
         yield
 
 

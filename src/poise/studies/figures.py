@@ -67,6 +67,13 @@ MOST_COLUMNS = 3
 
 def draw_tasks(path: Path, panels: Mapping[str, Sequence[Line]], num_seeds: int) -> None:
     """Writes a PNG with 200 dots per inch: a panel for each task, at most three in a row."""
+    import matplotlib
+
+    with matplotlib.rc_context({"text.parse_math": False}):  # a name may hold a dollar sign
+        _draw_tasks(path, panels, num_seeds)
+
+
+def _draw_tasks(path: Path, panels: Mapping[str, Sequence[Line]], num_seeds: int) -> None:
     from matplotlib.figure import Figure as Canvas
 
     columns = min(len(panels), MOST_COLUMNS)
@@ -74,6 +81,7 @@ def draw_tasks(path: Path, panels: Mapping[str, Sequence[Line]], num_seeds: int)
     size = (8.0 if columns == 1 else 4.6 * columns, 1.2 + 3.3 * rows)
     canvas = Canvas(figsize=size, dpi=200, layout="constrained")
     grid = canvas.subplots(rows, columns, squeeze=False)
+    named: dict[str, Any] = {}  # the first line of each label
     for place, axes in enumerate(grid.flat):
         if place >= len(panels):
             axes.set_axis_off()
@@ -82,19 +90,21 @@ def draw_tasks(path: Path, panels: Mapping[str, Sequence[Line]], num_seeds: int)
         for i, line in enumerate(lines):
             color = COLORS[i % len(COLORS)]
             style = "--" if line.dashed else "-"
-            axes.plot(line.steps, line.value, style, color=color, linewidth=1.6, label=line.label)
+            (drawn,) = axes.plot(line.steps, line.value, style, color=color, linewidth=1.6)
+            named.setdefault(line.label, drawn)
             if np.isfinite(line.low).any():
                 axes.fill_between(line.steps, line.low, line.high, color=color, alpha=0.15, linewidth=0)
         keep_readable(axes, lines)
         _dress(axes, "return", last=place + columns >= len(panels), first=place % columns == 0)
         axes.set_title(task, loc="left", fontsize=11)
-    named = {
-        label: handle
-        for axes in grid.flat
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
+    place = {"loc": "outside lower left", "ncols": columns}
+    # Matplotlib leaves out what begins with "_"
     canvas.legend(
-        named.values(), named.keys(), loc="outside lower left", frameon=False, fontsize=9, ncols=columns
+        named.values(),
+        [f"\u200b{x}" if x.startswith("_") else x for x in named],
+        frameon=False,
+        fontsize=9,
+        **place,
     )
     caption = "one seed"
     if num_seeds > 1:

@@ -69,11 +69,12 @@ def grouped(records: Sequence[Record]) -> list[Setting]:
     names = {text: text if len(text) <= LONGEST else f"setting {i + 1}" for i, text in enumerate(texts)}
     labelled = [dataclasses.replace(s, label=names[_in_words(s.differs)]) for s in settings]
     called = [(setting.env, _name(setting)) for setting in settings]
+    called += [(setting.env, setting.label) for setting in labelled]  # a name must not be that of another one
     return [
         dataclasses.replace(setting, label=name)
         if name and called.count((setting.env, name)) == 1
         else setting
-        for setting, (_, name) in zip(labelled, called, strict=True)
+        for setting, (_, name) in zip(labelled, called[: len(labelled)], strict=True)
     ]
 
 

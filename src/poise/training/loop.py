@@ -85,7 +85,7 @@ def settle(config: Config, spec: Spec, *, new: bool) -> Config:
     """
     config.check_against(spec)
     if new:
-        config.refuse_idle()
+        config.without_unused(spec).refuse_idle()
     return config.settled(spec)
 
 

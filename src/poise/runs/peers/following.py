@@ -70,6 +70,9 @@ def proceed_with_peers(
     with meet(meeting, conditions) as peers:
         if peers.leads:
             return proceed(run, changes, _with(conditions, peers, meeting))
+        for name, value in dataclasses.asdict(dataclasses.replace(changes, env=None)).items():
+            if value is not None:
+                raise ConfigError(f"{name} = {value!r}: is for process 0 alone, which tells it to the others")
         facts = agree(peers, None)
         check_name(Path("the run of process 0"), facts["env"], changes.env)
         config = Config.from_dict(facts["config"])

@@ -25,7 +25,12 @@ from poise.system.terminal import print
 from poise.training.iteration import Progress
 from poise.training.loop import Start
 
-MOVED = ("devices", "matmul_precision", "compile_cache")  # options of a training that all processes share
+MOVED = (
+    "device",
+    "devices",
+    "matmul_precision",
+    "compile_cache",
+)  # options of a training that all processes share
 
 
 def meet(meeting: PeerOptions, conditions: Conditions) -> AbstractContextManager[Peers]:
