@@ -8,7 +8,7 @@ import pytest
 from poise.checked import ConfigError
 from poise.cli.main import main
 from poise.config import Config
-from poise.settings.files import Settings, read_settings
+from poise.settings.files import nested, read_settings
 from poise.settings.sb3 import RENAMED, WITHOUT, translate
 
 ZOO = {
@@ -35,7 +35,7 @@ ZOO = {
 
 def config_of(settings):
     found = translate({"Task-v0": settings}, "Task-v0")
-    return found, Settings("zoo", config=found.options).over(Config())
+    return found, Config.from_dict(nested(found.options))
 
 
 def test_each_setting_is_translated_as_worked_out_by_hand():
@@ -67,6 +67,15 @@ def test_nothing_of_a_file_is_dropped_silently():
         assert found.options != usual.options or len(found.without) == 1, name
 
 
+def test_what_is_off_is_not_missed():
+    found, _ = config_of(
+        {"use_sde": False, "sde_sample_freq": -1, "clip_range_vf": None, "env_wrapper": None, "callback": []}
+    )
+    assert found.without == [
+        "callback = []: use --eval-every and --checkpoint-every, or the loop poise.iterations in Python"
+    ]
+
+
 @pytest.mark.parametrize(
     ("value", "obs", "reward"),
     [
@@ -75,11 +84,29 @@ def test_nothing_of_a_file_is_dropped_silently():
         ("{'norm_obs': False, 'norm_reward': True}", False, True),
         ("dict(norm_obs=True, norm_reward=False)", True, False),
         ({"norm_reward": False}, True, False),
+        ({"norm_reward": False, "gamma": 0.9, "clip_reward": 5.0}, True, False),
     ],
 )
 def test_normalization_is_that_of_its_wrapper(value, obs, reward):
     _, config = config_of({"normalize": value})
     assert (config.normalize.obs, config.normalize.reward) == (obs, reward)
+
+
+def test_the_bounds_of_its_wrapper_are_kept():
+    _, config = config_of({"normalize": "dict(clip_obs=5.0, clip_reward=3.0, gamma=0.9)"})
+    normalize = config.normalize
+    assert (normalize.obs_clip, normalize.reward_clip, normalize.reward_gamma) == (5.0, 3.0, 0.9)
+
+
+def test_a_network_without_hidden_layers_is_named():
+    found, config = config_of({"policy_kwargs": "dict(net_arch=[])"})
+    assert [line.partition(":")[0] for line in found.without] == ["net_arch, pi = []", "net_arch, vf = []"]
+    assert config.policy.hidden == (64, 64)
+
+
+def test_a_policy_that_is_no_name_is_refused():
+    with pytest.raises(ConfigError, match=r"policy = \['a'\]: must be the name of a policy"):
+        config_of({"policy": ["a"]})
 
 
 @pytest.mark.parametrize(
@@ -88,6 +115,12 @@ def test_normalization_is_that_of_its_wrapper(value, obs, reward):
 def test_networks_are_read_in_each_of_their_forms(arch):
     _, config = config_of({"policy_kwargs": f"dict(net_arch={arch})"})
     assert config.policy.hidden == config.value.hidden == (64, 32)
+
+
+def test_a_recurrent_policy_needs_no_stack_of_frames():
+    found, config = config_of({"frame_stack": 2, "policy": "CnnLstmPolicy", "n_steps": 128})
+    assert (config.history, config.policy.memory) == (1, "lstm")
+    assert found.without == ["frame_stack = 2: the memory reads earlier observations"]
 
 
 def test_a_recurrent_policy_is_an_lstm():

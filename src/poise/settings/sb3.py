@@ -41,6 +41,12 @@ NORMALIZED: dict[str, dict[str, Any]] = {
     "norm_obs": {"normalize.obs": True, "normalize.first_rollout": False, "normalize.obs_clip": 10.0},
     "norm_reward": {"normalize.reward": True, "normalize.reward_clip": 10.0},
 }
+# its other arguments: what each belongs to, and the option
+BESIDE_NORMALIZED = {
+    "gamma": ("norm_reward", "normalize.reward_gamma"),
+    "clip_obs": ("norm_obs", "normalize.obs_clip"),
+    "clip_reward": ("norm_reward", "normalize.reward_clip"),
+}
 RENAMED = {
     "n_envs": "num_envs",
     "n_timesteps": "total_steps",
@@ -52,7 +58,6 @@ RENAMED = {
     "ent_coef": "ppo.entropy_coef",
     "max_grad_norm": "ppo.max_grad_norm",
     "normalize_advantage": "ppo.normalize_advantage",
-    "frame_stack": "history",
     "seed": "seed",
 }
 WITHOUT = {
@@ -72,6 +77,7 @@ WITHOUT = {
     "monitor_wrapper": "episodes are always recorded",
     "n_eval_envs": "scores choose the number of environments",
 }
+OFF = (None, False, -1)  # values with which such a setting does nothing
 ACTIVATIONS = {
     "Tanh": "tanh",
     "ReLU": "relu",
@@ -139,15 +145,12 @@ def _translate_one(found: Translated, name: str, value: Any) -> None:
     """Adds one setting of RL Zoo."""
     if name in _READERS:
         _READERS[name](found, value)
-    elif name == "frame_stack" and (
-        found.env == "atari" or found.env.startswith("ALE/") or "NoFrameskip" in found.env
-    ):
-        found.without.append(f"{name} = {value}: an observation of an Atari game has four frames already")
     elif name in RENAMED:
         number = isinstance(value, float) and value.is_integer() and name.startswith(("n_", "batch"))
         found.options[RENAMED[name]] = int(value) if number else value
     elif name in WITHOUT:
-        found.without.append(f"{name} = {value}: {WITHOUT[name]}")
+        if value not in OFF:
+            found.without.append(f"{name} = {value}: {WITHOUT[name]}")
     else:
         found.without.append(f"{name} = {value}: is not known")
 
@@ -186,16 +189,37 @@ def _schedule(name: str, value: Any) -> tuple[float, bool]:
 def _normalize(found: Translated, value: Any) -> None:
     given = _python("normalize", value) if isinstance(value, str) else value
     chosen = given if isinstance(given, Mapping) else dict.fromkeys(NORMALIZED, bool(given))
-    for name, on in (dict.fromkeys(NORMALIZED, True) | dict(chosen)).items():
-        if name == "gamma":
-            found.options["normalize.reward_gamma"] = on
-        elif name not in NORMALIZED:
-            found.without.append(f"normalize, {name} = {on}: is not known")
-        elif on:
-            found.options |= NORMALIZED[name]
+    chosen = dict.fromkeys(NORMALIZED, True) | dict(chosen)
+    for name, on in NORMALIZED.items():
+        if chosen[name]:
+            found.options |= on
+    for name in chosen.keys() - NORMALIZED.keys():
+        switch, option = BESIDE_NORMALIZED.get(name, (None, ""))
+        if switch is None:
+            found.without.append(f"normalize, {name} = {chosen[name]}: is not known")
+        elif chosen[switch]:  # otherwise it does nothing
+            found.options[option] = chosen[name]
+
+
+def _frame_stack(found: Translated, value: Any) -> None:
+    if found.env == "atari" or found.env.startswith("ALE/") or "NoFrameskip" in found.env:
+        found.without.append(
+            f"frame_stack = {value}: an observation of an Atari game has four frames already"
+        )
+        return
+    if found.options.get("policy.memory", "none") != "none":
+        found.without.append(f"frame_stack = {value}: the memory reads earlier observations")
+        return
+    found.options["history"] = value
+    found.without.append(
+        f"frame_stack = {value}: history {value} reads as many observations; of images, it learns from whole "
+        "sequences (ppo.sequence_length) instead of shuffled rows"
+    )
 
 
 def _policy(found: Translated, value: Any) -> None:
+    if not isinstance(value, str):
+        raise ConfigError(f"policy = {value!r:.100}: must be the name of a policy")
     if value in RECURRENT:
         found.options |= LSTM
     elif value == "CnnPolicy":
@@ -246,7 +270,11 @@ def _net_arch(found: Translated, value: Any) -> None:
     both = value if isinstance(value, Mapping) else {"pi": value, "vf": value}
     for name, group in (("pi", "policy"), ("vf", "value")):
         widths = both.get(name)
-        if not isinstance(widths, list) or not widths:
+        if widths == []:
+            found.without.append(
+                f"net_arch, {name} = []: a network has at least one hidden layer; it keeps 64x64"
+            )
+        elif not isinstance(widths, list):
             found.without.append(f"net_arch, {name} = {widths}: must be a list of widths")
         else:
             found.options[f"{group}.hidden"] = tuple(widths)
@@ -258,6 +286,7 @@ _READERS: dict[str, Callable[[Translated, Any], None]] = {
     "target_kl": _target_kl,
     "normalize": _normalize,
     "policy": _policy,
+    "frame_stack": _frame_stack,
     "policy_kwargs": _policy_kwargs,
 }
 

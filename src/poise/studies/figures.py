@@ -161,7 +161,7 @@ def _dress(axes: Any, quantity: str, *, last: bool, first: bool) -> None:
     if quantity == "value_loss":
         axes.set_yscale("log")
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:,.0f}k" if x else "0"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:,.10g}k" if x else "0"))
     axes.grid(color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
