@@ -210,6 +210,15 @@ def test_with_everything_given_there_is_nothing_to_search(reacher):
     assert [d.name for d in make_space([], fewer, reacher)[1]] == ["ppo.clip"]
 
 
+def test_an_option_without_effect_is_refused_unless_another_gives_it_one(reacher):
+    with pytest.raises(
+        ConfigError, match=r"^search = 'ppo.entropy-schedule': .* has no effect with ppo.entr"
+    ):
+        make_space(["ppo.entropy-schedule"], Config(), reacher)
+    make_space(["ppo.entropy-schedule"], Config(ppo=PPO(entropy_coef=0.01)), reacher)
+    make_space(["ppo.entropy-schedule", "ppo.entropy-coef=0,0.01"], Config(), reacher)
+
+
 def test_settings_that_cannot_be_together_are_refused_when_they_are_made(reacher):
     base, _ = make_space(["ppo.num-steps=8,128"], Config(), reacher)
     with pytest.raises(ConfigError, match=r"ppo\.minibatch_size = 1000"):

@@ -82,6 +82,10 @@ class Dimension:
         value = round(1 - 1 / drawn, 6) if self.scale == "horizon" else float(f"{drawn:.{DIGITS}g}")
         return min(max(value, self.low), self.high)
 
+    def values(self) -> tuple[Any, ...]:
+        """The choices, or both ends."""
+        return self.choices or (self.low, self.high)
+
     def holds(self, value: Any) -> bool:
         """Whether this value of the option is in the space."""
         if self.scale == "choice":
@@ -154,7 +158,10 @@ def make_space(words: Sequence[str], config: Config, spec: Spec) -> tuple[Config
     ppo = dataclasses.replace(config.ppo, num_steps=num_steps, minibatch_size=config.minibatch_size)
     base = dataclasses.replace(config, num_envs=num_envs, ppo=ppo)
     if words:
-        return base, _searched(words, settled, spec, fixed)
+        space = _searched(words, settled, spec, fixed)
+        for dimension in space:
+            _refuse_idle(dimension, base, space)
+        return base, space
     space: Space = ()
     for name in USUAL:
         if name not in fixed and (dimension := _usual(name, settled, space)):
@@ -165,6 +172,32 @@ def make_space(words: Sequence[str], config: Config, spec: Spec) -> tuple[Config
             "name other options with --search"
         )
     return base, space
+
+
+def _refuse_idle(dimension: Dimension, base: Config, space: Space) -> None:
+    """Refuses a dimension whose values have no effect, whatever one other dimension is.
+
+    Raises:
+        ConfigError: the reason for one of the values.
+    """
+    values = [value for value in dimension.values() if value != dimension.usual]
+    beside = [{other.name: value} for other in space for value in other.values()]
+    refused = [_idle(base, {**other, dimension.name: value}) for value in values for other in beside]
+    if refused and None not in refused:
+        raise ConfigError(f"search = '{dimension.name.replace('_', '-')}': {refused[0]}")
+
+
+def _idle(base: Config, values: Mapping[str, Any]) -> str | None:
+    """Why one of these values has no effect; None if each has one, or if they cannot be together."""
+    try:
+        config = applied(base, values)
+    except ConfigError:
+        return None
+    try:
+        config.refuse_idle()
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 def _usual(name: str, settled: Config, space: Space) -> Dimension | None:
@@ -221,7 +254,7 @@ def _searched(words: Sequence[str], settled: Config, spec: Spec, fixed: Collecti
             raise ConfigError(
                 f"search = {typed!r}: has no default range; write {typed}=LOW:HIGH or {typed}=A,B,C"
             )
-        for value in dimension.choices or (dimension.low, dimension.high):
+        for value in dimension.values():
             _check_value(name, value, settled, spec)
         space = (*space, dimension)
     order = [_option(part.partition("=")[0]) for part in words]
