@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from poise.agents.answers import Distribution
     from poise.agents.evaluation import Evaluation, PlayedStep
     from poise.agents.export import export
-    from poise.api import resume, train
+    from poise.api import resume, session, train
     from poise.config import PPO, Config, Normalize, Policy, Value
     from poise.envs import make
     from poise.envs.mujoco import Task
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from poise.envs.registry import register
     from poise.errors import PoiseError
     from poise.health.diagnosis import diagnose
+    from poise.runs.driving.stops import Stop, StopAt
     from poise.runs.options import Options
     from poise.runs.session import Run
     from poise.settings.presets import PRESETS
     from poise.spec import Spec
     from poise.studies.report.report import report
     from poise.training.iteration import Progress
-    from poise.training.loop import iterations
+    from poise.training.loop import Start, iterations
 
 _HOME = {
     "Agent": "agents.agent",
@@ -54,6 +55,10 @@ _HOME = {
     "export": "agents.export",
     "Progress": "training.iteration",
     "iterations": "training.loop",
+    "Start": "training.loop",
+    "Stop": "runs.driving.stops",
+    "StopAt": "runs.driving.stops",
+    "session": "api",
     "PRESETS": "settings.presets",
     "Options": "runs.options",
     "Run": "runs.session",
@@ -78,6 +83,9 @@ __all__ = [
     "Progress",
     "Run",
     "Spec",
+    "Start",
+    "Stop",
+    "StopAt",
     "Task",
     "Value",
     "diagnose",
@@ -88,6 +96,7 @@ __all__ = [
     "register",
     "report",
     "resume",
+    "session",
     "train",
 ]
 

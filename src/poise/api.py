@@ -1,17 +1,21 @@
 """What Python code calls: train and resume, with what the command shows."""
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Unpack
 
 from poise import envs
 from poise.health.telling import run_lines
-from poise.runs.session import Changes, Run, execute, proceed
+from poise.runs.driving.own_loop import OwnLoop
+from poise.runs.session import Changes, Run, execute, executing, proceed
 from poise.runs.setup import Conditions
 from poise.settings.keywords import Keywords, choose, with_keywords
 from poise.system.interrupts import refuse_imported_script
 from poise.system.streams import Lasting, TextOut
 from poise.system.terminal import print
+from poise.training.iteration import Progress
 
 
 @with_keywords
@@ -21,6 +25,7 @@ def train(
     config: str | Path | None = None,
     ray: str | None = None,
     file: TextOut | None = None,
+    on_iteration: Callable[[Progress], object] | None = None,
     **settings: Unpack[Keywords],
 ) -> Run:
     """Trains an agent and leaves a folder with all that there is to know of it.
@@ -38,6 +43,9 @@ def train(
         ray: the cluster of the workers: "HOST:PORT", or "auto" for the one of this machine; None: a local
             one is started for them, and stopped at the end (``poise.system.cluster``).
         file: where progress is shown; standard output by default.
+        on_iteration: is called with each ``Progress``, once its rows are written. To return ``poise.Stop``
+            ends the training, as ``poise.StopAt(475)`` does; everything else that it returns is ignored.
+            What it raises ends the training with a checkpoint of that iteration, and is raised here.
         settings: every option of ``poise train`` by its name there: the fields of ``poise.Options``, which do
             not change what is learned, and of ``poise.Config``, which do. A group (``ppo``, ``policy``,
             ``value``, ``normalize``) is its record or a mapping of what changes. Only the command has
@@ -55,19 +63,57 @@ def train(
     refuse_imported_script()
     chosen = choose(env if env is None else envs.checked_name(env), config, settings)
     shown = Lasting(file or sys.stdout, whole=False)
-    return _told(execute(chosen.env, chosen.config, chosen.options, Conditions(shown, ray=ray)), shown)
+    conditions = Conditions(shown, ray=ray, on_iteration=on_iteration)
+    return _told(execute(chosen.env, chosen.config, chosen.options, conditions), shown)
+
+
+@with_keywords
+def session(
+    env: str | None = None,
+    *,
+    config: str | Path | None = None,
+    ray: str | None = None,
+    file: TextOut | None = None,
+    **settings: Unpack[Keywords],
+) -> OwnLoop:
+    """``train`` with a loop of your own: the same run folder, checkpoints, score and film.
+
+        with poise.session("CartPole-v1", total_steps=100_000) as session:
+            for progress in session:
+                print(progress.steps, progress.mean_return)
+                if progress.mean_return > 195:
+                    break
+        agent = poise.load(session.run.folder)
+
+    With ``run_dir``, the same lines continue a training that was interrupted. ``poise.iterations`` is a loop
+    with nothing around it.
+
+    Args:
+        env, config, ray, file, settings: as of ``train``.
+
+    Raises:
+        Exception: as ``train``, once the loop begins.
+    """
+    refuse_imported_script()
+    chosen = choose(env if env is None else envs.checked_name(env), config, settings)
+    shown = Lasting(file or sys.stdout, whole=False)
+    training = executing(chosen.env, chosen.config, chosen.options, Conditions(shown, ray=ray))
+    return OwnLoop(training, partial(_told, file=shown))
 
 
 def resume(
     run: str | Path,
     *,
     total_steps: int | None = None,
+    stop_at: float | None = None,
+    max_seconds: float | None = None,
     env: str | None = None,
     workers: int | None = None,
     device: str | None = None,
     devices: int | None = None,
     ray: str | None = None,
     file: TextOut | None = None,
+    on_iteration: Callable[[Progress], object] | None = None,
 ) -> Run:
     """Resumes a training that was interrupted or killed, from its last checkpoint to its end.
 
@@ -76,7 +122,9 @@ def resume(
     Args:
         run: its folder.
         total_steps: another budget, also for a training that is finished. Learning rates then go to 0 over
-            the new budget: the result is not that of a training that had it from the start.
+            the new budget: the result is not that of a training that had it from the start. What had
+            stopped a training before its budget was used up does so no more.
+        stop_at, max_seconds: another end of this kind, also for a training that this option has stopped.
         env: the environment's name, where that is of a module (``module:Task``): a folder alone never makes
             Python import one.
         workers: another number of processes that step the environments. It changes no bit.
@@ -84,6 +132,7 @@ def resume(
         devices: another number of devices that train together, as of ``train``.
         ray: the cluster of these, as of ``train``.
         file: where progress is shown; standard output by default.
+        on_iteration: as of ``train``. It is called from the next iteration on.
 
     Raises:
         RunError: there is nothing to go on with, or the environment has changed.
@@ -95,8 +144,17 @@ def resume(
     """
     refuse_imported_script()
     shown = Lasting(file or sys.stdout, whole=False)
-    changes = Changes(total_steps, env, workers, device, devices)  # pyright: ignore[reportArgumentType]
-    return _told(proceed(Path(run), changes, Conditions(shown, ray=ray)), shown)
+    changes = Changes(
+        total_steps,
+        env,
+        workers,
+        device,  # pyright: ignore[reportArgumentType]
+        devices,
+        stop_at,
+        max_seconds,
+    )
+    conditions = Conditions(shown, ray=ray, on_iteration=on_iteration)
+    return _told(proceed(Path(run), changes, conditions), shown)
 
 
 def _told(run: Run, file: TextOut) -> Run:

@@ -24,7 +24,7 @@ from suite import POISE, Failed, Process, require
 from poise.checked import ConfigError
 from poise.cli.main import main
 from poise.config import Config
-from poise.runs.options import Options
+from poise.runs.options import FOLDERS, Options
 from poise.store.checkpoint import manifest_sum
 
 SECRET = "what lies outside"
@@ -441,7 +441,7 @@ def fields(record: Any, prefix: str = "") -> dict[str, Any]:
 
 
 CONFIG = fields(Config())
-OPTIONS = {name: value for name, value in fields(Options()).items() if name != "out"}
+OPTIONS = {name: value for name, value in fields(Options()).items() if name not in FOLDERS}
 WORDS = st.one_of(
     st.sampled_from(
         ["", "x", "-1", "nan", "inf", "-inf", "1e999", "--", "1,2", "[]", "None1", "1" * 30, "0x10", "½"]

@@ -184,6 +184,10 @@ class Changed:
     """Another device to compute on. From there on, the bits may differ; None: the same."""
     devices: int | None = None
     """Another number of devices that train together; None: the same."""
+    stop_at: float | None = None
+    """Another mean return at which it stops, also for a training that stopped at one; None: the same."""
+    max_seconds: float | None = None
+    """Another time limit, also for a training that it has stopped; None: the same."""
 
 
 def resume_command(guard: Guard) -> Callable[..., None]:
@@ -230,7 +234,7 @@ def resume_command(guard: Guard) -> Callable[..., None]:
             resume_study = _resume_sweep if kind == SWEEP else _resume_experiment
             resume_study(folder, repeated, ray, json_)
             return
-        changes = Changes(changed.total_steps, repeated.env, changed.workers, changed.device, changed.devices)
+        changes = Changes(env=repeated.env, **vars(changed))
         with quiet_output():
             resumed = proceed_with_peers(folder, changes, Conditions(file, guard, loaded, ray), meeting)
         tell_run(resumed, json_)
@@ -253,8 +257,9 @@ def _refuse_changes(changed: Changed, meeting: PeerOptions) -> None:
         raise ConfigError("--total-steps changes the budget of a single run; pass that run's folder")
     if changed.workers is not None:
         raise ConfigError("--workers is for a single training; use --ray to spread several trainings")
-    for option, what in (("device", "the device"), ("devices", "the devices")):
-        if getattr(changed, option) is not None:
+    ends = (("stop-at", "the end"), ("max-seconds", "the end"))
+    for option, what in (("device", "the device"), ("devices", "the devices"), *ends):
+        if getattr(changed, option.replace("-", "_")) is not None:
             raise ConfigError(f"--{option} changes {what} of a single run; pass that run's folder")
 
 

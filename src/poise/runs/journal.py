@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from poise.errors import PoiseError
 from poise.spec import Episode
@@ -194,11 +194,22 @@ def read_evaluation(folder: Path) -> Float[np.ndarray, " episodes"]:
     Raises:
         JournalError: the table is missing or damaged.
     """
+    return read_score_episodes(folder)[0]
+
+
+def read_score_episodes(
+    folder: Path,
+) -> tuple[Float[np.ndarray, " episodes"], Int[np.ndarray, " episodes"]]:
+    """Returns and lengths of the greedy episodes of the final score.
+
+    Raises:
+        JournalError: the table is missing or damaged.
+    """
     path = folder / EVALUATION
-    returns = np.array([value for (value,) in _numbers(path, ("return",), (float,))])
-    if not len(returns):
+    rows = list(_numbers(path, ("return", "length"), (float, _whole)))
+    if not rows:
         raise JournalError(f"{path}: is damaged: it has no returns")
-    return returns
+    return np.array([row[0] for row in rows], float), np.array([row[1] for row in rows], np.int64)
 
 
 def _numbers(

@@ -13,6 +13,8 @@ from poise.checked import Bound, Checked, ConfigError, Count, Positive, from_dic
 from poise.spec import IN_JAX, Backend
 
 ABOUT = ("name", "tag", "note")  # what is said about a run, and changes nothing in it
+FOLDERS = ("out", "run_dir")
+STOPS = ("stop_at", "max_seconds")  # what ends a training before its budget is used up
 LONGEST = {"name": 60, "tag": 40, "note": 1000}  # characters
 MOST_TAGS = 20
 
@@ -32,6 +34,9 @@ class Options(Checked):
     Refused on a CPU, also where auto chooses it."""
     out: Path = Path("runs")
     """Folder in which the run folders are created."""
+    run_dir: Path | None = field(default=None, metadata={"metavar": "DIR"})
+    """The run folder itself, for a job that may be started again: it is created, or resumed if it holds this
+    training unfinished, or left alone if it is finished. One training only. None: a new one under --out."""
     evaluate: bool = True
     """Whether to play 100 greedy episodes at the end, and to choose the best agent."""
     video: bool = True
@@ -51,6 +56,13 @@ class Options(Checked):
     eval_max_seconds: Positive | None = None
     """Seconds after which no further episode of that score starts. None: a quarter of the duration of the
     training, at least 60; no limit if --eval-max-steps is set."""
+    stop_at: Annotated[float, Bound(ge=-1e15, le=1e15)] | None = None
+    """Mean return at which the training stops before its budget is used up; it is scored and filmed as ever.
+    The mean is that of a greedy score (--eval-every) or, without these, of the last 100 episodes. One
+    training only. None: no such end."""
+    max_seconds: Positive | None = None
+    """Seconds after which the training stops, at the end of an iteration and in the same way. Those before a
+    resume count, too, up to the checkpoint. The score and the film come on top. One training only."""
     on_crash: Literal["stop", "restart"] = "stop"
     """What to do when an environment in its own process (gymnasium-async) fails, dies or hangs: stop the
     training, or restart the environment, which then starts its next episode."""
@@ -86,6 +98,8 @@ class Options(Checked):
                     raise ConfigError(f"{name} = {text!r:.100}: must not begin with -, as an option does")
         if len(self.tag) > MOST_TAGS:
             raise ConfigError(f"tag: must be at most {MOST_TAGS}, not {len(self.tag)}")
+        if self.run_dir is not None and self.out != Path("runs"):
+            raise ConfigError(f"out = {str(self.out)!r}: has no effect with run_dir = {str(self.run_dir)!r}")
 
     def check_against(self, backend: str) -> None:
         """Refuses options that have no effect on this backend.
@@ -131,13 +145,32 @@ class Options(Checked):
                 "one program on one device"
             )
 
+    def refuse_single(self, where: str) -> None:
+        """Refuses what is for a single training.
+
+        Args:
+            where: what is made instead, with its article.
+
+        Raises:
+            ConfigError: names the first of these options.
+        """
+        if self.run_dir is not None:
+            raise ConfigError(
+                f"run_dir = {str(self.run_dir)!r}: is the folder of one training; {where} is made under --out"
+            )
+        for name in STOPS:
+            if (value := getattr(self, name)) is not None:
+                raise ConfigError(
+                    f"{name} = {value:g}: is for one training; {where} compares trainings of equal steps"
+                )
+
     def settled(self) -> "Options":
         """The options of a training, with a number for ``together``: 1, unless somebody has chosen it."""
         return dataclasses.replace(self, together=self.together or 1)
 
     def to_dict(self) -> dict[str, Any]:
         """The options as JSON, as a resumed run needs them: all except the folder."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name != "out"}
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in FOLDERS}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Options":

@@ -10,6 +10,7 @@ from poise.agents.evaluation import Evaluation
 from poise.envs.checking import EnvFault
 from poise.runs.budget import Budget
 from poise.runs.crash import write_crash
+from poise.runs.driving.stops import Stops
 from poise.runs.live import Live, live
 from poise.runs.recorder import Recorder
 from poise.runs.scoring import EVALUATION_EPISODES
@@ -30,24 +31,34 @@ class Run:
     evaluation: Evaluation | None
 
 
-Session = Generator[Progress | None, None, Run]  # None: see ``settled_iterations``
+# It yields None as ``settled_iterations`` does. It is sent what ``on_iteration`` returns.
+Session = Generator[Progress | None, object, Run]
 
 
 def react(
-    training: Iterator[Progress | None], recorder: Recorder, conditions: Conditions, begin: Callable[[], None]
+    training: Iterator[Progress | None],
+    recorder: Recorder,
+    stops: Stops,
+    conditions: Conditions,
+    begin: Callable[[], None],
 ) -> Session:
     """Records and shows each iteration and yields it. Then completes the run folder.
 
     It yields None where a program has several trainings and the others have to come to the same place.
 
-    ``begin``: is called where an interrupt is handled from then on; it raises one that came before.
+    Args:
+        training: ends after the iteration with which ``stops`` says so.
+        recorder: of the run folder.
+        stops: hears what is sent.
+        conditions: of the training.
+        begin: is called where an interrupt is handled from then on; it raises one that came before.
     """
     setup = recorder.setup
     with live(setup.total_steps, conditions.file, setup.spec.dimensions) as view:
         recorder.show_on(view)
         try:
             begin()
-            summary = yield from _to_the_end(training, recorder, view, conditions)
+            summary = yield from _to_the_end(training, recorder, stops, view, conditions)
         except BaseException as error:
             conditions.guard.done()
             view.close()
@@ -58,8 +69,12 @@ def react(
 
 
 def _to_the_end(
-    training: Iterator[Progress | None], recorder: Recorder, view: Live, conditions: Conditions
-) -> Generator[Progress | None, None, dict[str, Any]]:
+    training: Iterator[Progress | None],
+    recorder: Recorder,
+    stops: Stops,
+    view: Live,
+    conditions: Conditions,
+) -> Generator[Progress | None, object, dict[str, Any]]:
     """Every iteration, and what follows the last. Returns the summary."""
     guard = conditions.guard
 
@@ -73,10 +88,19 @@ def _to_the_end(
         if recorder.past.steps:
             view.catch_up(recorder.past.steps, recorder.past.episodes)
         for progress in training:
-            if progress is not None:
-                recorder.record(progress)
-                guard.restore()  # an environment may have installed signal handlers of its own
-            yield progress
+            if progress is None:
+                yield None
+                continue
+            recorded = recorder.record(progress)
+            guard.restore()  # an environment may have installed signal handlers of its own
+            stops.consider(recorded)
+            if (note := stops.hear((yield recorded))) is not None:
+                view.say(note)
+            if stops.stopped is not None:
+                recorder.stop(stops.stopped)
+        if stops.stopped is not None:
+            recorder.stop(stops.stopped)  # if it was so before the first iteration
+            view.say(f"stopped at step {recorder.steps:,} by {stops.stopped.describe()}")
         _complete(recorder, view, guard)
         return recorder.finish("finished")
 

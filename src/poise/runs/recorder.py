@@ -1,6 +1,7 @@
 """What a training leaves in its folder: the writers get each iteration; the rest is written at the end."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import threading
@@ -19,10 +20,11 @@ from poise.errors import PoiseError
 from poise.runs.budget import Budget
 from poise.runs.crash import CrashFile
 from poise.runs.curve import draw_curve
+from poise.runs.driving.stops import GREEDY
 from poise.runs.journal import EVALUATION, read_episodes, read_greedy
 from poise.runs.live import Live, LiveLine
 from poise.runs.scoring import Scores
-from poise.runs.setup import Past, Setup
+from poise.runs.setup import Past, Setup, Stopped
 from poise.runs.trackers.tensorboard import TensorBoard
 from poise.runs.writers.checkpoints import BestAgents, Checkpoints
 from poise.runs.writers.logs import EpisodesLog, GreedyLog, MetricsLog
@@ -51,6 +53,7 @@ class Recorder:
         self._tally, self._guard = tally, guard
         self._lock = threading.RLock()
         self._finished = False  # whether the summary says so
+        self._stopped = past.stopped
         best = BestAgents(setup, past)
         self._scores = Scores(folder, setup, tally)
         write_text(folder / "config.json", json.dumps(setup.to_dict(), indent=2) + "\n")
@@ -88,12 +91,24 @@ class Recorder:
         """Sets the state and the world from which a resumed training begins."""
         self._checkpoints.resume(state, world)
 
-    def record(self, progress: Progress) -> None:
-        """Records a finished iteration. An interrupt waits until every writer has it."""
+    def record(self, progress: Progress) -> Progress:
+        """Records a finished iteration. An interrupt waits until every writer has it.
+
+        Returns it with the greedy score among its metrics, where such scores are asked for.
+        """
         greedy = self._scores.while_training(self.steps, progress)
         with self._guard.deferred(), self._tally.timed("log"):
             for writer in self._writers:
                 writer.write(progress, greedy)
+        return _with_score(progress, greedy) if self.setup.options.eval_every else progress
+
+    def stop(self, stopped: Stopped) -> None:
+        """Writes once that the training ends with its last iteration, before its budget is used up."""
+        if stopped == self._stopped:
+            return
+        with self._guard.deferred(), self._tally.timed("log"):
+            self._stopped = stopped
+            self._checkpoints.stop(stopped)
 
     def save(self) -> None:
         """Writes a checkpoint of the last finished iteration, if there is none yet."""
@@ -111,7 +126,7 @@ class Recorder:
 
     def budget(self) -> Budget:
         """What ``evaluate`` may cost."""
-        return self._scores.budget(len(self._checkpoints.rivals()))
+        return self._scores.budget(self._checkpoints.rivals())
 
     def evaluate(self) -> None:
         """Scores the last agent, then chooses and scores the best. An interrupt leaves partial scores."""
@@ -163,7 +178,8 @@ class Recorder:
     def _draw(self) -> None:
         title = f"{self.setup.task.id}, seed {self.setup.config.seed}"
         episodes, greedy = read_episodes(self.folder, most=None), read_greedy(self.folder)
-        path, total_steps = self.folder / "curve.png", self.setup.total_steps
+        path = self.folder / "curve.png"
+        total_steps = self.steps if self._stopped else self.setup.total_steps
         draw_curve(path, title, episodes, total_steps, self.evaluation, greedy)
 
     def _write_summary(self, status: str) -> dict[str, Any]:
@@ -174,6 +190,8 @@ class Recorder:
             "seed": setup.config.seed,
             "steps": last.steps,
             "status": status,
+            "stopped_by": self._stopped and self._stopped.by,
+            "stop_reason": self._stopped and self._stopped.reason,
             **self._tally.sums(),
             "evaluation": evaluation.summary() if evaluation else None,
             "best": self._scores.best,
@@ -184,6 +202,12 @@ class Recorder:
         }
         write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         return summary
+
+
+def _with_score(progress: Progress, greedy: Evaluation | None) -> Progress:
+    *before, last = progress.rows
+    metrics = {**last.metrics, GREEDY: None if greedy is None else greedy.mean}
+    return dataclasses.replace(progress, rows=(*before, dataclasses.replace(last, metrics=metrics)))
 
 
 def _table(evaluation: Evaluation) -> str:

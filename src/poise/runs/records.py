@@ -12,10 +12,11 @@ import numpy as np
 from jaxtyping import Float
 
 from poise import defaults
+from poise.agents.evaluation import LONGEST, Evaluation
 from poise.checked import ConfigError, flat
 from poise.config import Config
 from poise.errors import PoiseError
-from poise.runs.journal import read_episodes, read_metrics
+from poise.runs.journal import read_episodes, read_metrics, read_score_episodes
 from poise.runs.options import Options
 from poise.spec import Episode, Spec
 from poise.store.checkpoint import CheckpointError, checkpoints, read_manifest
@@ -162,6 +163,18 @@ def read_summary(run: Path) -> dict[str, Any]:
     return summary
 
 
+def read_score(run: Path, summary: Mapping[str, Any]) -> Evaluation | None:
+    """The final score of a run with this ``read_summary``; None if it was not scored.
+
+    Raises:
+        JournalError: its table is damaged.
+    """
+    if (score := summary["evaluation"]) is None:
+        return None
+    returns, lengths = read_score_episodes(run)
+    return Evaluation(returns, lengths, score["cut"], score.get("longest", LONGEST), score.get("stopped"))
+
+
 def known_summary(data: Any) -> dict[str, Any]:
     """A summary in which every entry that poise reads exists and has the right type.
 
@@ -181,15 +194,20 @@ def known_summary(data: Any) -> dict[str, Any]:
     for name, value in dict(summary["versions"]).items():
         if not isinstance(value, str):
             raise ValueError(f"versions: {name!r:.60} is {value!r:.60}")
-    for name in ("status", "processor"):
-        if not isinstance(summary[name], str):
+    for name, kind in (
+        ("status", str),
+        ("processor", str),
+        ("stopped_by", str | None),
+        ("stop_reason", str | None),
+    ):
+        if not isinstance(summary[name], kind):
             raise ValueError(f"{name} is {summary[name]!r:.60}")
     return summary
 
 
 _UNKNOWN: dict[str, Any] = {
-    "status": "unknown", "evaluation": None, "best": None, "seconds": {}, "steps": None,
-    "steps_per_second": None, "versions": {}, "processor": "",
+    "status": "unknown", "stopped_by": None, "stop_reason": None, "evaluation": None, "best": None,
+    "seconds": {}, "steps": None, "steps_per_second": None, "versions": {}, "processor": "",
 }  # fmt: skip
 
 

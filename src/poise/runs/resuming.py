@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from poise import envs
 from poise.agents.best import PLACES, Candidate
@@ -17,7 +17,7 @@ from poise.runs.folders import status
 from poise.runs.journal import JournalError, cut, read_episodes
 from poise.runs.options import ABOUT, Options
 from poise.runs.records import read_summary
-from poise.runs.setup import PARTS, Past
+from poise.runs.setup import PARTS, Past, Stopped
 from poise.store.checkpoint import (
     CheckpointError,
     Manifest,
@@ -130,12 +130,27 @@ def _past(training: Training, manifest: Manifest, folder: Path) -> tuple[Past, O
             candidates=candidates,
             position=dict(notes["logs"]),
             made_with=tuple(_machine(machine) for machine in notes.get("made_with", ())),
+            stopped=_stopped(notes.get("stopped")),
         )
         return past, options
     except ConfigError as error:
         raise CheckpointError(f"{folder / 'manifest.json'}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{folder / 'manifest.json'}: is damaged: {error!r:.200}") from error
+
+
+def _stopped(data: Any) -> Stopped | None:
+    """What has stopped a training, from the notes of a checkpoint.
+
+    Raises:
+        ValueError, TypeError: the note is damaged.
+    """
+    if data is None:
+        return None
+    by, reason = data
+    if by not in get_args(Stopped.__annotations__["by"]) or not isinstance(reason, str | None):
+        raise ValueError(f"stopped {data!r:.60}")
+    return Stopped(by, reason)
 
 
 def _machine(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,7 +185,17 @@ def same_machine(past: Past, file: TextOut) -> bool:
 
 
 def difference(manifest: Manifest, task: envs.Resolved, config: Config, options: Options) -> str | None:
+    """The ``first_difference`` as text, with the value of the checkpoint; None if they are the same."""
+    differs = first_difference(manifest, task, config, options)
+    return differs and f"{differs[0]} = {differs[1]!r:.60}"
+
+
+def first_difference(
+    manifest: Manifest, task: envs.Resolved, config: Config, options: Options
+) -> tuple[str, Any, Any] | None:
     """The first difference between the training of a checkpoint and this one; None if they are the same.
+
+    Returns the name of the setting, its value there and here.
 
     Raises:
         CheckpointError: the options in it cannot be read.
@@ -185,8 +210,8 @@ def difference(manifest: Manifest, task: envs.Resolved, config: Config, options:
     with contextlib.suppress(ConfigError):  # the numbers cannot be derived for another environment
         ours |= flat(config.settled(manifest.spec).to_dict())
     compared = [name for name in theirs | ours if name not in ABOUT]
-    differing = [name for name in compared if theirs.get(name) != ours.get(name)]
-    return f"{differing[0]} = {theirs.get(differing[0])!r:.60}" if differing else None
+    differing = (name for name in compared if theirs.get(name) != ours.get(name))
+    return next(((name, theirs.get(name), ours.get(name)) for name in differing), None)
 
 
 def finished(folder: Path, task: envs.Resolved, config: Config, options: Options) -> dict[str, Any] | None:

@@ -46,21 +46,21 @@ class Scores:
         if self._while_training is None or every is None or before // every == progress.steps // every:
             return None
         longest = max([self._tally.longest, *(e.length for e in progress.episodes)])
-        limits = Limits(longest=self._budget(1, longest).longest)
+        limits = Limits(longest=self._budget(1, longest, self._setup.total_steps).longest)
         limits = self._shown(limits, f"greedy score of step {progress.steps:,}")
         with self._tally.timed("evaluate"):
             return self._while_training.score(Trained.of(progress.state), limits)
 
-    def budget(self, num_rivals: int) -> Budget:
-        """What the scores at the end may cost."""
-        return self._budget(num_rivals, self._tally.longest)
+    def budget(self, rivals: list[Candidate]) -> Budget:
+        """What the scores at the end may cost. ``rivals``: as of ``at_the_end``."""
+        return self._budget(len(rivals), self._tally.longest, rivals[-1].steps)
 
     def at_the_end(self, rivals: list[Candidate]) -> None:
         """Scores the last agent, which is saved and the last of ``rivals``, and chooses and scores the best.
 
         The best is chosen on episodes of their own (``best.choose``).
         """
-        setup, budget = self._setup, self.budget(len(rivals))
+        setup, budget = self._setup, self.budget(rivals)
         limits = dataclasses.replace(self._shown(budget.score, "scoring"), keep=self._keep)
         score = load(self._folder).evaluate(EVALUATION_EPISODES, env=setup.task.id, limits=limits)
         self.evaluation = score
@@ -83,12 +83,12 @@ class Scores:
     def _keep(self, partial: Evaluation) -> None:
         self.evaluation = partial if len(partial.length) else None
 
-    def _budget(self, num_rivals: int, longest: int) -> Budget:
+    def _budget(self, num_rivals: int, longest: int, total_steps: int) -> Budget:
         setup = self._setup
         return make_budget(
             setup.spec,
             setup.task.backend,
-            setup.total_steps,
+            total_steps,
             setup.options,
             rivals=num_rivals,
             trained_longest=longest,

@@ -18,13 +18,17 @@ from poise.envs.naming import JAX_PACKAGES, names_module
 from poise.placement import device
 from poise.placement.lanes import Lanes
 from poise.placement.mesh import Layout
+from poise.runs.driving.run_dir import holds_training, make_run_dir, refuse_another
+from poise.runs.driving.stops import Stops, look_every
 from poise.runs.folders import RunError, clear, disk_errors, new_folder, same_directory, set_aside, status
-from poise.runs.options import Options
+from poise.runs.journal import read_greedy
+from poise.runs.options import STOPS, Options
 from poise.runs.peers.meeting import announce, job, led, send_start, teller
 from poise.runs.reacting import Run, Session, react
 from poise.runs.recorder import Recorder
+from poise.runs.records import read_score, read_summary
 from poise.runs.resuming import Usable, difference, finished, newest_usable, same_machine, take_up
-from poise.runs.setup import Conditions, Past, Setup
+from poise.runs.setup import Conditions, Past, Setup, Stopped
 from poise.runs.writers.tally import Tally
 from poise.spec import IN_JAX, Spec
 from poise.store.checkpoint import CheckpointError, checkpoints, read_manifest
@@ -36,7 +40,7 @@ from poise.system.terminal import print, typed
 from poise.system.threads import THREADS
 from poise.training.collector import Collector
 from poise.training.groups import collected_groups, make_collector
-from poise.training.loop import Start, choose_layout, settle, settled_iterations
+from poise.training.loop import Around, Start, choose_layout, settle, settled_iterations
 from poise.training.workers import Workers, WorkerSettings, check_workers
 
 MOST_CPU_DEVICES = 64
@@ -52,6 +56,8 @@ class Changes:
         workers: another number of processes that step the environments.
         device: another device to compute on.
         devices: another number of devices that train together.
+        stop_at: another mean return at which it stops.
+        max_seconds: another number of seconds after which it stops.
     """
 
     total_steps: int | None = None
@@ -59,12 +65,18 @@ class Changes:
     workers: int | None = None
     device: Literal["auto", "cpu", "gpu"] | None = None
     devices: int | None = None
+    stop_at: float | None = None
+    max_seconds: float | None = None
 
     def of(self, options: Options) -> Options:
         """The options with what changes."""
-        names = ("workers", "device", "devices")
+        names = ("workers", "device", "devices", *STOPS)
         changed = {name: value for name in names if (value := getattr(self, name)) is not None}
         return dataclasses.replace(options, **changed)
+
+    def lifts(self, stopped: Stopped) -> bool:
+        """Whether a training that was stopped by this continues."""
+        return self.total_steps is not None or getattr(self, stopped.by, None) is not None
 
 
 @dataclass(frozen=True)
@@ -80,21 +92,52 @@ class Job:
 
 def execute(env: str, config: Config, options: Options, conditions: Conditions) -> Run:
     """``poise.train`` for a caller that has the records."""
+    return _to_its_end(executing(env, config, options, conditions), conditions)
+
+
+def executing(env: str, config: Config, options: Options, conditions: Conditions) -> Session:
+    """``execute``, which yields after each iteration, once its rows are written."""
     options = options.settled()
+    if options.run_dir is not None:
+        return (yield from _in_run_dir(env, config, options, options.run_dir, conditions))
+    return (yield from _session(_new_job(env, config, options, conditions), None, conditions))
+
+
+def _new_job(env: str, config: Config, options: Options, conditions: Conditions) -> Job:
+    """A new training. Starts JAX on the device that suits it."""
     with same_directory():
         decide = partial(device.decide, env, options.backend, config)
         placed = device.start(options.device, decide, cpu_devices(env, options.backend, config, options))
     task = resolved(env, options.backend)
     if task.note:
         print(task.note, file=conditions.file)
-    return _to_its_end(_session(Job(task, config, options, placed), None, conditions))
+    return Job(task, config, options, placed)
+
+
+def _in_run_dir(env: str, config: Config, options: Options, folder: Path, conditions: Conditions) -> Session:
+    """The training in exactly this folder: new, or the rest of it, or nothing if it is finished."""
+    task = resolved(env, options.backend)
+    make_run_dir(folder)
+    with claimed(folder):
+        if not holds_training(folder):
+            return (yield from _session(_new_job(env, config, options, conditions), folder, conditions))
+        refuse_another(folder, task, config, options)
+        if status(folder) == "finished":
+            summary = read_summary(folder)
+            print(f"it is finished already: {folder}", file=conditions.file, flush=True)
+            return Run(folder, summary, read_score(folder, summary))
+        alone = dataclasses.replace(conditions, peers=None)  # the others have heard of it already
+        placed = _placed_again(folder, Changes(), alone)
+        usable = newest_usable(folder, conditions.file)
+        return (yield from _resumed(folder, usable, Changes(env=task.id), placed, conditions))
+    raise AssertionError
 
 
 def execute_or_proceed(
     env: str, config: Config, options: Options, folder: Path, conditions: Conditions
 ) -> Run:
     """``execute`` into ``folder``. If the same training is there, it is resumed."""
-    return _to_its_end(session(env, config, options, folder, conditions))
+    return _to_its_end(session(env, config, options, folder, conditions), conditions)
 
 
 def session(env: str, config: Config, options: Options, folder: Path, conditions: Conditions) -> Session:
@@ -125,11 +168,13 @@ def session(env: str, config: Config, options: Options, folder: Path, conditions
     raise AssertionError
 
 
-def _to_its_end(session: Session) -> Run:
-    """Runs the session to its end. An interrupt between iterations is forwarded to it."""
+def _to_its_end(session: Session, conditions: Conditions) -> Run:
+    """Runs the session to its end. What ``on_iteration`` raises is forwarded to it, as is an interrupt."""
+    answer, hear = None, conditions.on_iteration
     try:
         while True:
-            next(session)
+            progress = session.send(answer)
+            answer = None if progress is None or hear is None else hear(progress)
     except StopIteration as end:
         return end.value
     except BaseException as error:
@@ -139,7 +184,7 @@ def _to_its_end(session: Session) -> Run:
 
 def proceed(run: Path, changes: Changes, conditions: Conditions) -> Run:
     """``poise.resume`` for a caller that has the records."""
-    return _to_its_end(_proceeding(run, changes, conditions))
+    return _to_its_end(_proceeding(run, changes, conditions), conditions)
 
 
 def _proceeding(run: Path, changes: Changes, conditions: Conditions) -> Session:
@@ -178,10 +223,12 @@ def _resumed(
     run: Path, usable: Usable, changes: Changes, placed: device.Choice, conditions: Conditions
 ) -> Session:
     """The rest of a training, from a checkpoint of a run that is claimed."""
-    manifest, options, file = usable.manifest, usable.options, conditions.file
-    steps, total_steps = manifest.steps, changes.total_steps
-    if total_steps is None and status(run) == "finished":
-        raise RunError(f"{run}: it is finished, {steps:,} steps; --total-steps N continues it to N steps")
+    manifest, file = usable.manifest, conditions.file
+    steps, total_steps, stopped = manifest.steps, changes.total_steps, usable.past.stopped
+    if status(run) == "finished":
+        _refuse_finished(run, steps, stopped, changes)
+    if stopped is not None and changes.lifts(stopped):
+        usable = _without_stop(usable, stopped)
     config = manifest.config
     if total_steps is not None:
         config = dataclasses.replace(config, total_steps=total_steps)
@@ -195,10 +242,32 @@ def _resumed(
     if not same_machine(usable.past, file):
         usable = dataclasses.replace(usable, past=dataclasses.replace(usable.past, exact=False))
     task = resolved(manifest.env, manifest.backend)._replace(reading=manifest.spec)
-    options = changes.of(options)
+    options = changes.of(usable.options)
     if not placed.on_gpu:  # it may have begun on a GPU
         options = dataclasses.replace(options, matmul_precision=Options.matmul_precision)
     return (yield from _session(Job(task, config, options, placed, usable), run, conditions))
+
+
+def _refuse_finished(run: Path, steps: int, stopped: Stopped | None, changes: Changes) -> None:
+    """
+    Raises:
+        RunError: nothing of ``changes`` continues a finished training.
+    """
+    if changes.total_steps is not None or (stopped is not None and changes.lifts(stopped)):
+        return
+    ended = f"{steps:,} steps" if stopped is None else f"stopped at step {steps:,} by {stopped.describe()}"
+    again = "--total-steps N continues it to N steps"
+    if stopped is not None and stopped.by in STOPS:
+        again = f"{again}, --{stopped.by.replace('_', '-')} N to another end"
+    raise RunError(f"{run}: it is finished, {ended}; {again}")
+
+
+def _without_stop(usable: Usable, stopped: Stopped) -> Usable:
+    """The checkpoint without what has stopped the training there."""
+    options = usable.options
+    if stopped.by in STOPS:
+        options = dataclasses.replace(options, **{stopped.by: None})
+    return dataclasses.replace(usable, options=options, past=dataclasses.replace(usable.past, stopped=None))
 
 
 def check_name(run: Path, saved: str, env: str | None) -> None:
@@ -247,18 +316,27 @@ def _session(job: Job, folder: Path | None, conditions: Conditions) -> Session:
         start = _start(job, recorder)
         send_start(conditions, setup, start)
         _announce(setup, world, job.placed, layout, conditions)
-        pauses = filter(None, (options.checkpoint_every, options.eval_every, slice_of(setup.total_steps)))
+        stops = Stops(setup, past, in_blocks=layout is not None, seconds=tally.total_seconds)
+        stops.resume(past, read_greedy(place))
         training = settled_iterations(
             setup.config,
             world,
             start,
             layout=layout,
-            pauses=pauses,
+            pauses=_pauses(setup),
             lanes=lanes,
-            tell=teller(conditions.peers),
+            around=Around(teller(conditions.peers), stops.is_stopped, past.episodes),
         )
-        return (yield from react(led(training, conditions.peers), recorder, conditions, waiting.close))
+        return (yield from react(led(training, conditions.peers), recorder, stops, conditions, waiting.close))
     raise AssertionError
+
+
+def _pauses(setup: Setup) -> list[int]:
+    """Numbers of environment steps at whose multiples something looks at the state of a training."""
+    options, total_steps = setup.options, setup.total_steps
+    looks = None if options.stop_at is None else look_every(total_steps)
+    pauses = (options.checkpoint_every, options.eval_every, slice_of(total_steps), looks)
+    return [every for every in pauses if every is not None]
 
 
 def cpu_devices(env: str, backend: envs.Backend, config: Config, options: Options) -> int:

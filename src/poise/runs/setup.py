@@ -1,8 +1,8 @@
 """What a training is made of: its setup, its past, and the conditions under which it runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from poise import envs
 from poise.agents.best import Candidate
@@ -14,6 +14,7 @@ from poise.store.checkpoint import Manifest
 from poise.system.interrupts import Guard
 from poise.system.peers import Peers
 from poise.system.streams import TextOut
+from poise.training.iteration import Progress
 
 PARTS = ("import", "compile", "rollout", "learn", "prepare", "log", "evaluate", "film")
 
@@ -49,6 +50,24 @@ class Setup:
         return {"env": self.task.id, "backend": self.task.backend, **placed, **self.config.to_dict()}
 
 
+class Stopped(NamedTuple):
+    """What has ended a training before its budget was used up.
+
+    Attributes:
+        by: the option, ``on_iteration``, or the user's own loop.
+        reason: a line; None: none was given.
+    """
+
+    by: Literal["stop_at", "max_seconds", "on_iteration", "loop"]
+    reason: str | None = None
+
+    def describe(self) -> str:
+        """In words that follow ``stopped by``."""
+        who = {"stop_at": "--stop-at", "max_seconds": "--max-seconds", "loop": "its own loop"}
+        name = who.get(self.by, self.by)
+        return name if self.reason is None else f"{name} ({self.reason})"
+
+
 @dataclass(frozen=True)
 class Past:
     """What a resumed training carries over from its checkpoint and its tables; empty for a new training."""
@@ -64,11 +83,12 @@ class Past:
     position: Mapping[str, int] = field(default_factory=dict)  # bytes of each table
     made_with: tuple[Mapping[str, Any], ...] = ()  # machine.made_with of each process that trained
     episodes: Sequence[Episode] = ()
+    stopped: Stopped | None = None  # by what, if no iteration follows the checkpoint
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What surrounds a training. Nothing of it changes a bit of the result.
+    """What surrounds a training. Nothing of it changes a bit of what an iteration computes.
 
     Attributes:
         file: where progress is shown.
@@ -78,6 +98,7 @@ class Conditions:
         lanes: the program of several trainings, of which this is one; None: it has a program of its own.
         peers: the other processes that are the same training, which this one leads.
         peer_options: the options for these as they are typed, with a leading space.
+        on_iteration: is called with each ``Progress`` once its rows are written. It may return ``Stop``.
     """
 
     file: TextOut
@@ -87,3 +108,4 @@ class Conditions:
     lanes: Lanes | None = None
     peers: Peers | None = None
     peer_options: str = ""
+    on_iteration: Callable[[Progress], object] | None = None

@@ -260,10 +260,10 @@ def _read(hint: Any, value: Any) -> Any:
         return tuple(value)
     if not isinstance(value, str) or value in kinds:
         return value
-    if Path in kinds:
-        return Path(value)
     if value == "None" and types.NoneType in kinds:
         return None
+    if Path in kinds:
+        return Path(value)
     with contextlib.suppress(ValueError):
         if float in kinds:
             return float(value)

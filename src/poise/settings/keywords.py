@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypedDict
 from poise.checked import ConfigError
 from poise.config import PPO, Config, Normalize, Policy, Value
 from poise.envs.naming import names_module
-from poise.runs.options import Options
+from poise.runs.options import FOLDERS, Options
 from poise.settings.files import NOTHING, option_names, read_settings
 from poise.settings.names import instead
 from poise.settings.presets import changed, starting_point
@@ -25,6 +25,7 @@ class Keywords(TypedDict, total=False):
     device: Literal["auto", "cpu", "gpu"]
     matmul_precision: Literal["float32", "tf32", "bfloat16"]
     out: str | Path
+    run_dir: str | Path | None
     evaluate: bool
     video: bool
     log_every: int
@@ -33,6 +34,8 @@ class Keywords(TypedDict, total=False):
     eval_episodes: int
     eval_max_steps: int | None
     eval_max_seconds: float | None
+    stop_at: float | None
+    max_seconds: float | None
     on_crash: Literal["stop", "restart"]
     env_timeout: float
     workers: int
@@ -103,8 +106,8 @@ def _of(record: type, keywords: Mapping[str, Any]) -> dict[str, Any]:
     given = {}
     for name, value in keywords.items():
         name = Config.earlier.get(name, name)
-        if name == "out":
-            value = Path(value)
+        if name in FOLDERS:
+            value = None if value is None else Path(value)
         elif name == "tag" and not isinstance(value, str):
             value = tuple(value)
         if name in fields:

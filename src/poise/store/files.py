@@ -329,10 +329,15 @@ def append_to(path: Path, *, newline: str | None = None) -> TextIO:
     return open(opened, "a", encoding="utf-8", newline=newline)
 
 
+def is_leftover(name: str) -> bool:
+    """Whether a file of this name is incomplete."""
+    return _LEFTOVER.fullmatch(name) is not None
+
+
 def remove_leftovers(folder: Path) -> None:
     """Removes incomplete files of processes that were killed. This process must have claimed the folder."""
     for stale in folder.iterdir():
-        if not _LEFTOVER.fullmatch(stale.name):
+        if not is_leftover(stale.name):
             continue
         with contextlib.suppress(OSError):
             if stale.is_dir() and not stale.is_symlink():

@@ -245,6 +245,7 @@ def _tasks(
     if config.seed + num_seeds - 1 > LAST_SEED:
         raise ConfigError(f"seeds = {num_seeds}: the last seed must be <= {LAST_SEED}")
     refuse_workers(options)
+    options.refuse_single("an experiment")
     tasks = tuple(resolved(id, options.backend) for id in ids)
     for task in tasks:
         options.check_against(task.backend)

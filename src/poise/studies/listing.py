@@ -35,6 +35,7 @@ class Listed:
         score: the mean greedy return at the end; None if there is none.
         differs: the options that differ from the defaults for this task and budget, by their dotted names.
         saved: when the newest checkpoint was written, in seconds since 1970.
+        stopped_by: what ended it before its budget was used up (``summary.json``).
     """
 
     folder: str
@@ -49,6 +50,7 @@ class Listed:
     score: float | None = None
     differs: dict[str, Any] | None = None
     saved: float = 0.0
+    stopped_by: str | None = None
 
     def has(self, word: str) -> bool:
         """Whether the word is in its folder, name, tags, note, environment, status or options."""
@@ -67,7 +69,7 @@ class Listed:
         """The steps; with those of the budget where they are not all done."""
         if self.total_steps is None:
             return ""
-        whole = self.status == "finished"
+        whole = self.status == "finished" and self.stopped_by is None
         return f"{self.steps:,}" if whole else f"{self.steps:,} of {self.total_steps:,}"
 
     def row(self) -> tuple[str, ...]:
@@ -148,6 +150,7 @@ def _listed(run: Path) -> Listed:
             score=score and score["mean"],
             differs=manifest.config.changes(manifest.spec),
             saved=saved.stat().st_mtime,
+            stopped_by=summary.get("stopped_by"),
         )
     except (PoiseError, OSError, LookupError, TypeError, ValueError, AttributeError):
         return Listed(str(run))

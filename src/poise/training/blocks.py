@@ -269,16 +269,23 @@ class BlockDriver:
     def follow(self, state: TrainState, number: int, commands: Iterable[tuple[int, int]]) -> int:
         """Takes part in what the leader runs: the iterations before a program, and those of it.
 
-        Returns the iterations after the last program.
+        Returns the iterations of the training at its end.
         """
         nows, before = {number: Now(state, self._collector.now, self._counts)}, number
         for number, count in commands:
+            if count == 0:  # the leader stops, and drops the blocks after these iterations
+                return number
             # the leader may repeat the last block that it has launched, or the one before
             nows = {end: now for end, now in nows.items() if end >= min(before, number)}
             outcome = self._repeat(nows[number], number, count)
             self._seen(outcome)
             nows[number + count], before = outcome.after, number
         return max(nows)
+
+    def drop(self, launched: Launched) -> None:
+        """Waits for a block that the training does not need anymore. All processes have computed it."""
+        jax.block_until_ready(launched.seen.after.state)
+        self._tell(launched.first, 0)
 
     def _seen(self, outcome: Outcome) -> Outcome:
         """The same, in arrays that this process can read alone. All processes take part."""
@@ -350,6 +357,8 @@ class BlockDriver:
             compile_seconds=compiling,
             world=self._collector.snapshot(),
             exact=self._exact,
+            config=self._config,
+            spec=self._collector.spec,
             in_block=True,
         )
 

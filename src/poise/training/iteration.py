@@ -6,12 +6,14 @@ nothing in between needs this process: the loop launches an iteration before it 
 the devices wait only if measuring and writing take longer than an iteration.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Array, UInt32
 
@@ -22,7 +24,7 @@ from poise.config import Config
 from poise.envs.checking import Crash
 from poise.placement import two_devices
 from poise.placement.two_devices import Learning, Ready, draw_shuffles
-from poise.spec import Episode
+from poise.spec import Episode, Spec
 from poise.training.acting import ActionScale
 from poise.training.clock import Clock, Instant
 from poise.training.collector import Collected, Collector, Started, Starting
@@ -30,6 +32,8 @@ from poise.training.divergence import refuse_infinite
 from poise.training.measuring import episode_metrics, epoch_metrics, iteration_metrics, measure
 from poise.training.origin import relative_to_origin
 from poise.types import Rollout
+
+RECENT = 100  # episodes; a Monitor of other libraries averages as many
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,12 @@ class Progress:
     compile_seconds: float  # since the end of the previous learning
     world: dict[str, Any] | None  # for ``Start``; None if the environment cannot report its state
     exact: bool  # False once a resume or a lost process may have changed the result
+    config: Config  # with a number for every option
+    spec: Spec  # of the environment
     in_block: bool = False  # several iterations may be one program, whose length depends on the clock
     crashes: tuple[Crash, ...] = ()  # of environments that were made again
     notes: tuple[str, ...] = ()  # lines for the user, of processes that were started again
+    recent: tuple[Episode, ...] = ()  # the last ``RECENT`` that ended, also before a resume of a run folder
 
     @property
     def iteration(self) -> int:
@@ -71,8 +78,18 @@ class Progress:
 
     @property
     def metrics(self) -> dict[str, float | int | None]:
-        """Of the last iteration; None if there is nothing to measure."""
+        """Of the last iteration; None if there is nothing to measure.
+
+        Where greedy scores are asked for (``eval_every``), ``evaluation/return`` is the mean of that of this
+        agent; None where none was due.
+        """
         return self.rows[-1].metrics
+
+    @property
+    def mean_return(self) -> float:
+        """Mean return of the ``recent`` episodes; NaN if no episode has ended."""
+        returns = [episode.episodic_return for episode in self.recent]
+        return float(np.mean(returns)) if returns else math.nan
 
     @property
     def epochs(self) -> dict[str, np.ndarray]:
@@ -211,9 +228,15 @@ class Driver:
             compile_seconds=compiling,
             world=self._collector.snapshot(),
             exact=self._exact,
+            config=self._config,
+            spec=self._collector.spec,
             crashes=collected.crashes,
             notes=collected.notes,
         )
+
+    def drop(self, launched: Launched) -> None:
+        """Waits for an iteration that the training does not need anymore."""
+        jax.block_until_ready(launched.after)
 
     def _start(self, state: TrainState, number: int) -> Started:
         acting = state.learner.policy, state.normalizer, number

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,21 +18,45 @@ from poise.placement import two_devices
 from poise.placement.joined import place
 from poise.placement.lanes import Lanes
 from poise.placement.mesh import Layout
-from poise.spec import Spec
+from poise.spec import Episode, Spec
 from poise.system.threads import start_jax
 from poise.training.blocks import BlockDriver, Program
 from poise.training.clock import Clock
 from poise.training.collector import Collector, Starting
 from poise.training.compiled import NativeCollector
 from poise.training.groups import check_native_minibatch, check_together, check_worlds, make_collector
-from poise.training.iteration import Driver, Progress
+from poise.training.iteration import RECENT, Driver, Progress
 
 
 class Start(NamedTuple):
-    """Where a training continues: ``state`` and ``world`` of a ``Progress``, from this or another process."""
+    """Where a training continues: ``state`` and ``world`` of a ``Progress``, from this or another process.
+
+        poise.iterations(config, env, poise.Start(progress.state, progress.world))
+
+    Also in another environment with the same spaces: its episodes then begin anew (``Progress.exact`` is
+    False), if the two environments have the same kind of state; otherwise ``ArraysError`` says what differs.
+    """
 
     state: TrainState
     world: Mapping[str, Any]
+
+
+class Around(NamedTuple):
+    """What surrounds the iterations of one training.
+
+    Attributes:
+        tell: where the devices are those of several processes: what tells the others, which ``follow``, the
+            iterations before each program and those of it.
+        stopped: whether the training ends with the iteration that was yielded last.
+        past: the episodes before ``start``.
+    """
+
+    tell: Callable[[int, int], None] = lambda number, count: None
+    stopped: Callable[[], bool] = lambda: False
+    past: Sequence[Episode] = ()
+
+
+ALONE = Around()
 
 
 def iterations(
@@ -97,7 +122,7 @@ def settled_iterations(
     layout: Layout | None = None,
     pauses: Iterable[int] = (),
     lanes: Lanes | None = None,
-    tell: Callable[[int, int], None] = lambda number, count: None,
+    around: Around = ALONE,
 ) -> Iterator[Progress | None]:
     """``iterations`` with a configuration from ``settle``.
 
@@ -107,8 +132,7 @@ def settled_iterations(
             multiples.
         lanes: the program of several trainings, which differ in their seeds. Each of them yields None where
             the others have to come to the same place before its next iterations are computed.
-        tell: where the devices are those of several processes: what tells the others, which ``follow``, the
-            iterations before each program and those of it.
+        around: what stops it, say.
     """
     clock = Clock()
     state, exact = _begin(config, collector, start)
@@ -119,12 +143,11 @@ def settled_iterations(
     else:
         assert isinstance(collector, NativeCollector)
         state = place(state, layout)
-        program = Program(layout, lanes or Lanes(1), tell)
+        program = Program(layout, lanes or Lanes(1), around.tell)
         driver = BlockDriver(config, collector, clock, program, pauses=pauses, exact=exact)
     try:
-        yield from _driven(
-            driver, state, range(first, config.num_iterations), isinstance(collector, Starting)
-        )
+        numbers, can_start = range(first, config.num_iterations), isinstance(collector, Starting)
+        yield from _with_recent(_driven(driver, state, numbers, can_start, around.stopped), around.past)
     finally:
         clock.close()
 
@@ -158,18 +181,34 @@ def _begin(config: Config, collector: Collector, start: Start | None) -> tuple[T
     return start.state, _restored(collector, start, collector.spec.id)
 
 
+def _with_recent(training: Iterator[Progress | None], past: Sequence[Episode]) -> Iterator[Progress | None]:
+    """The same, with the episodes that ended last. ``past``: those before."""
+    recent = deque(past[-RECENT:], RECENT)
+    for progress in training:
+        if progress is not None:
+            recent.extend(progress.episodes)
+            progress = dataclasses.replace(progress, recent=tuple(recent))
+        yield progress
+
+
 def _driven(
-    driver: Driver | BlockDriver, state: TrainState, numbers: range, can_start: bool
+    driver: Driver | BlockDriver,
+    state: TrainState,
+    numbers: range,
+    can_start: bool,
+    stopped: Callable[[], bool],
 ) -> Iterator[Progress | None]:
     """The iterations of those numbers. ``can_start``: the next may begin before the last is landed."""
     number, launched = numbers.start, None
-    while number < numbers.stop:
+    while number < numbers.stop and not stopped():
         now: Any = launched or (yield from _launched(driver, state, number, ahead=False))
         state, number, launched = now.after, now.end, None
         # The first compiles. From the third on, each is launched before the one before it is landed.
         if can_start and now.first > numbers.start and number < numbers.stop:
             launched = yield from _launched(driver, state, number, ahead=True)
         yield from driver.landed(now)  # the caller records, shows, stops
+    if launched is not None:
+        driver.drop(launched)
 
 
 def _launched(

@@ -10,7 +10,7 @@ from poise.agents.best import Candidate, Podium, slice_of
 from poise.agents.evaluation import Evaluation
 from poise.algo.state import TrainState
 from poise.runs.journal import cut, lengths
-from poise.runs.setup import Past, Setup
+from poise.runs.setup import Past, Setup, Stopped
 from poise.runs.writers.tally import Tally
 from poise.runs.writers.writer import Log, Writer
 from poise.store.checkpoint import Trained, Training, save_training
@@ -116,6 +116,13 @@ class Checkpoints(Writer):
             training = Training(last.state, last.world, [c.agent for c in last.candidates])
             save_training(self._folder, training, self._setup.manifest(last.steps, notes))
             self._saved, self._saved_at = last.steps, time.monotonic()
+
+    def stop(self, stopped: Stopped) -> None:
+        """Writes into the checkpoint of the last iteration that no other follows."""
+        with self._lock:
+            self._last = self._last._replace(notes={**self._last.notes, "stopped": list(stopped)})
+            self._saved = None
+            self.save()
 
     def cut_logs(self) -> None:
         """Removes rows of an iteration that did not end."""

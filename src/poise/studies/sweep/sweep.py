@@ -232,6 +232,7 @@ def execute_sweep(
     cluster.check(ray)
     refuse_workers(options)
     refuse_together(options)
+    options.refuse_single("a sweep")
     options = options.settled()
     if ray is None:
         device.check_many(options.device, options.matmul_precision)

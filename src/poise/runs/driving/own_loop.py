@@ -1,0 +1,88 @@
+"""A training whose loop is the user's own code, with everything around it that ``train`` has."""
+
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Self
+
+from poise.errors import PoiseError
+from poise.runs.driving.stops import Left
+from poise.runs.reacting import Run, Session
+from poise.training.iteration import Progress
+
+
+class LoopError(PoiseError):
+    """An own loop is not written as ``poise.session`` needs it."""
+
+
+class OwnLoop:
+    """The training that ``poise.session`` opens: to iterate over, and then its run.
+
+    Iterating yields a ``Progress`` after each iteration, once its rows are written. To leave the loop, by
+    ``break``, ends the training there. At the end of the ``with`` block, the run is complete: checkpoint,
+    score, film and summary. An error in the block, or Ctrl-C, ends the training with a checkpoint of the last
+    iteration, as in ``poise.train``, and is raised.
+
+    Attributes:
+        run: the finished run.
+    """
+
+    def __init__(self, session: Session, tell: Callable[[Run], Run]):
+        self._session, self._tell = session, tell
+        self._run: Run | None = None
+        self._entered = self._began = False
+
+    @property
+    def run(self) -> Run:
+        """The finished run.
+
+        Raises:
+            LoopError: the ``with`` block has not ended, or no iteration was asked for in it.
+        """
+        if self._run is None:
+            raise LoopError("run: there is none before the end of the with block, or without an iteration")
+        return self._run
+
+    def __enter__(self) -> Self:
+        self._entered = True
+        return self
+
+    def __iter__(self) -> Iterator[Progress]:
+        """
+        Raises:
+            LoopError: it is not in a ``with`` block.
+        """
+        if not self._entered:
+            raise LoopError("session: must be opened by: with poise.session(...) as session")
+        self._began = True
+        while self._run is None:
+            if (progress := self._advance(None)) is not None:
+                yield progress
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._entered = False
+        if error is not None:
+            self._end_by(error)
+        elif self._began:
+            answer: Left | None = Left()
+            while self._run is None:
+                self._advance(answer)
+                answer = None
+            self._tell(self._run)
+
+    def _advance(self, answer: Left | None) -> Progress | None:
+        """Trains until there is something to see. ``run`` is set at the end."""
+        try:
+            return self._session.send(answer)
+        except StopIteration as end:
+            self._run = end.value
+            return None
+
+    def _end_by(self, error: BaseException) -> None:
+        """Ends the training by an error of the block, which may be the training's own."""
+        try:
+            self._session.throw(error)
+        except BaseException as raised:
+            if raised is not error:
+                raise
