@@ -1,5 +1,6 @@
 """A trained agent: raw observations in; the environment's actions, values and distributions out."""
 
+import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -27,13 +28,14 @@ from poise.envs.naming import names_module
 from poise.envs.packing import only_action, unpack_action
 from poise.seeds import Stream, episode_seed
 from poise.spec import Spec
-from poise.store.checkpoint import Manifest, Trained, Which, agent_folder, load_agent
+from poise.store.checkpoint import Manifest, Trained, Which, agent_folder, load_agent, save_agent
 from poise.system.terminal import typed
 from poise.training.acting import ActionScale, empty_carry, make_actor, quiet
+from poise.training.iteration import Progress
 
 
 class Agent:
-    """Acts with the normalization it was trained with. Made by ``poise.load``.
+    """Acts with the normalization it was trained with. Made by ``poise.load``, or by ``Agent.of``.
 
     Attributes:
         spec: shapes and bounds of the environment it was trained on.
@@ -42,13 +44,35 @@ class Agent:
     """
 
     def __init__(self, trained: Trained, manifest: Manifest):
-        self._manifest = manifest
+        self._trained, self._manifest = trained, manifest
         self._actor = make_actor(trained.policy, trained.normalizer, manifest.config.normalize)
         self._scale = ActionScale(manifest.spec, normalize=manifest.config.normalize.action)
         self._rng = np.random.default_rng()
         self._answers = Answers(trained, manifest.spec, manifest.config, self._scale)
         self._policy_reads = Reading(manifest.spec, manifest.config.policy.see, who="policy")
         self._value_reads = Reading(manifest.spec, manifest.config.value.see, who="value function")
+
+    @classmethod
+    def of(cls, progress: Progress) -> "Agent":
+        """The agent of a training, after the iterations up to ``progress``.
+
+        for progress in poise.iterations(config, env):
+            ...
+        agent = poise.Agent.of(progress)
+        agent.save("my-agent")
+        """
+        spec, config = progress.spec, progress.config
+        return cls(Trained.of(progress.state), Manifest(spec.id, "auto", progress.steps, spec, config))
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes the agent into a folder of its own, for ``poise.load`` and the commands that take an agent.
+
+        Returns the folder. An agent that is there already is replaced.
+
+        Raises:
+            CheckpointError: something else is there, or the folder cannot be written.
+        """
+        return save_agent(Path(folder), self._trained, dataclasses.replace(self._manifest, notes={}))
 
     @property
     def spec(self) -> Spec:

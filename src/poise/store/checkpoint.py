@@ -25,7 +25,7 @@ from poise.algo.networks import Policy, ValueFunction
 from poise.algo.normalize import Normalizer
 from poise.algo.state import TrainState, state_shapes
 from poise.arrays import ArraysError, filled, fitted, named, part, prefixed, shapes_with_origin
-from poise.store.files import FileError, remove_leftovers, sum_of
+from poise.store.files import FileError, check_room, remove_leftovers, sum_of
 from poise.store.manifest import CheckpointError, Manifest, read_with_files
 from poise.store.manifest import manifest_sum as manifest_sum
 from poise.store.manifest import read_manifest as read_manifest
@@ -103,7 +103,27 @@ def save_training(run: Path, training: Training, manifest: Manifest) -> Path:
 
 def save_best(run: Path, trained: Trained, manifest: Manifest) -> Path:
     """Writes ``run/checkpoints/best``: an agent, without the state of a training."""
-    return _write_folder(run / "checkpoints" / BEST, {AGENT: _packed(named(trained))}, manifest)
+    return _write_agent(run / "checkpoints" / BEST, trained, manifest)
+
+
+def save_agent(folder: Path, trained: Trained, manifest: Manifest) -> Path:
+    """Writes an agent into a folder of its own, which ``load_agent`` reads. An agent there is replaced.
+
+    Raises:
+        CheckpointError: something else is there, or the folder cannot be written.
+    """
+    folder = folder.absolute()
+    try:
+        if os.path.lexists(folder) and (other := sorted({*os.listdir(folder)} - {AGENT, "manifest.json"})):
+            raise CheckpointError(f"{folder}: holds something else ({other[0]}); choose another folder")
+        return _write_agent(folder, trained, manifest)
+    except OSError as error:
+        check_room(folder.parent, error)
+        raise CheckpointError(f"{folder}: cannot be written: {error.strerror}") from error
+
+
+def _write_agent(folder: Path, trained: Trained, manifest: Manifest) -> Path:
+    return _write_folder(folder, {AGENT: _packed(named(trained))}, manifest)
 
 
 def _in_state(agent: Mapping[str, Any]) -> dict[str, Any]:
