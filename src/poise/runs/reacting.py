@@ -35,6 +35,20 @@ class Run:
 Session = Generator[Progress | None, object, Run]
 
 
+class CallerError(Exception):
+    """Stands for an error of the code that drives a session: not one of the disk or of the environment."""
+
+
+def end_by(session: Session, error: BaseException) -> None:
+    """Ends a session by an error of the code that drives it, or by its own. The caller raises it again."""
+    told = CallerError() if isinstance(error, Exception) else error
+    try:
+        session.throw(told)
+    except BaseException as raised:
+        if raised is not told:
+            raise
+
+
 def react(
     training: Iterator[Progress | None],
     recorder: Recorder,

@@ -24,7 +24,7 @@ from poise.runs.folders import RunError, clear, disk_errors, new_folder, same_di
 from poise.runs.journal import read_greedy
 from poise.runs.options import STOPS, Options
 from poise.runs.peers.meeting import announce, job, led, send_start, teller
-from poise.runs.reacting import Run, Session, react
+from poise.runs.reacting import Run, Session, end_by, react
 from poise.runs.recorder import Recorder
 from poise.runs.records import read_score, read_summary
 from poise.runs.resuming import Usable, difference, finished, newest_usable, same_machine, take_up
@@ -33,6 +33,7 @@ from poise.runs.writers.tally import Tally
 from poise.spec import IN_JAX, Spec
 from poise.store.checkpoint import CheckpointError, checkpoints, read_manifest
 from poise.store.claim import claimed
+from poise.store.files import read_json
 from poise.system import cluster
 from poise.system.compile_cache import keep_compiled
 from poise.system.pulse import announced
@@ -123,9 +124,10 @@ def _in_run_dir(env: str, config: Config, options: Options, folder: Path, condit
             return (yield from _session(_new_job(env, config, options, conditions), folder, conditions))
         refuse_another(folder, task, config, options)
         if status(folder) == "finished":
-            summary = read_summary(folder)
+            summary = read_summary(folder)  # which is checked
             print(f"it is finished already: {folder}", file=conditions.file, flush=True)
-            return Run(folder, summary, read_score(folder, summary))
+            score = read_score(folder, summary)
+            return Run(folder, {**summary, **read_json(folder / "summary.json")}, score)
         alone = dataclasses.replace(conditions, peers=None)  # the others have heard of it already
         placed = _placed_again(folder, Changes(), alone)
         usable = newest_usable(folder, conditions.file)
@@ -178,7 +180,7 @@ def _to_its_end(session: Session, conditions: Conditions) -> Run:
     except StopIteration as end:
         return end.value
     except BaseException as error:
-        session.throw(error)
+        end_by(session, error)
         raise
 
 

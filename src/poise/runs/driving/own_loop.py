@@ -6,7 +6,7 @@ from typing import Self
 
 from poise.errors import PoiseError
 from poise.runs.driving.stops import Left
-from poise.runs.reacting import Run, Session
+from poise.runs.reacting import Run, Session, end_by
 from poise.training.iteration import Progress
 
 
@@ -63,7 +63,7 @@ class OwnLoop:
     ) -> None:
         self._entered = False
         if error is not None:
-            self._end_by(error)
+            end_by(self._session, error)
         elif self._began:
             answer: Left | None = Left()
             while self._run is None:
@@ -78,11 +78,3 @@ class OwnLoop:
         except StopIteration as end:
             self._run = end.value
             return None
-
-    def _end_by(self, error: BaseException) -> None:
-        """Ends the training by an error of the block, which may be the training's own."""
-        try:
-            self._session.throw(error)
-        except BaseException as raised:
-            if raised is not error:
-                raise
