@@ -121,9 +121,8 @@ def resume(
 
     Args:
         run: its folder.
-        total_steps: another budget, also for a training that is finished. Learning rates then go to 0 over
-            the new budget: the result is not that of a training that had it from the start. What had
-            stopped a training before its budget was used up does so no more.
+        total_steps: another budget, also for a training that is finished or was stopped. Learning rates then
+            go to 0 over it: the result is not that of a training that had it from the start.
         stop_at, max_seconds: another end of this kind, also for a training that this option has stopped.
         env: the environment's name, where that is of a module (``module:Task``): a folder alone never makes
             Python import one.
@@ -144,15 +143,8 @@ def resume(
     """
     refuse_imported_script()
     shown = Lasting(file or sys.stdout, whole=False)
-    changes = Changes(
-        total_steps,
-        env,
-        workers,
-        device,  # pyright: ignore[reportArgumentType]
-        devices,
-        stop_at,
-        max_seconds,
-    )
+    places = workers, device, devices
+    changes = Changes(total_steps, env, *places, stop_at, max_seconds)  # pyright: ignore[reportArgumentType]
     conditions = Conditions(shown, ray=ray, on_iteration=on_iteration)
     return _told(proceed(Path(run), changes, conditions), shown)
 

@@ -62,6 +62,8 @@ def test_the_summary_has_the_keys_that_scripts_rely_on(finished):
         "seed",
         "steps",
         "status",
+        "stopped_by",
+        "stop_reason",
         "exact",
         "resumed",
         "crashes",
@@ -279,7 +281,7 @@ def test_an_interrupt_between_iterations_is_handled_like_one_inside(tmp_path):
             return training.throw(error)
 
     with pytest.raises(KeyboardInterrupt):
-        run._to_its_end(Noisy())
+        run._to_its_end(Noisy(), Conditions(io.StringIO()))
     assert run.status(tmp_path / "run") == "interrupted"
     assert steps == [128]
 

@@ -15,7 +15,8 @@ from poise.config import PPO, Config
 from poise.runs.options import Options
 from poise.settings.keywords import RECORDS, Keywords, choose
 
-WIDER = {"out", "tag"}  # a keyword may also be text, or any sequence
+OWN = ("env", "config", "ray", "file", "on_iteration")  # keywords that are no options
+WIDER = {"out", "run_dir", "tag"}  # a keyword may also be text, or any sequence
 
 
 def plain(hint: Any) -> Any:
@@ -43,7 +44,7 @@ def test_every_option_is_a_keyword_with_its_type():
 
 def test_the_signature_of_train_shows_every_option_with_its_default():
     parameters = inspect.signature(poise.train).parameters
-    assert set(typing.get_type_hints(Keywords)) == set(parameters) - {"env", "config", "ray", "file"}
+    assert set(typing.get_type_hints(Keywords)) == set(parameters) - {*OWN}
     assert parameters["total_steps"].default == 100_000
     assert parameters["ppo"].default == PPO()
     assert parameters["out"].default == "runs"

@@ -62,7 +62,8 @@ class Options(Checked):
     training only. None: no such end."""
     max_seconds: Positive | None = None
     """Seconds after which the training stops, at the end of an iteration and in the same way. Those before a
-    resume count, too, up to the checkpoint. The score and the film come on top. One training only."""
+    resume count, too, up to the checkpoint. The score and the film come on top. One training only. None: no
+    limit."""
     on_crash: Literal["stop", "restart"] = "stop"
     """What to do when an environment in its own process (gymnasium-async) fails, dies or hangs: stop the
     training, or restart the environment, which then starts its next episode."""
