@@ -113,6 +113,40 @@ def test_two_processes_compute_the_bits_of_one(tmp_path):
     assert not (tmp_path / "follower" / "runs").exists()
 
 
+@pytest.mark.processes
+def test_a_training_that_stops_early_ends_in_both(tmp_path):
+    """And the line that would go on with it, in its folder, ends in both as well."""
+    words = train(960, 2, "--stop-at=-1e9", "--eval-every=320", "--eval-episodes=1", "--run-dir=run")
+    leader, follower = pair(tmp_path, *words, flags=True)
+    code, out, err = leader.end()
+    assert code == 0, err
+    summary = json.loads(out)
+    assert (summary["steps"], summary["stopped_by"], summary["processes"]) == (320, "stop_at", 2)
+    code, out, err = follower.end()
+    assert (code, json.loads(out)) == (0, {"process": 1, "steps": 320}), err
+    again, follower = pair(tmp_path, *words, flags=True)
+    code, out, err = again.end()
+    assert (code, json.loads(out)["parameters_sha256"]) == (0, summary["parameters_sha256"]), err
+    code, _, err = follower.end()
+    assert (code, err) == (0, "poise: process 0 has ended the training: it is finished")
+
+
+@pytest.mark.processes
+def test_a_named_folder_is_resumed_by_both(tmp_path):
+    words = train(12_000, 2, "--checkpoint-every=320", "--run-dir=run")
+    leader, follower = pair(tmp_path, *words)
+    until = time.monotonic() + TIMEOUT
+    while not list((tmp_path / "leader").glob("run/checkpoints/*[1-9]*")) and time.monotonic() < until:
+        time.sleep(0.05)
+    leader.process.send_signal(signal.SIGTERM)
+    assert [leader.end()[0], follower.end()[0]] == [143, 143]
+    leader, follower = pair(tmp_path, *words)
+    ended = leader.end()
+    assert json.loads(follower.end()[1]) == {"process": 1, "steps": 12_000 // 64 * 64}
+    assert json.loads(ended[1])["resumed"] == 1
+    assert sha256_of(ended) == sha256_of(Command(tmp_path / "alone", *train(12_000, 1)).end())
+
+
 def wait_for_checkpoint(folder, command, *, after=0):
     """Returns the run and its newest checkpoint, once there is one after so many steps."""
     until = time.monotonic() + TIMEOUT

@@ -123,16 +123,21 @@ def _in_run_dir(env: str, config: Config, options: Options, folder: Path, condit
         if not holds_training(folder):
             return (yield from _session(_new_job(env, config, options, conditions), folder, conditions))
         refuse_another(folder, task, config, options)
-        if status(folder) == "finished":
-            summary = read_summary(folder)  # which is checked
-            print(f"it is finished already: {folder}", file=conditions.file, flush=True)
-            score = read_score(folder, summary)
-            return Run(folder, {**summary, **read_json(folder / "summary.json")}, score)
         alone = dataclasses.replace(conditions, peers=None)  # the others have heard of it already
+        if status(folder) == "finished":
+            if conditions.peers is not None:  # JAX starts in the others, which need this process for that
+                _placed_again(folder, Changes(), alone)
+            print(f"it is finished already: {folder}", file=conditions.file, flush=True)
+            return _finished_run(folder)
         placed = _placed_again(folder, Changes(), alone)
         usable = newest_usable(folder, conditions.file)
         return (yield from _resumed(folder, usable, Changes(env=task.id), placed, conditions))
     raise AssertionError
+
+
+def _finished_run(folder: Path) -> Run:
+    summary = read_summary(folder)  # which is checked, and has entries that earlier versions did not write
+    return Run(folder, {**summary, **read_json(folder / "summary.json")}, read_score(folder, summary))
 
 
 def execute_or_proceed(
