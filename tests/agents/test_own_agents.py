@@ -3,6 +3,7 @@
 import dataclasses
 import io
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -82,6 +83,21 @@ def test_saving_replaces_an_agent_and_nothing_else(progress, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="cannot be written: Not a directory"):
         agent.save(tmp_path / "file")
+
+
+def test_a_loop_continues_in_another_environment_with_the_same_spaces():
+    """The policy is kept; what the world was cannot be, so it says that it is not exact."""
+    gym.register("Jupiter-v0", "gymnasium.envs.classic_control:PendulumEnv", 200, kwargs={"g": 24.8})
+    worlds = [poise.make(id, 2, "gymnasium") for id in ("Pendulum-v1", "Jupiter-v0")]
+    (*_, last) = poise.iterations(SMALL, worlds[0])
+    assert last.world is not None
+    longer = dataclasses.replace(SMALL, total_steps=512)
+    rest = list(poise.iterations(longer, worlds[1], poise.Start(last.state, last.world)))
+    assert [p.steps for p in rest] == [last.steps + 64 * i for i in range(1, 5)]
+    assert not rest[0].exact
+    for env in worlds:
+        env.close()
+    del gym.registry["Jupiter-v0"]
 
 
 def test_a_loop_continues_from_what_it_yielded(tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,11 +94,15 @@ def test_another_training_there_is_refused_and_stays(other, message, is_finished
         interrupted(folder := tmp_path / "run", evaluate=False)
         other = {**other, "evaluate": False}
     before = contents(folder)
-    with pytest.raises(RunError, match=f"holds another training, {'.*' if message[0] == 'i' else ''}"):
-        trained(folder, **other)
     with pytest.raises(RunError, match=message):
         trained(folder, **other)
     assert contents(folder) == before
+
+
+def test_a_training_that_stopped_early_is_finished(tmp_path):
+    run = trained(tmp_path / "run", max_seconds=1e-3, evaluate=False)
+    assert (run.summary["steps"], run.summary["stopped_by"]) == (ROLLOUT, "max_seconds")
+    assert trained(tmp_path / "run", max_seconds=1e-3, evaluate=False).summary == run.summary
 
 
 def test_another_environment_there_is_refused(whole):
@@ -160,4 +165,4 @@ def test_an_unknown_environment_makes_no_folder(tmp_path):
 
 def test_out_has_no_effect_beside_it(tmp_path):
     with pytest.raises(ConfigError, match="out = 'elsewhere': has no effect with run_dir = 'here'"):
-        Options(out="elsewhere", run_dir="here")
+        Options(out=Path("elsewhere"), run_dir=Path("here"))

@@ -33,8 +33,8 @@ class Start(NamedTuple):
 
         poise.iterations(config, env, poise.Start(progress.state, progress.world))
 
-    Also in another environment with the same spaces: its episodes then begin anew (``Progress.exact`` is
-    False), if the two environments have the same kind of state; otherwise ``ArraysError`` says what differs.
+    Also in another environment with the same spaces: its episodes then start again, and ``Progress.exact`` is
+    False.
     """
 
     state: TrainState
