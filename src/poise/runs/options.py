@@ -36,7 +36,8 @@ class Options(Checked):
     """Folder in which the run folders are created."""
     run_dir: Path | None = field(default=None, metadata={"metavar": "DIR"})
     """The run folder itself, for a job that may be started again: it is created, or resumed if it holds this
-    training unfinished, or left alone if it is finished. One training only. None: a new one under --out."""
+    training unfinished, or left alone if it is finished. One training only. Without it, --out gets a new
+    folder."""
     evaluate: bool = True
     """Whether to play 100 greedy episodes at the end, and to choose the best agent."""
     video: bool = True
