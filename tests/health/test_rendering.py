@@ -6,7 +6,8 @@ import pytest
 from sick import Sound
 
 from poise.envs.checking import Checked
-from poise.envs.gymnasium import make_plain, spec_of
+from poise.envs.forms.making import make_plain
+from poise.envs.gymnasium import spec_of
 from poise.health.probing import Play
 from poise.health.symptoms.rendering import check_rendering
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from poise.envs.gymnasium import make_plain
+from poise.envs.forms.making import make_plain
 from poise.system import extras, machine
 from poise.system.extras import Place, command, needs, requirements
 

@@ -13,7 +13,7 @@ from jaxtyping import Shaped, UInt8
 
 from poise import envs
 from poise.envs.checking import EnvFault
-from poise.envs.gymnasium import is_registered, registered_name
+from poise.envs.forms.making import is_registered, registered_name
 from poise.envs.mujoco_warnings import hear_mujoco
 from poise.envs.objects import SingleEnv
 from poise.envs.packing import Obs, first_of, unpack_action

@@ -1,11 +1,8 @@
 """Gymnasium's environments, through its vector environments."""
 
-import importlib
 import multiprocessing
 import os
 import signal
-import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -18,8 +15,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from jaxtyping import Bool, Shaped
 
 from poise.envs.checking import Checked, Crash, EnvFault
+from poise.envs.forms.making import make_plain, registered_name
 from poise.envs.mujoco_warnings import hear_mujoco
-from poise.envs.naming import import_module_of
 from poise.envs.packing import Obs, empty, pack
 from poise.envs.processes import PATIENCE, UNKNOWN, Processes, start_env_process
 from poise.envs.replay.inner import differing, packed
@@ -51,28 +48,6 @@ def step_limit(id: str) -> int | None:
     """The time limit with which ``id``, or the name in ``module:name``, is registered; None without one."""
     name = registered_name(id)
     return gym.registry[name].max_episode_steps if name in gym.registry else None
-
-
-def is_registered(id: str) -> bool:
-    """Whether ``id`` is registered with Gymnasium; of ``module:name`` (module imported already), the name.
-
-    A class of that name in the module is registered here, without arguments and without a time limit.
-    """
-    try:
-        gym.spec(registered_name(id))
-    except gym.error.Error:
-        module, _, name = id.rpartition(":")
-        kind = getattr(sys.modules.get(module), name, None)
-        if not (isinstance(kind, type) and issubclass(kind, gym.Env)):
-            return False
-        gym.register(registered_name(id), kind)
-    return True
-
-
-def registered_name(id: str) -> str:
-    """Its id in Gymnasium's registry: the name in ``module:name``, or ``module.Class`` for a class."""
-    module, _, name = id.rpartition(":")
-    return f"{module}.{name}" if module and name not in gym.registry else name
 
 
 def spec_of(
@@ -122,19 +97,6 @@ def _in_info_of_process(id: str, index: int, timeout: float | None) -> bool:
         return False
     finally:
         env.end(PATIENCE)
-
-
-def make_plain(id: str) -> gym.Env:
-    """One environment, as Gymnasium makes it, with its wrappers."""
-    if id.rpartition(":")[0]:  # not yet imported in a process of its own
-        importlib.import_module(id.rpartition(":")[0])
-        is_registered(id)
-    else:
-        import_module_of(id)
-    with warnings.catch_warnings():
-        # "-v4 is out of date": the user chose this version
-        warnings.filterwarnings("ignore", message=".*out of date.*")
-        return gym.make(registered_name(id), disable_env_checker=True)
 
 
 def _make_one(id: str, index: int, masks: MaskSource | None = None) -> Checked:

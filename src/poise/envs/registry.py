@@ -83,7 +83,7 @@ def resolve(id: str, backend: Backend = "auto") -> Resolved:
             )
         raise EnvError(f"backend {backend} has no {id}; it has {', '.join(offered)}")
 
-    from poise.envs.gymnasium import is_registered
+    from poise.envs.forms.making import is_registered
 
     if backend in ("auto", "atari") and _is_game(id):
         return Resolved(id, "atari", note)

@@ -21,7 +21,8 @@ import numpy as np
 
 from poise import defaults, envs
 from poise.envs.checking import Checked, EnvFault, described
-from poise.envs.gymnasium import is_registered, make_plain, spec_of
+from poise.envs.forms.making import is_registered, make_plain
+from poise.envs.gymnasium import spec_of
 from poise.envs.mujoco_warnings import hear_mujoco
 from poise.envs.native.names import find
 from poise.envs.spaces import MaskSource

@@ -8,7 +8,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import load_env_creator
 
 from poise.agents.stages import checked_frame
-from poise.envs.gymnasium import registered_name
+from poise.envs.forms.making import registered_name
 from poise.envs.naming import is_anothers
 from poise.envs.native.jax_env import JaxEnv
 from poise.errors import message_of
