@@ -24,7 +24,7 @@ from poise.agents.evaluation import (
 from poise.agents.reading import AgentError as AgentError
 from poise.agents.reading import Memory, Reading, carry_of
 from poise.config import LAST_SEED, Config
-from poise.envs.naming import names_module
+from poise.envs.naming import reaches_outside
 from poise.envs.packing import only_action, unpack_action
 from poise.seeds import Stream, episode_seed
 from poise.spec import Spec
@@ -285,10 +285,10 @@ class Agent:
             AgentError: the agent's own names a module, and ``env`` does not repeat it.
         """
         own = self._manifest.env
-        if env is None and names_module(own):
+        if env is None and (why := reaches_outside(own)):
             raise AgentError(
-                f"this agent's environment {own!r} names a Python module; to import and run it, "
-                f"repeat the name: {typed('--env', own)} (in Python: env={own!r})"
+                f"this agent's environment {own!r} {why}, repeat the name: {typed('--env', own)} "
+                f"(in Python: env={own!r})"
             )
         task = envs.resolve(own if env is None else env)
         if task.id == own:

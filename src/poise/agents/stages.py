@@ -13,7 +13,7 @@ from jaxtyping import Shaped, UInt8
 
 from poise import envs
 from poise.envs.checking import EnvFault
-from poise.envs.forms.making import is_registered, registered_name
+from poise.envs.forms.making import is_registered, make_plain
 from poise.envs.mujoco_warnings import hear_mujoco
 from poise.envs.objects import SingleEnv
 from poise.envs.packing import Obs, first_of, unpack_action
@@ -206,14 +206,12 @@ class _GymnasiumStage:
     """A Gymnasium environment that draws itself."""
 
     def __init__(self, task: envs.Resolved):
-        import gymnasium as gym
-
         id = task.id
         with warnings.catch_warnings(), _headless():
             warnings.simplefilter("ignore")
             hear_mujoco()
             with video_errors(id):
-                made = gym.make(registered_name(id), render_mode="rgb_array")
+                made = make_plain(id, render_mode="rgb_array")
                 self._env = SingleEnv(made, id, task.reading)
                 self.spec = self._env.spec
             hear_mujoco()  # again: the first call does nothing if gym.make is what loads MuJoCo

@@ -18,6 +18,7 @@ from packaging.version import Version
 
 from poise.arrays import ArraysError
 from poise.envs.checking import EnvFault
+from poise.envs.forms.text import parse
 from poise.envs.packing import Obs, pack
 from poise.envs.replay.unfinished import Unfinished
 from poise.envs.vector import EnvError, EnvStep, Restored
@@ -43,18 +44,22 @@ _SETTINGS = {
 
 
 def settings_of(id: str) -> dict[str, Any] | None:
-    """The arguments with which an id is registered for this backend, as ale-py registers ``ALE/Pong-v5``.
+    """The arguments of a game for this backend, if its id is registered as ale-py registers ``ALE/Pong-v5``.
 
     None if the id is not registered, or as something that the vector environment does not have: another
-    class, a wrapper, another kind of observation.
+    class, a wrapper, another kind of observation; or if ``id`` has such arguments or wrappers.
     """
-    spec = gym.registry.get(id.rpartition(":")[2])
+    variant = parse(id)
+    spec = gym.registry.get(variant.env.name.rpartition(":")[2])
     if spec is None or (spec.entry_point, spec.vector_entry_point) != (_PLAIN, _VECTOR):
         return None
     if spec.additional_wrappers or spec.max_episode_steps is not None or set(spec.kwargs) != _SETTINGS:
         return None
-    counts = spec.kwargs["frameskip"], spec.kwargs["max_num_frames_per_episode"]
-    return spec.kwargs if all(isinstance(n, int) and n > 0 for n in counts) else None
+    if variant.wrappers or not variant.env.kwargs.keys() <= _SETTINGS - {"game"}:
+        return None
+    settings = {**spec.kwargs, **variant.env.kwargs}
+    counts = settings["frameskip"], settings["max_num_frames_per_episode"]
+    return settings if all(isinstance(n, int) and n > 0 for n in counts) else None
 
 
 class AtariEnv:

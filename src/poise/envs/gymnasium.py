@@ -107,7 +107,7 @@ def _make_one(id: str, index: int, masks: MaskSource | None = None) -> Checked:
     except gym.error.DependencyNotInstalled as error:
         text = f"it {needs('box2d')}" if "box2d" in str(error).lower() else str(error)
         raise EnvError(f"{id}: {text}") from error
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EnvError):
         raise
     except BaseException as error:  # also SystemExit
         raise EnvFault(f"{id}, environment {index}: making it raised {message_of(error)}") from error

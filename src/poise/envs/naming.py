@@ -3,12 +3,12 @@
 import difflib
 import importlib
 import importlib.util
-import inspect
 import re
 import sys
 from collections.abc import Iterable
 from typing import Any
 
+from poise.envs.forms.text import parse
 from poise.envs.vector import EnvError
 from poise.errors import message_of
 from poise.system.extras import needs
@@ -33,33 +33,47 @@ PACKAGES = {
 EXTRAS = {"ale_py": "atari", "minatar": "minatar", "minigrid": "minigrid", "popgym": "popgym"}
 # the word before the colon of an environment in JAX, which is also the name of an extra: the package
 JAX_PACKAGES = {"gymnax": "gymnax", "craftax": "craftax", "playground": "mujoco_playground", "brax": "brax"}
-REGISTER = 'gymnasium.register("Mine-v0", {})'
 
 
-def checked_name(env: object) -> str:
-    """``env``, if it is a name.
+def names_module(text: str) -> bool:
+    """Whether the text of an environment names a module of the user, ``tank:Tank``: its code would run.
+
+    The module may be that of a wrapper.
+    """
+    variant = parse(text)
+    named = [wrapper.name for wrapper in variant.wrappers]
+    if variant.env.name.partition(":")[0] not in JAX_PACKAGES:
+        named.append(variant.env.name)
+    return any(":" in name for name in named)
+
+
+def reaches_outside(text: str) -> str | None:
+    """Why the user has to repeat the text of an environment that a folder or a file names; None: no reason.
+
+    The beginning of a sentence, such as "names a Python module; to import and run it".
+    """
+    if names_module(text):
+        return "names a Python module; to import and run it"
+    return "names a file or a module in an argument; to use it" if parse(text).names_file else None
+
+
+def only_here(text: str) -> str | None:
+    """The first name of something that only a running program has, ``<Tank>``; None without one."""
+    return next((part.name for part in parse(text).parts if part.name.startswith("<")), None)
+
+
+def refuse_in_processes(text: str, where: str) -> None:
+    """Refuses what only this program has for processes that it starts. ``where``: what starts them.
 
     Raises:
-        EnvError: it is an environment, a class or a function. The message says how to register it.
+        EnvError: says to put it into a module.
     """
-    if isinstance(env, str):
-        return env
-    if isinstance(env, type) or inspect.isroutine(env):
-        thing = getattr(env, "__name__", "make")
-        kind = f"the {'class' if isinstance(env, type) else 'function'} {thing}"
-        maker = thing if thing.isidentifier() else "make"
-    else:
-        kind, maker = f"an object ({type(env).__name__})", "make"
-    raise EnvError(
-        f"env is {kind}, and must be a name: each environment and each process makes its own. "
-        f"Write {REGISTER.format(maker)}, where {maker} is the class or a function that returns a new "
-        'environment, then give "Mine-v0"'
-    )
-
-
-def names_module(id: str) -> bool:
-    """Whether an id names a module of the user, such as ``tank:Tank``: its code would run."""
-    return ":" in id and id.partition(":")[0] not in JAX_PACKAGES
+    if (name := only_here(text)) is not None:
+        word = re.sub(r"-\d+>|\W", "", name)
+        raise EnvError(
+            f"{text}: {name} is in this program alone, and the processes of {where} cannot import it; put it "
+            f"into a module, my_envs.py, and give its name: my_envs:{'make' if word == 'lambda' else word}"
+        )
 
 
 def import_module_of(id: str) -> str:
@@ -79,15 +93,24 @@ def import_module_of(id: str) -> str:
         package, _ = _package_of(id) or ("", "")
         module = package if package in EXTRAS and is_installed(package) else ""
     if module:
-        try:
-            importlib.import_module(module)
-        except KeyboardInterrupt:
-            raise
-        except ModuleNotFoundError as error:
-            raise EnvError(_missing(id, module, error)) from error
-        except BaseException as error:  # code at the top of the module may raise anything
-            raise EnvError(f"{id}: its module cannot be imported: {message_of(error)}") from error
+        import_module(id, module)
     return name
+
+
+def import_module(id: str, module: str) -> None:
+    """Imports the module of ``id``.
+
+    Raises:
+        EnvError: it cannot be imported.
+    """
+    try:
+        importlib.import_module(module)
+    except KeyboardInterrupt:
+        raise
+    except ModuleNotFoundError as error:
+        raise EnvError(_missing(id, module, error)) from error
+    except BaseException as error:  # code at the top of the module may raise anything
+        raise EnvError(f"{id}: its module cannot be imported: {message_of(error)}") from error
 
 
 def _advice_for_file(id: str) -> str | None:
@@ -167,19 +190,19 @@ def _package_of(id: str) -> tuple[str, str] | None:
     return next((source for start, source in PACKAGES.items() if id.startswith(start)), None)
 
 
+def from_package(id: str) -> str:
+    """An id with the module of the package that registers it, if ids of the package need that."""
+    module, _ = _package_of(id) or ("", "")
+    return f"{module}:{id}" if module and module not in EXTRAS else id
+
+
 def _in_module(id: str, module: str, name: str) -> str | None:
     """What ``name`` in an imported module is, if it is not an environment; None if nothing is known."""
     value = getattr(sys.modules.get(module), name, None)
     if value is None:
         return _similar_in_module(id, module, name)
     if isinstance(value, type):
-        return _other_class(id, value)
-    new = f"{name[:1].upper()}{name[1:]}-v0".replace("_", "-")
-    if callable(value):
-        return (
-            f'{id} is a function; give it an id: gymnasium.register("{new}", {name}) in {module}.py, then '
-            f"type {module}:{new}"
-        )
+        return other_class(id, value)
     return f"{id} is an object ({type(value).__name__}), not an environment's class or id"
 
 
@@ -201,7 +224,7 @@ def _similar_in_module(id: str, module: str, name: str) -> str | None:
     return None
 
 
-def _other_class(id: str, cls: type) -> str:
+def other_class(id: str, cls: type) -> str:
     roots = {base.__module__.partition(".")[0] for base in cls.__mro__}
     if "gym" in roots:
         return (

@@ -1,14 +1,19 @@
 """From a name to an environment: which backend has it (``resolve``), and N of them (``make``)."""
 
+import dataclasses
 import re
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+from poise.envs.forms.arguments import ANY, Arguments, arguments_of
+from poise.envs.forms.text import Named, Variant, parse
 from poise.envs.naming import (
     JAX_PACKAGES,
-    checked_name,
     import_module_of,
     is_anothers,
     is_gymnasiums,
+    only_here,
+    refuse_in_processes,
     unknown,
 )
 from poise.envs.vector import EnvError, VectorEnv
@@ -31,10 +36,15 @@ _OLD_TASKS = {
 }
 
 
+class UnknownEnv(EnvError):
+    """There is no environment of this name."""
+
+
 class Resolved(NamedTuple):
     """The environment and the backend that will be used.
 
     Attributes:
+        id: its text (``poise.envs.forms.text``), in canonical form.
         note: a sentence for the user, if any.
         reading: the spec of the agent that acts or learns in it; it decides whether pixels are numbers.
     """
@@ -45,14 +55,43 @@ class Resolved(NamedTuple):
     reading: Spec | None = None
 
 
-def resolve(id: str, backend: Backend = "auto") -> Resolved:
+def resolve(id: Any, backend: Backend = "auto") -> Resolved:
     """The environment and backend that ``make`` would use. No environment is made.
+
+    Args:
+        id: as of ``make``.
 
     Raises:
         EnvError: there is no such environment (the message gives the nearest names), this backend does
-            not have it, or the module of ``module:name`` cannot be imported.
+            not have it, the module of ``module:name`` cannot be imported, or an argument does not exist.
     """
-    id, note = _replace_retired(checked_name(id))
+    variant = parse(as_text(id))
+    if only_here(str(variant)) is not None:
+        _refuse_gone(variant)
+        if backend == "gymnasium-async":
+            refuse_in_processes(str(variant), f"backend {backend}")
+    name, note = _replace_retired(variant.env.name)
+    variant = dataclasses.replace(variant, env=Named(name, variant.env.kwargs))
+    if variant.is_plain:
+        return _resolve_name(name, backend)._replace(note=note)
+    return _resolve_variant(variant, backend, note)
+
+
+def as_text(env: Any) -> str:
+    """The text of an environment that is given as text, a class, a function or an object.
+
+    Raises:
+        EnvError: no second environment can be made of it.
+    """
+    if isinstance(env, str):
+        return env
+    from poise.envs.forms.given import text_of
+
+    return text_of(env)
+
+
+def _resolve_name(id: str, backend: Backend) -> Resolved:
+    """``resolve`` for a name alone."""
     if id.partition(":")[0] in JAX_PACKAGES:
         return _resolve_packaged(id, backend)
     name = import_module_of(id)
@@ -64,15 +103,15 @@ def resolve(id: str, backend: Backend = "auto") -> Resolved:
 
         if (task := find(id)) is not None:
             if is_gymnasiums(name, task.spec.time_limit):
-                return Resolved(id, "native", note)
+                return Resolved(id, "native")
             replaced = True
         offered = sorted(REGISTERED)
     if backend in ("auto", "mujoco", "mjx"):
-        from poise.envs.tasks import GYMNASIUMS, TASKS
+        from poise.envs.tasks import GYMNASIUMS, TASKS, find_kind
 
-        if (kind := TASKS.get(name)) is not None:
+        if (kind := find_kind(id)) is not None:
             if name not in GYMNASIUMS or is_gymnasiums(name, kind.time_limit):
-                return Resolved(id, "mjx" if backend == "mjx" else "mujoco", note)
+                return Resolved(id, "mjx" if backend == "mjx" else "mujoco")
             replaced = True
         offered = sorted(TASKS)
     if backend in ("native", "mujoco", "mjx"):
@@ -82,16 +121,118 @@ def resolve(id: str, backend: Backend = "auto") -> Resolved:
                 "name; --backend gymnasium trains on it"
             )
         raise EnvError(f"backend {backend} has no {id}; it has {', '.join(offered)}")
+    return _resolve_gymnasiums(id, backend)
 
+
+def _resolve_gymnasiums(id: str, backend: Backend) -> Resolved:
+    """An environment that Gymnasium makes. ``id`` may have arguments and wrappers."""
     from poise.envs.forms.making import is_registered
 
     if backend in ("auto", "atari") and _is_game(id):
-        return Resolved(id, "atari", note)
+        return Resolved(id, "atari")
     if is_registered(id):
         if backend == "atari":
             raise EnvError(_explain_no_game(id))
-        return Resolved(id, "gymnasium" if backend == "auto" else backend, note)
-    raise EnvError(_explain_unknown(id))
+        resolved: Any = "gymnasium" if backend == "auto" else backend
+        return Resolved(id, resolved)
+    raise UnknownEnv(_explain_unknown(parse(id).env.name))
+
+
+def _resolve_variant(variant: Variant, backend: Backend, note: str | None) -> Resolved:
+    """``resolve`` with arguments or wrappers."""
+    name = variant.env.name
+    if name.partition(":")[0] in JAX_PACKAGES:
+        raise EnvError(f"{variant}: {name} has neither arguments nor wrappers in poise")
+    import_module_of(name)
+    own = _is_own(name)
+    if not own and backend in ("native", "mujoco", "mjx"):
+        raise EnvError(
+            f"backend {backend} has {name} only without arguments and wrappers; --backend gymnasium makes "
+            f"{variant}"
+        )
+    if own and variant.wrappers:
+        raise EnvError(f"{name} is not an environment of Gymnasium: no wrapper can be around it")
+    if not own:
+        _resolve_gymnasiums(name, "gymnasium")  # refuses an unknown name
+    wrappers = tuple(_fitted_wrapper(wrapper) for wrapper in variant.wrappers)
+    kwargs = _arguments(name).fitted(name, variant.env.kwargs) if variant.env.kwargs else {}
+    text = str(Variant(Named(name, kwargs), wrappers))
+    if own:
+        return Resolved(text, _resolve_name(name, backend).backend, note)
+    if backend == "auto" and _is_faster_plain(name):
+        note = f"{text} is stepped by Gymnasium: poise's own {name} has neither arguments nor wrappers."
+    return _resolve_gymnasiums(text, backend)._replace(note=note)
+
+
+def _refuse_gone(variant: Variant) -> None:
+    """Refuses names in angle brackets of which this program has no class or function."""
+    from poise.envs.forms.making import HERE
+    from poise.envs.native.names import REGISTERED
+    from poise.envs.tasks import TASKS
+
+    kept = {*HERE, *REGISTERED, *TASKS}
+    gone = [part.name for part in variant.parts if part.name.startswith("<") and part.name not in kept]
+    if gone:
+        raise EnvError(
+            f"{variant}: only the Python program that trained it has {gone[0]}; in Python, give it again: "
+            "poise.resume(folder, env=...), agent.evaluate(env=...)"
+        )
+
+
+def _is_own(name: str) -> bool:
+    """Whether the name is that of a class of the user that Gymnasium does not step."""
+    from poise.envs.native.names import OWN, find_source
+    from poise.envs.tasks import GYMNASIUMS, find_kind
+
+    in_jax, is_task = find_source(name) is not None, find_kind(name) is not None
+    return (in_jax and name not in OWN) or (is_task and name.rpartition(":")[2] not in GYMNASIUMS)
+
+
+def _is_faster_plain(name: str) -> bool:
+    """Whether poise itself steps the environment of this name."""
+    from poise.envs.native.names import OWN
+    from poise.envs.tasks import GYMNASIUMS
+
+    return name in OWN or name in GYMNASIUMS
+
+
+def _fitted_wrapper(wrapper: Named) -> Named:
+    from poise.envs.forms.making import find_wrapper
+
+    arguments = arguments_of(find_wrapper(wrapper.name), first=True)
+    return Named(wrapper.name, arguments.fitted(wrapper.name, wrapper.kwargs))
+
+
+def _arguments(name: str) -> Arguments:
+    """The arguments of the environment of a name, whose module is imported."""
+    from poise.envs.forms.making import gymnasium_arguments
+    from poise.envs.native.names import find_source
+    from poise.envs.tasks import find_kind
+
+    if _is_own(name):
+        maker: Any = find_source(name) or find_kind(name)
+        return arguments_of(maker)
+    return gymnasium_arguments(name)
+
+
+def read_arguments(env: str, words: Sequence[str]) -> dict[str, Any]:
+    """The arguments of an environment from a command line, each word ``key=text``, by their annotations.
+
+    Raises:
+        EnvError: there is no such environment or argument, or a text is not such a value.
+    """
+    if not words:
+        return {}
+    name, _ = _replace_retired(parse(env).env.name)
+    import_module_of(name)
+    if name.partition(":")[0] in JAX_PACKAGES or not _is_own(name):
+        _resolve_name(name, "auto")
+    arguments = ANY if name.partition(":")[0] in JAX_PACKAGES else _arguments(name)
+    values = {}
+    for word in words:
+        key, _, text = word.partition("=")
+        values[key] = arguments.read(name, key, text)
+    return values
 
 
 def _resolve_packaged(id: str, backend: Backend) -> Resolved:
@@ -145,7 +286,7 @@ def _explain_unknown(id: str) -> str:
 
 
 def make(
-    id: str,
+    id: Any,
     num_envs: int,
     backend: Backend = "auto",
     *,
@@ -157,7 +298,9 @@ def make(
     """``num_envs`` environments ``id``, stepped together.
 
     Args:
-        id: a registered id, or ``module:name`` of an id or a class. The module is imported.
+        id: a registered id, or ``module:name`` of an id, a class or a function, whose module is imported.
+            Arguments and wrappers may follow (``poise.envs.forms.text``). Or the class, the function, or an
+            object of Gymnasium.
         num_envs: how many.
         backend: ``auto`` takes the fastest one on a CPU that has the environment: native (JAX), then mujoco
             (batch engine), then atari (ale-py's vector environment), then gymnasium.
@@ -204,8 +347,8 @@ def register(name: str, env: Any) -> None:
     """
     from poise.envs.tasks import GYMNASIUMS, TASKS, Task
 
-    if name in GYMNASIUMS or ":" in name or not name:
-        reason = "it is Gymnasium's" if name in GYMNASIUMS else "a name has no colon"
+    if name in GYMNASIUMS or not name or set(name) & set(":()<>+"):
+        reason = "it is Gymnasium's" if name in GYMNASIUMS else "a name has no colon, bracket or +"
         raise EnvError(f"{name!r} cannot be registered: {reason}")
     is_task = isinstance(env, type) and issubclass(env, Task)
     needed = ("model", "frame_skip") if is_task else ()
@@ -237,4 +380,4 @@ def _make_mujoco(id: str, num_envs: int) -> VectorEnv:
     from poise.envs.mujoco import MujocoEnv
     from poise.envs.tasks import new_task
 
-    return MujocoEnv(id, new_task(id, import_module_of(id)), num_envs)
+    return MujocoEnv(id, new_task(id), num_envs)

@@ -193,7 +193,7 @@ def _parts(id: str, space: gym.Space, limit: int | None, path: Path = ()) -> Ite
             count = math.prod(space.shape)
             yield Part(path, space.shape, sizes=(2,) * count, first=(0,) * count)
         case _:
-            raise EnvError(_unsupported_action(id, limit, space, path))
+            raise EnvError(_unsupported_action(id, space, path))
 
 
 def _sizes(space: gym.Space) -> Iterator[int]:
@@ -238,7 +238,7 @@ def _nothing_to_see(id: str, space: gym.Space) -> str:
     )
 
 
-def _unsupported_action(id: str, limit: int | None, space: gym.Space, path: Path) -> str:
+def _unsupported_action(id: str, space: gym.Space, path: Path) -> str:
     where = f" {joined(path, '')!r}" if path else ""
     problem = (
         f"{id}: action space{where} {_shown(space)} is not supported; supported are Box of floats, Discrete, "
@@ -246,16 +246,12 @@ def _unsupported_action(id: str, limit: int | None, space: gym.Space, path: Path
     )
     if path or not isinstance(space, gym.spaces.Box):
         return problem
-    module, _, name = id.rpartition(":")
-    is_class = bool(module) and name not in gym.registry
-    env = f"{name}()" if is_class else f'gymnasium.make("{id}")'
-    imports = f"from {module} import {name}; " if is_class else ""
-    time_limit = "" if limit is None else f", max_episode_steps={limit}"
     rounded = f"lambda a: numpy.rint(a).astype(numpy.{space.dtype})"
-    wrapped = f"TransformAction({env}, {rounded}, gymnasium.spaces.Box(low, high, {space.shape}))"
+    space_of_floats = f"gymnasium.spaces.Box(low, high, {space.shape})"
     return (
-        f"{problem}. Wrap it in a module, my_envs.py: {imports}from gymnasium.wrappers import TransformAction"
-        f'; gymnasium.register("Mine-v0", lambda: {wrapped}{time_limit}), then type my_envs:Mine-v0'
+        f"{problem}. Write a wrapper in a module, my_envs.py: floats = lambda env: "
+        f"gymnasium.wrappers.TransformAction(env, {rounded}, {space_of_floats}), then add --wrapper "
+        "my_envs:floats"
     )
 
 

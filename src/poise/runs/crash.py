@@ -11,8 +11,9 @@ from poise import envs
 from poise.agents.evaluation import Evaluation
 from poise.config import LAST_SEED
 from poise.envs.checking import Crash, EnvFault
+from poise.envs.forms.text import parse
 from poise.envs.gymnasium import GymnasiumEnv
-from poise.envs.naming import names_module
+from poise.envs.naming import reaches_outside
 from poise.errors import PoiseError
 from poise.runs.writers.writer import Writer
 from poise.store.files import MOST_VALUES, FileError, read_json, write_text
@@ -118,12 +119,11 @@ def replay(path: Path, *, env: str | None = None, timeout: float = 60.0) -> Repl
         ReplayError: the file is damaged, its environment names a module, or its actions do not fit it.
     """
     crash = read_crash(path)
-    if env is None and names_module(crash.env):
+    if env is None and (why := reaches_outside(crash.env)):
         raise ReplayError(
-            f"{path}: its environment {crash.env!r} names a Python module; to import and run it, repeat the "
-            f"name: {typed('--env', crash.env)}"
+            f"{path}: its environment {crash.env!r} {why}, repeat the name: {typed('--env', crash.env)}"
         )
-    if env is not None and env != crash.env:
+    if env is not None and parse(env) != parse(crash.env):
         raise ReplayError(f"{path}: its environment is {crash.env}, not {env}")
     try:
         world = GymnasiumEnv(envs.resolve(crash.env, "gymnasium").id, 1, processes=True, timeout=timeout)

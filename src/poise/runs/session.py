@@ -14,7 +14,8 @@ from poise import envs
 from poise.agents.best import slice_of
 from poise.checked import ConfigError
 from poise.config import Config
-from poise.envs.naming import JAX_PACKAGES, names_module
+from poise.envs.forms.text import parse
+from poise.envs.naming import JAX_PACKAGES, reaches_outside, refuse_in_processes
 from poise.placement import device
 from poise.placement.lanes import Lanes
 from poise.placement.mesh import Layout
@@ -279,12 +280,12 @@ def _without_stop(usable: Usable, stopped: Stopped) -> Usable:
 
 def check_name(run: Path, saved: str, env: str | None) -> None:
     """Refuses to import a module because ``run`` names it. ``env``: the name that the user repeats."""
-    if env is None and names_module(saved):
+    if env is None and (why := reaches_outside(saved)):
         raise RunError(
-            f"{run}: its environment {saved!r} names a Python module; to import and run it, "
-            f"repeat the name: {typed('--env', saved)} (in Python: env={saved!r})"
+            f"{run}: its environment {saved!r} {why}, repeat the name: {typed('--env', saved)} "
+            f"(in Python: env={saved!r})"
         )
-    if env is not None and env != saved:
+    if env is not None and parse(env) != parse(saved):
         raise RunError(f"{run}: its environment is {saved}, not {env}")
 
 
@@ -296,6 +297,8 @@ def _session(job: Job, folder: Path | None, conditions: Conditions) -> Session:
     keep_compiled(options.compile_cache)
     options.check_against(task.backend)
     check_workers(options.workers, job.config, task.backend, conditions.ray)
+    if options.workers:
+        refuse_in_processes(task.id, "--workers")
     with contextlib.ExitStack() as stack:
         stack.enter_context(device.precision(options.matmul_precision, on_gpu=job.placed.on_gpu))
         stack.enter_context(same_directory())
@@ -354,7 +357,8 @@ def cpu_devices(env: str, backend: envs.Backend, config: Config, options: Option
     """
     if config.env_groups == 1:
         return THREADS
-    package = env.partition(":")[0] if ":" in env else None
+    name = parse(env).env.name
+    package = name.partition(":")[0] if ":" in name else None
     in_jax = package in JAX_PACKAGES or (package is None and resolved(env, backend).backend in IN_JAX)
     return min(config.env_groups, MOST_CPU_DEVICES) if in_jax or options.devices > 1 else THREADS
 

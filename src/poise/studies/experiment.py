@@ -24,7 +24,7 @@ from jaxtyping import Float
 from poise import envs
 from poise.checked import ConfigError
 from poise.config import LAST_SEED, Config
-from poise.envs.naming import names_module
+from poise.envs.naming import reaches_outside, refuse_in_processes
 from poise.errors import PoiseError, StorageError
 from poise.health.diagnosis import diagnose
 from poise.placement import device
@@ -249,6 +249,7 @@ def _tasks(
     tasks = tuple(resolved(id, options.backend) for id in ids)
     for task in tasks:
         options.check_against(task.backend)
+        refuse_in_processes(task.id, "an experiment")
     in_jax = {task.backend in IN_JAX for task in tasks}
     if True in in_jax:
         check_native_groups(config)
@@ -310,9 +311,9 @@ def proceed_experiment(
     """
     ids, plan = _read_plan(folder)
     for id in ids:
-        if names_module(id) and env != id:
+        if (why := reaches_outside(id)) and env != id:
             add = f"add --env {shlex.quote(id)}"
-            raise ExperimentError(f"{folder}: its environment {id!r} names a Python module: {add}")
+            raise ExperimentError(f"{folder}: its environment {id!r} {why}, {add}")
     if env is not None and env not in ids:
         raise ExperimentError(f"{folder}: its environments are {', '.join(ids)}, not {env}")
     _check_against(folder, plan.against, against)

@@ -1,1 +1,1 @@
-"""The forms that an environment is given in: a name with arguments and wrappers, a class, a function, an object."""
+"""The forms in which an environment is given: arguments, wrappers, a class, a function, an object."""

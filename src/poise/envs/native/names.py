@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from poise.envs.forms.text import parse
 from poise.envs.naming import JAX_PACKAGES, is_installed, nearest
 from poise.envs.native.jax_env import JaxEnv, JaxTask
 from poise.envs.native.pendulum import Pendulum
@@ -12,12 +13,12 @@ from poise.envs.vector import EnvError
 from poise.errors import message_of
 from poise.system.extras import needs
 
-REGISTERED: dict[str, Callable[[], JaxEnv]] = {
+REGISTERED: dict[str, Callable[..., JaxEnv]] = {
     "Pendulum-v0": lambda: Pendulum(0),
     "Pendulum-v1": lambda: Pendulum(1),
 }
 OWN = frozenset(REGISTERED)
-_MADE: dict[str, tuple[Any, JaxTask]] = {}  # by id: from what it was made, and the task
+_MADE: dict[str, tuple[Any, JaxTask]] = {}  # by text: from what it was made, and the task
 
 
 def register_jax_env(name: str, env: Callable[[], JaxEnv]) -> None:
@@ -33,19 +34,22 @@ def register_jax_env(name: str, env: Callable[[], JaxEnv]) -> None:
 
 
 def find(id: str) -> JaxTask | None:
-    """The environment in JAX with this id; None if there is none. The module of an id is imported already.
+    """The environment in JAX with this id, which may have arguments; None if there is none.
+
+    The module of an id is imported already.
 
     It is made once, because what is compiled for it belongs to the object.
 
     Raises:
         EnvError: it cannot be made, or it is one of a package that is not installed or does not have it.
     """
-    source = _source(id)
+    named = parse(id).env
+    source = find_source(named.name)
     if source is None:
         return None
     if id not in _MADE or _MADE[id][0] is not source:
         try:
-            env = source()
+            env = source(**named.kwargs)
         except (KeyboardInterrupt, EnvError):
             raise
         except Exception as error:
@@ -65,21 +69,20 @@ def find_task(id: str) -> JaxTask:
     Raises:
         EnvError: MJX is not installed, or it cannot simulate the task's model.
     """
-    from poise.envs.tasks import TASKS, new_task
+    from poise.envs.tasks import find_kind, new_task
 
-    name = id.rpartition(":")[2]
-    kind = TASKS[name]
+    kind = find_kind(parse(id).env.name)
     if id not in _TASKS or _TASKS[id][0] is not kind:
         if not is_installed("mujoco.mjx"):
             raise EnvError(f"backend mjx {needs('mjx')}")
         from poise.envs.native.mjx import make_task
 
-        _TASKS[id] = kind, JaxTask.of(id, make_task(id, new_task(id, name)), backend="mjx")
+        _TASKS[id] = kind, JaxTask.of(id, make_task(id, new_task(id)), backend="mjx")
     return _TASKS[id][1]
 
 
-def _source(id: str) -> Callable[[], JaxEnv] | None:
-    """What makes the environment."""
+def find_source(id: str) -> Callable[..., JaxEnv] | None:
+    """What makes the environment of this name; None if it is not in JAX."""
     word, _, packaged = id.partition(":")
     if word in JAX_PACKAGES:
         return _of_package(id, word, packaged)

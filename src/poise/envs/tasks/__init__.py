@@ -1,5 +1,8 @@
 """The tasks of the batch engine: Gymnasium's, each tested against Gymnasium, and those of users."""
 
+import sys
+
+from poise.envs.forms.text import parse
 from poise.envs.mujoco import Task
 from poise.envs.tasks.humanoid import HumanoidStandupV4, HumanoidStandupV5, HumanoidV4, HumanoidV5
 from poise.envs.tasks.inverted_pendulum import (
@@ -49,14 +52,26 @@ TASKS: dict[str, type[Task]] = {
 GYMNASIUMS = frozenset(TASKS)  # tasks that Gymnasium has as well
 
 
-def new_task(id: str, name: str) -> Task:
-    """The task that is registered as ``name``; ``id``: for a message.
+def find_kind(name: str) -> type[Task] | None:
+    """The task that is registered as ``name``, or the class ``module:Name``, whose module is imported."""
+    module, _, last = name.rpartition(":")
+    if last in TASKS:
+        return TASKS[last]
+    value = getattr(sys.modules.get(module), last, None)
+    return value if isinstance(value, type) and issubclass(value, Task) else None
+
+
+def new_task(id: str) -> Task:
+    """The task of an environment, with its arguments.
 
     Raises:
         EnvError: it cannot be made.
     """
+    named = parse(id).env
+    kind = find_kind(named.name)
+    assert kind is not None  # it was found by ``resolve``
     try:
-        return TASKS[name]()
+        return kind(**named.kwargs)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # of sys.exit, too

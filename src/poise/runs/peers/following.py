@@ -9,6 +9,7 @@ from typing import Any
 
 from poise.checked import ConfigError
 from poise.config import Config
+from poise.envs.forms.text import parse
 from poise.envs.naming import JAX_PACKAGES
 from poise.placement import device
 from poise.runs.folders import same_directory
@@ -46,7 +47,8 @@ def execute_with_peers(
     """``execute``, in one of the processes of a training."""
     if not meeting.others:
         return execute(env, config, options, conditions)
-    if ":" not in env or env.partition(":")[0] in JAX_PACKAGES:
+    name = parse(env).env.name
+    if ":" not in name or name.partition(":")[0] in JAX_PACKAGES:
         options.check_against(resolved(env, options.backend).backend)
     assert meeting.processes is not None
     check_devices(config.env_groups, options.devices, meeting.processes)

@@ -29,7 +29,7 @@ from poise import envs
 from poise.checked import ConfigError
 from poise.config import LAST_SEED, Config
 from poise.envs.checking import EnvFault
-from poise.envs.naming import names_module
+from poise.envs.naming import reaches_outside, refuse_in_processes
 from poise.errors import PoiseError, TrainingError
 from poise.placement import device
 from poise.runs.folders import new_folder, same_directory, status
@@ -256,6 +256,7 @@ def _new_plan(env: str, config: Config, options: Options, search: Search, file: 
         ConfigError, EnvError: as ``execute_sweep``.
     """
     task = resolved(env, options.backend)
+    refuse_in_processes(task.id, "a sweep")
     if task.note:
         print(task.note, file=file)
     options.check_against(task.backend)
@@ -377,9 +378,9 @@ def read_plan(folder: Path, *, env: str | None = None) -> Plan:
         raise SweepError(str(error) if isinstance(error, FileError) else f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise SweepError(f"{path}: is damaged: {error!r:.200}") from error
-    if names_module(id) and env != id:
+    if (why := reaches_outside(id)) and env != id:
         add = f"add --env {shlex.quote(id)}"
-        raise SweepError(f"{folder}: its environment {id!r} names a Python module: {add}")
+        raise SweepError(f"{folder}: its environment {id!r} {why}, {add}")
     if env is not None and env != id:
         raise SweepError(f"{folder}: its environment is {id}, not {env}")
     device.keep_off_gpu()
