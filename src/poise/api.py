@@ -1,16 +1,18 @@
 """What Python code calls: train and resume, with what the command shows."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from poise import envs
 from poise.health.telling import run_lines
 from poise.runs.driving.own_loop import OwnLoop
+from poise.runs.resuming import saved_env
 from poise.runs.session import Changes, Run, execute, executing, proceed
 from poise.runs.setup import Conditions
+from poise.settings.files import Given
 from poise.settings.keywords import Keywords, choose, with_keywords
 from poise.system.interrupts import refuse_imported_script
 from poise.system.streams import Lasting, TextOut
@@ -20,8 +22,10 @@ from poise.training.iteration import Progress
 
 @with_keywords
 def train(
-    env: str | None = None,
+    env: Any = None,
     *,
+    env_kwargs: Mapping[str, Any] | None = None,
+    wrappers: Sequence[Any] = (),
     config: str | Path | None = None,
     ray: str | None = None,
     file: TextOut | None = None,
@@ -38,6 +42,11 @@ def train(
 
     Args:
         env: a Gymnasium id, one of poise's own, or the name of a preset; None: the one that ``config`` names.
+            Or a class derived from ``gymnasium.Env``, ``poise.Task`` or ``poise.JaxEnv``, a function that
+            makes an environment, or an environment that ``gymnasium.make`` has made: it is made again.
+        env_kwargs: arguments of its constructor, as JSON has them.
+        wrappers: around it, from the innermost on: names (``"my_envs:Clip"``), classes, or functions that
+            take an environment. Gymnasium then steps it.
         config: a file of settings (.yaml, .json, .toml), the folder of a run, or "sb3". It overrides a
             preset, and ``settings`` override it.
         ray: the cluster of the workers: "HOST:PORT", or "auto" for the one of this machine; None: a local
@@ -61,7 +70,7 @@ def train(
         KeyboardInterrupt: interrupted; the folder holds all up to then, and ``resume`` continues it.
     """
     refuse_imported_script()
-    chosen = choose(env if env is None else envs.checked_name(env), config, settings)
+    chosen = choose(_given(env, env_kwargs, wrappers), config, settings)
     shown = Lasting(file or sys.stdout, whole=False)
     conditions = Conditions(shown, ray=ray, on_iteration=on_iteration)
     return _told(execute(chosen.env, chosen.config, chosen.options, conditions), shown)
@@ -69,8 +78,10 @@ def train(
 
 @with_keywords
 def session(
-    env: str | None = None,
+    env: Any = None,
     *,
+    env_kwargs: Mapping[str, Any] | None = None,
+    wrappers: Sequence[Any] = (),
     config: str | Path | None = None,
     ray: str | None = None,
     file: TextOut | None = None,
@@ -89,13 +100,13 @@ def session(
     with nothing around it.
 
     Args:
-        env, config, ray, file, settings: as of ``train``.
+        env, env_kwargs, wrappers, config, ray, file, settings: as of ``train``.
 
     Raises:
         Exception: as ``train``, once the loop begins.
     """
     refuse_imported_script()
-    chosen = choose(env if env is None else envs.checked_name(env), config, settings)
+    chosen = choose(_given(env, env_kwargs, wrappers), config, settings)
     shown = Lasting(file or sys.stdout, whole=False)
     training = executing(chosen.env, chosen.config, chosen.options, Conditions(shown, ray=ray))
     return OwnLoop(training, partial(_told, file=shown))
@@ -107,7 +118,8 @@ def resume(
     total_steps: int | None = None,
     stop_at: float | None = None,
     max_seconds: float | None = None,
-    env: str | None = None,
+    env: Any = None,
+    wrappers: Sequence[Any] = (),
     workers: int | None = None,
     device: str | None = None,
     devices: int | None = None,
@@ -124,8 +136,9 @@ def resume(
         total_steps: another budget, also for a training that is finished or was stopped. Learning rates then
             go to 0 over it: the result is not that of a training that had it from the start.
         stop_at, max_seconds: another end of this kind, also for a training that this option has stopped.
-        env: the environment's name, where that is of a module (``module:Task``): a folder alone never makes
-            Python import one.
+        env: the environment once more, where it is of a module (``module:Task``): a folder alone never makes
+            Python import one. Or where only the program that trained had it: its class or function.
+        wrappers: the wrappers once more, with ``env``, where these are of a module or of that program.
         workers: another number of processes that step the environments. It changes no bit.
         device: another device, as of ``train``. The bits may then differ.
         devices: another number of devices that train together, as of ``train``.
@@ -143,10 +156,32 @@ def resume(
     """
     refuse_imported_script()
     shown = Lasting(file or sys.stdout, whole=False)
+    env = None if env is None else _again(Path(run), env, wrappers)
     places = workers, device, devices
     changes = Changes(total_steps, env, *places, stop_at, max_seconds)  # pyright: ignore[reportArgumentType]
     conditions = Conditions(shown, ray=ray, on_iteration=on_iteration)
     return _told(proceed(Path(run), changes, conditions), shown)
+
+
+def _given(env: Any, env_kwargs: Mapping[str, Any] | None, wrappers: Sequence[Any]) -> Given:
+    return Given(env if env is None else envs.as_text(env), env_kwargs or {}, _texts(wrappers))
+
+
+def _texts(wrappers: Sequence[Any]) -> tuple[str, ...]:
+    if not wrappers:
+        return ()
+    from poise.envs.forms.given import texts_of
+
+    return texts_of(wrappers)
+
+
+def _again(run: Path, env: Any, wrappers: Sequence[Any]) -> str:
+    """The text of the environment that is given once more for a run."""
+    if isinstance(env, str) and not wrappers:
+        return env
+    from poise.envs.forms.given import again
+
+    return again(saved_env(run), env, wrappers)
 
 
 def _told(run: Run, file: TextOut) -> Run:

@@ -29,7 +29,7 @@ from poise.wording import counted, parse_schedule
 
 LAST_SEED = 2**32 - 1
 # what config.json has beside the configuration
-BESIDE = ("env", "backend", "device", "matmul_precision", "together")
+BESIDE = ("env", "env_kwargs", "wrappers", "backend", "device", "matmul_precision", "together")
 Widths = tuple[Annotated[int, Bound(ge=1, le=2**16)], ...]
 SCHEDULE = {"metavar": "SCHEDULE"}  # in the help
 USUAL_OBS_BOUND = 10.0  # standard deviations

@@ -6,11 +6,13 @@ import re
 import sys
 import types
 import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import docstring_parser
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 from tyro.constructors import (
     ConstructorRegistry,
     PrimitiveConstructorSpec,
@@ -20,6 +22,10 @@ from tyro.constructors import (
     UnsupportedTypeAnnotationError,
 )
 
+from poise.checked import ConfigError
+from poise.settings.files import NOTHING, Given, Settings
+from poise.settings.presets import starting_point
+from poise.system.terminal import typed
 from poise.wording import parse_count, parse_layers
 
 registry = ConstructorRegistry()
@@ -92,6 +98,74 @@ Ray = Annotated[
         help_behavior_hint="",
     ),
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvArguments:
+    """Arguments of the environment, with the names that it has for them."""  # see ``with_env_arguments``
+
+    KEY: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="VALUE", help_behavior_hint="")] = ()
+    """An argument of the environment's constructor, such as --env.gravity -5. It can be repeated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """How the environment is made."""
+
+    env: EnvArguments = EnvArguments()
+    wrapper: Annotated[
+        UseAppendAction[tuple[str, ...]], arg(metavar="MODULE:NAME", help_behavior_hint="")
+    ] = ()
+    """A wrapper of Gymnasium around the environment, such as gymnasium.wrappers:ClipReward or your own, with
+    arguments as in 'my_envs:Clip(low=-1)'. It can be repeated; the first is the innermost."""
+
+    def of(self, env: str | None, settings: Settings = NOTHING) -> str:
+        """The text of the environment, with what ``settings`` have of it.
+
+        Raises:
+            ConfigError: the file alone names a module, or none of both names an environment.
+            EnvError: an argument does not exist.
+        """
+        for text in (env, *self.wrapper):
+            find_modules_here(text)
+
+        def repeat(text: str) -> str:
+            return f": {typed('poise', 'train', text, '--config', settings.source)}"
+
+        given = Given(env, {}, self.wrapper)
+        if self.env.KEY:
+            from poise.envs.registry import read_arguments
+
+            bare = Given(env, {word.partition("=")[0]: None for word in self.env.KEY}, self.wrapper)
+            name = starting_point(settings.world(bare, repeat))[0]
+            given = Given(env, read_arguments(name, self.env.KEY), self.wrapper)
+        return settings.world(given, repeat)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(World):
+    """How the environment is made, and a file of settings."""
+
+    config: ConfigFile = None
+
+
+def with_env_arguments(words: Sequence[str]) -> list[str]:
+    """The words of a command with ``--env.gravity -5`` as ``--env.KEY gravity=-5``.
+
+    Raises:
+        ConfigError: a value is missing.
+    """
+    written, rest = [], iter(words)
+    for word in rest:
+        match = re.fullmatch(r"--env\.([^=]+)(?:=(.*))?", word, re.DOTALL)
+        if match is None:
+            written.append(word)
+            continue
+        value = next(rest, "--") if match[2] is None else match[2]
+        if match[2] is None and value.startswith("--"):
+            raise ConfigError(f"{word}: needs a value, as in {word} true")
+        written += ["--env.KEY", f"{match[1].replace('-', '_')}={value}"]
+    return written
 
 
 def _address(words: list[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from poise.checked import ConfigError
-from poise.cli.arguments import Json, RunFolder, RunFolders, find_modules_here
+from poise.cli.arguments import Json, RunFolder, RunFolders, World, find_modules_here
 from poise.cli.telling import as_json
 from poise.system.streams import quiet_output
 from poise.system.terminal import print
@@ -82,6 +82,7 @@ def check(
     ],
     env: CrashEnv = None,
     env_timeout: float = 60.0,
+    world: Annotated[World, arg(name="")] = World(),  # noqa: B008 (frozen)
     json_: Json = False,
 ) -> None:
     """Play an environment and report problems that would break training; or repeat a failed episode.
@@ -92,9 +93,12 @@ def check(
 
     Args:
         env_timeout: Seconds after which a step or reset counts as hanging.
+        world: How the environment is made.
     """
     path = Path(env_or_crash)
     if path.is_file() or (path / "crash.json").exists() or path.suffix == ".json":
+        if world != World():
+            raise ConfigError("--env.KEY and --wrapper are not for a crash.json, which has its environment")
         _check_crash(path, env, env_timeout, json_)
         return
     if (path / "config.json").exists():
@@ -103,9 +107,9 @@ def check(
         raise ConfigError("--env is only for a crash.json; to check an environment, pass its name alone")
     from poise.health.inspection import inspect
 
-    find_modules_here(env_or_crash)
+    env = world.of(env_or_crash)
     with quiet_output():
-        inspection = inspect(env_or_crash, timeout=env_timeout)
+        inspection = inspect(env, timeout=env_timeout)
     print(as_json(inspection.to_dict()) if json_ else "\n".join(inspection.lines()))
     if not inspection.ok:
         sys.exit(1)

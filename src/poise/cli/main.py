@@ -14,13 +14,13 @@ import tyro
 
 from poise.checked import ConfigError, flat
 from poise.cli.agents import evaluate, export, video
-from poise.cli.arguments import registry
+from poise.cli.arguments import registry, with_env_arguments
 from poise.cli.health import check, diff, doctor
 from poise.cli.lists import Completion, completion, envs, presets, runs
 from poise.cli.mistyped import as_typed, refuse_unknown, refuse_unknown_verb, with_todays_names
 from poise.cli.settings import config, settings_of, translate
 from poise.cli.studies import bench, compare, experiment_command, report, reproduce, sweep_command
-from poise.cli.train import env_name, refuse_module, resume_command, train_command
+from poise.cli.train import env_name, resume_command, train_command
 from poise.config import Config
 from poise.errors import PoiseError, StorageError, shortened
 from poise.runs.options import Options
@@ -32,6 +32,7 @@ from poise.system.pulse import announced
 from poise.system.streams import lasting_output
 from poise.system.terminal import print
 
+MAKE_ENVS = "train", "experiment", "sweep", "check", "bench"  # verbs with --env.KEY
 LONGEST_ERROR = 4000  # characters on the terminal
 DESCRIPTION = """Proximal Policy Optimization: train an agent with one command.
 
@@ -79,8 +80,6 @@ def _commands(verb: str, options: list[str], guard: Guard) -> dict[str, Callable
     """The verbs. The defaults of ``verb`` are those of the preset or the file that ``options`` names."""
     may_be_preset = verb == "train" and not PRESETS.keys().isdisjoint(options)
     settings = settings_of(options) if verb in ("train", "experiment", "sweep") else NOTHING
-    if verb == "train":
-        refuse_module(settings, options)
     target = (env_name(options) if may_be_preset else "") or settings.env or ""
     return {
         "train": train_command(target, guard=guard, settings=settings),
@@ -113,6 +112,8 @@ def _run(arguments: list[str], guard: Guard) -> None:
     if arguments == ["--version"]:
         print(f"poise {importlib.metadata.version('poise')}")
         return
+    if verb in MAKE_ENVS:
+        options = with_env_arguments(options)
     _refuse_values_of_flags(options)
     commands = _commands(verb, options, guard)
     if verb and not verb.startswith("-"):

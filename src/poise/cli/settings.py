@@ -47,22 +47,27 @@ def config(
         all_: Print every setting; otherwise those that differ from the defaults. For a run, defaults that
             follow from the task and the budget, such as the learning rate, are printed as numbers.
     """
-    env, chosen, options = _settings(source)
+    world, chosen, options = _settings(source)
     usual = flat(Config().to_dict())
     shown = {name: value for name, value in chosen.items() if all_ or value != usual[name]}
-    shown = {**({"env": env} if env else {}), **shown, **options}
+    shown = {**world, **shown, **options}
     print(as_json(shown) if json_ else as_yaml(shown, f"poise train --config FILE: the settings of {source}"))
 
 
-def _settings(source: str) -> tuple[str | None, dict[str, Any], dict[str, Any]]:
+def _settings(source: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The environment, the configuration and the other options, by their dotted names."""
     if source in PRESETS:
         env, preset = starting_point(source)
-        return env, flat(preset.to_dict()), {}
+        return {"env": env}, flat(preset.to_dict()), {}
     settings = read_settings(source)
     usual = Options()
     options = {name: value for name, value in settings.options.items() if value != getattr(usual, name)}
-    return settings.env, flat(settings.over(Config()).to_dict()), options
+    world = {"env": settings.env, "env_kwargs": dict(settings.env_kwargs), "wrappers": settings.wrappers}
+    return (
+        {name: value for name, value in world.items() if value},
+        flat(settings.over(Config()).to_dict()),
+        options,
+    )
 
 
 def translate(

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from poise.checked import ConfigError
-from poise.cli.arguments import ConfigFile, Json, Ray, RunFolders, find_modules_here, unset
+from poise.cli.arguments import Json, Ray, RunFolders, Source, World, unset
 from poise.cli.telling import as_json, tell_experiment, tell_sweep, text_output
 from poise.config import Config
 from poise.runs.options import Options
@@ -21,8 +21,8 @@ from poise.system.terminal import print
 
 
 @dataclass(frozen=True, kw_only=True)
-class Many:
-    """How many trainings an experiment has, and what they are compared with."""
+class Many(Source):
+    """How the environments are made, how many trainings there are, and what they are compared with."""
 
     seeds: int = 5
     """Number of trainings on each task, with consecutive seeds starting at --seed."""
@@ -38,7 +38,6 @@ def experiment_command(settings: Settings) -> Callable[..., None]:
         envs: Annotated[tuple[str, ...], Positional, arg(metavar="ENV...", help_behavior_hint="")],
         config: Annotated[Config, arg(name="")] = default,
         options: Annotated[Options, arg(name="")] = usual,
-        config_: ConfigFile = None,
         many: Annotated[Many, arg(name="")] = Many(),
         ray: Ray = None,
         json_: Json = False,
@@ -51,16 +50,15 @@ def experiment_command(settings: Settings) -> Callable[..., None]:
             envs: Environments, for example Reacher-v4 Pendulum-v1.
             config: The settings of the trainings.
             options: The options that do not change what is learned.
-            many: How many trainings, and what they are compared with.
+            many: How the environments are made, how many trainings, and what they are compared with.
         """
         from poise.studies.experiment import execute_experiment
 
         file = text_output(json_)
-        for env in envs:
-            find_modules_here(env)
+        made = [many.of(env, settings) for env in envs]
         with quiet_output():
             finished = execute_experiment(
-                envs, config, options, num_seeds=many.seeds, against=many.against, ray=ray, file=file
+                made, config, options, num_seeds=many.seeds, against=many.against, ray=ray, file=file
             )
         tell_experiment(finished, json_)
 
@@ -76,7 +74,7 @@ def sweep_command(settings: Settings) -> Callable[..., None]:
         search: Annotated[Search, arg(name="")] = Search(),  # noqa: B008 (frozen)
         config: Annotated[Config, arg(name="")] = default,
         options: Annotated[Options, arg(name="")] = usual,
-        config_: ConfigFile = None,
+        source: Annotated[Source, arg(name="")] = Source(),  # noqa: B008 (frozen)
         ray: Ray = None,
         json_: Json = False,
     ) -> None:
@@ -91,12 +89,13 @@ def sweep_command(settings: Settings) -> Callable[..., None]:
             search: What is searched.
             config: The settings that all trainings have in common.
             options: The options that do not change what is learned.
+            source: How the environment is made, and a file of settings.
         """
         from poise.studies.sweep.sweep import execute_sweep
 
-        find_modules_here(env)
+        made = source.of(env, settings)
         with quiet_output():
-            finished = execute_sweep(env, config, options, search, ray=ray, file=text_output(json_))
+            finished = execute_sweep(made, config, options, search, ray=ray, file=text_output(json_))
         tell_sweep(finished, json_)
 
     return sweep
@@ -184,6 +183,7 @@ def bench(
     config: Annotated[Config, arg(name="")] = Config(),  # noqa: B008 (frozen)
     backend: Backend = "auto",
     rounds: Annotated[int, arg(metavar="N")] = 3,
+    world: Annotated[World, arg(name="")] = World(),  # noqa: B008 (frozen)
     json_: Json = False,
 ) -> None:
     """Measure the speed of a training on this machine, where its time goes, and how far it is from the limit.
@@ -195,10 +195,11 @@ def bench(
         config: The settings of the training, as for poise train.
         backend: Library that steps the environments; auto: the fastest that supports ENV.
         rounds: Number of trainings, each in a new process; the medians are printed.
+        world: How the environment is made.
     """
     if rounds < 1:
         raise ConfigError(f"rounds = {rounds}: must be >= 1")
-    find_modules_here(env)
+    env = world.of(env)
     from poise.studies.bench import measure
 
     with quiet_output():

@@ -12,10 +12,9 @@ from tyro.conf import Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from poise.checked import ConfigError
-from poise.cli.arguments import ConfigFile, Json, Ray, RunEnv, find_modules_here
+from poise.cli.arguments import Json, Ray, RunEnv, Source, find_modules_here
 from poise.cli.telling import tell_experiment, tell_run, tell_sweep, text_output
 from poise.config import Config
-from poise.envs.naming import names_module
 from poise.runs.options import Options
 from poise.runs.peers.options import PeerOptions
 from poise.settings.files import NOTHING, Settings
@@ -23,7 +22,7 @@ from poise.settings.presets import starting_point
 from poise.system.interrupts import Guard
 from poise.system.pulse import announced
 from poise.system.streams import quiet_output
-from poise.system.terminal import print, typed
+from poise.system.terminal import print
 
 ALONE = PeerOptions()
 
@@ -56,26 +55,10 @@ def env_name(arguments: list[str]) -> str:
     return ""
 
 
-def refuse_module(settings: Settings, arguments: list[str]) -> None:
-    """Refuses to import a module that a file alone names.
-
-    Raises:
-        ConfigError: the environment of the file is in a module, and the command names none.
-    """
-    env = settings.env
-    if env is None or not names_module(env) or env_name(arguments):
-        return
-    command = typed("poise", "train", env, "--config", settings.source)
-    raise ConfigError(
-        f"{settings.source}: its env {env!r} names a Python module; to import and run it: {command}"
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """Where the settings of a training come from, and how many trainings there are."""
+class Asked(Source):
+    """How the environment is made, where the settings come from, and how many trainings there are."""
 
-    config: ConfigFile = None
     seeds: int = 1
     """Number of trainings, with consecutive seeds starting at --seed, side by side on all cores."""
 
@@ -92,9 +75,10 @@ def train_command(
     """
     default, usual = settings.over(starting_point(target)[1]), settings.options_over(Options())
     name = PrimitiveConstructorSpec(1, "ENV|PRESET", read, lambda value: True, lambda value: [value])
+    named = arg(help_behavior_hint=f"(default: {settings.env})" if settings.env else "(required)")
 
     def train(
-        env: Annotated[str, Positional, name] = settings.env or tyro.MISSING,
+        env: Annotated[str, Positional, name, named] = "" if settings.env else tyro.MISSING,
         config: Annotated[Config, arg(name="")] = default,
         options: Annotated[Options, arg(name="")] = usual,
         meeting: Annotated[PeerOptions, arg(name="")] = ALONE,
@@ -111,10 +95,9 @@ def train_command(
             config: The settings of the training.
             options: The options that do not change what is learned.
             meeting: The machines of one training.
-            asked: Where the settings come from, and how many trainings.
+            asked: How the environment is made, where the settings come from, and how many trainings.
         """
-        find_modules_here(env)
-        id, _ = starting_point(env)
+        id, _ = starting_point(asked.of(env or None, settings))
         if asked.seeds == 1:
             _train_one(id, config, options, meeting, guard or Guard(), ray, json_)
             return

@@ -1,6 +1,7 @@
 """The folder of a run: its name, its status, and errors of its disk."""
 
 import contextlib
+import hashlib
 import itertools
 import os
 import re
@@ -15,6 +16,7 @@ from poise.store.claim import LOCK
 from poise.store.files import FileError, check_room, is_full, read_json
 from poise.system.terminal import typed
 
+LONGEST_SLUG = 72  # characters
 LOG = "log.txt"  # what a training printed that is one of several
 
 
@@ -24,8 +26,8 @@ class RunError(PoiseError):
 
 def new_folder(out: Path, env: str, seeds: str, name: str | None = None) -> Path:
     """Makes ``out/<env>/<date>-<seeds>-<name>``, with a number after it if that exists already."""
-    parent = out / _slug(env)
-    name = f"{datetime.now():%Y%m%d-%H%M%S}-{seeds}{f'-{_slug(name)}' if name else ''}"
+    parent = out / slug(env)
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{seeds}{f'-{slug(name)}' if name else ''}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
         for suffix in ["", *(f"-{i}" for i in range(2, 1000))]:
@@ -40,8 +42,13 @@ def new_folder(out: Path, env: str, seeds: str, name: str | None = None) -> Path
     raise RunError(f"out = {str(out)!r}: no free folder name: 1,000 runs started in this second")
 
 
-def _slug(text: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", text)
+def slug(text: str) -> str:
+    """A text as part of a path, at most ``LONGEST_SLUG`` characters."""
+    plain = re.sub(r"[^\w.-]+", "-", text).strip("-")
+    if len(plain) <= LONGEST_SLUG:
+        return plain
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{plain[: LONGEST_SLUG - 9]}-{digest}"
 
 
 LARGEST_SUMMARY = 2**25  # bytes; a sweep of 10,000 trials needs about 10 MB

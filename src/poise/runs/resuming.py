@@ -13,6 +13,7 @@ from poise import envs
 from poise.agents.best import PLACES, Candidate
 from poise.checked import ConfigError, flat
 from poise.config import Config
+from poise.envs.forms.text import combine
 from poise.runs.folders import status
 from poise.runs.journal import JournalError, cut, read_episodes
 from poise.runs.options import ABOUT, Options
@@ -73,6 +74,18 @@ def _usable(run: Path, folder: Path) -> Usable:
     past, options = _past(training, manifest, folder)
     cut(run, past.position, check=True)
     return Usable(training, manifest, past, options)
+
+
+def saved_env(run: Path) -> str:
+    """The text of the environment of a run, from its newest checkpoint that can be read.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    for folder in checkpoints(run):
+        with contextlib.suppress(CheckpointError):
+            return read_manifest(folder).env
+    raise CheckpointError(f"{run}: it has no checkpoints")
 
 
 def unusable(place: Path) -> Iterator[str]:
@@ -227,8 +240,9 @@ def finished(folder: Path, task: envs.Resolved, config: Config, options: Options
             return None if difference(read_manifest(checkpoint), task, config, options) else summary
     try:
         data = dict(read_json(folder / "config.json"))
-        theirs = {"env": data.pop("env"), "backend": data.pop("backend"), **flat(data)}
-    except (FileError, KeyError, TypeError, ValueError):
+        env = combine(data.pop("env"), data.pop("env_kwargs", {}), data.pop("wrappers", ()))
+        theirs = {"env": env, "backend": data.pop("backend"), **flat(data)}
+    except (FileError, envs.EnvError, KeyError, TypeError, ValueError, AttributeError):
         return None
     ours = {"env": task.id, "backend": task.backend, **flat(json.loads(json.dumps(config.to_dict())))}
     same = all(theirs.get(name) == value for name, value in ours.items() if value is not None)

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 from poise import envs
 from poise.agents.best import Candidate
 from poise.config import Config
+from poise.envs.forms.text import parse
 from poise.placement.lanes import Lanes
 from poise.runs.options import Options
 from poise.spec import Episode, Spec
@@ -47,7 +48,12 @@ class Setup:
     def to_dict(self) -> dict[str, Any]:
         """The content of ``config.json``."""
         placed = {name: getattr(self.options, name) for name in ("device", "matmul_precision", "together")}
-        return {"env": self.task.id, "backend": self.task.backend, **placed, **self.config.to_dict()}
+        return {
+            **parse(self.task.id).to_dict(),
+            "backend": self.task.backend,
+            **placed,
+            **self.config.to_dict(),
+        }
 
 
 class Stopped(NamedTuple):

@@ -1,6 +1,8 @@
 """Settings in a file: YAML, JSON, TOML, or the ``config.json`` of a run. ``poise train ENV --config FILE``.
 
     env: HalfCheetah-v5          # may be left out, and named on the command line
+    env_kwargs: {forward_reward_weight: 2.0}
+    wrappers: [gymnasium.wrappers:ClipReward(min_reward=-1)]
     total_steps: 1M
     ppo:
       clip: 0.1
@@ -20,7 +22,7 @@ import tomllib
 import types
 import typing
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -28,6 +30,9 @@ from typing import Any
 
 from poise.checked import ConfigError, checked_value, shown, unchecked
 from poise.config import Config
+from poise.envs.forms.text import combine, parse
+from poise.envs.naming import reaches_outside
+from poise.envs.vector import EnvError
 from poise.runs.options import Options
 from poise.settings.names import instead
 from poise.settings.sb3 import SB3
@@ -46,6 +51,7 @@ NUMBERS = {
         r"|\.(nan|NaN|NAN)\Z"
     ),
 }
+WORLD = "env", "env_kwargs", "wrappers"
 NAMED: dict[str, Mapping[str, Any]] = {"sb3": SB3}
 
 
@@ -56,14 +62,43 @@ class Settings:
     Attributes:
         source: the file, for messages.
         env: the environment that it names.
+        env_kwargs: the arguments of its constructor.
+        wrappers: around it, from the innermost on.
         config: fields of ``Config``, by their dotted names.
         options: fields of ``Options``.
     """
 
     source: str = ""
     env: str | None = None
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    wrappers: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def world(self, given: "Given", repeat: Callable[[str], str]) -> str:
+        """The text of the environment that the file, and what is given beside it, name together.
+
+        Arguments that are given override those of the file; wrappers that are given replace them.
+
+        Args:
+            repeat: the end of a sentence that says how to repeat the environment.
+
+        Raises:
+            ConfigError: the file alone names a module, or none of both names an environment.
+        """
+        env = given.env or self.env
+        if env is None:
+            raise ConfigError(f"env: is missing; {self.source or 'poise.train'} names no environment")
+        own = parse(given.env or "")
+        around = () if given.wrappers or own.wrappers else self.wrappers
+        rest = {
+            name: v for name, v in self.env_kwargs.items() if name not in {**own.env.kwargs, **given.kwargs}
+        }
+        text = combine(combine(env, rest, around, below=True), given.kwargs, given.wrappers)
+        alone = combine("it" if given.env else env, rest, around)
+        if why := reaches_outside(alone):
+            raise ConfigError(f"{self.source}: its env {text!r} {why}{repeat(text)}")
+        return text
 
     def over(self, config: Config) -> Config:
         """The configuration with what the file sets; options that it does not go together with may follow."""
@@ -72,6 +107,15 @@ class Settings:
     def options_over(self, options: Options) -> Options:
         """The options with what the file sets, as ``over``."""
         return unchecked(options, self.options)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is given beside a file: the environment, arguments of its constructor, wrappers around it."""
+
+    env: str | None = None
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    wrappers: tuple[str, ...] = ()
 
 
 NOTHING = Settings()
@@ -90,20 +134,41 @@ def read_settings(source: str) -> Settings:
     if is_run:
         path /= "config.json"
     with _named(str(path)):
-        found = _flat(load_data(path), "")
-        env = found.pop("env", None)
-        if not isinstance(env, str | None):
-            raise ConfigError(f"env = {shown(env)}: must be the name of an environment")
+        data = dict(load_data(path))
+        world = _world_of(data)
+        found = _flat(data, "")
         config, options = {}, {}
         for name, value in found.items():
             of_config, hint = _hints().get(name, (None, None))
             if hint is None:
-                raise ConfigError(f"{name}: no such option{instead(name, {*_hints(), 'env'}, typed=False)}")
+                raise ConfigError(f"{name}: no such option{instead(name, {*_hints(), *WORLD}, typed=False)}")
             (config if of_config else options)[name] = checked_value(name, hint, _read(hint, value))
         if is_run:  # how many seeds shared a program is not a setting of this one
             options.pop("together", None)
-        return Settings(str(path), env, config, options)
+        return Settings(str(path), *world, config, options)
     raise AssertionError
+
+
+def _world_of(data: dict[str, Any]) -> tuple[str | None, Mapping[str, Any], tuple[str, ...]]:
+    """Takes the environment, its arguments and its wrappers out of the content of a file.
+
+    Raises:
+        ConfigError: one of them is something else.
+    """
+    env, wrappers = data.pop("env", None), data.pop("wrappers", None)
+    kwargs = data.pop("env_kwargs", None) or data.pop("env-kwargs", None)
+    if not isinstance(env, str | None):
+        raise ConfigError(f"env = {shown(env)}: must be the name of an environment")
+    if not isinstance(kwargs, Mapping | None):
+        raise ConfigError(f"env_kwargs = {shown(kwargs)}: must be arguments with values, as in gravity: -5")
+    wrappers = [wrappers] if isinstance(wrappers, str) else wrappers or []
+    if not isinstance(wrappers, list) or not all(isinstance(wrapper, str) for wrapper in wrappers):
+        raise ConfigError(f"wrappers = {shown(wrappers)}: must be a list of names, as in my_envs:Clip")
+    try:
+        parse(combine(env or "", kwargs or {}, wrappers))
+    except EnvError as error:
+        raise ConfigError(str(error)) from error
+    return env, kwargs or {}, tuple(wrappers)
 
 
 def load_data(path: Path) -> Mapping[str, Any]:
@@ -208,7 +273,7 @@ def as_yaml(options: Mapping[str, Any], *comments: str) -> str:
     """Options by their dotted names as a file, under some comments."""
     import yaml
 
-    order = ["env", *_hints()]  # that of the help
+    order = [*WORLD, *_hints()]  # that of the help
     plain = {name: _plain(options[name]) for name in sorted(options, key=order.index)}
     text = yaml.safe_dump(nested(plain), sort_keys=False, default_flow_style=None, width=100)
     return "".join(f"# {' '.join(comment.split())}\n" for comment in comments) + text.rstrip("\n")

@@ -8,9 +8,8 @@ from typing import Any, Literal, NamedTuple, TypedDict
 
 from poise.checked import ConfigError
 from poise.config import PPO, Config, Normalize, Policy, Value
-from poise.envs.naming import names_module
 from poise.runs.options import FOLDERS, Options
-from poise.settings.files import NOTHING, option_names, read_settings
+from poise.settings.files import NOTHING, Given, option_names, read_settings
 from poise.settings.names import instead
 from poise.settings.presets import changed, starting_point
 from poise.spec import Backend
@@ -65,11 +64,11 @@ class Chosen(NamedTuple):
     options: Options
 
 
-def choose(target: str | None, file: str | Path | None, keywords: Mapping[str, Any]) -> Chosen:
+def choose(given: Given, file: str | Path | None, keywords: Mapping[str, Any]) -> Chosen:
     """The training that is asked for. Keywords override the file, and the file overrides a preset.
 
     Args:
-        target: the environment, or a preset; None: the environment that the file names.
+        given: the environment, or a preset, with arguments and wrappers; without a name: that of the file.
         file: as ``--config`` takes it; None: none.
         keywords: of ``Keywords``. A group (``ppo``, ``policy``, ``value``, ``normalize``) is a record, which
             replaces it, or a mapping, which changes the fields that it names.
@@ -82,14 +81,7 @@ def choose(target: str | None, file: str | Path | None, keywords: Mapping[str, A
         if Config.earlier.get(name, name) not in known:
             raise ConfigError(f"{name}: no such option{instead(name, known, typed=False)}")
     settings = NOTHING if file is None else read_settings(str(file))
-    if target is None and settings.env is not None and names_module(settings.env):
-        raise ConfigError(
-            f"{settings.source}: its env {settings.env!r} names a Python module; to import and run it, give "
-            f"the name as well: env={settings.env!r}"
-        )
-    target = target or settings.env
-    if target is None:
-        raise ConfigError(f"env: is missing; {settings.source or 'poise.train'} names no environment")
+    target = settings.world(given, lambda text: f", give the name as well: env={text!r}")
     env, config = starting_point(target)
     options = Options(**dataclasses.asdict(settings.options_over(Options())) | _of(Options, keywords))
     return Chosen(env, changed(settings.over(config), _of(Config, keywords)), options)

@@ -63,13 +63,15 @@ SYNONYMS = {
     "n_seeds": "seeds",
     "n_trials": "trials",
     "vec_env": "backend",
+    "env_wrapper": "wrapper",
+    "wrappers": "wrapper",
 }
 WITHOUT = {
     "gpu": "write --device gpu",
     "cuda": "write --device gpu",
     "vf_coef": "the policy and the value function each have an optimizer; see --ppo.value-learning-rate",
     "algo": "PPO is the only algorithm",
-    "env_kwargs": "register an environment with these arguments in your own module (docs/environments.md)",
+    "env_kwargs": "write --env.KEY VALUE for each argument",
     "track": "docs/reading.md describes the files of a run folder, for use with other tools",
     "verbose": "--json prints only the result on standard output",
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 from poise.checked import ConfigError
 from poise.config import PPO, Config, Normalize, Policy, Value
+from poise.envs.forms.text import combine, parse
 
 
 @dataclass(frozen=True)
@@ -138,14 +139,19 @@ PRESETS = {
 def starting_point(target: str) -> tuple[str, Config]:
     """The environment and configuration of a preset, or of an environment with the defaults.
 
+    ``target`` may have arguments and wrappers (``poise.envs.forms.text``).
+
     Raises:
         ConfigError: the name looks like that of a preset (``paper/...``), but there is no such preset.
     """
-    preset, (family, slash, _) = PRESETS.get(target), target.partition("/")
+    variant = parse(target)
+    preset, (family, slash, _) = PRESETS.get(variant.env.name), target.partition("/")
     if preset is None and slash and family in FAMILIES:  # upper and lower case count: MinAtar/Breakout-v1
         names = [name for name in PRESETS if name.startswith(f"{family}/")]
         raise ConfigError(f"{target}: no such preset; the presets are {', '.join(names)}")
-    return (preset.env, preset.config) if preset else (target, Config())
+    if preset is None:
+        return target, Config()
+    return combine(preset.env, variant.env.kwargs, tuple(map(str, variant.wrappers))), preset.config
 
 
 def configure(target: str, **options: Any) -> tuple[str, Config]:

@@ -10,7 +10,6 @@
 import dataclasses
 import itertools
 import json
-import re
 import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +27,7 @@ from poise.envs.naming import reaches_outside, refuse_in_processes
 from poise.errors import PoiseError, StorageError
 from poise.health.diagnosis import diagnose
 from poise.placement import device
-from poise.runs.folders import new_folder, status
+from poise.runs.folders import new_folder, slug, status
 from poise.runs.journal import read_greedy
 from poise.runs.options import Options
 from poise.runs.resuming import finished
@@ -98,7 +97,7 @@ class Plan:
 
     def run(self, task: envs.Resolved, seed: int) -> Path:
         """The folder of one training."""
-        parent = self.folder if len(self.tasks) == 1 else self.folder / _slug(task.id)
+        parent = self.folder if len(self.tasks) == 1 else self.folder / slug(task.id)
         return parent / str(seed)
 
     def jobs(self) -> list[Job]:
@@ -129,10 +128,6 @@ class Plan:
             "config": self.config.to_dict(),
             "options": self.options.to_dict(),
         }
-
-
-def _slug(env: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", env)
 
 
 def execute_experiment(
@@ -258,7 +253,7 @@ def _tasks(
             f"env_groups = {config.env_groups}: for environments in JAX it also sets the threads of a "
             "process, which tasks on other backends share; train them in an experiment of their own"
         )
-    if len({_slug(task.id) for task in tasks}) < len(tasks):
+    if len({slug(task.id) for task in tasks}) < len(tasks):
         raise ConfigError(f"ENV = {' '.join(ids)}: an environment is named twice")
     for note in (task.note for task in tasks if task.note):
         print(note, file=file)
