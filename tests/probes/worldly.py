@@ -31,7 +31,7 @@ class Walk(gym.Env):
         self.observation_space = gym.spaces.Box(-99, 99, (5,), np.float32)
         self.action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
         self.gain, self.length, self.render_mode = gain, length, render_mode
-        self.facts = [gain, float(fast), float(mode == "hard"), float(sum(bounds))]
+        self.facts = [gain, float(fast), float(mode == "hard"), min(float(sum(bounds)), 9.0)]
         self.label = label
 
     def reset(self, *, seed=None, options=None):

@@ -67,6 +67,27 @@ def test_nothing_of_a_file_is_dropped_silently():
         assert found.options != usual.options or len(found.without) == 1, name
 
 
+def test_arguments_and_wrappers_of_the_environment_are_taken_over():
+    found, _ = config_of(
+        {
+            "env_kwargs": "dict(continuous=True)",
+            "env_wrapper": [
+                "minigrid.wrappers.FlatObsWrapper",
+                {"gymnasium.wrappers.FrameStackObservation": {"stack_size": 2}},
+                "rl_zoo3.wrappers.HistoryWrapper",
+            ],
+        }
+    )
+    assert found.options["env_kwargs"] == {"continuous": True}
+    assert found.options["wrappers"] == [
+        "minigrid.wrappers:FlatObsWrapper",
+        "gymnasium.wrappers:FrameStackObservation(stack_size=2)",
+    ]
+    assert [line.partition(":")[0] for line in found.without] == [
+        "env_wrapper = rl_zoo3.wrappers.HistoryWrapper"
+    ]
+
+
 def test_what_is_off_is_not_missed():
     found, _ = config_of(
         {"use_sde": False, "sde_sample_freq": -1, "clip_range_vf": None, "env_wrapper": None, "callback": []}

@@ -76,6 +76,15 @@ def refuse_in_processes(text: str, where: str) -> None:
         )
 
 
+def not_registered_in(text: str, where: str) -> str:
+    """What to do about an id that is registered here, but not in the processes of ``where``."""
+    return (
+        f"{text}: is registered in this process, but not in those of {where}, which run neither the cells of "
+        "a notebook nor the code under the main guard; put its class and gymnasium.register(...) into a "
+        f"module, my_envs.py, and name it my_envs:{text}"
+    )
+
+
 def import_module_of(id: str) -> str:
     """The name in ``id``. The module in ``module:name`` is imported, which registers the name.
 

@@ -13,6 +13,7 @@ import gymnasium as gym
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from poise.envs.checking import EnvFault
+from poise.envs.naming import not_registered_in
 from poise.envs.vector import EnvError
 from poise.errors import PoiseError
 from poise.system.interrupts import UNGUARDED, end_group, leave_with_parent
@@ -64,7 +65,7 @@ class Processes(AsyncVectorEnv):
         if UNGUARDED in codes:
             return UnguardedError(GUARD)
         if UNKNOWN in codes:
-            return EnvError(_not_registered_there(id))
+            return EnvError(not_registered_in(id, "backend gymnasium-async"))
         if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
             return EnvError(_too_many_files(id, len(self.env_fns)))
         if isinstance(error, EOFError | ConnectionError):
@@ -93,14 +94,6 @@ class Processes(AsyncVectorEnv):
             if pipe is not None:
                 pipe.close()
         self.closed = True
-
-
-def _not_registered_there(id: str) -> str:
-    return (
-        f"{id}: is registered in this process, but not in the spawned processes of backend gymnasium-async. "
-        "They run neither the cells of a notebook nor the code under the main guard. "
-        f"Put its class and gymnasium.register(...) into a module, my_envs.py, and name it my_envs:{id}"
-    )
 
 
 def _check_files(id: str, count: int) -> None:

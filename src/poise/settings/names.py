@@ -89,6 +89,8 @@ def instead(name: str, options: Collection[str], *, typed: bool = True) -> str:
         return f"; in poise it is {_written('--' + meant, typed)}"
     if last in WITHOUT:
         return f"; {_written(WITHOUT[last], typed)}"
+    if name.startswith("env."):
+        return f"; write the whole environment with its arguments: --env 'ID({last}=VALUE)'"
     grouped = {option.rpartition(".")[2]: option for option in sorted(options)}
     near = [option for option in sorted(options) if option.rpartition(".")[2] == last]
     near = near or difflib.get_close_matches(name, sorted(options), n=3)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from poise.checked import ConfigError
+from poise.envs.forms.text import Named
 
 # What Stable-Baselines3 2.x does without options. The value loss has no coefficient here: each network has
 # its own optimizer.
@@ -65,12 +66,11 @@ WITHOUT = {
     "clip_range_vf": "the value loss is not clipped",
     "use_sde": "state-dependent exploration is not there; actions get independent noise",
     "sde_sample_freq": "state-dependent exploration is not there",
-    "env_wrapper": "wrap the environment in a module of your own, and name it as module:function",
-    "vec_env_wrapper": "wrap the environment in a module of your own, and name it as module:function",
+    "env_wrapper": "it is a wrapper of Stable-Baselines3 or RL Zoo; write one, and name it with --wrapper",
+    "vec_env_wrapper": "it is around many environments; write a wrapper of one, and name it with --wrapper",
     "callback": "use --eval-every and --checkpoint-every, or the loop poise.iterations in Python",
     "tensorboard_log": "each run folder has its own TensorBoard log",
     "rollout_buffer_class": "a rollout has one form",
-    "env_kwargs": "register the environment with these arguments in a module of your own",
     "stats_window_size": "episode/return is the mean of the episodes that ended in an iteration",
     "verbose": "--json prints only the result",
     "device": "write --device cpu or gpu on the command line",
@@ -153,6 +153,26 @@ def _translate_one(found: Translated, name: str, value: Any) -> None:
             found.without.append(f"{name} = {value}: {WITHOUT[name]}")
     else:
         found.without.append(f"{name} = {value}: is not known")
+
+
+def _env_kwargs(found: Translated, value: Any) -> None:
+    arguments = _python("env_kwargs", value) if isinstance(value, str) else value
+    if arguments is None:
+        return
+    if not isinstance(arguments, Mapping):
+        raise ConfigError(f"env_kwargs = {value!r:.100}: must be dict(...)")
+    found.options["env_kwargs"] = dict(arguments)
+
+
+def _env_wrapper(found: Translated, value: Any) -> None:
+    """``package.module.Name``, or ``{package.module.Name: arguments}``, or a list of these."""
+    for one in value if isinstance(value, list) else [value] if value else []:
+        name, kwargs = next(iter(one.items())) if isinstance(one, Mapping) else (one, {})
+        module, _, last = str(name).rpartition(".")
+        if module.partition(".")[0] in ("", "stable_baselines3", "sb3_contrib", "rl_zoo3", "utils"):
+            found.without.append(f"env_wrapper = {name}: {WITHOUT['env_wrapper']}")
+        else:
+            found.options.setdefault("wrappers", []).append(str(Named(f"{module}:{last}", kwargs or {})))
 
 
 def _learning_rate(found: Translated, value: Any) -> None:
@@ -281,6 +301,8 @@ def _net_arch(found: Translated, value: Any) -> None:
 
 
 _READERS: dict[str, Callable[[Translated, Any], None]] = {
+    "env_kwargs": _env_kwargs,
+    "env_wrapper": _env_wrapper,
     "learning_rate": _learning_rate,
     "clip_range": _clip_range,
     "target_kl": _target_kl,

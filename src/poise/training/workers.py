@@ -22,6 +22,8 @@ from poise.algo.state import TrainState, state_shapes
 from poise.arrays import filled, named, shapes_with_origin
 from poise.checked import ConfigError
 from poise.config import Config
+from poise.envs.naming import not_registered_in
+from poise.envs.registry import UnknownEnv
 from poise.errors import PoiseError
 from poise.spec import IN_JAX, Episode, Spec
 from poise.system import cluster
@@ -123,6 +125,8 @@ class _Worker:
             self._parts[group.index] = part = HostCollector(env, self._config, group)
             exact = world is None or part.restore(world)
             return _Report(env.spec, env.backend, None if exact else part.snapshot(), fingerprint())
+        except UnknownEnv:  # it was found where the training runs
+            return envs.EnvError(not_registered_in(self._task.id, "--workers"))
         except PoiseError as error:
             return error  # raised, it would arrive wrapped in an error of Ray
 

@@ -8,7 +8,9 @@ import gymnasium as gym
 from gymnasium.envs.registration import load_env_creator
 
 from poise.agents.stages import checked_frame
-from poise.envs.forms.making import registered_name
+from poise.envs.forms.arguments import takes
+from poise.envs.forms.making import find_function, registered_name
+from poise.envs.forms.text import parse
 from poise.envs.naming import is_anothers
 from poise.envs.native.jax_env import JaxEnv
 from poise.errors import message_of
@@ -26,14 +28,17 @@ def check_rendering(play: Play) -> Iterator[Finding]:
     if play.kind == "jax":
         yield from _check_draw(play.env.unwrapped)
         return
-    if play.kind != "gymnasium" or not is_anothers(registered_name(play.id)):
+    if play.kind != "gymnasium":
         return
-    spec = gym.spec(registered_name(play.id))
-    if not _takes_render_mode(spec):
+    function = find_function(parse(play.id).env.name)
+    if function is None and not is_anothers(registered_name(play.id)):
+        return
+    spec = None if function is not None else gym.spec(registered_name(play.id))
+    if not (takes(function, "render_mode") if function is not None else _takes_render_mode(spec)):
         missing = "it cannot be made with a render_mode"
     elif not _has_render(play.env):
         missing = "it has no render()"
-    elif _is_unlisted(spec, play.env):
+    elif spec is not None and _is_unlisted(spec, play.env):
         missing = 'its metadata["render_modes"] does not list it'
     else:
         return
