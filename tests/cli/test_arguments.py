@@ -307,7 +307,9 @@ def test_the_options_that_are_known_are_those_of_the_help(verb, capsys):
     assert "(default: )" not in shown
     heads = re.findall(r"^\W(?: -h,)? (--[a-z].*)$", shown, flags=re.M)
     listed = {
-        name.replace("-", "_") for head in heads for name in re.findall(r"--([a-z.-]+)", head.split("  ")[0])
+        name.replace("-", "_")
+        for head in heads
+        for name in re.findall(r"--([a-zA-Z.-]+)", head.split("  ")[0])
     }
     known, _ = mistyped.names_of(cli._commands(verb, [], Guard())[verb])
     assert known == listed - {"help"}

@@ -13,9 +13,10 @@ import poise
 from poise.checked import ConfigError
 from poise.config import PPO, Config
 from poise.runs.options import Options
+from poise.settings.files import WORLD, Given
 from poise.settings.keywords import RECORDS, Keywords, choose
 
-OWN = ("env", "config", "ray", "file", "on_iteration")  # keywords that are no options
+OWN = (*WORLD, "config", "ray", "file", "on_iteration")  # keywords that are no options
 WIDER = {"out", "run_dir", "tag"}  # a keyword may also be text, or any sequence
 
 
@@ -78,6 +79,48 @@ def test_a_file_alone_never_imports_a_module(tmp_path: Path):
     ):
         choose(None, file, {})
     assert choose("tank:Tank", file, {}).env == "tank:Tank"
+
+
+def test_arguments_and_wrappers_override_those_of_a_file(tmp_path: Path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("env: A-v0\nenv_kwargs: {a: 1, b: [1, 2]}\nwrappers: ['m:In(n=2)', m:Out]\n")
+    given = Given("A-v0(b=3)", {"c": "x"}, ("m:Mine",))
+    assert choose(given, file, {}).env == 'A-v0(a=1, b=3, c="x") + m:Mine'
+    assert choose("B-v0 + m:Other", file, {}).env == "B-v0(a=1, b=[1, 2]) + m:Other"
+    assert choose(Given("paper/pendulum", {"g": 9.0}), None, {}).env == "Pendulum-v0(g=9.0)"
+    with pytest.raises(
+        ConfigError, match=r"its env 'A-v0\(.* \+ m:In\(n=2\) \+ m:Out' names a Python module"
+    ):
+        choose("A-v0", file, {})
+
+
+def test_a_file_alone_never_names_another_file(tmp_path: Path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("env: Ant-v5\nenv_kwargs: {xml_file: /home/ant.xml}\n")
+    with pytest.raises(
+        ConfigError, match="names a file or a module in an argument; to use it, give the name"
+    ):
+        choose(None, file, {})
+    given = Given(None, {"xml_file": "/home/ant.xml"})
+    assert choose(given, file, {}).env == 'Ant-v5(xml_file="/home/ant.xml")'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("env_kwargs: 3", "env_kwargs = 3: must be arguments with values, as in gravity: -5"),
+        ("env_kwargs: {a-b: 3}", "'a-b' cannot be the name of an argument"),
+        ("env_kwargs: {a: 2026-01-01}", "a = datetime.date.* is not a number, text"),
+        ("wrappers: {a: 3}", "must be a list of names, as in my_envs:Clip"),
+        ("wrappers: [3]", "must be a list of names, as in my_envs:Clip"),
+        ("env: A(", "there is no new key="),
+    ],
+)
+def test_an_environment_in_another_form_is_refused_with_the_name_of_the_file(text, message, tmp_path: Path):
+    file = tmp_path / "settings.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=f"settings.yaml: .*{message}"):
+        choose("CartPole-v1", file, {})
 
 
 @pytest.mark.parametrize(

@@ -64,11 +64,11 @@ class Chosen(NamedTuple):
     options: Options
 
 
-def choose(given: Given, file: str | Path | None, keywords: Mapping[str, Any]) -> Chosen:
+def choose(target: str | Given | None, file: str | Path | None, keywords: Mapping[str, Any]) -> Chosen:
     """The training that is asked for. Keywords override the file, and the file overrides a preset.
 
     Args:
-        given: the environment, or a preset, with arguments and wrappers; without a name: that of the file.
+        target: the environment, or a preset, with arguments and wrappers; None: that of the file.
         file: as ``--config`` takes it; None: none.
         keywords: of ``Keywords``. A group (``ppo``, ``policy``, ``value``, ``normalize``) is a record, which
             replaces it, or a mapping, which changes the fields that it names.
@@ -81,8 +81,9 @@ def choose(given: Given, file: str | Path | None, keywords: Mapping[str, Any]) -
         if Config.earlier.get(name, name) not in known:
             raise ConfigError(f"{name}: no such option{instead(name, known, typed=False)}")
     settings = NOTHING if file is None else read_settings(str(file))
-    target = settings.world(given, lambda text: f", give the name as well: env={text!r}")
-    env, config = starting_point(target)
+    given = target if isinstance(target, Given) else Given(target)
+    text = settings.world(given, lambda text: f", give the name as well: env={text!r}")
+    env, config = starting_point(text)
     options = Options(**dataclasses.asdict(settings.options_over(Options())) | _of(Options, keywords))
     return Chosen(env, changed(settings.over(config), _of(Config, keywords)), options)
 
