@@ -4,6 +4,7 @@ import difflib
 import importlib
 import importlib.util
 import re
+import shlex
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -27,7 +28,7 @@ PACKAGES = {
     "FrankaKitchen": ("gymnasium_robotics", "gymnasium-robotics"),
     "PointMaze": ("gymnasium_robotics", "gymnasium-robotics"),
     "AntMaze": ("gymnasium_robotics", "gymnasium-robotics"),
-    "dm_control/": ("shimmy", "shimmy"),
+    "dm_control/": ("shimmy", "shimmy[dm-control]"),
 }
 # the extra that has a module
 EXTRAS = {"ale_py": "atari", "minatar": "minatar", "minigrid": "minigrid", "popgym": "popgym"}
@@ -190,7 +191,7 @@ def _in_package(id: str) -> str | None:
     module, package = source
     if module in EXTRAS:
         return None if is_installed(module) else f"{id}: {needs(EXTRAS[module])}"
-    install = "" if is_installed(module) else f", after uv pip install {package}"
+    install = "" if is_installed(module) else f", after uv pip install {shlex.quote(package)}"
     return f"{id} is registered by the package {package}; name its module: {module}:{id}{install}"
 
 
