@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from poise.envs.forms.arguments import ANY, Arguments, arguments_of
+from poise.envs.forms.arguments import Arguments, arguments_of
 from poise.envs.forms.text import Named, Variant, parse
 from poise.envs.naming import (
     JAX_PACKAGES,
@@ -224,11 +224,12 @@ def read_arguments(env: str, words: Sequence[str]) -> dict[str, Any]:
     if not words:
         return {}
     name, _ = _replace_retired(parse(env).env.name)
+    if name.partition(":")[0] in JAX_PACKAGES:
+        raise EnvError(f"{name} has neither arguments nor wrappers in poise")
     import_module_of(name)
-    if name.partition(":")[0] in JAX_PACKAGES or not _is_own(name):
-        _resolve_name(name, "auto")
-    arguments = ANY if name.partition(":")[0] in JAX_PACKAGES else _arguments(name)
-    values = {}
+    if not _is_own(name):
+        _resolve_gymnasiums(name, "gymnasium")  # refuses an unknown name
+    arguments, values = _arguments(name), {}
     for word in words:
         key, _, text = word.partition("=")
         values[key] = arguments.read(name, key, text)

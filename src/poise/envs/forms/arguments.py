@@ -126,6 +126,9 @@ def _of_function(function: Callable[..., Any], skip: int) -> Arguments:
     with contextlib.suppress(Exception):  # an annotation may name what cannot be imported
         hints = typing.get_type_hints(function)
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    for p in named:
+        if p.annotation is not p.empty and not isinstance(p.annotation, str):
+            hints.setdefault(p.name, p.annotation)
     known = {p.name: Argument(_hint(hints.get(p.name, Any), p.default), p.default is p.empty) for p in named}
     return Arguments(known, any(p.kind is p.VAR_KEYWORD for p in parameters))
 
