@@ -9,6 +9,7 @@ import worldly
 from gymnasium.wrappers import ClipReward, FrameStackObservation, TransformReward
 
 from poise import envs
+from poise.agents.stages import VideoError, open_stage
 from poise.envs import EnvError, as_text
 from poise.envs.forms.given import again, texts_of
 from poise.envs.forms.making import HERE, make_plain
@@ -296,3 +297,15 @@ def test_what_is_given_again_stands_for_what_an_earlier_program_had():
     assert isinstance(make_plain("<lambda-2>(gain=3.0) + <clip>"), worldly.Double)
     assert again("A-v0 + worldly:Double", "A-v0", [worldly.Double]) == "A-v0 + worldly:Double"
     assert again("A-v0", "A-v0", [worldly.Double]) == "A-v0 + worldly:Double"
+
+
+def test_a_film_needs_a_function_that_takes_a_render_mode():
+    for text in ("worldly:make_walk", "worldly:Walk(gain=2.0) + worldly:Double"):
+        stage = open_stage(envs.resolve(text))
+        assert stage.draw().shape == (8, 8, 3)
+        stage.close()
+    text = as_text(lambda: worldly.Walk())
+    with pytest.raises(
+        VideoError, match=r"no video of <lambda>: .*has no argument render_mode, which a film"
+    ):
+        open_stage(envs.resolve(text))
