@@ -452,7 +452,11 @@ def _whole(value: Any, least: int | None) -> int:
 
 @dataclass(frozen=True)
 class Episode:
-    """One finished episode: raw return, length in steps, and the run's step at which it ended."""
+    """One finished episode: raw return, length in steps, and the run's step at which it ended.
+
+    ``info``: the numbers of the environment's infos by name: of rewards, costs and penalties the sum, of
+    others the last value (``poise.envs.info``).
+    """
 
     env: int
     index: int
@@ -460,3 +464,4 @@ class Episode:
     episodic_return: float
     length: int
     terminated: bool
+    info: Mapping[str, float] = dataclasses.field(default_factory=dict)

@@ -4,17 +4,18 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from poise import envs
-from poise.agents.intervals import mean_interval
+from poise.agents.intervals import mean_interval, share_interval
 from poise.envs import VectorEnv
+from poise.envs.info import MOST, is_success, success
 from poise.envs.packing import Obs, map_arrays, row_of, unpack_action
-from poise.envs.vector import EnvStep, Informed
+from poise.envs.vector import EnvStep, Informed, Reporting
 from poise.seeds import Stream, episode_seed
 from poise.spec import IN_JAX, Spec
 from poise.system.threads import one_blas_thread
@@ -25,7 +26,11 @@ LONGEST = 10_000  # steps of an episode where the environment sets no limit
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Raw returns and lengths (steps) of the episodes, in the order of the list."""
+    """Raw returns and lengths (steps) of the episodes, in the order of the list.
+
+    ``info``: the numbers of the environment's infos by name, one for each episode: of rewards, costs and
+    penalties the sum, of others the last value. NaN where an episode did not report one.
+    """
 
     episodic_return: Float[np.ndarray, " episodes"]
     length: Int[np.ndarray, " episodes"]
@@ -33,6 +38,7 @@ class Evaluation:
     longest: int = LONGEST
     stopped: Literal["steps", "seconds", "interrupt"] | None = None  # why there are fewer than requested
     sampled: bool = False  # whether actions were sampled; otherwise they are greedy
+    info: Mapping[str, Float[np.ndarray, " episodes"]] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
@@ -49,8 +55,38 @@ class Evaluation:
         _, low, high = mean_interval(self.episodic_return)
         return float(low), float(high)
 
-    def summary(self) -> dict[str, float | int | str | None]:
-        """The keys of ``summary.json``; None for a bound that is infinite."""
+    @property
+    def successes(self) -> Float[np.ndarray, " reporting"]:
+        """``is_success``, or else ``success``, of each episode that reported it."""
+        values = success(self.info)
+        return np.empty(0) if values is None else values[~np.isnan(values)]
+
+    @property
+    def success_rate(self) -> float | None:
+        """The mean of ``successes``; None if there are none."""
+        return float(np.mean(self.successes)) if len(self.successes) else None
+
+    @property
+    def success_interval(self) -> tuple[float, float] | None:
+        """95% interval of the success rate; None without one, or if some value is neither 0 nor 1."""
+        values = self.successes
+        if not len(values) or not np.isin(values, (0, 1)).all():
+            return None
+        return share_interval(float(values.sum()), len(values))
+
+    def _reported(self) -> dict[str, Any]:
+        """What the infos add to ``summary``."""
+        low, high = self.success_interval or (None, None)
+        rate = {"success_rate": self.success_rate, "success_low": low, "success_high": high}
+        known = {name: x[~np.isnan(x)] for name, x in self.info.items() if not is_success(name)}
+        means = {name: float(np.mean(x)) for name, x in known.items() if len(x)}
+        return (rate if len(self.successes) else {}) | ({"info": means} if means else {})
+
+    def summary(self) -> dict[str, Any]:
+        """The keys of ``summary.json``; None for a bound that is infinite.
+
+        ``success_rate`` with its interval, and ``info`` with means by name, are there if infos have them.
+        """
         low, high = (bound if math.isfinite(bound) else None for bound in self.interval)
         return {
             "mean": self.mean,
@@ -62,6 +98,7 @@ class Evaluation:
             "longest": self.longest,
             "stopped": self.stopped,
             "sampled": self.sampled,
+            **self._reported(),
         }
 
 
@@ -152,6 +189,7 @@ class _Tally:
 
     def __init__(self, episodes: int, longest: int, limits: Limits):
         self.returns, self.lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
+        self._infos: list[Mapping[str, float]] = [{}] * episodes
         self._ended, self._cut = np.zeros(episodes, bool), np.zeros(episodes, bool)
         self._longest, self._limits, self._start = longest, limits, time.monotonic()
         self.wanted = episodes
@@ -161,7 +199,10 @@ class _Tally:
     def num_ended(self) -> int:
         return int(self._ended[: self.wanted].sum())
 
-    def end(self, episode: int, episodic_return: float, length: int, *, cut: bool) -> None:
+    def end(
+        self, episode: int, episodic_return: float, length: int, info: Mapping[str, float], *, cut: bool
+    ) -> None:
+        self._infos[episode] = info
         self.returns[episode], self.lengths[episode] = episodic_return, length
         self._ended[episode], self._cut[episode] = True, cut
 
@@ -184,8 +225,11 @@ class _Tally:
     def result(self, *, sampled: bool, interrupted: bool = False) -> Evaluation:
         count = min(self.wanted, self._in_a_row())
         stopped = "interrupt" if interrupted and count < self.wanted else self._stopped
-        cut = int(self._cut[:count].sum())
-        return Evaluation(self.returns[:count], self.lengths[:count], cut, self._longest, stopped, sampled)
+        cut, infos = int(self._cut[:count].sum()), self._infos[:count]
+        names = list(dict.fromkeys(name for info in infos for name in info))[:MOST]
+        columns = {name: np.array([info.get(name, math.nan) for info in infos]) for name in names}
+        facts = self.returns[:count], self.lengths[:count], cut
+        return Evaluation(*facts, self._longest, stopped, sampled, columns)
 
 
 def evaluate(
@@ -249,12 +293,16 @@ class _Lanes:
         player.begin(mask, seeds)
         return env.reset(mask, seeds)
 
-    def end(self, done: Bool[np.ndarray, " N"], cut: Bool[np.ndarray, " N"], tally: _Tally) -> None:
+    def end(
+        self, env: VectorEnv, done: Bool[np.ndarray, " N"], cut: Bool[np.ndarray, " N"], tally: _Tally
+    ) -> None:
         """Counts the episodes that are done. ``cut``: which of them did not end by themselves."""
         for lane in map(int, np.flatnonzero(done)):
             if self.playing[lane] < len(self._seeds):
                 length = int(self.length[lane])
-                tally.end(int(self.playing[lane]), float(self.total[lane]), length, cut=bool(cut[lane]))
+                info = env.episode_info(lane) if isinstance(env, Reporting) else {}
+                result = int(self.playing[lane]), float(self.total[lane]), length, info
+                tally.end(*result, cut=bool(cut[lane]))
                 self._past += length
         tally.settle(min(self._waiting, len(self._seeds)))
         for lane in np.flatnonzero(done):
@@ -290,7 +338,7 @@ def _play(
         obs, over = step.next_obs, step.terminated | step.truncated
         done = over | (lanes.length >= longest)
         if done.any():
-            lanes.end(done, done & ~over, tally)
+            lanes.end(env, done, done & ~over, tally)
             obs = lanes.begin(env, player, done)
 
 

@@ -1,4 +1,4 @@
-"""The interval of a mean that all pictures and tables show."""
+"""The intervals of a mean and of a share that all pictures and tables show."""
 
 import math
 
@@ -21,3 +21,15 @@ def mean_interval(
 
     half = stdtrit(n - 1, 0.975) * np.std(values, axis=0, ddof=1) / math.sqrt(n)
     return mean, np.asarray(mean - half), np.asarray(mean + half)
+
+
+def share_interval(count: float, total: int) -> tuple[float, float]:
+    """95% interval of a share, of which ``count`` of ``total`` were seen (Wilson 1927).
+
+    All p with |count / total - p| <= z sqrt(p (1 - p) / total), z = 1.96. It is within 0 and 1, and has a width
+    also where none or all were seen.
+    """
+    z, share = 1.959963984540054, count / total
+    middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
+    half = z / (1 + z**2 / total) * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
+    return max(0.0, middle - half), min(1.0, middle + half)

@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from poise.envs.info import REPORTED, EpisodeInfo
 from poise.envs.packing import at, first_of, unpack_action
 from poise.envs.replay.inner import Inner
 from poise.envs.replay.tape import as_returned, first_sum, next_sum
@@ -55,8 +56,8 @@ class Crash:
 class Checked(gym.Wrapper):
     """Checks what ``reset`` and ``step`` return: types, shapes, dtypes, and that numbers are usable.
 
-    The bounds of the observation space are not checked: many environments that work well leave them. The
-    info dictionaries are not passed on, because poise does not read them.
+    The bounds of the observation space are not checked: many environments that work well leave them. Of the
+    info dictionaries, the numbers are kept for each episode, and passed on with its last step.
 
     Nested spaces become flat ones, which Gymnasium's vector environments handle fast: observations are
     dictionaries of the arrays that networks read, by their names, and an action is a row of float32
@@ -85,6 +86,12 @@ class Checked(gym.Wrapper):
         self.intact = True  # whether the last replay reached its last action
         self.returned = 0  # checksum of everything that the replay returned
         self._inner = Inner(env)
+        self._numbers = EpisodeInfo()
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The numbers in the infos of the running episode (``poise.envs.info``)."""
+        return self._numbers.values()
 
     @property
     def has_mask_in_info(self) -> bool:
@@ -97,6 +104,7 @@ class Checked(gym.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
         self._seed, self._step = seed, 0
+        self._numbers.begin()
         generators = self._inner.before_call()
         try:
             returned = self.env.reset(seed=seed, options=options)
@@ -138,13 +146,12 @@ class Checked(gym.Wrapper):
             raise self._fault(f"step returned {shown}, should be (obs, reward, terminated, truncated, info)")
         self._inner.after_call(generators)
         obs, reward, terminated, truncated, info = returned
-        return (
-            self._obs(obs, info),
-            self._number(reward),
-            self._flag("terminated", terminated),
-            self._flag("truncated", truncated),
-            {},
-        )
+        obs, reward = self._obs(obs, info), self._number(reward)
+        ends = self._flag("terminated", terminated), self._flag("truncated", truncated)
+        if self.info:
+            self._numbers.add(self.info)
+        numbers = self.numbers if ends[0] or ends[1] else {}
+        return obs, reward, *ends, {REPORTED: tuple(numbers.items())} if numbers else {}
 
     def _native(self, row: np.ndarray) -> Any:
         """The environment's own action for a row."""

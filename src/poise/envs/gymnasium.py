@@ -16,6 +16,7 @@ from jaxtyping import Bool, Shaped
 
 from poise.envs.checking import Checked, Crash, EnvFault
 from poise.envs.forms.making import make_plain, registered_name
+from poise.envs.info import REPORTED
 from poise.envs.mujoco_warnings import hear_mujoco
 from poise.envs.packing import Obs, empty, pack
 from poise.envs.processes import PATIENCE, UNKNOWN, Processes, start_env_process
@@ -165,6 +166,8 @@ class GymnasiumEnv:
         low, high = self.spec.float32_bounds
         self._narrow = bool((low > high).any())  # in some dimension no float32 lies between the bounds
         self._id, self._processes, self._timeout, self._restart = id, processes, timeout, restart
+        self._ended: Any = np.zeros((2, num_envs), bool)  # whose episodes the last step ended
+        self._reported: Any = None  # the infos of these, by environment
         self._env = self._make()
         self._episodes = Unfinished(id, self._env.action_space, self._numbers)
 
@@ -219,12 +222,20 @@ class GymnasiumEnv:
         action = action.astype(self._env.action_space.dtype)
         with _quiet(), self._faults(action):
             if isinstance(self._env, SyncVectorEnv):
-                obs, reward, terminated, truncated, _ = self._env.step(action)
+                obs, reward, terminated, truncated, info = self._env.step(action)
             else:
                 self._env.step_async(action)
-                obs, reward, terminated, truncated, _ = self._env.step_wait(self._timeout)
+                obs, reward, terminated, truncated, info = self._env.step_wait(self._timeout)
         self._episodes.add(action, _arrays(obs), reward, terminated, truncated)
+        self._ended, self._reported = (terminated, truncated), info.get(REPORTED)
         return EnvStep(self._packed(obs), reward, terminated, truncated)
+
+    def episode_info(self, env: int) -> dict[str, float]:
+        if not (self._ended[0][env] or self._ended[1][env]):  # the caller cuts it short
+            with _quiet(), self._faults():
+                return dict(cast(Any, self._env.get_attr("numbers"))[env])
+        found = None if self._reported is None else self._reported[env]
+        return {} if found is None else dict(found)
 
     def snapshot(self) -> dict[str, np.ndarray]:
         """``returned``: checksums of what unfinished episodes returned; ``inner``: hashes of attributes."""

@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from mujoco.batch import Batch
 
-from poise.arrays import ArraysError, fitted
+from poise.arrays import ArraysError, fitted, part, prefixed
 from poise.config import LAST_SEED
 from poise.envs.checking import EnvFault, described
+from poise.envs.info import BatchInfo
 from poise.envs.mujoco_warnings import hear_mujoco
 from poise.envs.packing import pack
 from poise.envs.replay.inner import Inner, differing, packed
@@ -72,8 +73,16 @@ class Task(ABC):
     @abstractmethod
     def outcome(
         self, batch: AnyBatch, before: Any, action: Any
-    ) -> tuple[Float[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
-        """Reward and termination of the step that just ended."""
+    ) -> (
+        tuple[Float[np.ndarray, " N"], Bool[np.ndarray, " N"]]
+        | tuple[Float[np.ndarray, " N"], Bool[np.ndarray, " N"], Mapping[str, Any]]
+    ):
+        """Reward and termination of the step that just ended, and optionally numbers to record, by name.
+
+        These are arrays ``[N]``, as Gymnasium's ``info`` has them: ``{"reward_near": near, "is_success":
+        touching}``. Those with the word reward, cost or penalty in their names are summed over an episode; of
+        others the last value is recorded. The names must be the same in each step.
+        """
 
 
 class Simulations(Batch):
@@ -147,6 +156,7 @@ class MujocoEnv:
         self._stepped = np.zeros(num_envs, bool)  # whether the episode has had a step
         self._before = np.zeros_like(self._batch.state)  # rows before the last step
         self._never = np.zeros(num_envs, bool)
+        self._info = BatchInfo(num_envs)
         self._batch.forward()
         try:
             obs = task.observe(self._batch)
@@ -165,6 +175,7 @@ class MujocoEnv:
         ids = np.flatnonzero(mask)
         try:
             self._batch.begin(ids)
+            self._info.begin(ids)
             for i, seed in zip(ids.tolist(), seeds, strict=True):
                 self._begin(i, seed)
             if self._varied:
@@ -203,7 +214,7 @@ class MujocoEnv:
             self._before[:] = batch.state
             batch.ctrl[:] = action
             batch.advance(task.frame_skip)
-            reward, terminated = task.outcome(batch, before, action)
+            reward, terminated, *info = task.outcome(batch, before, action)
             obs = self._observe()
         except KeyboardInterrupt:
             raise
@@ -216,12 +227,30 @@ class MujocoEnv:
             raise EnvFault(
                 f"{self._id}: outcome returned shapes {shapes[0]}, {shapes[1]}, should be (N,), (N,)"
             )
+        if info:
+            self._report(*info)
         limit = task.time_limit
         truncated = self._never if limit is None else self._elapsed >= limit
         return EnvStep(obs, reward, terminated, truncated)
 
+    def _report(self, info: Any = None, *more: Any) -> None:
+        """Records the numbers of a step."""
+        if more or not isinstance(info, Mapping):
+            raise EnvFault(
+                f"{self._id}: outcome must return (reward, terminated) or (reward, terminated, info), and info "
+                "a dictionary of arrays (N,)"
+            )
+        try:
+            self._info.add(info)
+        except (ValueError, TypeError) as error:
+            raise EnvFault(f"{self._id}: outcome, info: {error}") from error
+
+    def episode_info(self, env: int) -> dict[str, float]:
+        return self._info.of(env)
+
     def snapshot(self) -> dict[str, np.ndarray]:
         return {
+            **prefixed("info", self._info.snapshot()),
             "state": self._batch.state.copy(),
             "before": self._before.copy(),
             "elapsed": self._elapsed.copy(),
@@ -236,9 +265,11 @@ class MujocoEnv:
         The reset varies the fields of the model as before. The step computes the derived fields, which
         describe the state before the last substep and cannot be written.
         """
-        layout, task = self.snapshot(), arrays.get("task")
-        del layout["task"]  # a snapshot of an earlier version of poise does not have it
-        fitted(layout, {name: array for name, array in arrays.items() if name != "task"})
+        layout, task, info = self.snapshot(), arrays.get("task"), part("info", arrays)
+        del layout["task"]  # a snapshot of an earlier version of poise has neither this nor infos
+        others = {name: array for name, array in arrays.items() if name != "task" and "." not in name}
+        fitted({name: array for name, array in layout.items() if "." not in name}, others)
+        fitted(dict.fromkeys(info, np.zeros(self.num_envs)), info)
         batch, stepped, rows = self._batch, arrays["stepped"], arrays["state"]
         seeds = arrays["seed"].tolist()
         if not all(0 <= seed <= LAST_SEED for seed in seeds):
@@ -260,6 +291,7 @@ class MujocoEnv:
                 obs = self.reset(~stepped, [seeds[i] for i in np.flatnonzero(~stepped)])
         self._before[:], self._elapsed[:] = arrays["before"], arrays["elapsed"]
         self._stepped[:] = stepped
+        self._info.restore(info, stepped)
         same = [now.tobytes() == saved.tobytes() for now, saved in zip(batch.state, rows, strict=True)]
         return Restored(obs, np.array(same), self._differences(task))
 

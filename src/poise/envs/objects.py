@@ -12,6 +12,7 @@ from jaxtyping import Bool, Shaped
 
 from poise.envs.checking import LARGEST, Checked, EnvFault, described
 from poise.envs.gymnasium import close_quietly, masks_of
+from poise.envs.info import EpisodeInfo
 from poise.envs.packing import Obs, arrays_of, first_of, map_arrays, pack, read_leaves, unpack_action
 from poise.envs.spaces import flat_mask, native_action, read_alike, read_spec
 from poise.envs.vector import EnvError, EnvStep, VectorEnv
@@ -87,6 +88,9 @@ class SingleEnv:
     def info(self, env: int) -> dict[str, Any]:
         return self._env.info
 
+    def episode_info(self, env: int) -> dict[str, float]:
+        return self._env.numbers
+
     def render(self) -> Any:
         return self._env.render()
 
@@ -117,6 +121,7 @@ class ManyEnvs:
                 '(gymnasium.make_vec(..., vectorization_mode="sync"))'
             )
         self._env, self.num_envs, self._infos = env, env.num_envs, {}
+        self._numbers = [EpisodeInfo() for _ in range(env.num_envs)]
         masked = reading.masked and not any(x.path for x in reading.obs if x.kind == "mask")
         spaces: Any = SimpleNamespace(
             observation_space=env.single_observation_space, action_space=env.single_action_space
@@ -128,6 +133,8 @@ class ManyEnvs:
 
     def reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Obs:
         rest = iter(seeds)
+        for lane in map(int, np.flatnonzero(mask)):
+            self._numbers[lane].begin()
         each: Any = [next(rest) if begins else None for begins in mask]
         with self._faults("reset"):
             obs, self._infos = self._env.reset(seed=each, options={"reset_mask": np.array(mask)})
@@ -148,7 +155,12 @@ class ManyEnvs:
                     leaves[MASK] = self._mask[lane : lane + 1]
                 for name, array in arrays_of(pack(self.spec, leaves, 1)).items():
                     arrays_of(packed)[name][lane] = array[0]
+        for lane, numbers in enumerate(self._numbers):
+            numbers.add(self.info(lane))
         return EnvStep(packed, reward, terminated, truncated)
+
+    def episode_info(self, env: int) -> dict[str, float]:
+        return self._numbers[env].values()
 
     def info(self, env: int) -> dict[str, Any]:
         row = _row_of_infos(self._infos, env)

@@ -81,6 +81,15 @@ class Informed(Protocol):
 
 
 @runtime_checkable
+class Reporting(Protocol):
+    """A vector environment that keeps the numbers of its environments' infos (``poise.envs.info``)."""
+
+    def episode_info(self, env: int) -> Mapping[str, float]:
+        """Of the running episode of one of the N, or of the one that the last step ended."""
+        ...
+
+
+@runtime_checkable
 class Restorable(Protocol):
     """A vector environment whose state can be saved and restored, as every backend of ``make``."""
 

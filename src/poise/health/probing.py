@@ -152,7 +152,7 @@ class JaxAdapter(gym.Env):
 
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict]:
         elapsed = np.int32(self._elapsed)
-        self._state, reward, terminated = self._task.step(self._state, action, self._key, elapsed)
+        self._state, reward, terminated, _ = self._task.step(self._state, action, self._key, elapsed)
         self._elapsed += 1
         return self._obs(), float(reward), bool(terminated), self._elapsed == self._limit, {}
 

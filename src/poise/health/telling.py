@@ -25,12 +25,26 @@ def score_lines(evaluation: Evaluation) -> list[str]:
         f"{how} return {figure(evaluation.mean)} over {len(evaluation.length)} episodes "
         f"(95% interval {figure(low)} to {figure(high)})"
     ]
+    if (rate := evaluation.success_rate) is not None:
+        lines.append(f"success rate {rate:.2f} ({_successes(evaluation)})")
     if evaluation.num_cut:
         cut = f"{evaluation.num_cut} of them did not end, and were cut off after {evaluation.longest:,} steps"
         lines.append(cut)
     if evaluation.stopped is not None:
         lines.append(f"the score has fewer episodes than requested: {STOPPED[evaluation.stopped]}")
     return lines
+
+
+def _successes(evaluation: Evaluation) -> str:
+    """How many of the episodes, and the interval of their share."""
+    values, interval = evaluation.successes, evaluation.success_interval
+    total = f"{len(values)} episodes"
+    if len(values) < len(evaluation.length):
+        total += " that report it"
+    if interval is None:
+        return f"mean over {total}"
+    low, high = interval
+    return f"{values.sum():.0f} of {total}; 95% interval {low:.2f} to {high:.2f}"
 
 
 def best_line(summary: Mapping[str, Any]) -> str | None:

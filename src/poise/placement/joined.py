@@ -50,6 +50,11 @@ def joined(rollout: Rollout) -> Rollout:
     return jax.tree_util.tree_map_with_path(join, rollout)
 
 
+def joined_rows(arrays: dict[str, Any]) -> dict[str, Any]:
+    """Arrays of the rows of a rollout, ``[G, T, n, ...]``, of all groups side by side."""
+    return jax.tree.map(_by_step, arrays)
+
+
 def joined_measures(measured: Measured, num_steps: int, *, by_rows: bool) -> Measured:
     """What was measured in learning, as one group would return it.
 

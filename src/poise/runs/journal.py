@@ -10,6 +10,7 @@ from typing import Any, TypeVar, overload
 import numpy as np
 from jaxtyping import Float, Int
 
+from poise.envs.info import MOST, name_of
 from poise.errors import PoiseError
 from poise.spec import Episode
 from poise.store.files import (
@@ -161,19 +162,45 @@ def read_episodes(folder: Path, *, most: int | None = MOST_ROWS) -> Rows[Episode
     Raises:
         JournalError: the table is missing or damaged.
     """
-    columns = tuple(array(kind) for kind in "qqqdqb")
+    path, kinds = folder / EPISODES, (_whole, _whole, _whole, float, _whole, _terminated)
+    if _is_empty(path):  # no episode has ended
+        return Rows([array("q")], dict)  # pyright: ignore[reportReturnType] (it has no rows)
+    names = _info_names(path)
+    columns = [array(kind) for kind in "qqqdqb" + "d" * len(names)]
     add = [column.append for column in columns]
-    kinds = (_whole, _whole, _whole, float, _whole, _terminated)
-    for row in _numbers(folder / EPISODES, EPISODE_COLUMNS, kinds, most):
+    for row in _numbers(path, (*EPISODE_COLUMNS, *names), (*kinds, *[_optional] * len(names)), most):
         for append, value in zip(add, row, strict=True):
-            append(value)
-    return Rows(columns, _episode)
+            append(math.nan if value is None else value)
+
+    def make(step: int, env: int, index: int, episodic_return: float, length: int, ended: int, *info: float):
+        kept = {name: value for name, value in zip(names, info, strict=True) if not math.isnan(value)}
+        return Episode(env, index, step, episodic_return, length, bool(ended), kept)
+
+    return Rows(columns, make)
 
 
-def _episode(
-    step: int, env: int, index: int, episodic_return: float, length: int, terminated: int
-) -> Episode:
-    return Episode(env, index, step, episodic_return, length, bool(terminated))
+def _is_empty(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink() and not path.stat().st_size
+
+
+def _info_names(path: Path) -> tuple[str, ...]:
+    """The columns of a table of episodes that hold numbers of the environment's infos.
+
+    Raises:
+        JournalError: there are too many.
+    """
+    try:
+        header = next(read_cells(path, None))
+    except FileError as error:
+        raise JournalError(str(error)) from error
+    names = tuple(name for name in header if name not in EPISODE_COLUMNS and name_of(name) == name)
+    if len(names) > MOST:
+        raise JournalError(f"{path}: is damaged: it has {len(header):,} columns")
+    return names
+
+
+def _optional(text: str) -> float | None:
+    return float(text) if text else None
 
 
 def read_greedy(folder: Path) -> list[tuple[int, float]]:
@@ -223,7 +250,7 @@ def _numbers(
                 places = [row.index(name) for name in columns]
                 continue
             values = tuple(kind(row[place]) for kind, place in zip(kinds, places, strict=True))
-            if not all(map(math.isfinite, values)):
+            if not all(value is None or math.isfinite(value) for value in values):
                 raise ValueError("a number is not finite")
             if most is not None and number > most:
                 raise ValueError(f"more than {most:,} rows")

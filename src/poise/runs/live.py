@@ -16,8 +16,10 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from poise.agents.evaluation import Evaluation
+from poise.envs.info import success
 from poise.runs.crash import CRASH
 from poise.runs.curve import WINDOW
+from poise.runs.writers.info import InfoColumns
 from poise.runs.writers.writer import Writer
 from poise.spec import Episode
 from poise.system.pulse import SILENCE, Pulse
@@ -88,7 +90,9 @@ class Live(ABC):
             self._recent.popleft()
         if not self._recent:
             return "no episode ended yet"
-        return f"return {figure(float(np.mean([e.episodic_return for e in self._recent])))}"
+        mean = f"return {figure(float(np.mean([e.episodic_return for e in self._recent])))}"
+        successes = [value for e in self._recent if (value := success(e.info)) is not None]
+        return f"{mean}  success {np.mean(successes):.0%}" if successes else mean
 
     @abstractmethod
     def _draw(self, steps: int, pace: str, mean: str, metrics: Mapping[str, float | int | None]) -> None: ...
@@ -102,16 +106,17 @@ class LiveLine(Writer):
     Args:
         view: of the training.
         folder: the run folder, as it is shown.
+        columns: which numbers of infos are recorded. What is left out is said once.
         exact: whether the training is exact so far. When it stops being so, a line says it once.
     """
 
-    def __init__(self, view: Live, folder: Path, *, exact: bool):
-        self._view, self._folder, self._exact = view, folder, exact
+    def __init__(self, view: Live, folder: Path, columns: InfoColumns, *, exact: bool):
+        self._view, self._folder, self._columns, self._exact = view, folder, columns, exact
 
     def write(self, progress: Progress, greedy: Evaluation | None) -> None:
         for crash in progress.crashes:
             self._view.say(f"{crash.what}; it was made again ({self._folder / CRASH})")
-        for note in progress.notes:
+        for note in (*progress.notes, *self._columns.sentences(progress)):
             self._view.say(note)
         if self._exact and not progress.exact:
             self._exact = False
@@ -174,7 +179,7 @@ class _TerminalLive(Live):
         total, count = self._sums
         with np.errstate(invalid="ignore"):
             course = sparkline(np.where(count > 0, total / np.maximum(count, 1), np.nan))
-        line = Text.assemble((f"{mean:<22}", "bold"), (course, "cyan"), no_wrap=True)
+        line = Text.assemble((f"{mean:<21} ", "bold"), (course, "cyan"), no_wrap=True)
         health = _health(metrics, self._display.console.width, self._dimensions)
         self._display.update(Group(self._bar, line, health, self._phase))
 

@@ -27,6 +27,7 @@ from poise.runs.scoring import Scores
 from poise.runs.setup import Past, Setup, Stopped
 from poise.runs.trackers.tensorboard import TensorBoard
 from poise.runs.writers.checkpoints import BestAgents, Checkpoints
+from poise.runs.writers.info import InfoColumns
 from poise.runs.writers.logs import EpisodesLog, GreedyLog, MetricsLog
 from poise.runs.writers.tally import Tally
 from poise.runs.writers.writer import Log, Writer
@@ -57,10 +58,11 @@ class Recorder:
         best = BestAgents(setup, past)
         self._scores = Scores(folder, setup, tally)
         write_text(folder / "config.json", json.dumps(setup.to_dict(), indent=2) + "\n")
-        logs: list[Log] = [MetricsLog(folder), EpisodesLog(folder)]
+        self._columns = InfoColumns(folder)
+        logs: list[Log] = [MetricsLog(folder, self._columns), EpisodesLog(folder, self._columns)]
         if setup.options.eval_every:
             logs.append(GreedyLog(folder))
-        logs.append(TensorBoard(folder, setup.spec, log_every=setup.options.log_every))
+        logs.append(TensorBoard(folder, setup.spec, self._columns, log_every=setup.options.log_every))
         self._checkpoints = Checkpoints(folder, setup, past, logs=logs, best=best, tally=tally)
         # A checkpoint contains what the writers before it have written, candidates and sums included.
         self._writers: list[Writer] = [*logs, best, tally, self._checkpoints, CrashFile(folder)]
@@ -85,7 +87,7 @@ class Recorder:
     def show_on(self, view: Live) -> None:
         """Adds the view as the last writer. It also shows what is done beside the iterations."""
         self._scores.phase = view.phase
-        self._writers.append(LiveLine(view, self.shown, exact=self.past.exact))
+        self._writers.append(LiveLine(view, self.shown, self._columns, exact=self.past.exact))
 
     def resume(self, state: TrainState, world: Mapping[str, Any]) -> None:
         """Sets the state and the world from which a resumed training begins."""
@@ -98,6 +100,7 @@ class Recorder:
         """
         greedy = self._scores.while_training(self.steps, progress)
         with self._guard.deferred(), self._tally.timed("log"):
+            self._columns.settle(progress)
             for writer in self._writers:
                 writer.write(progress, greedy)
         return _with_score(progress, greedy) if self.setup.options.eval_every else progress
@@ -212,9 +215,10 @@ def _with_score(progress: Progress, greedy: Evaluation | None) -> Progress:
 
 def _table(evaluation: Evaluation) -> str:
     """The content of ``evaluation.csv``."""
-    rows = zip(evaluation.episodic_return, evaluation.length, strict=True)
-    lines = [f"{i},{episodic_return},{length}" for i, (episodic_return, length) in enumerate(rows)]
-    return "\n".join(["episode,return,length", *lines]) + "\n"
+    numbers = [["" if np.isnan(x) else f"{x}" for x in values] for values in evaluation.info.values()]
+    rows = zip(evaluation.episodic_return, evaluation.length, *numbers, strict=True)
+    lines = [",".join(map(str, (i, *row))) for i, row in enumerate(rows)]
+    return "\n".join([",".join(["episode", "return", "length", *evaluation.info]), *lines]) + "\n"
 
 
 def parameters_sha256(state: TrainState) -> str:

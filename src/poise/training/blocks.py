@@ -27,7 +27,7 @@ from poise.algo.state import TrainState
 from poise.algo.update import Measured, update
 from poise.config import Config
 from poise.errors import TrainingError
-from poise.placement.joined import group_shuffles, is_shared, joined, joined_measures
+from poise.placement.joined import group_shuffles, is_shared, joined, joined_measures, joined_rows
 from poise.placement.lanes import Call, Lanes, Outcome
 from poise.placement.mesh import Layout
 from poise.placement.two_devices import Ready
@@ -35,7 +35,16 @@ from poise.seeds import Stream, stream_key
 from poise.spec import MASK, Spec
 from poise.training.acting import ActionScale
 from poise.training.clock import Clock, Instant
-from poise.training.compiled import Keys, NativeCollector, Numbers, Play, Playing, are_whole, play_rollout
+from poise.training.compiled import (
+    Infos,
+    Keys,
+    NativeCollector,
+    Numbers,
+    Play,
+    Playing,
+    are_whole,
+    play_rollout,
+)
 from poise.training.divergence import refuse_infinite
 from poise.training.episodes import Counts, Ended, count_episodes
 from poise.training.iteration import Progress, Row
@@ -94,11 +103,11 @@ class Iteration:
         own = {name: jnp.asarray(values)[number] for name, values in given.scheduled.items()}
         hyper = dataclasses.replace(given.hyper, **own)
         before, restart = now.state, (now.state.iteration == 0) | hyper.reset_every_rollout
-        state, playing, rollout, measured = self._learn(now, given, hyper, restart)
+        state, playing, rollout, info, measured = self._learn(now, given, hyper, restart)
         # measured beside the groups: it does not take part in learning
         with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # as in NumPy
             scalars = measure(self.spec, self._scale, before, rollout, measured.prepared)
-            counts, ended = self._count(now, given, rollout, restart)
+            counts, ended = self._count(now, given, rollout, info, restart)
         finite = self._is_finite(rollout, measured)
         scalars = {name: x for name, x in scalars.items() if x is not None}
         recorded = Recorded(measured.policy, measured.value_loss, scalars, ended, finite)
@@ -110,7 +119,7 @@ class Iteration:
 
     def _learn(
         self, now: Now, given: Given, hyper: Hyperparameters, restart: Bool[Array, ""]
-    ) -> tuple[TrainState, Playing, Rollout, Measured]:
+    ) -> tuple[TrainState, Playing, Rollout, Infos, Measured]:
         """Collecting and learning of all groups."""
         groups = self.layout.groups
 
@@ -122,24 +131,26 @@ class Iteration:
             numbers = given.numbers._replace(ahead=ahead)
             acting = state.learner.policy, state.normalizer
             collect = per_group(partial(play_rollout, play=self.play), groups)
-            playing, rollout = collect(*acting, playing, restart, state.iteration, keys, numbers)
+            playing, rollout, info = collect(*acting, playing, restart, state.iteration, keys, numbers)
             state, measured = update(state, rollout, hyper)
             shared, own_state = eqx.partition(state, is_shared(state))
-            return shared, (own_state, playing, ahead), (rollout, measured)
+            return shared, (own_state, playing, ahead), (rollout, info, measured)
 
         state, own_state = eqx.partition(now.state, is_shared(now.state))
         rest = eqx.tree_at(lambda g: g.numbers, given, given.numbers._replace(ahead=None))
         shared, own = (state, restart, hyper, rest), (own_state, now.playing, given.numbers.ahead)
-        state, (own_state, playing, _), (rollout, measured) = self.layout.of_all_groups(one)(shared, own)
+        state, (own_state, playing, _), (rollout, info, measured) = self.layout.of_all_groups(one)(
+            shared, own
+        )
         state = eqx.combine(state, own_state)
         if groups > 1:
             by_rows = hyper.sequence_length is None
             measured = joined_measures(measured, self.play.num_steps, by_rows=by_rows)
-            rollout = joined(rollout)
-        return state, playing, rollout, measured
+            rollout, info = joined(rollout), joined_rows(info)
+        return state, playing, rollout, info, measured
 
     def _count(
-        self, now: Now, given: Given, rollout: Rollout, restart: Bool[Array, ""]
+        self, now: Now, given: Given, rollout: Rollout, info: Infos, restart: Bool[Array, ""]
     ) -> tuple[Counts, Ended]:
         """The episodes that ended, and the sums of those that did not."""
         before = jax.tree.map(lambda x: jnp.where(restart, jnp.zeros_like(x), x), now.counts)
@@ -150,7 +161,7 @@ class Iteration:
             iteration = jnp.asarray(now.state.iteration)
             whole = are_whole(index, rollout, iteration, given.first, given.numbers)
         key = jax.random.fold_in(given.listing_key, jnp.asarray(now.state.iteration))
-        return count_episodes(before, rollout, index, whole, key)
+        return count_episodes(before, rollout, index, whole, key, info)
 
     def _is_finite(self, rollout: Rollout, measured: Measured) -> Bool[Array, ""]:
         """Whether the checks of ``check_numbers``, ``check_masks`` and ``refuse_infinite`` pass."""

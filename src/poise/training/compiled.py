@@ -17,7 +17,8 @@ from poise.algo.normalize import Normalizer
 from poise.algo.state import carry_size
 from poise.arrays import filled, named, part, prefixed
 from poise.config import Config
-from poise.envs.native.jax_env import JaxTask, World, advance, begin, empty_world, observe
+from poise.envs.info import finite
+from poise.envs.native.jax_env import JaxTask, World, advance, begin, empty_world, observe, with_info
 from poise.envs.native.vector import NativeEnv
 from poise.seeds import Stream, stream_key
 from poise.spec import Spec
@@ -33,6 +34,9 @@ class Playing(eqx.Module):
     world: World
     index: Int[Array, " N"]
     carry: Float[Array, "N S"] | None
+
+
+Infos = dict[str, Float[Tensor, "T N"]]  # of the running episode after each row, by name
 
 
 class Keys(NamedTuple):
@@ -87,7 +91,7 @@ class NativeCollector:
 
     def start(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Started:
         restart = iteration == 0 or self._config.ppo.reset_every_rollout
-        self.now, rollout = _collect(
+        self.now, rollout, info = _collect(
             policy,
             normalizer,
             self.now,
@@ -97,19 +101,22 @@ class NativeCollector:
             self.numbers,
             play=self.play,
         )
-        return Started(rollout, partial(self._finish, self.now, rollout, iteration, restart=restart))
+        return Started(rollout, partial(self._finish, self.now, rollout, info, iteration, restart=restart))
 
-    def _finish(self, now: Playing, rollout: Rollout, iteration: int, *, restart: bool) -> Collected:
+    def _finish(
+        self, now: Playing, rollout: Rollout, info: Infos, iteration: int, *, restart: bool
+    ) -> Collected:
         """``now``: the environments after the rollout."""
         if restart:
             self._ledger.drop()
-        facts = jax.device_get(rollout)
+        facts, info = jax.device_get((rollout, info))
         index = self.check(facts, restart=restart)
         self._finished = now
         reward = facts.reward.astype(np.float64)  # long returns lose no digits in their sums
         ends = facts.terminated, facts.truncated
         whole = None if self.first is None else are_whole(index, facts, iteration, self.first, self.numbers)
-        episodes = self._ledger.account(index, reward, *ends, whole)
+        reported = lambda t, n: finite({name: values[t, n] for name, values in info.items()})  # noqa: E731
+        episodes = self._ledger.account(index, reward, *ends, whole, reported)
         return Collected(rollout, episodes, None)  # the rollout stays on the device that learns
 
     def check(self, facts: Rollout, *, restart: bool) -> Int[np.ndarray, "T N"]:
@@ -147,7 +154,8 @@ class NativeCollector:
 
     def restore(self, arrays: Mapping[str, Any]) -> bool:
         self._ledger.restore(part("episode", arrays))
-        self.now = jax.device_put(filled(self.now, part("env", arrays)), jax.local_devices()[0])
+        world = with_info(self.now.world, part("env", arrays), "world.")
+        self.now = jax.device_put(filled(self.now, world), jax.local_devices()[0])
         self._finished = self.now
         return True
 
@@ -176,7 +184,7 @@ def play_rollout(
     numbers: Numbers,
     *,
     play: Play,
-) -> tuple[Playing, Rollout]:
+) -> tuple[Playing, Rollout, Infos]:
     """``num_steps`` steps of all environments; ``begin_all``: each of them starts an episode first."""
     task = play.task
     scale = ActionScale(task.spec, normalize=play.scale_actions)
@@ -202,17 +210,17 @@ def play_rollout(
         action, scaled, carry = jax.vmap(act)(obs, noise, now.carry)
         world, out = advance(task, now.world, scaled, _episode_keys(keys, now.index))
         begins = now.world.elapsed == 0 if play.has_memory else None
-        row = obs, action, out.reward, out.next_obs, out.terminated, out.truncated, begins
+        row = obs, action, out.reward, out.next_obs, out.terminated, out.truncated, begins, world.info
         return restart(Playing(world, now.index, carry), out.terminated | out.truncated), row
 
     # As on the host: an episode that ended begins again before the next row, not in it.
     now = restart(now, jnp.full(num_envs, begin_all))
     elapsed = now.world.elapsed + jnp.where(begin_all, numbers.ahead, 0)
-    first = Playing(World(now.world.state, elapsed), now.index, now.carry)
-    now, (*facts, begins) = jax.lax.scan(step, first, noise)
+    first = Playing(World(now.world.state, elapsed, now.world.info), now.index, now.carry)
+    now, (*facts, begins, info) = jax.lax.scan(step, first, noise)
     if begins is not None:  # a first episode whose clock is ahead begins here, too
         begins = begins.at[0].set(begins[0] | begin_all)
-    return now, Rollout(*facts, begins=begins, carry=first.carry)
+    return now, Rollout(*facts, begins=begins, carry=first.carry), info
 
 
 _collect = jax.jit(play_rollout, static_argnames="play")

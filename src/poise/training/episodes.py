@@ -1,6 +1,6 @@
 """The bookkeeping of episodes while rollouts are collected, and the check that they hold only numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,12 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from poise.arrays import ArraysError, fitted
 from poise.config import Config
 from poise.envs.checking import EnvFault
+from poise.envs.info import finite
 from poise.errors import DIVERGED, TrainingError
 from poise.seeds import Stream, episode_seed
 from poise.spec import MASK, NUMBERS, Episode, Spec
 from poise.training.collector import Group
+from poise.training.metrics import info_metrics
 from poise.types import Rollout, Tensor
 
 
@@ -73,10 +75,12 @@ class Ledger:
         terminated: Bool[np.ndarray, "T N"],
         truncated: Bool[np.ndarray, "T N"],
         whole: Bool[np.ndarray, "T N"] | None = None,
+        info: Callable[[int, int], Mapping[str, float]] = lambda t, n: {},
     ) -> list[Episode]:
         """The episodes that ended in these steps. ``index``: number of the episode that a step belongs to.
 
-        Where ``whole`` is False, the collector itself cut the episode short: it is not listed.
+        Where ``whole`` is False, the collector itself cut the episode short: it is not listed. ``info``: what
+        the episode reported that ended in row ``t`` of environment ``n``.
         """
         num_steps, num_envs = reward.shape
         first, total = self._group.first, self._group.total
@@ -92,6 +96,7 @@ class Ledger:
                         episodic_return=float(self._return[n] + reward[start[n] : t + 1, n].sum()),
                         length=int(self.length[n] + t + 1 - start[n]),
                         terminated=bool(terminated[t, n]),
+                        info=info(t, n),
                     )
                 )
             start[n], self._return[n], self.length[n] = t + 1, 0.0, 0
@@ -143,6 +148,8 @@ class Ended(eqx.Module):
     index: Int[Tensor, "*K listed"]
     episodes: Counts  # sums of each of the list
     terminated: Bool[Tensor, "*K listed"]
+    info: dict[str, Float[Tensor, "*K listed"]]  # what each of the list reported
+    mean_info: dict[str, Float[Tensor, "*K"]]
 
     def listed(self, *, num_envs: int, before: int) -> list[Episode]:
         """The list of one rollout, in NumPy; ``before``: environment steps before it."""
@@ -156,6 +163,7 @@ class Ended(eqx.Module):
                 episodic_return=float(returns[i]),
                 length=int(lengths[i]),
                 terminated=bool(self.terminated[i]),
+                info=finite({name: values[i] for name, values in self.info.items()}),
             )
             for i, row in enumerate(rows)
         ]
@@ -163,6 +171,7 @@ class Ended(eqx.Module):
     def metrics(self) -> dict[str, float | int | None]:
         """The metrics of the episodes of one rollout, in NumPy."""
         means = {"episode/return": self.mean_return, "episode/length": self.mean_length}
+        means |= info_metrics(self.mean_info)
         found = {name: float(mean) if self.count else None for name, mean in means.items()}
         return {**found, "episode/count": int(self.count)}
 
@@ -173,8 +182,12 @@ def count_episodes(
     index: Int[Array, "T N"],
     whole: Bool[Array, "T N"] | None,
     key: PRNGKeyArray,
+    info: dict[str, Float[Array, "T N"]],
 ) -> tuple[Counts, Ended]:
-    """What ``Ledger.account`` does, on a device. ``key``: draws the sample."""
+    """What ``Ledger.account`` does, on a device.
+
+    ``key``: draws the sample. ``info``: what the running episode reported, after each row.
+    """
     done = facts.terminated | facts.truncated
 
     def step(now: Counts, row):
@@ -185,19 +198,21 @@ def count_episodes(
         return jax.tree.map(lambda x: jnp.where(done, jnp.zeros_like(x), x), sums), sums
 
     after, sums = jax.lax.scan(step, before, (facts.reward, done))
-    flat = jax.tree.map(lambda x: x.reshape(-1), (sums, index, facts.terminated))
+    flat = jax.tree.map(lambda x: x.reshape(-1), (sums, index, facts.terminated, info))
     ended = (done if whole is None else done & whole).reshape(-1)
     count = jnp.sum(ended.astype(jnp.int32))
     drawn, rows = jax.lax.top_k(
         jnp.where(ended, 1 + jax.random.uniform(key, ended.shape), 0.0), min(LISTED, ended.size)
     )
     rows = jnp.sort(jnp.where(drawn > 0, rows, ended.size))  # beyond the end where fewer have ended
-    listed, index, terminated = jax.tree.map(lambda x: x.at[rows].get(mode="clip"), flat)
+    listed, index, terminated, reported = jax.tree.map(lambda x: x.at[rows].get(mode="clip"), flat)
     lengths = sums.length.reshape(-1).astype(jnp.float32)
-    return_, length = (
-        jnp.sum(jnp.where(ended, x, 0.0)) / count.astype(jnp.float32) for x in (flat[0].total, lengths)
+    return_, length, mean_info = jax.tree.map(
+        lambda x: jnp.sum(jnp.where(ended, x, 0.0)) / count.astype(jnp.float32),
+        (flat[0].total, lengths, flat[3]),
     )
-    return _as_kept(after), Ended(count, return_, length, rows, index, listed, terminated)
+    kept = rows, index, listed, terminated, reported, mean_info
+    return _as_kept(after), Ended(count, return_, length, *kept)
 
 
 def _as_kept(sums: Counts) -> Counts:

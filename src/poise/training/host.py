@@ -17,7 +17,7 @@ from poise.config import Config
 from poise.envs import VectorEnv
 from poise.envs.checking import Crash, EnvFault
 from poise.envs.packing import Obs, differing_rows, empty, map_arrays
-from poise.envs.vector import Restorable, Restored
+from poise.envs.vector import Reporting, Restorable, Restored
 from poise.seeds import Stream, episode_seed
 from poise.spec import NUMBERS, Spec, usual_dtype
 from poise.system.threads import one_blas_thread
@@ -129,6 +129,9 @@ class HostCollector:
         self._crashes: list[Crash] = []
         self._notes: list[str] = []
         self._exact = True  # whether nothing failed since the last rollout
+        self._reporting = env if isinstance(env, Reporting) else None
+        # what the episodes reported that ended in this rollout, by row and environment
+        self._infos: dict[tuple[int, int], Mapping[str, float]] = {}
 
     @one_blas_thread()
     def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
@@ -137,6 +140,7 @@ class HostCollector:
         if iteration == 0 or self._config.ppo.reset_every_rollout:
             self._ledger.drop()
             self._begin(np.ones(self.num_envs, bool), 0)
+        self._infos = {}
         self._rows = self._empty_rows()  # the first reset has told the dtype of observations
         noise = self._noise(iteration)
         physics, t = 0.0, 0
@@ -150,6 +154,7 @@ class HostCollector:
                 continue  # the same row again: the environments stand where they stood before the step
             t += 1
             if np.count_nonzero(done):
+                self._report(done, t - 1)
                 self._begin(done, t)
             physics += time.perf_counter() - began
         return self._collected(physics)
@@ -188,10 +193,17 @@ class HostCollector:
         self._obs = _at(rows.next_obs, t)
         return terminated | truncated
 
+    def _report(self, done: Bool[np.ndarray, " N"], t: int) -> None:
+        """Keeps what the episodes reported that ended in row ``t``."""
+        if self._reporting is not None:
+            for n in np.flatnonzero(done & self._rows.whole[t]).tolist():
+                self._infos[t, n] = self._reporting.episode_info(n)
+
     def _collected(self, physics: float) -> Collected:
         rows, num_rows = self._rows, len(self._rows.index)
         self._check(num_rows)
-        episodes = self._ledger.account(rows.index, rows.reward, rows.terminated, rows.truncated, rows.whole)
+        facts = rows.index, rows.reward, rows.terminated, rows.truncated, rows.whole
+        episodes = self._ledger.account(*facts, lambda t, n: self._infos.get((t, n), {}))
         rollout = dataclasses.replace(rows.rollout(num_rows), reward=rows.reward.astype(np.float32))
         notes, self._notes = tuple(self._notes), []
         exact, self._exact = self._exact, True

@@ -23,6 +23,7 @@ from poise.algo.state import Learner, TrainState
 from poise.config import PPO
 from poise.spec import MASK, NUMBERS, Episode, Spec
 from poise.training.acting import ActionScale
+from poise.training.metrics import info_metrics
 from poise.types import PolicyEpochs, Rollout, Tensor
 
 # Before the first rollout there are no statistics. Its policy acted on other observations than those that are
@@ -96,7 +97,10 @@ def _numbers(obs: Any) -> Float[Tensor, "T N O"] | None:
 
 def episode_metrics(episodes: list[Episode]) -> dict[str, float | int | None]:
     """The metrics of the episodes that ended in an iteration."""
+    names = dict.fromkeys(name for e in episodes for name in e.info)
+    means = {name: float(np.mean([e.info[name] for e in episodes if name in e.info])) for name in names}
     return {
+        **info_metrics(means),
         "episode/return": float(np.mean([e.episodic_return for e in episodes])) if episodes else None,
         "episode/length": float(np.mean([e.length for e in episodes])) if episodes else None,
         "episode/count": len(episodes),

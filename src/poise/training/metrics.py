@@ -7,7 +7,9 @@ The logger reads it, and ``docs/metrics.md`` is generated from it:
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,12 @@ METRICS = (
     Metric("step/probability", "step", "share", "Probability of each choice, for discrete actions; one tag per choice."),
     Metric("episode/episodic_return", "episode", "reward", "Raw return of an episode, at the step at which it ended."),
     Metric("evaluation/return", "iteration", "reward", "Mean greedy return over separate episodes, with --eval-every."),
+    Metric("evaluation/success_rate", "iteration", "share", "Share of these episodes that were a success, if the environment's info has is_success or success."),
     Metric("episode/return", "iteration", "reward", "Mean raw return of the episodes that ended in the iteration."),
     Metric("episode/length", "iteration", "steps", "Mean length of the episodes that ended in the iteration."),
     Metric("episode/count", "iteration", "episodes", "Episodes that ended in the iteration."),
+    Metric("episode/success_rate", "iteration", "share", "Mean of is_success (or success) in the environment's info at the ends of these episodes."),
+    Metric("episode/NAME", "iteration", "environment's", "Mean over these episodes of another number in the environment's info: of rewards, costs and penalties the sum over the episode, of others the last value."),
     Metric("reward/mean", "iteration", "reward", "Mean raw reward of a step."),
     Metric("reward/std", "iteration", "reward", "Standard deviation of the raw reward of a step."),
     Metric("policy/loss", "epoch", "1", "Minus the mean clipped surrogate, less the entropy bonus.", -1.0, 1.0),
@@ -100,6 +105,7 @@ METRICS = (
 BY_NAME = {metric.name: metric for metric in METRICS}
 
 
+NAME = "/NAME"  # ends the name of a metric of each number in the environment's info
 PART = "/PART"  # ends the name of a metric that each box and each choice of an action has
 
 
@@ -108,8 +114,16 @@ def base_name(tag: str) -> str:
     if tag in BY_NAME:
         return tag
     parents = ["/".join(tag.split("/")[:count]) for count in range(tag.count("/"), 0, -1)]
-    names = (name for parent in parents for name in (parent + PART, parent) if name in BY_NAME)
+    names = (name for parent in parents for name in (parent + PART, parent + NAME, parent) if name in BY_NAME)
     return next(names, tag)
+
+
+def info_metrics(values: Mapping[str, T]) -> dict[str, T]:
+    """Values of the names in an environment's info, by the names of their metrics."""
+    rate = "is_success" if "is_success" in values else "success"
+    return {
+        "episode/success_rate" if name == rate else f"episode/{name}": value for name, value in values.items()
+    }
 
 
 def markdown() -> str:

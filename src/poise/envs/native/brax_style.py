@@ -37,10 +37,11 @@ class BraxStyle(JaxEnv):
 
     def step(
         self, state: Any, action: Float[Array, " A"], *, key: PRNGKeyArray
-    ) -> tuple[PyTree, Float[Array, ""], Bool[Array, ""]]:
+    ) -> tuple[PyTree, Float[Array, ""], Bool[Array, ""], dict[str, Array]]:
         with their_ways():
             after = self.env.step(state, action)
-        return after, jnp.asarray(after.reward, jnp.float32), jnp.asarray(after.done, bool)
+        info = {name: value for name, value in after.metrics.items() if jnp.shape(value) == ()}
+        return after, jnp.asarray(after.reward, jnp.float32), jnp.asarray(after.done, bool), info
 
 
 @contextmanager

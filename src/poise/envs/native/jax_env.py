@@ -3,7 +3,7 @@
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped, UInt8
 
+from poise.envs.info import is_summed, slots
 from poise.envs.packing import at, pack, read_leaves, unpack_action
 from poise.envs.spaces import read_spec
 from poise.envs.vector import EnvError, EnvStep
@@ -68,8 +69,16 @@ class JaxEnv(ABC):
     @abstractmethod
     def step(
         self, state: PyTree, action: PyTree, *, key: PRNGKeyArray
-    ) -> tuple[PyTree, Float[Array, ""], Bool[Array, ""]]:
-        """The next state, the reward, and whether the task ended: not by its time limit."""
+    ) -> (
+        tuple[PyTree, Float[Array, ""], Bool[Array, ""]]
+        | tuple[PyTree, Float[Array, ""], Bool[Array, ""], dict[str, Any]]
+    ):
+        """The next state, the reward, and whether the task ended: not by its time limit.
+
+        Optionally a dictionary of numbers to record, as Gymnasium's ``info``: ``{"reward_near": near,
+        "is_success": touching}``. Those with the word reward, cost or penalty in their names are summed over
+        an episode; of others the last value is recorded. The names must be the same in each step.
+        """
 
     def draw(self, state: PyTree, action: PyTree | None) -> UInt8[np.ndarray, "height width 3"]:
         """A picture of a state, with NumPy. ``action``: the one that led to it; None at the start."""
@@ -117,23 +126,36 @@ class JaxTask:
         return jax.jit(lambda state: self.env.observe(state), inline=True)
 
     @cached_property
-    def step(self) -> Callable[..., tuple[PyTree[Array], Float[Array, ""], Bool[Array, ""]]]:
-        """From state, action, the key of the episode and its number of steps so far to state, reward, end."""
+    def step(
+        self,
+    ) -> Callable[..., tuple[PyTree[Array], Float[Array, ""], Bool[Array, ""], dict[str, Array]]]:
+        """From state, action, the key of the episode and its number of steps so far to state, reward, end, and
+        the numbers of its info by the names under which they are recorded.
+        """
 
         def step(state: PyTree, action: PyTree, key: PRNGKeyArray, elapsed: Int[Tensor, ""]):
             # a branch of its own: whatever reset draws from the episode's key, a step draws something else
             key = jax.random.fold_in(jax.random.fold_in(key, _STEPS), elapsed)
             returned = self.env.step(state, action, key=key)
-            if not (isinstance(returned, tuple) and len(returned) == 3):
+            if not (isinstance(returned, tuple) and len(returned) in (3, 4)):
                 had = f"{len(returned)} values" if isinstance(returned, tuple) else "one value"
-                raise _Wrong(f"step() returned {had}, it must return (state, reward, terminated)")
-            state, reward, terminated = returned
+                raise _Wrong(
+                    f"step() returned {had}, it must return (state, reward, terminated), or these and info"
+                )
+            state, reward, terminated, *info = returned
             if jnp.asarray(terminated).dtype != bool:
                 dtype = jnp.asarray(terminated).dtype
                 raise _Wrong(f"step() returned terminated as {dtype}, it must be a boolean")
-            return _strong(state), jnp.asarray(reward, jnp.float32), jnp.asarray(terminated)
+            numbers = _numbers_of(*info) if info else {}
+            return _strong(state), jnp.asarray(reward, jnp.float32), jnp.asarray(terminated), numbers
 
         return jax.jit(step, inline=True)
+
+    @cached_property
+    def info(self) -> dict[str, bool]:
+        """The names of the numbers in its info, and whether each is summed over an episode."""
+        *_, info = jax.eval_shape(self.step, *_arguments(self, jax.eval_shape(self.reset, _key())))
+        return {name: is_summed(name) for name in info}
 
     @cached_property
     def resets_are_dear(self) -> bool:
@@ -163,16 +185,18 @@ def _is_jaxpr(x: Any) -> bool:
 
 
 class World(eqx.Module):
-    """N states, and the number of steps since each episode began."""
+    """N states, the number of steps since each episode began, and what these steps reported."""
 
     state: PyTree[Shaped[Array, "N ..."]]
     elapsed: Int[Array, " N"]
+    info: dict[str, Float[Array, " N"]] = eqx.field(default_factory=dict)  # of the running episodes
 
 
 def begin(task: JaxTask, world: World, mask: Bool[Array, " N"], keys: Shaped[Array, " N"]) -> World:
     """The world with a new episode in each environment of ``mask``; ``keys``: of those episodes."""
     started = _reset_some if task.resets_are_dear else _reset_all
-    return World(started(task, world.state, mask, keys), jnp.where(mask, 0, world.elapsed))
+    info = {name: jnp.where(mask, 0.0, values) for name, values in world.info.items()}
+    return World(started(task, world.state, mask, keys), jnp.where(mask, 0, world.elapsed), info)
 
 
 def _reset_all(task: JaxTask, state: PyTree, mask: Bool[Array, " N"], keys: Shaped[Array, " N"]) -> PyTree:
@@ -207,7 +231,8 @@ def empty_world(task: JaxTask, num_envs: int) -> World:
         shape = (num_envs, *x.shape)
         return jax.random.split(jax.random.key(0), shape) if _is_key(x) else jnp.zeros(shape, x.dtype)
 
-    return World(jax.tree.map(empty, state), jnp.zeros(num_envs, jnp.int32))
+    info = {name: jnp.zeros(num_envs) for name in task.info}
+    return World(jax.tree.map(empty, state), jnp.zeros(num_envs, jnp.int32), info)
 
 
 def observe(task: JaxTask, world: World) -> PyTree[Array]:
@@ -225,11 +250,55 @@ def advance(
     a step follows from its number within the episode.
     """
     own = unpack_action(task.spec, action, xp=jnp)
-    state, reward, terminated = jax.vmap(task.step)(world.state, own, keys, world.elapsed)
-    after = World(state, world.elapsed + 1)
+    state, reward, terminated, new = jax.vmap(task.step)(world.state, own, keys, world.elapsed)
+    info = {name: world.info[name] + new[name] if summed else new[name] for name, summed in task.info.items()}
+    after = World(state, world.elapsed + 1, info)
     limit = task.spec.time_limit
     truncated = jnp.zeros_like(terminated) if limit is None else after.elapsed >= limit
     return after, EnvStep(observe(task, after), reward, terminated, truncated)
+
+
+def with_info(world: World, arrays: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The arrays of a checkpoint with those of ``world.info``, NaN where it has none.
+
+    An earlier version of poise, or of the environment, has not recorded them: what the running episodes
+    reported before is not known. ``prefix``: of the names of the world's arrays.
+    """
+    own = {
+        f"{prefix}info.{name}": np.full(values.shape, np.nan, np.float32)
+        for name, values in world.info.items()
+    }
+    kept = {name: x for name, x in arrays.items() if name in own or not name.startswith(f"{prefix}info.")}
+    return own | kept
+
+
+def _numbers_of(info: Any) -> dict[str, Float[Array, ""]]:
+    """The numbers of an info, by the names under which they are recorded.
+
+    Raises:
+        _Wrong: it is not a dictionary of numbers.
+    """
+    if not isinstance(info, dict):
+        raise _Wrong(f"step() returned info as {type(info).__name__}, it must be a dictionary of numbers")
+    numbers = {}
+    for key, (name, _) in slots(info).items():
+        value = jnp.asarray(info[key])
+        if value.shape != ():
+            raise _Wrong(f"step() returned info[{key!r}] of shape {value.shape}, it must be one number")
+        numbers[name] = value.astype(jnp.float32)
+    return numbers
+
+
+def _key() -> Any:
+    return jax.eval_shape(jax.random.key, 0)
+
+
+def _arguments(task: JaxTask, state: Any) -> tuple[Any, ...]:
+    """The shapes and dtypes that ``task.step`` takes; ``state``: those of a state."""
+    spec = task.spec
+    rows = jax.ShapeDtypeStruct((1, *spec.action_row), jnp.float32 if spec.boxes else jnp.int32)
+    action = jax.eval_shape(lambda x: jax.tree.map(lambda y: y[0], unpack_action(spec, x, xp=jnp)), rows)
+    return state, action, _key(), jax.ShapeDtypeStruct((), jnp.int32)
 
 
 def _is_key(x: Any) -> bool:
@@ -253,7 +322,6 @@ def check_functions(task: JaxTask) -> None:
         EnvError: one of them fails, or returns something of another form than it must.
     """
     env, spec = task.env, task.spec
-    key = jax.eval_shape(jax.random.key, 0)
 
     def traced(name: str, function: Any, *arguments: Any) -> Any:
         try:
@@ -268,16 +336,13 @@ def check_functions(task: JaxTask) -> None:
     for name, arguments in (("reset", "self, *, key"), ("step", "self, state, action, *, key")):
         if "key" not in inspect.signature(getattr(env, name)).parameters:
             raise EnvError(f"{spec.id}: {name}() takes no key; write def {name}({arguments})")
-    state = traced("reset", task.reset, key)
+    state = traced("reset", task.reset, _key())
     if not jax.tree.leaves(state):
         raise EnvError(f"{spec.id}: reset() returned no array; it must return the state")
     if isinstance(state, tuple) and state[1:] == ({},):
         raise EnvError(f"{spec.id}: reset() returned (state, {{}}); it must return the state alone")
     _check_observation(task, traced("observe", task.observe, state))
-    rows = jax.ShapeDtypeStruct((1, *spec.action_row), jnp.float32 if spec.boxes else jnp.int32)
-    action = jax.eval_shape(lambda x: jax.tree.map(lambda y: y[0], unpack_action(spec, x, xp=jnp)), rows)
-    elapsed = jax.ShapeDtypeStruct((), jnp.int32)
-    after, *numbers = traced("step", task.step, state, action, key, elapsed)
+    after, *numbers, _ = traced("step", task.step, *_arguments(task, state))
     if jax.tree.structure(after) != jax.tree.structure(state):
         raise EnvError(f"{spec.id}: step() returned the state {_form(after)}, reset() {_form(state)}")
     for (path, new), old in zip(jax.tree.leaves_with_path(after), jax.tree.leaves(state), strict=True):

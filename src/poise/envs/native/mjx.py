@@ -86,7 +86,7 @@ class MjxEnv(JaxEnv):
 
     def step(
         self, state: Simulation, action: Float[Array, " A"], *, key: PRNGKeyArray
-    ) -> tuple[Simulation, Float[Array, ""], Bool[Array, ""]]:
+    ) -> tuple[Simulation, Float[Array, ""], Bool[Array, ""], dict[str, Float[Array, ""]]]:
         task, model = self._task, self._model_of(state.start)
         with their_ways():
             before = task.remember(self._view(state))
@@ -98,8 +98,11 @@ class MjxEnv(JaxEnv):
                 data = _mjx.rne_postconstraint(model, data)
             after = self._simulation(data, action, state.start)
             lifted: Any = Lifted(action[None])
-            reward, terminated = task.outcome(self._view(after), before, lifted)
-            return after, as_jax(reward, jnp.float32)[0], as_jax(terminated, bool)[0]
+            reward, terminated, *rest = task.outcome(self._view(after), before, lifted)
+            info = {
+                name: as_jax(value, jnp.float32)[0] for given in rest[:1] for name, value in given.items()
+            }
+            return after, as_jax(reward, jnp.float32)[0], as_jax(terminated, bool)[0], info
 
     def draw(self, state: Simulation, action: Any | None) -> UInt8[np.ndarray, "height width 3"]:
         from gymnasium.envs.mujoco.mujoco_rendering import OffScreenViewer

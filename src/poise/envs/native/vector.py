@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 
 from poise.arrays import filled, named
-from poise.envs.native.jax_env import JaxTask, World, advance, begin, empty_world, observe
+from poise.envs.info import finite
+from poise.envs.native.jax_env import JaxTask, World, advance, begin, empty_world, observe, with_info
 from poise.envs.packing import Obs, map_arrays
 from poise.envs.vector import EnvStep, Restored
 from poise.system.threads import start_jax
@@ -38,6 +39,9 @@ class NativeEnv:
         values: Any = jax.device_get(out)
         return EnvStep(*values)
 
+    def episode_info(self, env: int) -> dict[str, float]:
+        return finite({name: np.asarray(values)[env] for name, values in self._world.info.items()})
+
     def state(self, index: int) -> Any:
         """The state of one environment."""
         return jax.tree.map(lambda x: x[index], self._world.state)
@@ -47,7 +51,8 @@ class NativeEnv:
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> Restored:
         seeds = np.asarray(arrays["seeds"], np.uint32)
-        world = filled(self._world, {name: array for name, array in arrays.items() if name != "seeds"})
+        own = {name: array for name, array in arrays.items() if name != "seeds"}
+        world = filled(self._world, with_info(self._world, own))
         self._world, self._seeds = jax.device_put(world, jax.local_devices()[0]), seeds.copy()
         obs = map_arrays(np.asarray, observe(self.task, self._world))
         return Restored(obs, np.ones(self.num_envs, bool))

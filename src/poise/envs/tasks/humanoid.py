@@ -64,9 +64,11 @@ class HumanoidV4(_Body):
         speed = (self._center(batch) - before) / (batch.model.opt.timestep * self.frame_skip)
         height = batch.qpos[:, 2]
         healthy = (height > 1.0) & (height < 2.0)
-        bonus = 5.0 if self.bonus_for_last else 5.0 * healthy
-        cost = self._effort(batch) + self._impact(batch, self.impact_cost)
-        return 1.25 * speed + bonus - cost, ~healthy
+        bonus = 5.0 * np.ones(len(healthy)) if self.bonus_for_last else 5.0 * healthy
+        effort, impact, forward = self._effort(batch), self._impact(batch, self.impact_cost), 1.25 * speed
+        terms = {"reward_survive": bonus, "reward_forward": forward, "reward_ctrl": -effort}
+        terms |= {"reward_contact": -impact} if self.impact_cost else {}
+        return forward + bonus - (effort + impact), ~healthy, terms
 
     def _center(self, batch):
         """The first coordinate of the center of mass."""
@@ -90,8 +92,9 @@ class HumanoidStandupV4(_Body):
 
     def outcome(self, batch, before, action):
         height = batch.qpos[:, 2] / batch.model.opt.timestep
-        reward = height - self._effort(batch) - self._impact(batch, 0.5e-6) + 1
-        return reward, np.zeros(len(action), bool)
+        effort, impact = self._effort(batch), self._impact(batch, 0.5e-6)
+        terms = {"reward_linup": height, "reward_quadctrl": -effort, "reward_impact": -impact}
+        return height - effort - impact + 1, np.zeros(len(action), bool), terms
 
 
 class HumanoidStandupV5(HumanoidStandupV4):

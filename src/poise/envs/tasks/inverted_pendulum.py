@@ -76,7 +76,8 @@ class InvertedDoublePendulumV4(Task):
         _, v1, v2 = batch.qvel.T
         terminated = y <= 1
         bonus = 10.0 if self.bonus_for_last else 10.0 * ~terminated
-        return bonus - (0.01 * x**2 + (y - 2) ** 2) - (1e-3 * v1**2 + 5e-3 * v2**2), terminated
+        far, fast = 0.01 * x**2 + (y - 2) ** 2, 1e-3 * v1**2 + 5e-3 * v2**2
+        return bonus - far - fast, terminated, {"distance_penalty": -far, "velocity_penalty": -fast}
 
 
 class InvertedDoublePendulumV5(InvertedDoublePendulumV4):

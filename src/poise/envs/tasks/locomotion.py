@@ -29,7 +29,8 @@ class _Runner(Task):
         return self._place(batch).copy()
 
     def outcome(self, batch, before, action):
-        return self._run_reward(batch, before) - self._effort(action), np.zeros(len(action), bool)
+        speed, effort = self._run_reward(batch, before), self._effort(action)
+        return speed - effort, np.zeros(len(action), bool), {"reward_forward": speed, "reward_ctrl": -effort}
 
     def _place(self, batch):
         """Distance from the origin (m)."""
@@ -55,7 +56,9 @@ class _Faller(_Runner):
     def outcome(self, batch, before, action):
         healthy = self._healthy(batch)
         bonus = np.ones(len(action)) if self.bonus_for_last else healthy.astype(float)
-        return self._run_reward(batch, before) + bonus - self._effort(action), ~healthy
+        speed, effort = self._run_reward(batch, before), self._effort(action)
+        terms = {"reward_forward": speed, "reward_ctrl": -effort, "reward_survive": bonus}
+        return speed + bonus - effort, ~healthy, terms
 
 
 class _Kicked(_Runner):
@@ -143,8 +146,14 @@ class AntV4(_Kicked):
 
     def outcome(self, batch, before, action):
         healthy = self._healthy(batch)
-        speed = self._run_reward(batch, before)
-        return speed + self._bonus(healthy) - self._cost(batch, action), ~healthy
+        speed, bonus, costs = (
+            self._run_reward(batch, before),
+            self._bonus(healthy),
+            self._costs(batch, action),
+        )
+        terms = {"reward_forward": speed, "reward_survive": bonus}
+        terms |= {f"reward_{name}": -cost for name, cost in costs.items()}
+        return speed + bonus - sum(costs.values()), ~healthy, terms
 
     def _place(self, batch):
         return batch.xpos[:, self.torso, 0]
@@ -157,8 +166,8 @@ class AntV4(_Kicked):
     def _bonus(self, healthy):
         return np.ones(len(healthy))
 
-    def _cost(self, batch, action):
-        return self._effort(action)
+    def _costs(self, batch, action):
+        return {"ctrl": self._effort(action)}
 
 
 class AntV5(AntV4):
@@ -173,8 +182,9 @@ class AntV5(AntV4):
     def _bonus(self, healthy):
         return healthy.astype(float)
 
-    def _cost(self, batch, action):
-        return self._effort(action) + 5e-4 * np.square(self._forces(batch)).sum(axis=(1, 2))
+    def _costs(self, batch, action):
+        contact = 5e-4 * np.square(self._forces(batch)).sum(axis=(1, 2))
+        return {**super()._costs(batch, action), "contact": contact}
 
     def _forces(self, batch):
         return np.clip(batch.cfrc_ext, -1.0, 1.0)

@@ -33,7 +33,9 @@ class PusherV5(Task):
     def outcome(self, batch, before, action):
         tip, thing, goal = self._places(batch)
         near, far = (np.linalg.norm(thing - place, axis=1) for place in (tip, goal))
-        return -far - 0.1 * np.square(action).sum(axis=1) - 0.5 * near, np.zeros(len(action), bool)
+        effort = 0.1 * np.square(action).sum(axis=1)
+        terms = {"reward_dist": -far, "reward_ctrl": -effort, "reward_near": -0.5 * near}
+        return -far - effort - 0.5 * near, np.zeros(len(action), bool), terms
 
     def _places(self, batch):
         return (batch.xpos[:, batch.model.body(name).id] for name in ("tips_arm", "object", "goal"))

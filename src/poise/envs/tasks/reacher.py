@@ -42,13 +42,14 @@ class ReacherV4(Task):
         return self._gap(batch)
 
     def outcome(self, batch, before, action):
-        return self._reward(before, action), np.zeros(len(action), bool)
+        return self._outcome(before, action)
 
     def _gap(self, batch):
         return batch.xpos[:, _FINGERTIP] - batch.xpos[:, _TARGET]
 
-    def _reward(self, gap, action):
-        return -np.sqrt(np.add.reduce(gap * gap, axis=1)) - np.add.reduce(action * action, axis=1)
+    def _outcome(self, gap, action):
+        near, effort = -np.sqrt(np.add.reduce(gap * gap, axis=1)), np.add.reduce(action * action, axis=1)
+        return near - effort, np.zeros(len(action), bool), {"reward_dist": near, "reward_ctrl": -effort}
 
 
 class ReacherV5(ReacherV4):
@@ -61,4 +62,4 @@ class ReacherV5(ReacherV4):
         return None
 
     def outcome(self, batch, before, action):
-        return self._reward(self._gap(batch), action), np.zeros(len(action), bool)
+        return self._outcome(self._gap(batch), action)

@@ -14,6 +14,7 @@ from tensorboardX.record_writer import RecordWriter
 
 from poise.agents.evaluation import Evaluation
 from poise.runs.journal import EVENTS
+from poise.runs.writers.info import InfoColumns
 from poise.runs.writers.writer import Log
 from poise.spec import Piece, Spec
 from poise.store.files import open_to_write
@@ -73,10 +74,10 @@ class TensorBoard(Log):
     over the steps of its rollout.
     """
 
-    def __init__(self, folder: Path, spec: Spec, *, log_every: int):
+    def __init__(self, folder: Path, spec: Spec, columns: InfoColumns, *, log_every: int):
         path = folder / EVENTS
         self._writer = _Records(path)
-        self._log_every = log_every
+        self._log_every, self._columns = log_every, columns
         self._tags = step_tags(spec)
         if not path.stat().st_size:
             self._writer.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
@@ -90,10 +91,11 @@ class TensorBoard(Log):
             for e in row.episodes:
                 self._add(e.step, {"episode/episodic_return": e.episodic_return})
             self._write_epochs(row, size)
-            per_iteration = {k: v for k, v in row.metrics.items() if k not in row.epochs}
+            per_iteration = {k: v for k, v in self._columns.recorded(row).items() if k not in row.epochs}
             self._add(row.steps, per_iteration | row.times)
         if greedy is not None:
-            self._add(progress.steps, {"evaluation/return": greedy.mean})
+            rate = {"evaluation/success_rate": greedy.success_rate}
+            self._add(progress.steps, {"evaluation/return": greedy.mean, **rate})
         self._writer.flush()
 
     def _write_steps(self, progress: Progress, begin: int) -> None:

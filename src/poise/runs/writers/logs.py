@@ -10,6 +10,7 @@ from typing import Any
 
 from poise.agents.evaluation import Evaluation
 from poise.runs.journal import EPISODE_COLUMNS, EPISODES, GREEDY, GREEDY_COLUMNS, METRICS
+from poise.runs.writers.info import InfoColumns
 from poise.runs.writers.writer import Log
 from poise.store.files import append_to
 from poise.training.iteration import Progress
@@ -31,13 +32,19 @@ class _TextLog(Log):
 class MetricsLog(_TextLog):
     """``metrics.jsonl``: a line for each iteration."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, columns: InfoColumns):
         super().__init__(folder / METRICS)
+        self._columns = columns
 
     def write(self, progress: Progress, greedy: Evaluation | None) -> None:
         for row in progress.rows:
             score = greedy.mean if greedy is not None and row is progress.rows[-1] else None
-            columns = {"iteration": row.iteration, "steps": row.steps, **row.metrics, **row.times}
+            columns = {
+                "iteration": row.iteration,
+                "steps": row.steps,
+                **self._columns.recorded(row),
+                **row.times,
+            }
             self._file.write(json.dumps(_finite({**columns, "evaluation/return": score})) + "\n")
         self._file.flush()
 
@@ -45,32 +52,49 @@ class MetricsLog(_TextLog):
 class _CsvLog(_TextLog):
     """A CSV file that begins with the names of its columns."""
 
-    def __init__(self, path: Path, columns: Sequence[str]):
+    def __init__(self, path: Path):
         super().__init__(path, newline="")
         self._rows = csv.writer(self._file)
-        if not path.stat().st_size:
+        self._is_new = not path.stat().st_size
+
+    def _begin(self, columns: Sequence[str]) -> None:
+        """Writes the names of the columns, if they are not there yet."""
+        if self._is_new:
             self._rows.writerow(columns)
             self._file.flush()
+            self._is_new = False
 
 
 class EpisodesLog(_CsvLog):
-    """``episodes.csv``: a row for each episode that ended."""
+    """``episodes.csv``: a row for each episode that ended. It is empty until the first one has."""
 
-    def __init__(self, folder: Path):
-        super().__init__(folder / EPISODES, EPISODE_COLUMNS)
+    def __init__(self, folder: Path, columns: InfoColumns):
+        super().__init__(folder / EPISODES)
+        self._columns = columns
 
     def write(self, progress: Progress, greedy: Evaluation | None) -> None:
+        names = self._columns.names
+        if names is None:
+            return
+        self._begin([*EPISODE_COLUMNS, *names])
         for e in progress.episodes:
             ended = "terminated" if e.terminated else "truncated"
-            self._rows.writerow([e.step, e.env, e.index, e.episodic_return, e.length, ended])
+            numbers = [e.info.get(name, "") for name in names]
+            self._rows.writerow([e.step, e.env, e.index, e.episodic_return, e.length, ended, *numbers])
         self._file.flush()
+
+    def close(self) -> None:
+        if not self._file.closed:
+            self._begin(EPISODE_COLUMNS)  # no episode has ended
+        super().close()
 
 
 class GreedyLog(_CsvLog):
     """``greedy.csv``: a row for each greedy score while training."""
 
     def __init__(self, folder: Path):
-        super().__init__(folder / GREEDY, GREEDY_COLUMNS)
+        super().__init__(folder / GREEDY)
+        self._begin(GREEDY_COLUMNS)
 
     def write(self, progress: Progress, greedy: Evaluation | None) -> None:
         if greedy is None:
