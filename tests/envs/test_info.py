@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from poise.envs import make
-from poise.envs.checking import EnvFault
 from poise.envs.info import LONGEST, MOST, BatchInfo, EpisodeInfo, is_summed, name_of
 from poise.envs.tasks import TASKS
 

@@ -26,8 +26,8 @@ def mean_interval(
 def share_interval(count: float, total: int) -> tuple[float, float]:
     """95% interval of a share, of which ``count`` of ``total`` were seen (Wilson 1927).
 
-    All p with |count / total - p| <= z sqrt(p (1 - p) / total), z = 1.96. It is within 0 and 1, and has a width
-    also where none or all were seen.
+    All p with |count / total - p| <= z sqrt(p (1 - p) / total), z = 1.96. It is within 0 and 1, and has a
+    width also where none or all were seen.
     """
     z, share = 1.959963984540054, count / total
     middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)

@@ -237,8 +237,8 @@ class MujocoEnv:
         """Records the numbers of a step."""
         if more or not isinstance(info, Mapping):
             raise EnvFault(
-                f"{self._id}: outcome must return (reward, terminated) or (reward, terminated, info), and info "
-                "a dictionary of arrays (N,)"
+                f"{self._id}: outcome must return (reward, terminated) or (reward, terminated, info), where "
+                "info is a dictionary of arrays (N,)"
             )
         try:
             self._info.add(info)

@@ -240,7 +240,10 @@ def read_score_episodes(
 
 
 def _numbers(
-    path: Path, columns: Sequence[str], kinds: Sequence[Callable[[str], float]], most: int | None = MOST_ROWS
+    path: Path,
+    columns: Sequence[str],
+    kinds: Sequence[Callable[[str], float | None]],
+    most: int | None = MOST_ROWS,
 ) -> Iterator[tuple[Any, ...]]:
     """These columns of each row of a table, converted by ``kinds`` to finite numbers. ``most``: rows."""
     places, number = list[int](), 0

@@ -129,8 +129,8 @@ class JaxTask:
     def step(
         self,
     ) -> Callable[..., tuple[PyTree[Array], Float[Array, ""], Bool[Array, ""], dict[str, Array]]]:
-        """From state, action, the key of the episode and its number of steps so far to state, reward, end, and
-        the numbers of its info by the names under which they are recorded.
+        """From state, action, the key of the episode and its number of steps so far to state, reward, end,
+        and the numbers of its info by the names under which they are recorded.
         """
 
         def step(state: PyTree, action: PyTree, key: PRNGKeyArray, elapsed: Int[Tensor, ""]):
@@ -264,10 +264,9 @@ def with_info(world: World, arrays: Mapping[str, Any], prefix: str = "") -> dict
     An earlier version of poise, or of the environment, has not recorded them: what the running episodes
     reported before is not known. ``prefix``: of the names of the world's arrays.
     """
-    own = {
-        f"{prefix}info.{name}": np.full(values.shape, np.nan, np.float32)
-        for name, values in world.info.items()
-    }
+    begun = np.asarray(arrays.get(f"{prefix}elapsed", 1)) > 0
+    unknown = np.where(begun, np.nan, 0.0).astype(np.float32)
+    own = {f"{prefix}info.{name}": unknown for name in world.info}
     kept = {name: x for name, x in arrays.items() if name in own or not name.startswith(f"{prefix}info.")}
     return own | kept
 

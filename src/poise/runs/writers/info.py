@@ -1,9 +1,7 @@
-"""Which numbers of the environment's infos a run records: those of its first episodes, for all of its tables."""
+"""Which numbers of the environment's infos a run records in its tables: those of its first episodes."""
 
 import csv
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from poise.envs.info import MOST
 from poise.runs.journal import EPISODE_COLUMNS, EPISODES
@@ -46,8 +44,8 @@ class InfoColumns:
             line = f"info has more than {MOST} numbers: {late[0]!r} and further ones are not recorded"
         else:
             line = (
-                f"info: {late[0]!r} is not recorded, because no episode of the first iteration with an episode "
-                "had it; report each number in every episode, from the first one on"
+                f"info: {late[0]!r} is not recorded, because the first episodes did not report it; report a "
+                "number in every episode, also where it is 0 or False"
             )
         new = [] if line in self._told or len(self._told) >= MOST else [line]
         self._told.update(new)
