@@ -139,6 +139,13 @@ def compare(
         Path | None,
         arg(metavar="FILE.png", help="Draw the learning curves into this file.", help_behavior_hint=""),
     ] = None,
+    by: Annotated[
+        str,
+        arg(
+            metavar="NAME",
+            help="Judge by this number of the greedy episodes: return, success_rate, or a name in info.",
+        ),
+    ] = "return",
     json_: Json = False,
 ) -> None:
     """Compare trainings with confidence intervals: settings if they have several seeds, otherwise agents.
@@ -147,7 +154,7 @@ def compare(
     """
     from poise.studies.comparison import compare_runs, draw_comparison
 
-    compared = compare_runs(runs)
+    compared = compare_runs(runs, by)
     if plot is not None:
         draw_comparison(plot, compared)
     print(as_json(compared.to_dict()) if json_ else "\n".join(compared.lines()))

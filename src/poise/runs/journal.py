@@ -189,10 +189,7 @@ def _info_names(path: Path) -> tuple[str, ...]:
     Raises:
         JournalError: there are too many.
     """
-    try:
-        header = next(read_cells(path, None))
-    except FileError as error:
-        raise JournalError(str(error)) from error
+    header = next(_cells(path))
     names = tuple(name for name in header if name not in EPISODE_COLUMNS and name_of(name) == name)
     if len(names) > MOST:
         raise JournalError(f"{path}: is damaged: it has {len(header):,} columns")
@@ -215,13 +212,21 @@ def read_greedy(folder: Path) -> list[tuple[int, float]]:
     return [(steps, mean) for steps, mean in _numbers(path, ("steps", "return"), (_whole, float))]
 
 
-def read_evaluation(folder: Path) -> Float[np.ndarray, " episodes"]:
-    """The returns of the greedy episodes of the final score.
+def read_evaluation(folder: Path, column: str = "return") -> Float[np.ndarray, " episodes"]:
+    """The returns of the greedy episodes of the final score, or another number of those that have it.
+
+    ``column``: ``success_rate``, or a name in infos.
 
     Raises:
         JournalError: the table is missing or damaged.
     """
-    return read_score_episodes(folder)[0]
+    path, columns = folder / EVALUATION, (column,)
+    if column == "success_rate":
+        columns = ("is_success",) if "is_success" in next(_cells(path)) else ("success",)
+    values = np.array([x for (x,) in _numbers(path, columns, (_optional,)) if x is not None])
+    if not len(values):
+        raise JournalError(f"{path}: is damaged: it has no column {columns[0]!r}, or nothing in it")
+    return values
 
 
 def read_score_episodes(
@@ -237,6 +242,18 @@ def read_score_episodes(
     if not rows:
         raise JournalError(f"{path}: is damaged: it has no returns")
     return np.array([row[0] for row in rows], float), np.array([row[1] for row in rows], np.int64)
+
+
+def _cells(path: Path) -> Iterator[list[str]]:
+    """The rows of a table as text, the header first.
+
+    Raises:
+        JournalError: it is missing or damaged.
+    """
+    try:
+        yield from read_cells(path, None)
+    except FileError as error:
+        raise JournalError(str(error)) from error
 
 
 def _numbers(

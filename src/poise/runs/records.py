@@ -15,6 +15,7 @@ from poise import defaults
 from poise.agents.evaluation import LONGEST, Evaluation
 from poise.checked import ConfigError, flat
 from poise.config import Config
+from poise.envs.info import MOST, name_of
 from poise.errors import PoiseError
 from poise.runs.journal import read_episodes, read_metrics, read_score_episodes
 from poise.runs.options import Options
@@ -22,8 +23,10 @@ from poise.spec import Episode, Spec
 from poise.store.checkpoint import CheckpointError, checkpoints, read_manifest
 from poise.store.files import read_json
 from poise.system.terminal import typed
+from poise.training.metrics import NAME, base_name
 
 LARGEST = 2**20  # bytes of a summary
+RETURN = "return"  # what trainings are judged by, if nothing else is named
 
 
 class RecordError(PoiseError):
@@ -60,6 +63,12 @@ class Record:
         """A metric over the iterations; NaN where nothing was measured or the metric did not exist yet."""
         values = (row.get(name) for row in self.rows)
         return np.array([np.nan if value is None else value for value in values], float)
+
+    @property
+    def reported(self) -> list[str]:
+        """The metrics of the numbers in the environment's infos."""
+        names = self.rows[-1] if self.rows else {}
+        return [n for n in names if n == "episode/success_rate" or base_name(n) == f"episode{NAME}"]
 
     def parts(self, name: str) -> list[str]:
         """The metrics of single boxes and choices, such as ``policy/std/aim`` for ``policy/std``."""
@@ -147,6 +156,21 @@ def read_record(run: Path) -> Record:
     )
 
 
+def scored_info(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers in infos of the final score, as means over its episodes, with its success rate."""
+    score = summary.get("evaluation") or {}
+    rate = score.get("success_rate")
+    return ({} if rate is None else {"success_rate": rate}) | score.get("info", {})
+
+
+def judged_by(summary: Mapping[str, Any], by: str) -> float | None:
+    """What a finished training is judged by: the mean return of its score, or one of ``scored_info``."""
+    score = summary.get("evaluation")
+    if not score:
+        return None
+    return float(score["mean"]) if by == RETURN else scored_info(summary).get(by)
+
+
 def read_summary(run: Path) -> dict[str, Any]:
     """``summary.json``; empty if there is none. Missing entries are None or empty.
 
@@ -211,13 +235,20 @@ _UNKNOWN: dict[str, Any] = {
 }  # fmt: skip
 
 
+_SUCCESS = ("success_rate", "success_low", "success_high")
+
+
 def _score(data: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """A score. Its interval may be missing: then it is None."""
     if data is None:
         return None
     score = {"low": None, "high": None, **data}
-    _check_numbers(score, ("mean", "std", "episodes", "cut"), ("low", "high"))
-    return score
+    _check_numbers(score, ("mean", "std", "episodes", "cut"), ("low", "high", *_SUCCESS))
+    info = dict(score.get("info") or {})
+    if len(info) > MOST or any(name_of(name) != name for name in info):
+        raise ValueError("info")
+    _check_numbers(info, tuple(info))
+    return {**score, "info": info}
 
 
 def _check_numbers(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from poise.errors import PoiseError
-from poise.runs.records import Record, read_record
+from poise.runs.records import RETURN, Record, judged_by, read_record, scored_info
 from poise.store.checkpoint import REPLACED
 from poise.store.files import check_room, inside
 from poise.studies import tables
@@ -50,13 +50,15 @@ class Comparison:
                 for s in self.of(env)
             ]
             tasks[env] = {"settings": rows, "pairs": [pair_as_json(pair) for pair in pairs]}
-        return {"tasks": tasks, "left_out": self.left_out}
+        return {"tasks": tasks, "by": self.settings[0].by, "left_out": self.left_out}
 
     def lines(self) -> list[str]:
         """The comparison as lines of text."""
         lines: list[str] = []
         for env, pairs in self.pairs.items():
-            lines += [env, *setting_lines(self.of(env)), *pair_lines(pairs), ""]
+            by = self.settings[0].by
+            title = env if by == RETURN else f"{env}, judged by {by}: higher is better"
+            lines += [title, *setting_lines(self.of(env)), *pair_lines(pairs), ""]
         lines += [f"left out: {folder}: {why}" for folder, why in self.left_out.items()]
         return lines if lines[-1] else lines[:-1]
 
@@ -93,28 +95,29 @@ def _below(place: Path, pattern: str) -> list[Path]:
     return sorted(inside(place, path.relative_to(place)).parent for path in place.glob(pattern))
 
 
-def compare_runs(places: Sequence[Path]) -> Comparison:
+def compare_runs(places: Sequence[Path], by: str = RETURN) -> Comparison:
     """Groups runs by environment and configuration; compares each group with the first of its environment.
 
-    If a group has one seed, or if there is only one group, agents are compared instead.
+    If a group has one seed, or if there is only one group, agents are compared instead. ``by``: the greedy
+    return, or the success rate or another number in the infos of the greedy episodes.
 
     Raises:
         CompareError: there are fewer than two finished runs, or no two of one environment.
         RecordError, CheckpointError, JournalError: a folder holds no run, or is damaged.
     """
-    return compare_records([read_record(path) for path in find_runs(places)])
+    return compare_records([read_record(path) for path in find_runs(places)], by)
 
 
-def compare_records(records: Sequence[Record]) -> Comparison:
+def compare_records(records: Sequence[Record], by: str = RETURN) -> Comparison:
     """``compare_runs`` of records that have been read."""
-    left_out = {str(r.folder): why for r in records if (why := _unusable(r, records))}
+    left_out = {str(r.folder): why for r in records if (why := _unusable(r, records, by))}
     scored = [record for record in records if str(record.folder) not in left_out]
     if len(scored) < 2:
         reasons = "".join(f"\n  {folder}: {why}" for folder, why in left_out.items())
         raise CompareError(
             f"at least 2 runs are needed, {len(scored)} of {len(records)} can be compared{reasons}"
         )
-    settings = grouped(scored)
+    settings = grouped(scored, by)
     envs = dict.fromkeys(setting.env for setting in settings)
     pairs = {env: compare_settings([s for s in settings if s.env == env]) for env in envs}
     if not any(pairs.values()):
@@ -122,13 +125,16 @@ def compare_records(records: Sequence[Record]) -> Comparison:
     return Comparison(tuple(settings), pairs, left_out)
 
 
-def _unusable(record: Record, records: Sequence[Record]) -> str | None:
+def _unusable(record: Record, records: Sequence[Record], by: str) -> str | None:
     """Why a run cannot be compared with the others; None if it can."""
     if (state := record.summary.get("status", "not finished")) != "finished":
         return f"is {state} ({typed('poise', 'resume', record.folder)})"
     if not record.summary.get("evaluation"):
         command = typed("poise", "evaluate", record.folder)
         return f"has no final score (--no-evaluate); {command} shows one but does not save it"
+    if judged_by(record.summary, by) is None:
+        known = ", ".join([RETURN, *scored_info(record.summary)])
+        return f"its score has no {by!r:.60}; it has {known}"
     identity = _identity(record)
     for other in itertools.takewhile(lambda r: r is not record, records):
         if identity is not None and _identity(other) == identity:

@@ -138,7 +138,9 @@ def compare_settings(settings: Sequence[Setting]) -> tuple[Pair, ...]:
     if len(settings) == 1 or any(len(setting.records) == 1 for setting in settings):
         records = [(s, r) for s in settings for r in s.records]
         several = len(settings) > 1
-        sides = [(_agent_label(r, s if several else None), read_evaluation(r.folder)) for s, r in records]
+        sides = [
+            (_agent_label(r, s if several else None), read_evaluation(r.folder, s.by)) for s, r in records
+        ]
         kind = "agents"
     else:
         sides, kind = [(setting.label, setting.scores) for setting in settings], "settings"

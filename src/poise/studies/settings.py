@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from poise.checked import flat
-from poise.runs.records import Record
+from poise.runs.records import RETURN, Record, judged_by
 from poise.studies.experiment import evaluation
 from poise.wording import aligned, figure, interval
 
@@ -30,6 +30,7 @@ class Setting:
     label: str
     differs: dict[str, Any]
     records: tuple[Record, ...]
+    by: str = RETURN  # what they are judged by
 
     @property
     def legend(self) -> str | None:
@@ -45,8 +46,8 @@ class Setting:
 
     @property
     def scores(self) -> Float[np.ndarray, " seeds"]:
-        """The final greedy score of each training."""
-        return np.array([record.summary["evaluation"]["mean"] for record in self.records], float)
+        """The final greedy score of each training, or what else they are judged by."""
+        return np.array([judged_by(record.summary, self.by) for record in self.records], float)
 
 
 def setting_lines(settings: Sequence[Setting]) -> list[str]:
@@ -55,8 +56,8 @@ def setting_lines(settings: Sequence[Setting]) -> list[str]:
     return [f"  {line}" for line in [*aligned(rows), *(s.legend for s in settings if s.legend)]]
 
 
-def grouped(records: Sequence[Record]) -> list[Setting]:
-    """By environment and configuration, in the order given."""
+def grouped(records: Sequence[Record], by: str = RETURN) -> list[Setting]:
+    """By environment and configuration, in the order given. ``by``: what they are judged by."""
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         groups.setdefault((record.env, configuration_key(record)), []).append(record)
@@ -64,7 +65,7 @@ def grouped(records: Sequence[Record]) -> list[Setting]:
     for (env, _), group in groups.items():
         peers = [group[0] for (peer_env, _), group in groups.items() if peer_env == env]
         by_seed = tuple(sorted(group, key=lambda r: r.config.seed))
-        settings.append(Setting(env, "", _differs(group[0], peers), by_seed))
+        settings.append(Setting(env, "", _differs(group[0], peers), by_seed, by))
     texts = list(dict.fromkeys(_in_words(setting.differs) for setting in settings))
     names = {text: text if len(text) <= LONGEST else f"setting {i + 1}" for i, text in enumerate(texts)}
     labelled = [dataclasses.replace(s, label=names[_in_words(s.differs)]) for s in settings]

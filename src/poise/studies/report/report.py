@@ -19,7 +19,7 @@ from poise.health.diagnosis import FEWEST, RULES, examine
 from poise.health.findings import Finding, by_severity
 from poise.health.telling import best_line
 from poise.runs.journal import EVALUATION, read_evaluation, read_greedy
-from poise.runs.records import Record, read_record
+from poise.runs.records import Record, read_record, scored_info
 from poise.store.files import FileError, check_room, read_plain, write_text
 from poise.studies.comparison import CompareError, Comparison, compare_records, curves, find_runs
 from poise.studies.experiment import evaluation
@@ -28,7 +28,7 @@ from poise.studies.pairs import Pair, correction
 from poise.studies.report.charts import HALF, Charts, draw_histogram, draw_lines, draw_metric
 from poise.studies.settings import Setting, grouped
 from poise.system.terminal import typed
-from poise.training.metrics import BY_NAME
+from poise.training.metrics import BY_NAME, base_name
 from poise.wording import between, continued, counted, figure, interval
 
 DARK = ("#6db3e2", "#f0995a", "#7cc796", "#c79ada", "#e0bd5c", "#9aa7b2")  # COLORS for a dark page
@@ -44,6 +44,8 @@ HEALTH = {
     "policy/saturation": "actions at a bound",
     "value/loss": "value loss",
 }
+INSIDE = {"episode/success_rate": "success rate"}
+MOST_INSIDE = 12  # charts of numbers in infos
 PARTS = {
     "import": "import",
     "compile": "compilation",
@@ -142,6 +144,7 @@ def _content(records: Sequence[Record], comparison: Comparison | None) -> dict[s
         | _learning(settings, charts)
         | {"agents": [agent for record in shown if (agent := _agent(record, titled, charts))]}
         | _metrics(settings, charts)
+        | {"inside": _inside(settings, charts)}
         | {"episodes": [_episodes(record, titled) for record in shown if record.episodes]}
         | _times(records)
     )
@@ -219,6 +222,7 @@ def _cards(
             episodes = counted(score["episodes"], "episode")
             more = f"95% interval {between(score['low'], score['high'])}, {episodes}"
             cards.append(_card(name, figure(score["mean"]), more))
+            cards += _success_card(name, score)
         elif scored:
             over = evaluation(np.array([_mean(record) for record in scored]))
             more = f"95% interval {interval(over)}, {counted(len(scored), 'training')}"
@@ -242,6 +246,15 @@ def _cards(
             _card("pace", f"{np.median(measured):,.0f}", f"steps per second; {total:.1f} s in total")
         )
     return cards
+
+
+def _success_card(name: str, score: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The success rate of a score, if it has one. ``name``: of the card of its return."""
+    if (rate := score.get("success_rate")) is None:
+        return []
+    low, high = score.get("success_low"), score.get("success_high")
+    more = "mean over the episodes" if low is None else f"95% interval {between(low, high)}"
+    return [_card(name.replace("greedy return", "success rate", 1), f"{rate:.2f}", more)]
 
 
 def _card(name: str, value: str, more: str, kind: str = "") -> dict[str, str]:
@@ -370,7 +383,8 @@ def _metrics(settings: Sequence[Setting], charts: Charts) -> dict[str, Any]:
 
 
 def _metric(name: str, settings: Sequence[Setting], charts: Charts) -> Markup | None:
-    metric, lines, title = BY_NAME[name], [], HEALTH[name]
+    metric, lines = BY_NAME[base_name(name)], []
+    title = HEALTH.get(name) or INSIDE.get(name) or name.removeprefix("episode/")
     for i, record in ((i, record) for i, setting in enumerate(settings) for record in setting.records):
         values = record.column(name)
         if np.isfinite(values).any():
@@ -382,6 +396,32 @@ def _metric(name: str, settings: Sequence[Setting], charts: Charts) -> Markup | 
     healthy = "" if metric.low is None else f" Healthy: {metric.low:g} to {high:g}."
     label = f"{title} over environment steps; final values: {ends}.{healthy}"
     return charts.one(draw_metric(lines, title, metric.low, high), label)
+
+
+def _inside(settings: Sequence[Setting], charts: Charts) -> list[dict[str, Any]]:
+    """For each environment, the success rate and the numbers in infos: charts, and a table of the scores."""
+    tasks = []
+    for env in dict.fromkeys(setting.env for setting in settings):
+        of_env = [setting for setting in settings if setting.env == env]
+        records = [record for setting in of_env for record in setting.records]
+        names = dict.fromkeys(name for record in records for name in record.reported)
+        first = sorted(names, key=lambda name: name not in INSIDE)[:MOST_INSIDE]
+        drawn = [chart for name in first if (chart := _metric(name, of_env, charts))]
+        rows = [
+            (name, *(_mean_of(setting, name) for setting in of_env))
+            for name in dict.fromkeys(name for record in records for name in scored_info(record.summary))
+        ]
+        if drawn or rows:
+            labels = [setting.label for setting in of_env] if len(of_env) > 1 else ["greedy episodes"]
+            tasks.append({"env": env, "charts": drawn, "rows": rows, "labels": labels})
+    return tasks
+
+
+def _mean_of(setting: Setting, name: str) -> str:
+    """The mean over the trainings of a setting that have this number in their score."""
+    values = [scored_info(record.summary).get(name) for record in setting.records]
+    known = [value for value in values if value is not None]
+    return figure(float(np.mean(known))) if known else ""
 
 
 def _agent(record: Record, titled: dict[Path, str], charts: Charts) -> dict[str, Any] | None:
