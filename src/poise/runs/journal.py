@@ -30,6 +30,7 @@ EPISODE_COLUMNS = ("step", "env", "episode", "return", "length", "ended")
 MOST_COLUMNS = 256  # of metrics.jsonl
 MOST_CELLS = 2**25
 MOST_ROWS = 2**24  # of another table
+RETURN = "return"  # the column that trainings are judged by, if no other is named
 GREEDY_COLUMNS = ("steps", "return", "std", "low", "high", "episodes")
 
 

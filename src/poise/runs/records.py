@@ -17,7 +17,7 @@ from poise.checked import ConfigError, flat
 from poise.config import Config
 from poise.envs.info import MOST, name_of
 from poise.errors import PoiseError
-from poise.runs.journal import read_episodes, read_metrics, read_score_episodes
+from poise.runs.journal import RETURN, read_episodes, read_metrics, read_score_episodes
 from poise.runs.options import Options
 from poise.spec import Episode, Spec
 from poise.store.checkpoint import CheckpointError, checkpoints, read_manifest
@@ -26,7 +26,6 @@ from poise.system.terminal import typed
 from poise.training.metrics import NAME, base_name
 
 LARGEST = 2**20  # bytes of a summary
-RETURN = "return"  # what trainings are judged by, if nothing else is named
 
 
 class RecordError(PoiseError):

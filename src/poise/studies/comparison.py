@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from poise.errors import PoiseError
-from poise.runs.records import RETURN, Record, judged_by, read_record, scored_info
+from poise.runs.journal import RETURN
+from poise.runs.records import Record, judged_by, read_record, scored_info
 from poise.store.checkpoint import REPLACED
 from poise.store.files import check_room, inside
 from poise.studies import tables

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from poise.checked import flat
-from poise.runs.records import RETURN, Record, judged_by
+from poise.runs.journal import RETURN
+from poise.runs.records import Record, judged_by
 from poise.studies.experiment import evaluation
 from poise.wording import aligned, figure, interval
 

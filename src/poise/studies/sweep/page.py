@@ -10,6 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from poise.errors import PoiseError
+from poise.runs.journal import RETURN
 from poise.store.files import FileError, check_room, read_json, write_text
 from poise.studies.report.charts import Charts, draw_bars, draw_history, draw_rungs, draw_values
 from poise.studies.report.report import day, rendered
@@ -103,12 +104,12 @@ def _facts(folder: Path, summary: Mapping[str, Any]) -> list[str]:
 def _cards(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     cards = []
     alone = (summary.get("winner") or {}).get("default")
+    objective = summary.get("objective", RETURN)
+    scored = "greedy return" if objective == RETURN else f"greedy {objective}"
     for side, score in dict(summary.get("scores") or {}).items():
         name = "the default" if side == "default" or alone else f"trial {summary['winner']['trial']}"
         more = f"95% interval {interval(score)}, {counted(score['seeds'], 'fresh seed')}"
-        cards.append(
-            {"name": f"greedy return, {name}", "value": figure(score["mean"]), "more": more, "kind": ""}
-        )
+        cards.append({"name": f"{scored}, {name}", "value": figure(score["mean"]), "more": more, "kind": ""})
     if pair := summary.get("pair"):
         more = f"95% interval {interval(pair)}, p = {pair['p']:.2g}"
         cards.append({"name": "difference", "value": figure(pair["value"]), "more": more, "kind": ""})
@@ -151,9 +152,10 @@ def _rungs(charts: Charts, summary: Mapping[str, Any], winner: int | None) -> Ma
             lines.append((str(kind), steps, values))
     if not lines:
         return None
-    label = f"Training return of {counted(len(lines), 'trial')} at each step at which a trial may be stopped."
+    objective = summary.get("objective", RETURN)
+    label = f"Training {objective} of {counted(len(lines), 'trial')} at each step where one may be stopped."
     return charts.both(
-        draw_rungs(lines, "training return, mean of the seeds", float(summary["steps"])), label
+        draw_rungs(lines, f"training {objective}, mean of the seeds", float(summary["steps"])), label
     )
 
 

@@ -29,12 +29,14 @@ from poise import envs
 from poise.checked import ConfigError
 from poise.config import LAST_SEED, Config
 from poise.envs.checking import EnvFault
+from poise.envs.info import name_of
 from poise.envs.naming import reaches_outside, refuse_in_processes
 from poise.errors import PoiseError, TrainingError
 from poise.placement import device
 from poise.runs.folders import new_folder, same_directory, status
+from poise.runs.journal import RETURN
 from poise.runs.options import Options
-from poise.runs.records import Record, read_record
+from poise.runs.records import Record, judged_by, read_record
 from poise.runs.resuming import finished
 from poise.runs.session import resolved
 from poise.settings.presets import PRESETS
@@ -147,7 +149,8 @@ class Plan:
         config = applied(self.config, self.settings(trial))
         folder = self.folder / "trials" / str(trial.number)
         options = self.options
-        return Trial(self.task.id, config, options, folder, self.search.seeds, self.rungs, trial.thresholds)
+        fixed = self.task.id, config, options, folder, self.search.seeds, self.rungs
+        return Trial(*fixed, trial.thresholds, self.search.objective)
 
     def final(self, side: str, config: Config) -> list[Job]:
         """The trainings of the final comparison."""
@@ -172,6 +175,8 @@ class Plan:
             "space": [dimension.to_dict() for dimension in self.space],
             **{name: getattr(self.search, name) for name in numbers},
         }
+        if self.search.objective != RETURN:  # sweeps of earlier versions had no other
+            decisive["objective"] = self.search.objective
         return json.loads(json.dumps(decisive))
 
     def to_dict(self) -> dict[str, Any]:
@@ -308,6 +313,11 @@ def _check(env: str, config: Config, options: Options, search: Search) -> None:
         value, high = getattr(search, name), MOST_SEEDS if "seeds" in name else 10**6
         if not low <= value <= high:
             raise ConfigError(f"{name} = {value}: must be >= {low} and <= {high}")
+    if search.objective not in (RETURN, "success_rate") and name_of(search.objective) != search.objective:
+        raise ConfigError(
+            f"objective = {search.objective!r:.60}: must be return, success_rate or the name of a column of "
+            "episodes.csv, such as reward_ctrl"
+        )
     count = search.seeds + search.final_seeds
     if config.seed + count - 1 > LAST_SEED:
         raise ConfigError(f"seed = {config.seed}: the last of {count} seeds must be <= {LAST_SEED}")
@@ -399,7 +409,8 @@ def _read_search(data: Mapping[str, Any]) -> Search:
     prune, storage = data["prune"], data["storage"]
     if not isinstance(prune, bool) or not isinstance(storage, str | None):
         raise ValueError("prune or storage")
-    return Search(**numbers, prune=prune, storage=storage, study=str(data["study"]))
+    options = {"prune": prune, "storage": storage, "study": str(data["study"])}
+    return Search(**numbers, **options, objective=str(data.get("objective", RETURN)))
 
 
 def _execute(plan: Plan, ray: str | None, file: TextOut, *, study_exists: bool) -> Sweep:
@@ -554,8 +565,8 @@ def _judge(plan: Plan, ledger: Ledger, train: Train, file: TextOut) -> dict[str,
     return {
         "status": "finished",
         "winner": {"trial": winner.number, "default": alone, "options": plan.settings(winner)},
-        "scores": {side: _scores(records) for side, records in sides.items() if records},
-        **(_no_rival() if alone else _verdict(winner, None if winner is best else best, sides)),
+        "scores": {side: _scores(plan, records) for side, records in sides.items() if records},
+        **(_no_rival() if alone else _verdict(plan, winner, None if winner is best else best, sides)),
         "command": sides["winner"][0].command() if sides["winner"] else None,
         "failed": {str(folder.relative_to(plan.folder)): why for folder, why in failed.items()},
         "elsewhere": elsewhere,
@@ -581,8 +592,9 @@ def _train_final(task: envs.Resolved, jobs: Sequence[Job], train: Train, file: T
     return failed
 
 
-def _scores(records: Sequence[Record]) -> dict[str, Any]:
-    return evaluation(np.array([record.summary["evaluation"]["mean"] for record in records], float))
+def _scores(plan: Plan, records: Sequence[Record]) -> dict[str, Any]:
+    by = plan.search.objective
+    return evaluation(np.array([judged_by(record.summary, by) for record in records], float))
 
 
 def _no_rival() -> dict[str, Any]:
@@ -591,7 +603,7 @@ def _no_rival() -> dict[str, Any]:
 
 
 def _verdict(
-    winner: TrialRecord, default: TrialRecord | None, sides: Mapping[str, Sequence[Record]]
+    plan: Plan, winner: TrialRecord, default: TrialRecord | None, sides: Mapping[str, Sequence[Record]]
 ) -> dict[str, Any]:
     """Whether the best setting is better than the defaults, and the figures behind it.
 
@@ -605,7 +617,10 @@ def _verdict(
         sentence = f"no winner between {DEFAULT} and {name}: only {trainings} of the {side} finished"
         return {"pair": None, "beats": False, "sentence": sentence}
     labels = {"default": DEFAULT, "winner": name}
-    settings = [dataclasses.replace(grouped(sides[side])[0], label=label) for side, label in labels.items()]
+    by = plan.search.objective
+    settings = [
+        dataclasses.replace(grouped(sides[side], by)[0], label=label) for side, label in labels.items()
+    ]
     (pair,) = compare_settings(settings)
     sentence = pair.sentence() if pair.winner == name else f"keep the defaults: {pair.sentence()}"
     if default is not None:
@@ -635,6 +650,7 @@ def _write(plan: Plan, ledger: Ledger, summary: Mapping[str, Any], start: float)
         "shared": plan.search.storage is not None,
         "importances": ledger.importances(),
         "steps": plan.config.total_steps,
+        "objective": plan.search.objective,
         "seconds": {
             "total": time.perf_counter() - start,
             "trials": sum(trial.seconds for trial in trials),
@@ -671,11 +687,17 @@ def _cells(row: Mapping[str, Any]) -> list[Any]:
     return [row["trial"], row["state"], *numbers, stopped, *options, f"{row['seconds']:.1f}", row["reason"]]
 
 
+def _objective(summary: Mapping[str, Any]) -> str | None:
+    """What is maximized, if it is not the return."""
+    objective = summary.get("objective", RETURN)
+    return None if objective == RETURN else objective
+
+
 def report_lines(summary: Mapping[str, Any]) -> list[str]:
     """``summary.json`` as lines for a terminal: the best trials, both sides, and the verdict."""
     scored = sorted((t for t in summary["trials"] if t["score"] is not None), key=lambda t: -t["score"])
     names = [name.rpartition(".")[2] for name in scored[0]["options"]]
-    rows = [("trial", "score", "95% interval", *names)]
+    rows = [("trial", _objective(summary) or "score", "95% interval", *names)]
     for trial in scored[:LISTED]:
         values = [format_value(value) for value in trial["options"].values()]
         rows.append((str(trial["trial"]), figure(trial["score"]), interval(trial), *values))

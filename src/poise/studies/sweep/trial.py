@@ -14,13 +14,15 @@ import numpy as np
 
 from poise.checked import ConfigError
 from poise.config import Config
+from poise.envs.info import success
 from poise.errors import PoiseError
 from poise.runs.folders import set_aside, status
-from poise.runs.journal import JournalError, cut, read_episodes
+from poise.runs.journal import RETURN, JournalError, cut, read_episodes
 from poise.runs.options import Options
-from poise.runs.records import read_summary
+from poise.runs.records import judged_by, read_summary, scored_info
 from poise.runs.session import Session, session
 from poise.runs.setup import Conditions
+from poise.spec import Episode
 from poise.store.checkpoint import checkpoints, read_manifest
 from poise.store.files import FileError, own_folder, read_json, write_text
 from poise.system.interrupts import Guard, Member
@@ -41,8 +43,9 @@ class Result:
 
     Attributes:
         pruned: the rung at which it was stopped, in environment steps; None if it was trained to the end.
-        scores: for each seed, the mean return of the final greedy episodes; empty if it was stopped.
-        values: the training return at each rung that it reached.
+        scores: for each seed, the mean return (or other objective) of the final greedy episodes; empty if it
+            was stopped.
+        values: that of training episodes at each rung that it reached.
         seconds: of the process that ended it.
     """
 
@@ -102,6 +105,7 @@ class Trial:
     num_seeds: int
     rungs: tuple[int, ...]
     thresholds: tuple[float | None, ...]
+    objective: str = RETURN  # what of the greedy episodes is the score (``judged_by``)
 
     def run(self, guard: Guard, file: TextOut) -> dict[str, Any]:
         """Trains the trial; returns ``Result.to_dict``."""
@@ -170,17 +174,21 @@ class _Seed:
                 return
 
     def value(self, rung: int) -> float | None:
-        """Mean return of the last training episodes that ended by this step; None if there are none."""
-        returns = [e.episodic_return for e in read_episodes(self._folder) if e.step <= rung]
-        return float(np.mean(returns[-LAST_EPISODES:])) if returns else None
+        """Mean objective of the last training episodes that ended by this step; None if there are none."""
+        episodes = (e for e in read_episodes(self._folder) if e.step <= rung)
+        values = [value for e in episodes if (value := _of_episode(e, self._trial.objective)) is not None]
+        return float(np.mean(values[-LAST_EPISODES:])) if values else None
 
     def score(self) -> float:
-        """Trains to the end; returns the mean return of the final greedy episodes."""
+        """Trains to the end; returns the mean objective of the final greedy episodes."""
         self.advance(np.inf)
-        score = read_summary(self._folder).get("evaluation")
-        if score is None:
+        summary, objective = read_summary(self._folder), self._trial.objective
+        if summary.get("evaluation") is None:
             raise TrialError(f"{self._folder / 'summary.json'}: is damaged: it has no score")
-        return float(score["mean"])
+        if (value := judged_by(summary, objective)) is None:
+            known = ", ".join([RETURN, *scored_info(summary)])
+            raise TrialError(f"objective = {objective!r:.60}: must be one of {known}, which the score has")
+        return value
 
     def stop(self, rung: int) -> None:
         """Ends the training at this rung."""
@@ -194,6 +202,12 @@ class _Seed:
     def close(self) -> None:
         if self._session is not None:
             self._session.close()
+
+
+def _of_episode(episode: Episode, objective: str) -> float | None:
+    if objective == RETURN:
+        return episode.episodic_return
+    return success(episode.info) if objective == "success_rate" else episode.info.get(objective)
 
 
 def _saved(folder: Path) -> int:
