@@ -24,7 +24,7 @@ class Search:
     at_once: int = 4
     """Trials drawn together, before the result of any of them is known. Affects the result."""
     objective: str = field(default="return", metadata={"metavar": "NAME"})
-    """What is maximized, of the greedy episodes: return, success_rate, or a name in the environment's info."""
+    """What is maximized, of the greedy episodes: return, success_rate, or a name in its infos."""
     prune: bool = True
     """Whether to stop a trial that falls behind the median of the trials before it."""
     storage: str | None = field(default=None, metadata={"metavar": "URL"})
