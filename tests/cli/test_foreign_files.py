@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from poise.cli.main import main
-from poise.envs.checking import Crash
+from poise.envs.vector import Crash
 from poise.errors import PoiseError
 from poise.health.difference import compare
 from poise.runs.crash import ReplayError, read_crash, write_crash

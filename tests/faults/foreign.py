@@ -82,7 +82,7 @@ def make_bases(work: Path) -> Base:
     import numpy as np
 
     import poise
-    from poise.envs.checking import Crash
+    from poise.envs.vector import Crash
     from poise.runs.crash import write_crash
     from poise.studies import experiment, tables
 

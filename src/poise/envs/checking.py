@@ -2,7 +2,6 @@
 
 import math
 import traceback
-from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -13,6 +12,7 @@ from poise.envs.packing import at, first_of, unpack_action
 from poise.envs.replay.inner import Inner
 from poise.envs.replay.tape import as_returned, first_sum, next_sum
 from poise.envs.spaces import MaskSource, flat_mask, mask_method, native_action, read_spec
+from poise.envs.vector import Crash
 from poise.errors import PoiseError, message_of, shortened
 from poise.spec import MASK, Leaf
 
@@ -38,19 +38,6 @@ class EnvFault(PoiseError):
 
     def __str__(self) -> str:
         return self.args[0]
-
-
-@dataclass(frozen=True, eq=False)
-class Crash:
-    """An episode that ended in a fault, with all that is needed to play it again."""
-
-    env: str
-    index: int  # number of the environment
-    seed: int  # of the episode
-    step: int  # in which it failed, counted from 1; 0: at the reset
-    what: str  # the message
-    trace: str  # the traceback
-    actions: np.ndarray  # [steps, ...] as passed to the environment; the last one is the action that failed
 
 
 class Checked(gym.Wrapper):

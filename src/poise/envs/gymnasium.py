@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from jaxtyping import Bool, Shaped
 
-from poise.envs.checking import Checked, Crash, EnvFault
+from poise.envs.checking import Checked, EnvFault
 from poise.envs.forms.making import make_plain, registered_name
 from poise.envs.info import REPORTED
 from poise.envs.mujoco_warnings import hear_mujoco
@@ -23,7 +23,7 @@ from poise.envs.processes import PATIENCE, UNKNOWN, Processes, start_env_process
 from poise.envs.replay.inner import differing, packed
 from poise.envs.replay.unfinished import Unfinished, num_rows
 from poise.envs.spaces import MaskSource, mask_source, read_alike, read_spec
-from poise.envs.vector import EnvError, EnvStep, Restored
+from poise.envs.vector import Crash, EnvError, EnvStep, Restored
 from poise.errors import PoiseError, message_of
 from poise.spec import Spec
 from poise.system.extras import needs

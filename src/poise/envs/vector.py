@@ -1,6 +1,7 @@
 """The interface of every backend: N environments stepped together, each episode with its own seed."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -104,3 +105,16 @@ class Restorable(Protocol):
             ArraysError: these arrays are not a snapshot of this environment.
         """
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class Crash:
+    """An episode that ended in a fault, with all that is needed to play it again."""
+
+    env: str
+    index: int  # number of the environment
+    seed: int  # of the episode
+    step: int  # in which it failed, counted from 1; 0: at the reset
+    what: str  # the message
+    trace: str  # the traceback
+    actions: np.ndarray  # [steps, ...] as passed to the environment; the last one is the action that failed

@@ -10,10 +10,11 @@ import numpy as np
 from poise import envs
 from poise.agents.evaluation import Evaluation
 from poise.config import LAST_SEED
-from poise.envs.checking import Crash, EnvFault
+from poise.envs.checking import EnvFault
 from poise.envs.forms.text import parse
 from poise.envs.gymnasium import GymnasiumEnv
 from poise.envs.naming import reaches_outside
+from poise.envs.vector import Crash
 from poise.errors import PoiseError
 from poise.runs.writers.writer import Writer
 from poise.store.files import MOST_VALUES, FileError, read_json, write_text

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from poise.algo.networks import Policy
 from poise.algo.normalize import Normalizer
-from poise.envs.checking import Crash
+from poise.envs.vector import Crash
 from poise.spec import Episode, Spec
 from poise.types import Rollout
 

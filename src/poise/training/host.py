@@ -15,9 +15,9 @@ from poise.algo.state import carry_size
 from poise.arrays import ArraysError, fitted, part, prefixed
 from poise.config import Config
 from poise.envs import VectorEnv
-from poise.envs.checking import Crash, EnvFault
+from poise.envs.checking import EnvFault
 from poise.envs.packing import Obs, differing_rows, empty, map_arrays
-from poise.envs.vector import Reporting, Restorable, Restored
+from poise.envs.vector import Crash, Reporting, Restorable, Restored
 from poise.seeds import Stream, episode_seed
 from poise.spec import NUMBERS, Spec, usual_dtype
 from poise.system.threads import one_blas_thread

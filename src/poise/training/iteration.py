@@ -21,7 +21,7 @@ from poise.algo.hyperparameters import Hyperparameters
 from poise.algo.prepare import Prepared
 from poise.algo.state import TrainState
 from poise.config import Config
-from poise.envs.checking import Crash
+from poise.envs.vector import Crash
 from poise.placement import two_devices
 from poise.placement.two_devices import Learning, Ready, draw_shuffles
 from poise.spec import Episode, Spec
