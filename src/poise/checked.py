@@ -115,7 +115,8 @@ class Checked:
 
     prefix: typing.ClassVar[str] = ""
     earlier: typing.ClassVar[Mapping[str, str]] = {}
-    """Names that fields had in earlier versions, each with today's: command line and files may have them."""
+    """Names that fields had in earlier versions or have for short, each with today's: command line and files
+    may have them."""
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self), include_extras=True)

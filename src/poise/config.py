@@ -6,6 +6,7 @@ The docstring under a field is the text that ``poise train --help`` shows for it
 import dataclasses
 import itertools
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
@@ -35,6 +36,7 @@ SCHEDULE = {"metavar": "SCHEDULE"}  # in the help
 USUAL_OBS_BOUND = 10.0  # standard deviations
 USUAL_MEMORY = 64  # units
 USUAL_REWARD_BOUND = 1000.0  # deviations of the return: more than a reward in a million steps reaches
+START_PARTS = ("policy", "value", "normalizer")  # of an agent
 FEW_ITERATIONS = 5  # of a training: with fewer, even easy tasks are not learned
 Envs = Annotated[int, Bound(ge=1, le=2**20)]
 Activation = Literal["tanh", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "sigmoid"]  # of jax.nn
@@ -277,7 +279,7 @@ class Normalize(Checked):
 class Config(Checked):
     """The configuration of one training."""
 
-    earlier: ClassVar = {"num_shards": "env_groups"}
+    earlier: ClassVar = {"num_shards": "env_groups", "from": "start_from"}
     total_steps: Count = 100_000
     """Budget in environment steps, rounded down to whole rollouts."""
     seed: Annotated[int, Bound(ge=0, le=LAST_SEED)] = 0
@@ -294,13 +296,32 @@ class Config(Checked):
     unused: Literal["refuse", "skip"] = "refuse"
     """What to do with an option that has no effect in this environment, for example policy.std-init with
     discrete actions: refuse it, or skip it with a note."""
+    start_from: str | None = field(default=None, metadata={"metavar": "RUN"})
+    """Start from a trained agent instead of random networks, or for short --from: a run folder (its last
+    agent) or a checkpoint in it (RUN/checkpoints/best). ENV must have the same spaces. Options of the networks
+    that are not given are the agent's. The optimizers begin anew (docs/starting.md)."""
+    start_parts: tuple[str, ...] = field(default=START_PARTS, metadata={"metavar": "PART..."})
+    """Parts of that agent to take: policy, value, normalizer. By default all three."""
+    demonstrations: str | None = field(default=None, metadata={"metavar": "FILE.npz"})
+    """Before the first iteration, fit the policy to the observations and actions in a file
+    (docs/starting.md)."""
+    demonstration_epochs: Count = 50
+    """Passes of the policy over the demonstrations."""
+    start_sum: str | None = field(default=None, metadata={"metavar": "SUM"})
+    """SHA-256 that the start must have: of the parameters of the agent of --start-from (parameters_sha256 in
+    its summary.json), or of the file of demonstrations. A run writes it to its config.json. By default it is
+    not checked."""
     ppo: PPO = field(default_factory=PPO)
     policy: Policy = field(default_factory=Policy)
     value: Value = field(default_factory=Value)
     normalize: Normalize = field(default_factory=Normalize)
 
     def __post_init__(self) -> None:
+        for name in ("start_from", "demonstrations"):
+            if isinstance(path := getattr(self, name), os.PathLike):
+                object.__setattr__(self, name, os.fspath(path))
         super().__post_init__()
+        _check_start(self)
         if self.rollout_size < 2:
             raise ConfigError(f"total_steps = {self.total_steps}: a rollout needs 2 rows ({self._as_text})")
         if self.minibatch_size > self.rollout_size:
@@ -463,6 +484,7 @@ class Config(Checked):
             ConfigError: names the first, and the reason.
         """
         ppo, policy, usual = self.ppo, self.policy, PPO()
+        self._refuse_idle_start()
         every = ppo.recompute_every
         if every not in (None, usual.recompute_every) and every >= max(ppo.epochs):
             raise ConfigError(
@@ -482,6 +504,20 @@ class Config(Checked):
             raise ConfigError(
                 "policy.head_tanh = 'all': with policy.std = independent the mean is the only output; "
                 "set policy.head_tanh to mean"
+            )
+
+    def _refuse_idle_start(self) -> None:
+        """Refuses options of a start that there is not."""
+        if self.start_from is None and self.start_parts != START_PARTS:
+            raise ConfigError(f"start_parts = {' '.join(self.start_parts)}: has no effect without start_from")
+        usual = type(self)().demonstration_epochs
+        if self.demonstrations is None and self.demonstration_epochs != usual:
+            raise ConfigError(
+                f"demonstration_epochs = {self.demonstration_epochs}: has no effect without demonstrations"
+            )
+        if self.start_sum is not None and self.start_from is None and self.demonstrations is None:
+            raise ConfigError(
+                f"start_sum = {self.start_sum:.70}: has no effect without start_from or demonstrations"
             )
 
     def warnings(self) -> list[str]:
@@ -549,6 +585,30 @@ class Config(Checked):
             part = dataclasses.replace(getattr(config, group), **{name: usual})
             config = dataclasses.replace(config, **{group: part})
         return config
+
+
+def _check_start(config: Config) -> None:
+    """Checks what a training starts from, and writes the parts in their order.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    words = {word.strip() for part in config.start_parts for word in part.split(",")}
+    if not words or words - set(START_PARTS):
+        raise ConfigError(
+            f"start_parts = {' '.join(config.start_parts)}: must be one or several of {', '.join(START_PARTS)}"
+        )
+    object.__setattr__(config, "start_parts", tuple(part for part in START_PARTS if part in words))
+    if config.start_from is not None and config.demonstrations is not None:
+        raise ConfigError(
+            f"demonstrations = {config.demonstrations!r}: choose either these or start_from; to use both, "
+            "start from a run that had the demonstrations"
+        )
+    if config.demonstrations is not None and (config.policy.memory != "none" or config.history > 1):
+        raise ConfigError(
+            f"demonstrations = {config.demonstrations!r}: must be None with policy.memory or history; the "
+            "rows of the file are learned one by one"
+        )
 
 
 def _with_memory_size(network: Any) -> Any:

@@ -1,5 +1,6 @@
 """Settings in files: the option --config, and the verbs config and translate."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,19 +19,31 @@ from poise.system.terminal import print, typed
 
 
 def settings_of(arguments: Sequence[str]) -> Settings:
-    """The settings that ``--config`` names. They are read before all other options, whose defaults they are.
+    """The settings that ``--config`` names, and those that follow from the agent of ``--start-from``.
+
+    They are read before all other options, whose defaults they are.
 
     Raises:
         ConfigError: they cannot be read, or ``--config`` appears twice.
+        CheckpointError: there is no agent.
     """
-    sources = []
-    for number, argument in enumerate(arguments, start=1):
-        option, equals, value = argument.partition("=")
-        if option == "--config":
-            sources.append(value if equals else next(iter(arguments[number:]), ""))
+    sources = [words[0] for words in words_of("--config", arguments)]
     if len(sources) > 1:
         raise ConfigError("config: appears twice; one file can be named")
-    return read_settings(sources[0]) if sources and sources[0] else NOTHING
+    settings = read_settings(sources[0]) if sources and sources[0] else NOTHING
+    runs, parts = words_of("--start-from", arguments), words_of("--start-parts", arguments)
+    return settings.starting_from(runs[-1][0] or None if runs else None, parts[-1] if parts else None)
+
+
+def words_of(option: str, arguments: Sequence[str]) -> list[list[str]]:
+    """The words after an option, each time that it appears; an empty one without any."""
+    found = []
+    for number, argument in enumerate(arguments, start=1):
+        name, equals, value = argument.partition("=")
+        if name == option:
+            following = itertools.takewhile(lambda word: not word.startswith("--"), arguments[number:])
+            found.append([value] if equals else list(following) or [""])
+    return found
 
 
 def config(

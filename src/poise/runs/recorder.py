@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import threading
 from collections.abc import Callable, Mapping
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from poise.agents.agent import load
 from poise.agents.evaluation import Evaluation
@@ -31,6 +29,7 @@ from poise.runs.writers.info import InfoColumns
 from poise.runs.writers.logs import EpisodesLog, GreedyLog, MetricsLog
 from poise.runs.writers.tally import Tally
 from poise.runs.writers.writer import Log, Writer
+from poise.store.checkpoint import Trained
 from poise.store.files import write_text
 from poise.system.gpu import device_name
 from poise.system.interrupts import Guard
@@ -47,9 +46,20 @@ class Recorder:
         past: of the training.
         tally: adds up what the training takes.
         guard: defers interrupts while files are written.
+        initial: arrays with which a new training starts (``Training.initial``).
     """
 
-    def __init__(self, folder: Path, shown: Path, setup: Setup, past: Past, *, tally: Tally, guard: Guard):
+    def __init__(
+        self,
+        folder: Path,
+        shown: Path,
+        setup: Setup,
+        past: Past,
+        *,
+        tally: Tally,
+        guard: Guard,
+        initial: Mapping[str, Any],
+    ):
         self.folder, self.shown, self.setup, self.past = folder, shown, setup, past
         self._tally, self._guard = tally, guard
         self._lock = threading.RLock()
@@ -67,6 +77,7 @@ class Recorder:
         # A checkpoint contains what the writers before it have written, candidates and sums included.
         self._writers: list[Writer] = [*logs, best, tally, self._checkpoints, CrashFile(folder)]
         if past.steps == 0:
+            self._checkpoints.begin_with(initial)
             self.save()  # before anything is compiled
 
     @property
@@ -223,11 +234,4 @@ def _table(evaluation: Evaluation) -> str:
 
 def parameters_sha256(state: TrainState) -> str:
     """SHA-256 over path, shape and bytes of every policy and value parameter, in sorted order."""
-    parts = {"policy": state.learner.policy, "value": state.learner.value}
-    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(parts)}
-    digest = hashlib.sha256()
-    for path in sorted(leaves):
-        array = np.ascontiguousarray(leaves[path])
-        digest.update(f"{path} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+    return Trained.of(state).parameters_sha256()

@@ -222,7 +222,8 @@ def first_difference(
     theirs, ours = theirs | flat(manifest.config.to_dict()), ours | options.settled().to_dict()
     with contextlib.suppress(ConfigError):  # the numbers cannot be derived for another environment
         ours |= flat(config.settled(manifest.spec).to_dict())
-    compared = [name for name in theirs | ours if name not in ABOUT]
+    unsaid = {"start_sum"} if config.start_sum is None else set()  # it follows from the start
+    compared = [name for name in theirs | ours if name not in {*ABOUT, *unsaid}]
     differing = (name for name in compared if theirs.get(name) != ours.get(name))
     return next(((name, theirs.get(name), ours.get(name)) for name in differing), None)
 

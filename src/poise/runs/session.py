@@ -30,6 +30,8 @@ from poise.runs.recorder import Recorder
 from poise.runs.records import read_score, read_summary
 from poise.runs.resuming import Usable, difference, finished, newest_usable, same_machine, take_up
 from poise.runs.setup import Conditions, Past, Setup, Stopped
+from poise.runs.starting.initial import Arrays, first_start, read_start
+from poise.runs.starting.source import read_source_manifest
 from poise.runs.writers.tally import Tally
 from poise.spec import IN_JAX, Spec
 from poise.store.checkpoint import CheckpointError, checkpoints, read_manifest
@@ -38,6 +40,7 @@ from poise.store.files import read_json
 from poise.system import cluster
 from poise.system.compile_cache import keep_compiled
 from poise.system.pulse import announced
+from poise.system.streams import TextOut
 from poise.system.terminal import print, typed
 from poise.system.threads import THREADS
 from poise.training.collector import Collector
@@ -294,6 +297,7 @@ def _session(job: Job, folder: Path | None, conditions: Conditions) -> Session:
     began = time.perf_counter() - conditions.import_seconds
     task, options, file = job.task, job.options, conditions.file
     out, place = options.out.absolute(), folder and folder.absolute()
+    job = _read_alike(job)
     keep_compiled(options.compile_cache)
     options.check_against(task.backend)
     check_workers(options.workers, job.config, task.backend, conditions.ray)
@@ -305,7 +309,7 @@ def _session(job: Job, folder: Path | None, conditions: Conditions) -> Session:
         with announced(f"making the environments: {task.id}", partial(print, file=file, flush=True)):
             world = made_world(job, conditions, stack)
         conditions.guard.restore()
-        setup = _setup(job, world.spec, folder, conditions)
+        setup, initial = _started(job, _setup(job, world.spec, folder, conditions), file)
         lanes = conditions.lanes or Lanes(options.together or 1)
         layout = choose_layout(setup.config, world, options.devices, lanes.count)
         if place is None or folder is None:
@@ -321,9 +325,9 @@ def _session(job: Job, folder: Path | None, conditions: Conditions) -> Session:
         waiting = stack.enter_context(contextlib.ExitStack())
         waiting.enter_context(conditions.guard.deferred())
         tally = Tally(past, began, conditions.import_seconds)
-        recorder = Recorder(place, folder, setup, past, tally=tally, guard=conditions.guard)
+        recorder = Recorder(place, folder, setup, past, tally=tally, guard=conditions.guard, initial=initial)
         conditions.guard.began = True
-        start = _start(job, recorder)
+        start = _start(job, recorder, initial)
         send_start(conditions, setup, start)
         _announce(setup, world, job.placed, layout, conditions)
         stops = Stops(setup, past, in_blocks=layout is not None, seconds=tally.total_seconds)
@@ -409,11 +413,26 @@ def _setup(job: Job, spec: Spec, folder: Path | None, conditions: Conditions) ->
     return Setup(job.task, spec, config, job.options)
 
 
-def _start(job: Job, recorder: Recorder) -> Start | None:
-    """What the training resumes from; None: it has no iteration yet."""
+def _read_alike(job: Job) -> Job:
+    """The job with an environment that is read as the agent reads it from which it starts."""
+    if job.resumed is not None or job.config.start_from is None:
+        return job
+    spec = read_source_manifest(job.config.start_from).spec
+    return dataclasses.replace(job, task=job.task._replace(reading=spec))
+
+
+def _started(job: Job, setup: Setup, file: TextOut) -> tuple[Setup, Arrays]:
+    """``read_start`` of a new training. One that resumes has all of it in its checkpoint."""
+    if job.resumed is None:
+        return read_start(setup, file)
+    return setup, job.resumed.training.initial
+
+
+def _start(job: Job, recorder: Recorder, initial: Arrays) -> Start | None:
+    """What the training resumes from or starts with; None: random networks."""
     training = None if job.resumed is None else job.resumed.training
     if training is None or training.state is None:
-        return None
+        return first_start(recorder.setup, initial)
     recorder.resume(training.state, training.world)
     return Start(training.state, training.world)
 

@@ -22,14 +22,14 @@ import tomllib
 import types
 import typing
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from poise.checked import ConfigError, checked_value, shown, unchecked
-from poise.config import Config
+from poise.config import START_PARTS, Config
 from poise.envs.forms.text import combine, parse
 from poise.envs.naming import reaches_outside
 from poise.envs.vector import EnvError
@@ -66,6 +66,8 @@ class Settings:
         wrappers: around it, from the innermost on.
         config: fields of ``Config``, by their dotted names.
         options: fields of ``Options``.
+        followed: fields of ``Config`` that are those of the agent from which the training starts, unless
+            the file or another option sets them.
     """
 
     source: str = ""
@@ -74,6 +76,7 @@ class Settings:
     wrappers: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    followed: Mapping[str, Any] = field(default_factory=dict)
 
     def world(self, given: "Given", repeat: Callable[[str], str]) -> str:
         """The text of the environment that the file, and what is given beside it, name together.
@@ -102,11 +105,28 @@ class Settings:
 
     def over(self, config: Config) -> Config:
         """The configuration with what the file sets; options that it does not go together with may follow."""
-        return unchecked(config, self.config)
+        return unchecked(config, {**self.followed, **self.config})
 
     def options_over(self, options: Options) -> Options:
         """The options with what the file sets, as ``over``."""
         return unchecked(options, self.options)
+
+
+    def starting_from(self, run: str | None, parts: Sequence[str] | None) -> "Settings":
+        """These settings for a training that starts from an agent; None: where and how the file says.
+
+        Raises:
+            CheckpointError: there is no agent.
+            ConfigError: there is no such part.
+        """
+        run = self.config.get("start_from") if run is None else run
+        if run is None:
+            return self
+        from poise.runs.starting.source import followed  # loads JAX
+
+        parts = self.config.get("start_parts", START_PARTS) if parts is None else parts
+        named: Any = parts if isinstance(parts, str) else tuple(parts)
+        return dataclasses.replace(self, followed=followed(run, Config(start_parts=named).start_parts))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict
@@ -50,6 +51,11 @@ class Keywords(TypedDict, total=False):
     env_groups: int
     history: int
     unused: Literal["refuse", "skip"]
+    start_from: str | os.PathLike[str] | None
+    start_parts: Sequence[str]
+    demonstrations: str | os.PathLike[str] | None
+    demonstration_epochs: int
+    start_sum: str | None
     ppo: PPO | Mapping[str, Any]
     policy: Policy | Mapping[str, Any]
     value: Value | Mapping[str, Any]
@@ -81,11 +87,14 @@ def choose(target: str | Given | None, file: str | Path | None, keywords: Mappin
         if Config.earlier.get(name, name) not in known:
             raise ConfigError(f"{name}: no such option{instead(name, known, typed=False)}")
     settings = NOTHING if file is None else read_settings(str(file))
-    given = target if isinstance(target, Given) else Given(target)
-    text = settings.world(given, lambda text: f", give the name as well: env={text!r}")
+    world = target if isinstance(target, Given) else Given(target)
+    text = settings.world(world, lambda text: f", give the name as well: env={text!r}")
     env, config = starting_point(text)
+    given = _of(Config, keywords)
+    run = given.get("start_from")
+    settings = settings.starting_from(None if run is None else os.fspath(run), given.get("start_parts"))
     options = Options(**dataclasses.asdict(settings.options_over(Options())) | _of(Options, keywords))
-    return Chosen(env, changed(settings.over(config), _of(Config, keywords)), options)
+    return Chosen(env, changed(settings.over(config), given), options)
 
 
 def names() -> set[str]:
@@ -101,7 +110,7 @@ def _of(record: type, keywords: Mapping[str, Any]) -> dict[str, Any]:
         name = Config.earlier.get(name, name)
         if name in FOLDERS:
             value = None if value is None else Path(value)
-        elif name == "tag" and not isinstance(value, str):
+        elif name in ("tag", "start_parts") and not isinstance(value, str):
             value = tuple(value)
         if name in fields:
             given[name] = value

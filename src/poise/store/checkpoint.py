@@ -7,6 +7,7 @@ the file can need.
 """
 
 import contextlib
+import hashlib
 import itertools
 import json
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import equinox as eqx
+import jax
 import numpy as np
 from safetensors.numpy import save
 
@@ -33,6 +35,7 @@ from poise.store.tensors import Described, read_arrays
 
 AGENT = "agent.safetensors"
 TRAINING = "training.safetensors"
+INITIAL = "initial.safetensors"
 BEST = "best"
 REPLACED = "replaced-"  # prefix of folders in a run folder that hold an earlier training
 KEPT = 3  # newest checkpoints of a run
@@ -56,6 +59,17 @@ class Trained(eqx.Module):
     def of(cls, state: TrainState) -> "Trained":
         return cls(state.learner.policy, state.learner.value, state.normalizer)
 
+    def parameters_sha256(self) -> str:
+        """SHA-256 over path, shape and bytes of every policy and value parameter, in sorted order."""
+        parts = {"policy": self.policy, "value": self.value}
+        leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(parts)}
+        digest = hashlib.sha256()
+        for path in sorted(leaves):
+            array = np.ascontiguousarray(leaves[path])
+            digest.update(f"{path} {array.dtype} {array.shape}\n".encode())
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
 
 @dataclass(frozen=True)
 class Training:
@@ -65,11 +79,14 @@ class Training:
         state: the learner's state; None before the first iteration, when it follows from the configuration.
         world: the snapshot of the environments.
         candidates: the agents from which the best is chosen at the end.
+        initial: before the first iteration: arrays of a ``Trained`` with which the training starts, all of a
+            part (policy, value, normalizer) or none of it. What is missing follows from the configuration.
     """
 
     state: TrainState | None = None
     world: Mapping[str, Any] = field(default_factory=dict)
     candidates: Sequence[Trained] = ()
+    initial: Mapping[str, Any] = field(default_factory=dict)
 
 
 def step_folder(run: Path, steps: int) -> Path:
@@ -83,7 +100,7 @@ def save_training(run: Path, training: Training, manifest: Manifest) -> Path:
         OSError: the disk is full or the folder cannot be written; the earlier checkpoints are unchanged.
         CheckpointError: a file that was read back differs from what was written.
     """
-    files: dict[str, bytes] = {}
+    files = {INITIAL: _packed(training.initial)} if training.initial else {}
     if training.state is not None:
         agent, rest = _split(training.state)
         for i, candidate in enumerate(training.candidates):
@@ -260,6 +277,8 @@ def load_training(folder: Path) -> tuple[Training, Manifest]:
         CheckpointError: a file is missing, changed, damaged, or of another schema.
     """
     manifest, files = read_with_files(folder)
+    if not manifest.steps and files.keys() == {INITIAL}:
+        return Training(initial=_read_initial(folder, manifest, files)), manifest
     if not files:
         if manifest.steps:
             raise CheckpointError(f"{folder / 'manifest.json'}: does not name its files")
@@ -290,6 +309,21 @@ def _read_agent(folder: Path, manifest: Manifest, files: Mapping[str, Any]) -> T
 
         arrays = _arrays(path, files, check)
         return filled(shapes_with_origin(shapes, arrays), arrays)
+
+
+def _read_initial(folder: Path, manifest: Manifest, files: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays with which a training starts; each of the parts that is there is complete."""
+    path = folder / INITIAL
+    with _named_errors(path):
+        shapes = _agent_shapes(manifest)
+
+        def check(described: Mapping[str, Described]) -> None:
+            parts = {name.partition(".")[0] for name in described}
+            whole = named(shapes_with_origin(shapes, described))
+            fitted({n: leaf for n, leaf in whole.items() if n.partition(".")[0] in parts}, described)
+
+        return _arrays(path, files, check)
+    raise AssertionError
 
 
 def _fit_training(described: Mapping[str, Described], manifest: Manifest) -> None:

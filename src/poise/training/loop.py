@@ -34,11 +34,11 @@ class Start(NamedTuple):
         poise.iterations(config, env, poise.Start(progress.state, progress.world))
 
     Also in another environment with the same spaces: its episodes then start again, and ``Progress.exact`` is
-    False.
+    False. ``world`` is None where the environments begin anew.
     """
 
     state: TrainState
-    world: Mapping[str, Any]
+    world: Mapping[str, Any] | None = None
 
 
 class Around(NamedTuple):
@@ -178,7 +178,9 @@ def _begin(config: Config, collector: Collector, start: Start | None) -> tuple[T
     """The first state, and whether everything is exactly as it was."""
     if start is None:
         return two_devices.init(collector.spec, config), True
-    return start.state, _restored(collector, start, collector.spec.id)
+    if start.world is None:
+        return start.state, True
+    return start.state, _restored(collector, start.world, collector.spec.id)
 
 
 def _with_recent(training: Iterator[Progress | None], past: Sequence[Episode]) -> Iterator[Progress | None]:
@@ -262,9 +264,9 @@ def check_devices(groups: int, devices: int, processes: int) -> None:
         raise ConfigError(f"devices = {devices}: must be a multiple of {processes}, the processes")
 
 
-def _restored(collector: Collector, start: Start, id: str) -> bool:
+def _restored(collector: Collector, world: Mapping[str, Any], id: str) -> bool:
     """Puts the environments back where they were. Returns whether everything is exactly as it was."""
     try:
-        return collector.restore(start.world)
+        return collector.restore(world)
     except EnvFault as fault:
         raise ArraysError(f"{id} cannot be restored: {fault}") from fault

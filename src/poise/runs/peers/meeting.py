@@ -117,7 +117,7 @@ def send_start(conditions: Conditions, setup: Setup, start: Start | None) -> Non
             )
     arrays: dict[str, Any] = {}
     if start is not None:
-        arrays = prefixed("state", named(start.state)) | prefixed("world", start.world)
+        arrays = prefixed("state", named(start.state)) | prefixed("world", start.world or {})
     content = save({name: np.asarray(array, order="C") for name, array in arrays.items()})
     peers.tell({"config": setup.config.to_dict(), "spec": setup.spec.to_dict()}, content)
 
@@ -131,7 +131,7 @@ def receive_start(peers: Peers) -> tuple[Config, Spec, Start | None]:
         return config, spec, None
     state = part("state", arrays)
     shapes = shapes_with_origin(state_shapes(spec, config), state)
-    return config, spec, Start(filled(shapes, state), part("world", arrays))
+    return config, spec, Start(filled(shapes, state), part("world", arrays) or None)
 
 
 def teller(peers: Peers | None) -> Callable[[int, int], None]:

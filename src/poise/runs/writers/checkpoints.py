@@ -49,6 +49,7 @@ class Snapshot(NamedTuple):
     position: Mapping[str, int]  # bytes of each table
     candidates: tuple[Candidate, ...]
     notes: Mapping[str, Any]
+    initial: Mapping[str, Any] = {}  # see Training
 
 
 class Checkpoints(Writer):
@@ -87,6 +88,10 @@ class Checkpoints(Writer):
         newest = Candidate(last.steps, 0.0, Trained.of(last.state))
         return [*(c for c in last.candidates if c.steps != last.steps), newest]
 
+    def begin_with(self, initial: Mapping[str, Any]) -> None:
+        """Sets what a training starts with, before its first iteration."""
+        self._last = self._last._replace(initial=initial)
+
     def resume(self, state: TrainState, world: Mapping[str, Any]) -> None:
         """Sets what was loaded from the checkpoint from which the training resumes."""
         self._last = self._last._replace(state=state, world=world)
@@ -113,7 +118,7 @@ class Checkpoints(Writer):
                 log.sync()
             scores = [[c.steps, c.episodic_return] for c in last.candidates]
             notes = {**last.notes, "logs": dict(last.position), "candidates": scores}
-            training = Training(last.state, last.world, [c.agent for c in last.candidates])
+            training = Training(last.state, last.world, [c.agent for c in last.candidates], last.initial)
             save_training(self._folder, training, self._setup.manifest(last.steps, notes))
             self._saved, self._saved_at = last.steps, time.monotonic()
 

@@ -1,0 +1,1 @@
+"""What a training starts from: a trained agent, or demonstrations."""

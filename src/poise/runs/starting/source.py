@@ -1,0 +1,104 @@
+"""The agent of another run that a training starts from: its parts, and the options that must be its own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from poise.arrays import named
+from poise.checked import ConfigError, flat
+from poise.config import Config
+from poise.spec import Spec
+from poise.store.checkpoint import Trained, agent_folder, load_agent
+from poise.store.manifest import Manifest, read_manifest
+
+_LAYERS = ("hidden", "activation", "layer_norm", "residual", "images", "see", "memory", "memory_size")
+_OUTPUTS = ("std", "std_init", "std_min", "head_tanh")
+# what shapes a part, and what its numbers mean: these options are those of the agent
+OF_PARTS = {
+    "policy": (
+        *(f"policy.{name}" for name in (*_LAYERS, *_OUTPUTS)),
+        *("history", "normalize.obs", "normalize.action"),
+    ),
+    "value": (*(f"value.{name}" for name in _LAYERS), "history", "normalize.obs", "normalize.reward"),
+    "normalizer": ("normalize.obs",),
+}
+BOUNDS = ("normalize.obs_clip", "normalize.reward_clip")  # may differ from those of the agent
+
+
+@dataclass(frozen=True)
+class Source:
+    """The agent in the folder of a run, or in one checkpoint."""
+
+    folder: str  # as it was given
+    trained: Trained
+    manifest: Manifest
+
+    def check(self, config: Config, spec: Spec) -> None:
+        """Refuses a training that cannot start from this agent. ``config`` is settled.
+
+        Raises:
+            ConfigError: the spaces, an option of the networks or the parameters are others.
+        """
+        name = f"start_from = {self.folder!r}"
+        if problem := self.manifest.spec.problem_with(spec):
+            raise ConfigError(f"{name}: {spec.id} has {problem}")
+        ours, theirs = flat(config.to_dict()), flat(self.manifest.config.to_dict())
+        for option in options_of(self.manifest, config.start_parts):
+            if ours[option] != theirs[option]:
+                raise ConfigError(
+                    f"{option} = {_written(ours[option])}: the agent of {name} has {_written(theirs[option])}; "
+                    "leave the option out, or name only other parts in start_parts"
+                )
+        if config.start_sum not in (None, found := self.trained.parameters_sha256()):
+            raise ConfigError(
+                f"{name}: its parameters have another sum than start_sum, {found:.12}... instead of "
+                f"{config.start_sum:.12}...; name the checkpoint with that sum, or leave start_sum out"
+            )
+
+    def arrays(self, parts: Sequence[str]) -> dict[str, Any]:
+        """The arrays of these parts, by their names in a ``Trained``."""
+        arrays = named(self.trained)
+        return {name: np.asarray(a) for name, a in arrays.items() if name.partition(".")[0] in parts}
+
+    def describe(self, parts: Sequence[str]) -> str:
+        """What a training takes from it, in a line."""
+        manifest = self.manifest
+        return f"starts from {self.folder} ({manifest.env}, step {manifest.steps:,}): {', '.join(parts)}"
+
+
+def read_source(folder: str) -> Source:
+    """The agent in a run folder, its last one, or in a checkpoint. Executes nothing in it.
+
+    Raises:
+        CheckpointError: there is none, or it was changed or damaged.
+    """
+    return Source(folder, *load_agent(agent_folder(Path(folder))))
+
+
+def read_source_manifest(folder: str) -> Manifest:
+    """``read_source`` without the arrays."""
+    return read_manifest(agent_folder(Path(folder)))
+
+
+def options_of(manifest: Manifest, parts: Sequence[str]) -> list[str]:
+    """The options, by their dotted names, that a training from these parts of the agent shares with it."""
+    names = dict.fromkeys(name for part in parts for name in OF_PARTS[part])
+    if manifest.config.policy.std == "independent":  # a parameter, which continues
+        names.pop("policy.std_init", None)
+    return list(names)
+
+
+def followed(folder: str, parts: Sequence[str]) -> dict[str, Any]:
+    """The values that ``options_of``, and the bounds of inputs, have if they are not given."""
+    manifest = read_source_manifest(folder)
+    values = flat(manifest.config.to_dict())
+    return {name: values[name] for name in (*options_of(manifest, parts), *BOUNDS)}
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return "x".join(map(str, value))
+    return str(value)

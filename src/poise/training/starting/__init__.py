@@ -1,0 +1,1 @@
+"""Policies from demonstrations, and settings of the environments that follow a curriculum."""
