@@ -18,6 +18,7 @@ from poise.system.interrupts import refuse_imported_script
 from poise.system.streams import Lasting, TextOut
 from poise.system.terminal import print
 from poise.training.iteration import Progress
+from poise.training.starting.curriculum import CurriculumState, name_of_function
 
 
 @with_keywords
@@ -123,6 +124,7 @@ def resume(
     workers: int | None = None,
     device: str | None = None,
     devices: int | None = None,
+    curriculum: str | Callable[[CurriculumState], Any] | None = None,
     ray: str | None = None,
     file: TextOut | None = None,
     on_iteration: Callable[[Progress], object] | None = None,
@@ -142,6 +144,8 @@ def resume(
         workers: another number of processes that step the environments. It changes no bit.
         device: another device, as of ``train``. The bits may then differ.
         devices: another number of devices that train together, as of ``train``.
+        curriculum: the function of the curriculum, or its name, where the training has one: a folder alone
+            never makes Python import a module.
         ray: the cluster of these, as of ``train``.
         file: where progress is shown; standard output by default.
         on_iteration: as of ``train``. It is called from the next iteration on.
@@ -158,7 +162,8 @@ def resume(
     shown = Lasting(file or sys.stdout, whole=False)
     env = None if env is None else _again(Path(run), env, wrappers)
     places = workers, device, devices
-    changes = Changes(total_steps, env, *places, stop_at, max_seconds)  # pyright: ignore[reportArgumentType]
+    function = name_of_function(curriculum) if callable(curriculum) else curriculum
+    changes = Changes(total_steps, env, *places, stop_at, max_seconds, function)  # pyright: ignore[reportArgumentType]
     conditions = Conditions(shown, ray=ray, on_iteration=on_iteration)
     return _told(proceed(Path(run), changes, conditions), shown)
 

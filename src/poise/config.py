@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
@@ -297,9 +298,9 @@ class Config(Checked):
     """What to do with an option that has no effect in this environment, for example policy.std-init with
     discrete actions: refuse it, or skip it with a note."""
     start_from: str | None = field(default=None, metadata={"metavar": "RUN"})
-    """Start from a trained agent instead of random networks, or for short --from: a run folder (its last
-    agent) or a checkpoint in it (RUN/checkpoints/best). ENV must have the same spaces. Options of the networks
-    that are not given are the agent's. The optimizers begin anew (docs/starting.md)."""
+    """Start from a trained agent: a run folder (its last agent), or a checkpoint in it, such as
+    RUN/checkpoints/best. For short: --from RUN. ENV must have the same spaces. Options of the networks that
+    are not given are those of the agent. The optimizers begin anew (docs/starting.md)."""
     start_parts: tuple[str, ...] = field(default=START_PARTS, metadata={"metavar": "PART..."})
     """Parts of that agent to take: policy, value, normalizer. By default all three."""
     demonstrations: str | None = field(default=None, metadata={"metavar": "FILE.npz"})
@@ -311,6 +312,9 @@ class Config(Checked):
     """SHA-256 that the start must have: of the parameters of the agent of --start-from (parameters_sha256 in
     its summary.json), or of the file of demonstrations. A run writes it to its config.json. By default it is
     not checked."""
+    curriculum: str | None = field(default=None, metadata={"metavar": "MODULE:FUNCTION"})
+    """A function of yours that changes settings of the environments between rollouts: from steps, share of
+    the budget and mean return to attributes of the task or environment (docs/starting.md)."""
     ppo: PPO = field(default_factory=PPO)
     policy: Policy = field(default_factory=Policy)
     value: Value = field(default_factory=Value)
@@ -596,9 +600,14 @@ def _check_start(config: Config) -> None:
     words = {word.strip() for part in config.start_parts for word in part.split(",")}
     if not words or words - set(START_PARTS):
         raise ConfigError(
-            f"start_parts = {' '.join(config.start_parts)}: must be one or several of {', '.join(START_PARTS)}"
+            f"start_parts = {' '.join(config.start_parts)}: must be one or several of "
+            f"{', '.join(START_PARTS)}"
         )
     object.__setattr__(config, "start_parts", tuple(part for part in START_PARTS if part in words))
+    if config.curriculum is not None and not re.fullmatch(r"[\w.]+:[A-Za-z_][\w.]*", config.curriculum):
+        raise ConfigError(
+            f"curriculum = {config.curriculum!r}: must be module:function, for example my_envs:widen"
+        )
     if config.start_from is not None and config.demonstrations is not None:
         raise ConfigError(
             f"demonstrations = {config.demonstrations!r}: choose either these or start_from; to use both, "

@@ -24,6 +24,7 @@ from poise.agents.evaluation import (
 from poise.agents.reading import AgentError as AgentError
 from poise.agents.reading import Memory, Reading, carry_of
 from poise.config import LAST_SEED, Config
+from poise.envs.adjusting import plain_settings
 from poise.envs.naming import reaches_outside
 from poise.envs.packing import only_action, unpack_action
 from poise.seeds import Stream, episode_seed
@@ -236,7 +237,8 @@ class Agent:
         Args:
             episodes: how many.
             seed: the seeds of the episodes derive from it; by default the run's, which repeats its score.
-            env: another environment with the same spaces. Its name, which is also needed where the agent's
+            env: another environment with the same spaces. (The agent's own has the last settings of the
+                curriculum, if there was one.) Its name, which is also needed where the agent's
                 own names a module (``module:Task``): a folder alone never makes Python import one. Or an
                 object: an environment of Gymnasium, a ``SyncVectorEnv`` or ``AsyncVectorEnv``, also within
                 wrappers, what ``poise.make`` returns, or a function without arguments that makes one. An
@@ -267,10 +269,25 @@ class Agent:
 
     def _opened(self, env: Any, episodes: int, limits: Limits) -> AbstractContextManager[envs.VectorEnv]:
         if env is None or isinstance(env, str):
-            return opened(self.world(env), self.spec, episodes, limits)
+            task = self.world(env)
+            return opened(task, self.spec, episodes, limits, self.settings_for(task))
         from poise.envs.objects import opened_object  # which imports Gymnasium
 
         return opened_object(env, self.spec)
+
+    def settings_for(self, task: envs.Resolved) -> dict[str, Any]:
+        """What a curriculum had decided last, where ``task`` is what the agent was trained in.
+
+        Another environment has settings of its own.
+
+        Raises:
+            AgentError: the notes of the checkpoint are damaged.
+        """
+        settings = self._manifest.notes.get("settings", {})
+        try:
+            return plain_settings(settings) if task.id == self._manifest.env else {}
+        except envs.EnvError as error:
+            raise AgentError(f"the settings of this agent's environment: {error}") from error
 
     def player(self, num_envs: int) -> Player:
         """The greedy policy on packed observations of N environments whose episodes begin now."""

@@ -9,6 +9,7 @@ import numpy as np
 from poise import envs
 from poise.agents.evaluation import UNLIMITED, Limits, evaluate, evaluation_lanes
 from poise.config import Config
+from poise.envs.adjusting import Settings, adjust_all
 from poise.seeds import Stream
 from poise.spec import Episode, Spec
 from poise.store.checkpoint import Trained
@@ -84,13 +85,14 @@ def choose(
     *,
     episodes: int,
     limits: Limits = UNLIMITED,
+    settings: Settings | None = None,
 ) -> Choice:
     """The candidate with the best greedy score; of equal ones the last.
 
     All play the same episodes, which neither training nor the final score has, each with its own statistics
     of observations as they were. So luck in training, or in the score that is shown, does not choose.
     ``limits``: of each candidate. Where one of them ends the list early, the others are compared on what it
-    has played.
+    has played. ``settings``: of a curriculum.
     """
     lanes = evaluation_lanes(task.backend, episodes, limits)
     env = envs.make(task.id, lanes, task.backend, reading=spec)
@@ -98,6 +100,8 @@ def choose(
     options = {"seed": config.seed, "stream": Stream.RESCORING, "limits": limits}
     returns, shared = [], episodes
     try:
+        if settings:
+            adjust_all([env], settings)
         for _, _, agent in candidates:
             actor = make_actor(agent.policy, agent.normalizer, config.normalize)
             returns.append(evaluate(env, actor, scale, episodes=shared, **options).episodic_return)

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from poise import envs
 from poise.agents.intervals import mean_interval, share_interval
 from poise.envs import VectorEnv
+from poise.envs.adjusting import Settings, adjust_all
 from poise.envs.info import MOST, is_success, success
 from poise.envs.packing import Obs, map_arrays, row_of, unpack_action
 from poise.envs.vector import EnvStep, Informed, Reporting
@@ -168,17 +169,25 @@ def evaluation_lanes(backend: str, episodes: int, limits: Limits = UNLIMITED) ->
 
 
 @contextmanager
-def opened(task: envs.Resolved, spec: Spec, episodes: int, limits: Limits = UNLIMITED) -> Iterator[VectorEnv]:
-    """Environments to evaluate on; they are closed at the end.
+def opened(
+    task: envs.Resolved,
+    spec: Spec,
+    episodes: int,
+    limits: Limits = UNLIMITED,
+    settings: Settings | None = None,
+) -> Iterator[VectorEnv]:
+    """Environments to evaluate on; they are closed at the end. ``settings``: of a curriculum.
 
     Raises:
-        EnvError: they cannot be made, or do not have the shapes of ``spec``.
+        EnvError: they cannot be made, or do not have the shapes of ``spec`` or these settings.
     """
     lanes = evaluation_lanes(task.backend, episodes, limits)
     world = envs.make(task.id, lanes, task.backend, reading=spec)
     try:
         if problem := spec.problem_with(world.spec):
             raise envs.EnvError(f"{task.id} has {problem}")
+        if settings:
+            adjust_all([world], settings)
         yield world
     finally:
         world.close()

@@ -43,6 +43,8 @@ def film(agent: Agent, path: Path, *, env: str | None = None) -> Path:
     try:
         if problem := agent.spec.problem_with(stage.spec):
             raise VideoError(f"no video: {task.id} has {problem}")
+        if settings := agent.settings_for(task):
+            stage.adjust(settings)
         encoder = find_encoder()
         path = path.with_suffix(".gif" if encoder is None else ".mp4")
         every = max(1, round(stage.fps / MAX_FPS))  # of a fast environment every second, third, ... step

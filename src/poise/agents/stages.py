@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from poise import envs
+from poise.envs.adjusting import Settings, adjust_all
 from poise.envs.checking import EnvFault
 from poise.envs.forms.making import is_registered, make_plain
 from poise.envs.mujoco_warnings import hear_mujoco
@@ -40,6 +41,14 @@ class Stage(Protocol):
     fps: float  # environment steps per second of simulated time
 
     spec: Spec
+
+    def adjust(self, settings: Settings) -> None:
+        """Changes attributes of the environment, from the next episode on.
+
+        Raises:
+            EnvError: it has no such attributes.
+        """
+        ...
 
     def reset(self, seed: int) -> Obs:
         """Starts an episode and returns its first observation, as a policy reads it: with an axis N = 1."""
@@ -132,6 +141,9 @@ class _MujocoStage:
             self._viewer: Any = OffScreenViewer(env.model, self._scene, 480, 480)
             self.draw()
 
+    def adjust(self, settings: Settings) -> None:
+        adjust_all([self._env], settings)
+
     def reset(self, seed: int) -> Obs:
         return self._env.reset(np.ones(1, bool), [seed])
 
@@ -160,6 +172,9 @@ class _JaxStage:
             self.reset(0)
             self.draw()
 
+    def adjust(self, settings: Settings) -> None:
+        adjust_all([self._env], settings)
+
     def reset(self, seed: int) -> Obs:
         self._action: Any = None
         return self._env.reset(np.ones(1, bool), [seed])
@@ -185,6 +200,9 @@ class _AtariStage:
 
         self._env, self._screen = envs.make(task.id, 1, task.backend), Screen(task.id)
         self.spec, self.fps = self._env.spec, self._screen.steps_a_second
+
+    def adjust(self, settings: Settings) -> None:
+        adjust_all([self._env], settings)
 
     def reset(self, seed: int) -> Obs:
         self._frame = self._screen.reset(seed)
@@ -223,6 +241,9 @@ class _GymnasiumStage:
             except VideoError:
                 close_quietly(self._env)
                 raise
+
+    def adjust(self, settings: Settings) -> None:
+        adjust_all([self._env], settings)
 
     def reset(self, seed: int) -> Obs:
         return self._env.reset(np.ones(1, bool), [seed])

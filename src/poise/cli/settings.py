@@ -31,6 +31,8 @@ def settings_of(arguments: Sequence[str]) -> Settings:
     if len(sources) > 1:
         raise ConfigError("config: appears twice; one file can be named")
     settings = read_settings(sources[0]) if sources and sources[0] else NOTHING
+    given = [words[0] for words in words_of("--curriculum", arguments)]
+    settings.refuse_curriculum(given[-1] if given else None, lambda n: f": {typed('--curriculum', n)}")
     runs, parts = words_of("--start-from", arguments), words_of("--start-parts", arguments)
     return settings.starting_from(runs[-1][0] or None if runs else None, parts[-1] if parts else None)
 

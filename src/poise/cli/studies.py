@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from poise.checked import ConfigError
-from poise.cli.arguments import Json, Ray, RunFolders, Source, World, unset
+from poise.cli.arguments import Json, Ray, RunFolders, Source, World, find_modules_here, unset
 from poise.cli.telling import as_json, tell_experiment, tell_sweep, text_output
 from poise.config import Config
 from poise.runs.options import Options
@@ -55,6 +55,7 @@ def experiment_command(settings: Settings) -> Callable[..., None]:
         from poise.studies.experiment import execute_experiment
 
         file = text_output(json_)
+        find_modules_here(config.curriculum)
         made = [many.of(env, settings) for env in envs]
         with quiet_output():
             finished = execute_experiment(
@@ -93,6 +94,7 @@ def sweep_command(settings: Settings) -> Callable[..., None]:
         """
         from poise.studies.sweep.sweep import execute_sweep
 
+        find_modules_here(config.curriculum)
         made = source.of(env, settings)
         with quiet_output():
             finished = execute_sweep(made, config, options, search, ray=ray, file=text_output(json_))

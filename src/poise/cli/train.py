@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, arg
@@ -97,6 +97,7 @@ def train_command(
             meeting: The machines of one training.
             asked: How the environment is made, where the settings come from, and how many trainings.
         """
+        find_modules_here(config.curriculum)
         id, _ = starting_point(asked.of(env or None, settings))
         if asked.seeds == 1:
             _train_one(id, config, options, meeting, guard or Guard(), ray, json_)
@@ -153,6 +154,13 @@ class Repeated:
     connect to a storage."""
     against: Annotated[Path | None, arg(metavar="EXPERIMENT", help_behavior_hint="")] = None
     """The folder of the other experiment, repeated where the experiment is compared with one."""
+    start_from: Annotated[str | None, arg(metavar="RUN", help_behavior_hint="")] = None
+    """The run from which the trainings of an experiment or a sweep start. A single training does not need it
+    any more."""
+    demonstrations: Annotated[str | None, arg(metavar="FILE.npz", help_behavior_hint="")] = None
+    """The demonstrations of an experiment or a sweep, likewise."""
+    curriculum: Annotated[str | None, arg(metavar="MODULE:FUNCTION", help_behavior_hint="")] = None
+    """The function of the curriculum."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +212,8 @@ def resume_command(guard: Guard) -> Callable[..., None]:
         from poise.studies.unfinished import EXPERIMENT, SWEEP, newest_unfinished
 
         loaded = time.perf_counter() - start
-        find_modules_here(repeated.env)
+        for name in (repeated.env, repeated.curriculum):
+            find_modules_here(name)
         follows = meeting.others and meeting.process != 0  # it needs no folder
         folder = newest_unfinished(out) if run is None and not follows else run or Path()
         if run is None and not follows:
@@ -217,7 +226,7 @@ def resume_command(guard: Guard) -> Callable[..., None]:
             resume_study = _resume_sweep if kind == SWEEP else _resume_experiment
             resume_study(folder, repeated, ray, json_)
             return
-        changes = Changes(env=repeated.env, **vars(changed))
+        changes = Changes(env=repeated.env, curriculum=repeated.curriculum, **vars(changed))
         with quiet_output():
             resumed = proceed_with_peers(folder, changes, Conditions(file, guard, loaded, ray), meeting)
         tell_run(resumed, json_)
@@ -230,6 +239,20 @@ def _check_kind(repeated: Repeated, *, is_sweep: bool, is_experiment: bool) -> N
         raise ConfigError("--storage is only for a sweep")
     if repeated.against is not None and not is_experiment:
         raise ConfigError("--against is only for an experiment")
+    for option, value in (("start-from", repeated.start_from), ("demonstrations", repeated.demonstrations)):
+        if value is not None and not (is_sweep or is_experiment):
+            raise ConfigError(
+                f"--{option} is only for an experiment or a sweep; a training has its start in its "
+                "checkpoints"
+            )
+
+
+def _of_trainings(repeated: Repeated) -> Any:
+    """What is repeated of the trainings of a study."""
+    from poise.runs.starting.repeating import Repeated as OfTrainings
+
+    names = ("start_from", "demonstrations", "curriculum")
+    return OfTrainings(**{name: getattr(repeated, name) for name in names})
 
 
 def _refuse_changes(changed: Changed, meeting: PeerOptions) -> None:
@@ -249,16 +272,16 @@ def _refuse_changes(changed: Changed, meeting: PeerOptions) -> None:
 def _resume_sweep(folder: Path, repeated: Repeated, ray: str | None, json_: bool) -> None:
     from poise.studies.sweep.sweep import proceed_sweep
 
-    env, storage, file = repeated.env, repeated.storage, text_output(json_)
+    asked = {"env": repeated.env, "storage": repeated.storage, "repeated": _of_trainings(repeated)}
     with quiet_output():
-        sweep = proceed_sweep(folder, env=env, storage=storage, ray=ray, file=file)
+        sweep = proceed_sweep(folder, **asked, ray=ray, file=text_output(json_))
     tell_sweep(sweep, json_)
 
 
 def _resume_experiment(folder: Path, repeated: Repeated, ray: str | None, json_: bool) -> None:
     from poise.studies.experiment import proceed_experiment
 
-    env, against, file = repeated.env, repeated.against, text_output(json_)
+    asked = {"env": repeated.env, "against": repeated.against, "repeated": _of_trainings(repeated)}
     with quiet_output():
-        experiment = proceed_experiment(folder, env=env, against=against, ray=ray, file=file)
+        experiment = proceed_experiment(folder, **asked, ray=ray, file=text_output(json_))
     tell_experiment(experiment, json_)

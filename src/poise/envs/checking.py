@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from poise.envs.adjusting import Settings, apply_settings
 from poise.envs.info import REPORTED, EpisodeInfo
 from poise.envs.packing import at, first_of, unpack_action
 from poise.envs.replay.inner import Inner
@@ -72,6 +73,7 @@ class Checked(gym.Wrapper):
         self.past: Any = None  # actions to replay after the next reset, once
         self.intact = True  # whether the last replay reached its last action
         self.returned = 0  # checksum of everything that the replay returned
+        self.settings: Settings = {}  # attributes of the environment that the next reset sets
         self._inner = Inner(env)
         self._numbers = EpisodeInfo()
 
@@ -92,6 +94,8 @@ class Checked(gym.Wrapper):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
         self._seed, self._step = seed, 0
         self._numbers.begin()
+        if self.settings:
+            apply_settings(self.settings, self.unwrapped)
         generators = self._inner.before_call()
         try:
             returned = self.env.reset(seed=seed, options=options)

@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from jaxtyping import Bool, Shaped
 
+from poise.envs.adjusting import Adjusted, Settings
 from poise.envs.checking import Checked, EnvFault
 from poise.envs.forms.making import make_plain, registered_name
 from poise.envs.info import REPORTED
@@ -168,11 +169,13 @@ class GymnasiumEnv:
         self._id, self._processes, self._timeout, self._restart = id, processes, timeout, restart
         self._ended: Any = np.zeros((2, num_envs), bool)  # whose episodes the last step ended
         self._reported: Any = None  # the infos of these, by environment
+        self._adjusted, self._told = Adjusted(num_envs), False
         self._env = self._make()
         self._episodes = Unfinished(id, self._env.action_space, self._numbers)
 
     def _make(self) -> Processes | SyncVectorEnv:
         id, each, masks = self._id, self._numbers, self._masks
+        self._told = False
         try:
             with _quiet():
                 if not self._processes:
@@ -184,7 +187,13 @@ class GymnasiumEnv:
                 raise EnvFault(f"{id}: its environments do not have the same spaces: {error}") from error
             raise EnvFault(f"{id}: its environments cannot be made: {message_of(error)}") from error
 
+    def adjust(self, settings: Settings) -> None:
+        """Change attributes of the environments; each has them from its next episode on."""
+        self._adjusted.change(settings)
+        self._told = False
+
     def reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Obs:
+        self._adjusted.begin(mask)
         self._episodes.begin(mask, seeds)
         obs = self._begin(mask, self._timeout)
         self._episodes.sums.begin(mask, _arrays(obs))
@@ -196,10 +205,18 @@ class GymnasiumEnv:
         seeds: Any = [seed if begins else None for seed, begins in chosen]
         options = {"reset_mask": np.asarray(mask)}
         with _quiet(), self._faults():
+            self._tell_settings()
             if isinstance(self._env, SyncVectorEnv):
                 return self._env.reset(seed=seeds, options=options)[0]
             self._env.reset_async(seed=seeds, options=options)
             return self._env.reset_wait(timeout)[0]
+
+    def _tell_settings(self) -> None:
+        """Give each environment the settings of its episode, before it is reset."""
+        if self._adjusted.used and not self._told:
+            each = self._adjusted.each()
+            self._env.set_attr("settings", each)
+            self._told = all(settings == self._adjusted.now for settings in each)
 
     def step(self, action: Shaped[np.ndarray, "N ..."]) -> EnvStep:
         space = self._env.action_space
@@ -239,7 +256,8 @@ class GymnasiumEnv:
 
     def snapshot(self) -> dict[str, np.ndarray]:
         """``returned``: checksums of what unfinished episodes returned; ``inner``: hashes of attributes."""
-        return self._episodes.snapshot() | {"inner": packed(self._inner())}
+        inner = {"inner": packed(self._inner())}
+        return self._episodes.snapshot() | inner | self._adjusted.snapshot()
 
     def _inner(self) -> Sequence[Mapping[str, int]]:
         with _quiet(), self._faults():
@@ -251,6 +269,7 @@ class GymnasiumEnv:
         What this returns is compared with the checksums of the snapshot, and the attributes of the
         environments with its hashes. A snapshot of an earlier version of poise has neither.
         """
+        arrays, self._told = self._adjusted.take(arrays), False
         recorded = "returned" in arrays or "inner" in arrays  # either both or neither
         inner = np.empty((num_rows(arrays.get("inner")), 3), np.int64)
         others: dict[str, np.ndarray] = {"returned": self._episodes.seed, "inner": inner}

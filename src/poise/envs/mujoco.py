@@ -11,6 +11,7 @@ from mujoco.batch import Batch
 
 from poise.arrays import ArraysError, fitted, part, prefixed
 from poise.config import LAST_SEED
+from poise.envs.adjusting import Adjusted, Settings, apply_settings
 from poise.envs.checking import EnvFault, described
 from poise.envs.info import BatchInfo
 from poise.envs.mujoco_warnings import hear_mujoco
@@ -157,6 +158,7 @@ class MujocoEnv:
         self._before = np.zeros_like(self._batch.state)  # rows before the last step
         self._never = np.zeros(num_envs, bool)
         self._info = BatchInfo(num_envs)
+        self._adjusted = Adjusted(num_envs)
         self._batch.forward()
         try:
             obs = task.observe(self._batch)
@@ -172,6 +174,26 @@ class MujocoEnv:
         self.spec = Spec(id, leaves, (action,), task.time_limit)
 
     def reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Float[np.ndarray, "N O"]:
+        self._adjusted.begin(mask)
+        return self._reset(mask, seeds)
+
+    def adjust(self, settings: Settings) -> None:
+        """Change attributes of the task (``poise.envs.adjusting``)."""
+        apply_settings(settings, self._task)
+        self._adjusted.change(settings)
+
+    def _reset_again(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Float[np.ndarray, "N O"]:
+        """``reset`` of episodes that run: each begins with the settings that it began with."""
+        if not self._adjusted.used:
+            return self._reset(mask, seeds)
+        by_number = dict(zip(np.flatnonzero(mask).tolist(), seeds, strict=True))
+        for settings, members in self._adjusted.groups(mask):
+            apply_settings(settings, self._task)
+            self._reset(members, [by_number[i] for i in np.flatnonzero(members).tolist()])
+        apply_settings(self._adjusted.now, self._task)
+        return self._observe()
+
+    def _reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Float[np.ndarray, "N O"]:
         ids = np.flatnonzero(mask)
         try:
             self._batch.begin(ids)
@@ -257,6 +279,7 @@ class MujocoEnv:
             "seed": self._seed.copy(),
             "stepped": self._stepped.copy(),
             "task": packed([self._inner.state()]),
+            **self._adjusted.snapshot(),
         }
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> Restored:
@@ -265,7 +288,9 @@ class MujocoEnv:
         The reset varies the fields of the model as before. The step computes the derived fields, which
         describe the state before the last substep and cannot be written.
         """
+        arrays = self._adjusted.take(arrays)
         layout, task, info = self.snapshot(), arrays.get("task"), part("info", arrays)
+        layout = self._adjusted.take(layout)
         del layout["task"]  # a snapshot of an earlier version of poise has neither this nor infos
         others = {name: array for name, array in arrays.items() if name != "task" and "." not in name}
         fitted({name: array for name, array in layout.items() if "." not in name}, others)
@@ -274,7 +299,7 @@ class MujocoEnv:
         seeds = arrays["seed"].tolist()
         if not all(0 <= seed <= LAST_SEED for seed in seeds):
             raise ArraysError(f"array seed: every value must be from 0 to {LAST_SEED}")
-        obs = self.reset(np.ones(self.num_envs, bool), seeds)
+        obs = self._reset_again(np.ones(self.num_envs, bool), seeds)
         if stepped.any():
             batch.state[stepped] = rows[stepped]
             action = batch.ctrl.copy()
@@ -288,7 +313,7 @@ class MujocoEnv:
             except BaseException as error:
                 raise self._fault(error) from error
             if not stepped.all():
-                obs = self.reset(~stepped, [seeds[i] for i in np.flatnonzero(~stepped)])
+                obs = self._reset_again(~stepped, [seeds[i] for i in np.flatnonzero(~stepped)])
         self._before[:], self._elapsed[:] = arrays["before"], arrays["elapsed"]
         self._stepped[:] = stepped
         self._info.restore(info, stepped)

@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from jaxtyping import Bool, Shaped
 
+from poise.envs.adjusting import Settings
 from poise.envs.checking import LARGEST, Checked, EnvFault, described
 from poise.envs.gymnasium import close_quietly, masks_of
 from poise.envs.info import EpisodeInfo
@@ -90,6 +91,10 @@ class SingleEnv:
 
     def episode_info(self, env: int) -> dict[str, float]:
         return self._env.numbers
+
+    def adjust(self, settings: Settings) -> None:
+        """Change attributes of the environment, from its next episode on."""
+        self._env.settings = {**self._env.settings, **settings}
 
     def render(self) -> Any:
         return self._env.render()

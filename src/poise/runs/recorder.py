@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from poise.agents.agent import load
 from poise.agents.evaluation import Evaluation

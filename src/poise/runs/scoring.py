@@ -9,6 +9,7 @@ from poise import envs
 from poise.agents.agent import load
 from poise.agents.best import Candidate, choose
 from poise.agents.evaluation import Evaluation, Limits, evaluate, evaluation_lanes
+from poise.envs.adjusting import Settings, adjust_all
 from poise.runs.budget import Budget, make_budget
 from poise.runs.setup import Setup
 from poise.runs.writers.tally import Tally
@@ -16,6 +17,7 @@ from poise.seeds import Stream
 from poise.store.checkpoint import Trained, save_best
 from poise.training.acting import ActionScale, make_actor
 from poise.training.iteration import Progress
+from poise.training.starting.curriculum import settings_in
 
 EVALUATION_EPISODES = 100
 RESCORING_EPISODES = 32
@@ -49,6 +51,7 @@ class Scores:
         limits = Limits(longest=self._budget(1, longest, self._setup.total_steps).longest)
         limits = self._shown(limits, f"greedy score of step {progress.steps:,}")
         with self._tally.timed("evaluate"):
+            self._while_training.adjust(settings_in(progress.world))
             return self._while_training.score(Trained.of(progress.state), limits)
 
     def budget(self, rivals: list[Candidate]) -> Budget:
@@ -62,14 +65,16 @@ class Scores:
         """
         setup, budget = self._setup, self.budget(rivals)
         limits = dataclasses.replace(self._shown(budget.score, "scoring"), keep=self._keep)
-        score = load(self._folder).evaluate(EVALUATION_EPISODES, env=setup.task.id, limits=limits)
+        agent = load(self._folder)
+        settings = agent.settings_for(setup.task)
+        score = agent.evaluate(EVALUATION_EPISODES, env=setup.task.id, limits=limits)
         self.evaluation = score
         limits = self._shown(budget.rival, f"choosing the best of {len(rivals)} agents")
-        choice = choose(
-            setup.task, setup.spec, setup.config, rivals, episodes=RESCORING_EPISODES, limits=limits
-        )
+        rules: dict[str, Any] = {"episodes": RESCORING_EPISODES, "limits": limits, "settings": settings}
+        choice = choose(setup.task, setup.spec, setup.config, rivals, **rules)
         chosen = rivals[choice.place]
-        save_best(self._folder, chosen.agent, setup.manifest(chosen.steps))
+        notes = {"settings": settings} if settings else {}
+        save_best(self._folder, chosen.agent, setup.manifest(chosen.steps, notes))
         if chosen is not rivals[-1]:
             limits = self._shown(budget.best, "scoring the best agent")
             best = load(self._folder, "best")
@@ -110,6 +115,11 @@ class _WhileTraining:
         lanes = evaluation_lanes(setup.task.backend, self._episodes)
         self._env = envs.make(setup.task.id, lanes, setup.task.backend, reading=setup.spec)
         self._scale = ActionScale(setup.spec, normalize=setup.config.normalize.action)
+
+    def adjust(self, settings: Settings) -> None:
+        """Scores from here on are with these settings of a curriculum."""
+        if settings:
+            adjust_all([self._env], settings)
 
     def score(self, agent: Trained, limits: Limits) -> Evaluation:
         actor = make_actor(agent.policy, agent.normalizer, self._config.normalize)

@@ -31,6 +31,7 @@ from poise.runs.records import read_score, read_summary
 from poise.runs.resuming import Usable, difference, finished, newest_usable, same_machine, take_up
 from poise.runs.setup import Conditions, Past, Setup, Stopped
 from poise.runs.starting.initial import Arrays, first_start, read_start
+from poise.runs.starting.repeating import Repeated, check_repeated
 from poise.runs.starting.source import read_source_manifest
 from poise.runs.writers.tally import Tally
 from poise.spec import IN_JAX, Spec
@@ -46,6 +47,7 @@ from poise.system.threads import THREADS
 from poise.training.collector import Collector
 from poise.training.groups import collected_groups, make_collector
 from poise.training.loop import Around, Start, choose_layout, settle, settled_iterations
+from poise.training.starting.curriculum import refuse_curriculum, with_curriculum
 from poise.training.workers import Workers, WorkerSettings, check_workers
 
 MOST_CPU_DEVICES = 64
@@ -63,6 +65,7 @@ class Changes:
         devices: another number of devices that train together.
         stop_at: another mean return at which it stops.
         max_seconds: another number of seconds after which it stops.
+        curriculum: the function of its curriculum. It must be repeated, since it is in a Python module.
     """
 
     total_steps: int | None = None
@@ -72,6 +75,7 @@ class Changes:
     devices: int | None = None
     stop_at: float | None = None
     max_seconds: float | None = None
+    curriculum: str | None = None
 
     def of(self, options: Options) -> Options:
         """The options with what changes."""
@@ -169,7 +173,11 @@ def session(env: str, config: Config, options: Options, folder: Path, conditions
         if saved := checkpoints(folder):
             usable = newest_usable(folder, conditions.file)
             if not (differs := difference(usable.manifest, task, config, options)):
-                return (yield from _resumed(folder, usable, Changes(env=task.id), placed, conditions))
+                return (
+                    yield from _resumed(
+                        folder, usable, Changes(env=task.id, curriculum=config.curriculum), placed, conditions
+                    )
+                )
             aside = set_aside(folder)
             other = f"{saved[0].name} is of another training ({differs})"
             print(f"{other}: it is now in {aside}", file=conditions.file)
@@ -246,8 +254,9 @@ def _resumed(
         if config.num_iterations * config.rollout_size < steps:
             raise ConfigError(f"total_steps = {total_steps}: the run has {steps:,} steps already")
     check_name(run, manifest.env, changes.env)
+    check_repeated(run, config, Repeated(curriculum=changes.curriculum))
     print(f"resuming from step {steps:,} of {config.total_steps:,}: {run}", file=file, flush=True)
-    if config != manifest.config and config.ppo.has_schedule:
+    if config != manifest.config and (config.ppo.has_schedule or config.curriculum):
         print("what is scheduled follows the new budget: not the training that", file=file)
         print("this budget would have given from the start", file=file)
     if not same_machine(usable.past, file):
@@ -378,6 +387,7 @@ def made_world(job: Job, conditions: Conditions, stack: contextlib.ExitStack) ->
     """Makes what collects for a training, here or in the processes of a cluster; ``stack`` closes it."""
     task, config, options = job.task, job.config, job.options
     if options.workers:
+        refuse_curriculum(config, f"workers = {options.workers}")
         stack.enter_context(cluster.joined(conditions.ray or cluster.LOCAL, processes=options.workers))
         settings = WorkerSettings(options.workers, options.env_timeout, options.on_crash == "restart")
         world = Workers(task, config, settings, conditions.file)
@@ -396,7 +406,7 @@ def made_world(job: Job, conditions: Conditions, stack: contextlib.ExitStack) ->
         )
         stack.callback(env.close)
         made.append(env)
-    return make_collector(made, config)
+    return with_curriculum(make_collector(made, config), made, config)
 
 
 def _setup(job: Job, spec: Spec, folder: Path | None, conditions: Conditions) -> Setup:

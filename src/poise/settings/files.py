@@ -103,6 +103,23 @@ class Settings:
             raise ConfigError(f"{self.source}: its env {text!r} {why}{repeat(text)}")
         return text
 
+    def refuse_curriculum(self, given: Any, repeat: Callable[[str], str]) -> None:
+        """Refuses to import the module of a curriculum that the file alone names.
+
+        Args:
+            given: the curriculum that is given beside the file; None: none.
+            repeat: the end of a sentence that says how to give it.
+
+        Raises:
+            ConfigError: the file names one, and no other is given.
+        """
+        name = self.config.get("curriculum")
+        if name is not None and given is None:
+            raise ConfigError(
+                f"{self.source}: its curriculum {name!r} names a Python module; to import and run it"
+                f"{repeat(name)}"
+            )
+
     def over(self, config: Config) -> Config:
         """The configuration with what the file sets; options that it does not go together with may follow."""
         return unchecked(config, {**self.followed, **self.config})
@@ -110,7 +127,6 @@ class Settings:
     def options_over(self, options: Options) -> Options:
         """The options with what the file sets, as ``over``."""
         return unchecked(options, self.options)
-
 
     def starting_from(self, run: str | None, parts: Sequence[str] | None) -> "Settings":
         """These settings for a training that starts from an agent; None: where and how the file says.
@@ -124,8 +140,8 @@ class Settings:
             return self
         from poise.runs.starting.source import followed  # loads JAX
 
-        parts = self.config.get("start_parts", START_PARTS) if parts is None else parts
-        named: Any = parts if isinstance(parts, str) else tuple(parts)
+        named: Any = self.config.get("start_parts", START_PARTS) if parts is None else parts
+        named = named if isinstance(named, str) else tuple(named)
         return dataclasses.replace(self, followed=followed(run, Config(start_parts=named).start_parts))
 
 

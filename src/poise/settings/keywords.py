@@ -56,6 +56,7 @@ class Keywords(TypedDict, total=False):
     demonstrations: str | os.PathLike[str] | None
     demonstration_epochs: int
     start_sum: str | None
+    curriculum: str | Callable[[Any], Mapping[str, Any]] | None
     ppo: PPO | Mapping[str, Any]
     policy: Policy | Mapping[str, Any]
     value: Value | Mapping[str, Any]
@@ -89,6 +90,9 @@ def choose(target: str | Given | None, file: str | Path | None, keywords: Mappin
     settings = NOTHING if file is None else read_settings(str(file))
     world = target if isinstance(target, Given) else Given(target)
     text = settings.world(world, lambda text: f", give the name as well: env={text!r}")
+    settings.refuse_curriculum(
+        keywords.get("curriculum"), lambda name: f", give it as well: curriculum={name!r}"
+    )
     env, config = starting_point(text)
     given = _of(Config, keywords)
     run = given.get("start_from")
@@ -112,6 +116,10 @@ def _of(record: type, keywords: Mapping[str, Any]) -> dict[str, Any]:
             value = None if value is None else Path(value)
         elif name in ("tag", "start_parts") and not isinstance(value, str):
             value = tuple(value)
+        elif name == "curriculum" and callable(value):
+            from poise.training.starting.curriculum import name_of_function  # loads JAX
+
+            value = name_of_function(value)
         if name in fields:
             given[name] = value
     return given

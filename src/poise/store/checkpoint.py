@@ -62,7 +62,9 @@ class Trained(eqx.Module):
     def parameters_sha256(self) -> str:
         """SHA-256 over path, shape and bytes of every policy and value parameter, in sorted order."""
         parts = {"policy": self.policy, "value": self.value}
-        leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(parts)}
+        leaves = {
+            jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(parts)
+        }
         digest = hashlib.sha256()
         for path in sorted(leaves):
             array = np.ascontiguousarray(leaves[path])

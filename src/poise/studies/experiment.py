@@ -32,6 +32,8 @@ from poise.runs.journal import read_greedy
 from poise.runs.options import Options
 from poise.runs.resuming import finished
 from poise.runs.session import resolved
+from poise.runs.starting.initial import pinned
+from poise.runs.starting.repeating import ALL, NOTHING_REPEATED, Repeated, check_repeated, typed_again
 from poise.settings.presets import PRESETS
 from poise.spec import IN_JAX
 from poise.store.claim import claimed
@@ -160,7 +162,7 @@ def execute_experiment(
         )
     if not ids:
         raise ConfigError("ENV: must be one environment or more, for example Reacher-v4 Pendulum-v1")
-    on_gpu = _prepare(options, ray)
+    on_gpu, config = _prepare(options, ray), pinned(config)
     tasks = _tasks(ids, config, options, num_seeds, file)
     options = _with_lanes(options, config, tasks, num_seeds, on_gpu=on_gpu, ray=ray)
     if against is not None:
@@ -174,7 +176,7 @@ def execute_seeds(
     id: str, config: Config, options: Options, *, num_seeds: int, ray: str | None = None, file: TextOut
 ) -> Experiment:
     """``execute_experiment`` with a single task, in ``<out>/<id>/<date>-<first>-<last>/``."""
-    on_gpu = _prepare(options, ray)
+    on_gpu, config = _prepare(options, ray), pinned(config)
     tasks = _tasks([id], config, options, num_seeds, file)
     options = _with_lanes(options, config, tasks, num_seeds, on_gpu=on_gpu, ray=ray)
     folder = new_folder(options.out, id, f"{config.seed}-{config.seed + num_seeds - 1}", options.name)
@@ -294,6 +296,7 @@ def proceed_experiment(
     *,
     env: str | None = None,
     against: Path | None = None,
+    repeated: Repeated = NOTHING_REPEATED,
     ray: str | None = None,
     file: TextOut,
 ) -> Experiment:
@@ -303,6 +306,7 @@ def proceed_experiment(
         ExperimentError: the folder is damaged, or an environment names a module and ``env`` does not
             repeat it, or it names another experiment and ``against`` does not repeat that. And as
             ``execute_experiment``.
+        RunError: it names what trainings start from or a curriculum, and ``repeated`` does not repeat it.
     """
     ids, plan = _read_plan(folder)
     for id in ids:
@@ -312,6 +316,7 @@ def proceed_experiment(
     if env is not None and env not in ids:
         raise ExperimentError(f"{folder}: its environments are {', '.join(ids)}, not {env}")
     _check_against(folder, plan.against, against)
+    check_repeated(folder, plan.config, repeated, needed=ALL)
     device.keep_off_gpu()
     tasks = tuple(resolved(id, plan.options.backend) for id in ids)
     return _execute(dataclasses.replace(plan, tasks=tasks, against=against), ray, file)
@@ -448,8 +453,9 @@ def _outcome_line(job: Job, outcome: dict[str, Any] | PoiseError) -> str:
 
 def _resume_command(folder: Path, ray: str | None) -> str:
     """The command that resumes the experiment."""
-    against = read_json(folder / EXPERIMENT)["against"]
-    repeated = f" --against {shlex.quote(against)}" if against else ""
+    plan = read_json(folder / EXPERIMENT)
+    repeated = f" --against {shlex.quote(plan['against'])}" if plan["against"] else ""
+    repeated += typed_again(Config.from_dict(plan["config"]))
     return f"poise resume {shlex.quote(str(folder))}{repeated}{cluster.typed(ray)}"
 
 

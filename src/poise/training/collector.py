@@ -31,6 +31,7 @@ class Collected(NamedTuple):
     crashes: tuple[Crash, ...] = ()  # of environments that were made again
     notes: tuple[str, ...] = ()  # lines for the user
     exact: bool = True  # whether the rollout is the one that would have been without any failure
+    metrics: Mapping[str, float] = {}  # of the collector, besides those of every rollout
 
 
 class Started(NamedTuple):

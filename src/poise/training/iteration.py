@@ -214,6 +214,7 @@ class Driver:
         scalars = measure(self._collector.spec, self._scale, before, rollout, measured.prepared)
         metrics = episode_metrics(collected.episodes)
         metrics |= iteration_metrics(epochs, measured.policy.num_seen, scalars, first=number == 0)
+        metrics |= collected.metrics
         place = f"iteration {number + 1} of {self._collector.spec.id}"
         refuse_infinite(metrics, measured, before, launched.ready, hyper, place)
         self._exact = self._exact and collected.exact

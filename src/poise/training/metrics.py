@@ -95,6 +95,7 @@ METRICS = (
     Metric("value/memory", "iteration", "deviations", "Mean distance of the value from that with an empty memory, in deviations of the targets."),
     Metric("value/learning_rate", "epoch", "1", "Step size of the value function's Adam."),
     Metric("normalize/shift", "iteration", "deviations", "Distance from the mean of all earlier observations to the rollout's mean; the largest over all dimensions."),
+    Metric("curriculum/PART", "iteration", "its own", "Value of a setting of --curriculum, by its name: curriculum/radius; of a list curriculum/NAME/0, ..."),
     Metric("time/rollout", "iteration", "s", "Collecting the rollout, without compilation. Of environments in JAX: what is left of it when the learning before it ends, as the two overlap; null if whole iterations are one program."),
     Metric("time/physics", "iteration", "s", "Of time/rollout: stepping and resetting environments; null if these are compiled with the networks."),
     Metric("time/learn", "iteration", "s", "Preparing and learning, without compilation; the whole iteration if it is part of one program."),

@@ -43,9 +43,7 @@ def pinned(config: Config) -> Config:
     """
     if config.start_from is None or config.start_sum is not None:
         return config
-    return dataclasses.replace(
-        config, start_sum=read_source(config.start_from).trained.parameters_sha256()
-    )
+    return dataclasses.replace(config, start_sum=read_source(config.start_from).trained.parameters_sha256())
 
 
 def first_start(setup: Setup, initial: Arrays) -> Start | None:

@@ -14,18 +14,24 @@ from poise.spec import Spec
 from poise.store.checkpoint import Trained, agent_folder, load_agent
 from poise.store.manifest import Manifest, read_manifest
 
-_LAYERS = ("hidden", "activation", "layer_norm", "residual", "images", "see", "memory", "memory_size")
+_LAYERS = ("hidden", "activation", "layer_norm", "residual", "images", "see", "memory", "memory_size", "init")
 _OUTPUTS = ("std", "std_init", "std_min", "head_tanh")
-# what shapes a part, and what its numbers mean: these options are those of the agent
+# what shapes a part, what its numbers mean, and what has no effect on one that is taken: these options are
+# those of the agent
 OF_PARTS = {
     "policy": (
         *(f"policy.{name}" for name in (*_LAYERS, *_OUTPUTS)),
         *("history", "normalize.obs", "normalize.action"),
     ),
     "value": (*(f"value.{name}" for name in _LAYERS), "history", "normalize.obs", "normalize.reward"),
-    "normalizer": ("normalize.obs",),
+    "normalizer": ("normalize.obs", "normalize.first_rollout"),
 }
-BOUNDS = ("normalize.obs_clip", "normalize.reward_clip")  # may differ from those of the agent
+# these follow the agent, too, and may be given
+BOUNDS = {
+    "policy": ("normalize.obs_clip",),
+    "value": ("normalize.obs_clip", "normalize.reward_clip"),
+    "normalizer": (),
+}
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,11 @@ class Source:
         if problem := self.manifest.spec.problem_with(spec):
             raise ConfigError(f"{name}: {spec.id} has {problem}")
         ours, theirs = flat(config.to_dict()), flat(self.manifest.config.to_dict())
-        for option in options_of(self.manifest, config.start_parts):
+        for option in options_of(config.start_parts):
             if ours[option] != theirs[option]:
                 raise ConfigError(
-                    f"{option} = {_written(ours[option])}: the agent of {name} has {_written(theirs[option])}; "
-                    "leave the option out, or name only other parts in start_parts"
+                    f"{option} = {_written(ours[option])}: must be {_written(theirs[option])}, as {name} has "
+                    "it; leave the option out, or name only other parts in start_parts"
                 )
         if config.start_sum not in (None, found := self.trained.parameters_sha256()):
             raise ConfigError(
@@ -83,19 +89,16 @@ def read_source_manifest(folder: str) -> Manifest:
     return read_manifest(agent_folder(Path(folder)))
 
 
-def options_of(manifest: Manifest, parts: Sequence[str]) -> list[str]:
-    """The options, by their dotted names, that a training from these parts of the agent shares with it."""
-    names = dict.fromkeys(name for part in parts for name in OF_PARTS[part])
-    if manifest.config.policy.std == "independent":  # a parameter, which continues
-        names.pop("policy.std_init", None)
-    return list(names)
+def options_of(parts: Sequence[str]) -> list[str]:
+    """The options, by their dotted names, that a training from these parts of an agent shares with it."""
+    return list(dict.fromkeys(name for part in parts for name in OF_PARTS[part]))
 
 
 def followed(folder: str, parts: Sequence[str]) -> dict[str, Any]:
     """The values that ``options_of``, and the bounds of inputs, have if they are not given."""
-    manifest = read_source_manifest(folder)
-    values = flat(manifest.config.to_dict())
-    return {name: values[name] for name in (*options_of(manifest, parts), *BOUNDS)}
+    values = flat(read_source_manifest(folder).config.to_dict())
+    bounds = [name for part in parts for name in BOUNDS[part]]
+    return {name: values[name] for name in (*options_of(parts), *bounds)}
 
 
 def _written(value: Any) -> str:

@@ -15,6 +15,7 @@ from poise.runs.writers.tally import Tally
 from poise.runs.writers.writer import Log, Writer
 from poise.store.checkpoint import Trained, Training, save_training
 from poise.training.iteration import Progress
+from poise.training.starting.curriculum import settings_in
 
 CHECKPOINT_SECONDS = 10.0
 
@@ -134,5 +135,7 @@ class Checkpoints(Writer):
         cut(self._folder, self._last.position)
 
     def _snapshot(self, steps: int, state: TrainState | None, world: Mapping[str, Any]) -> Snapshot:
-        notes = {"options": self._setup.options.to_dict(), **self._tally.notes()}
+        decided = settings_in(world)  # an agent is scored and filmed with them
+        settings = {"settings": decided} if decided else {}
+        notes = {"options": self._setup.options.to_dict(), **self._tally.notes(), **settings}
         return Snapshot(steps, state, world, lengths(self._folder), self._best.candidates, notes)

@@ -39,6 +39,8 @@ from poise.runs.options import Options
 from poise.runs.records import Record, judged_by, read_record
 from poise.runs.resuming import finished
 from poise.runs.session import resolved
+from poise.runs.starting.initial import pinned
+from poise.runs.starting.repeating import ALL, NOTHING_REPEATED, Repeated, check_repeated, typed_again
 from poise.settings.presets import PRESETS
 from poise.spec import IN_JAX
 from poise.store.claim import LOCK, claimed
@@ -243,7 +245,7 @@ def execute_sweep(
         device.check_many(options.device, options.matmul_precision)
     device.keep_off_gpu()
     require_optuna()
-    plan = _new_plan(env, config, options, search, file)
+    plan = _new_plan(env, pinned(config), options, search, file)
     # the URL of a storage may hold a password
     text = json.dumps(plan.to_dict(), indent=2) + "\n"
     write_text(plan.folder / SWEEP, text, private=search.storage is not None)
@@ -328,6 +330,7 @@ def proceed_sweep(
     *,
     env: str | None = None,
     storage: str | None = None,
+    repeated: Repeated = NOTHING_REPEATED,
     ray: str | None = None,
     file: TextOut,
 ) -> Sweep:
@@ -337,11 +340,13 @@ def proceed_sweep(
         SweepError: it is finished, the folder is damaged, the environment names a module and ``env`` does
             not repeat it, or its trials are in a storage and ``storage`` does not repeat that. And as
             ``execute_sweep``.
+        RunError: it names what trainings start from or a curriculum, and ``repeated`` does not repeat it.
     """
     if status(folder) == "finished":
         raise SweepError(f"{folder}: this sweep is finished; {typed('poise', 'report', folder)} shows it")
     plan = read_plan(folder, env=env)
     _check_storage(plan, storage)
+    check_repeated(folder, plan.config, repeated, needed=ALL)
     return _execute(plan, ray, file, study_exists=(folder / "trials").exists())
 
 
@@ -365,7 +370,9 @@ def _resume_command(plan: Plan, ray: str | None) -> str:
     """The command that resumes the sweep; the user has to fill in a password."""
     url = plan.search.storage
     storage = "" if url is None else f" --storage {shlex.quote(masked(url))}"
-    return f"poise resume {shlex.quote(str(plan.folder))}{storage}{cluster.typed(ray)}"
+    return (
+        f"poise resume {shlex.quote(str(plan.folder))}{storage}{typed_again(plan.config)}{cluster.typed(ray)}"
+    )
 
 
 def read_plan(folder: Path, *, env: str | None = None) -> Plan:
