@@ -10,8 +10,8 @@ targets:Far-v0 (0.1 to 0.2 m). Beside it: training on targets:Far-v0 from nothin
 demonstrations: Pendulum-v1, with and without 20 episodes that a trained agent has played.
 
 The score is the greedy evaluation at the end of a training (100 episodes). `steps` are those of the first of
-its scores on the way (20 episodes) that reaches the required return; empty: none did. If you start the command
-again, it skips the rows that the file already has.
+its scores on the way (20 episodes) that reaches the required return; empty: none did. If you start the
+command again, it skips the rows that the file already has.
 """
 
 import argparse

@@ -514,6 +514,11 @@ class Config(Checked):
         """Refuses options of a start that there is not."""
         if self.start_from is None and self.start_parts != START_PARTS:
             raise ConfigError(f"start_parts = {' '.join(self.start_parts)}: has no effect without start_from")
+        if self.demonstrations is not None and not self.normalize.first_rollout:
+            raise ConfigError(
+                "normalize.first_rollout = False: has no effect with demonstrations; the first rollout is "
+                "normalized with their statistics"
+            )
         usual = type(self)().demonstration_epochs
         if self.demonstrations is None and self.demonstration_epochs != usual:
             raise ConfigError(

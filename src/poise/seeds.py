@@ -25,6 +25,7 @@ class Stream(enum.IntEnum):
     LISTING = 7  # which episodes of an iteration are listed, where not all are
     GREEDY = 10  # starts of the greedy episodes during training
     SAMPLING = 11  # noise of the actions that a score samples, of each episode by its seed
+    DEMONSTRATIONS = 12  # order of the rows in each epoch of cloning
 
 
 def stream_key(seed: int, stream: Stream) -> PRNGKeyArray:

@@ -108,7 +108,7 @@ def test_an_offset_costs_no_digit_and_no_bit_of_what_needs_none():
 
     def prepared(obs):
         rollout = _rollout(obs)
-        normalizer = with_origin(empty, rollout, Normalize())
+        normalizer = with_origin(empty, rollout.obs, Normalize())
         return normalizer, relative(rollout, normalizer)
 
     usual, seen = prepared(near)
@@ -121,7 +121,7 @@ def test_an_offset_costs_no_digit_and_no_bit_of_what_needs_none():
     assert abs(float(normalizer.origin[1]) - STAMP) <= 64 + 10
     exact = far[..., 1] - float(normalizer.origin[1])
     np.testing.assert_allclose(seen.obs[..., 1], exact, rtol=1e-6)
-    assert with_origin(empty, _rollout(far), Normalize(obs=False)) is empty
+    assert with_origin(empty, _rollout(far).obs, Normalize(obs=False)) is empty
 
 
 def test_statistics_move_with_the_origin():
@@ -131,7 +131,7 @@ def test_statistics_move_with_the_origin():
         RunningStats.empty(),
     )
     obs = np.random.default_rng(0).normal([1e9, 1.0], [2.0, 1.0], (50, 4, 2))
-    after = with_origin(before, _rollout(obs), Normalize())
+    after = with_origin(before, _rollout(obs).obs, Normalize())
     assert after.origin is not None
     np.testing.assert_allclose(np.asarray(after.obs.mean, float) + after.origin, [5.0, 1.0], atol=64)
     np.testing.assert_array_equal(after.obs.m2, before.obs.m2)

@@ -116,29 +116,8 @@ class Answers:
         return np.asarray(log_prob)
 
     def performed(self, action: Any, num_envs: int | None) -> Performed:
-        """Actions of the environment; ``num_envs``: of a batch, None for one action.
-
-        Raises:
-            AgentError: an action has not the form of the action space, or is outside of it.
-        """
-        spec, scale = self._spec, self._scale
-        try:
-            rows = pack_action(spec, action, num_envs)
-        except (LookupError, TypeError, ValueError) as error:
-            raise AgentError(f"action does not have the form of {spec.describe_action()}: {error}") from error
-        size = spec.box_size
-        box, chosen = rows[:, :size], rows[:, size:]
-        low, high = scale.low[:size], scale.high[:size]
-        with quiet():  # of an infinite bound
-            slack = [np.spacing(np.abs(bound), dtype=np.float32) for bound in (low, high)]
-            outside = ~np.isfinite(box) | (box < (low - slack[0])) | (box > (high + slack[1]))
-        wrong = (chosen != np.rint(chosen)) | (chosen < 0) | (chosen >= np.array(spec.sizes))
-        if outside.any() or wrong.any():
-            raise AgentError(f"action {action!r:.60} is outside of the action space of {self._spec.id}")
-        divisor = np.where(scale.scale == 0, 1, scale.scale)  # 0 where the bounds are equal
-        own = (rows - scale.center) / divisor
-        form = spec.zero_actions(len(rows))
-        return Performed(own.reshape(form.shape).astype(form.dtype), box <= low, box >= high)
+        """``performed`` for this agent."""
+        return performed(self._spec, self._scale, action, num_envs)
 
     def _of_boxes(self, rows: Float[np.ndarray, "N A"]) -> Any:
         """Columns of boxes in the shapes of their parts."""
@@ -162,6 +141,31 @@ class Answers:
     def _by_name(self, arrays: dict[str, Any]) -> Any:
         parts: tuple[Part, ...] = self._spec.action
         return arrays if parts[0].path else next(iter(arrays.values()))
+
+
+def performed(spec: Spec, scale: ActionScale, action: Any, num_envs: int | None) -> Performed:
+    """Actions of the environment; ``num_envs``: of a batch, None for one action.
+
+    Raises:
+        AgentError: an action has not the form of the action space, or is outside of it.
+    """
+    try:
+        rows = pack_action(spec, action, num_envs)
+    except (LookupError, TypeError, ValueError) as error:
+        raise AgentError(f"action does not have the form of {spec.describe_action()}: {error}") from error
+    size = spec.box_size
+    box, chosen = rows[:, :size], rows[:, size:]
+    low, high = scale.low[:size], scale.high[:size]
+    with quiet():  # of an infinite bound
+        slack = [np.spacing(np.abs(bound), dtype=np.float32) for bound in (low, high)]
+        outside = ~np.isfinite(box) | (box < (low - slack[0])) | (box > (high + slack[1]))
+    wrong = (chosen != np.rint(chosen)) | (chosen < 0) | (chosen >= np.array(spec.sizes))
+    if outside.any() or wrong.any():
+        raise AgentError(f"action {action!r:.60} is outside of the action space of {spec.id}")
+    divisor = np.where(scale.scale == 0, 1, scale.scale)  # 0 where the bounds are equal
+    own = (rows - scale.center) / divisor
+    form = spec.zero_actions(len(rows))
+    return Performed(own.reshape(form.shape).astype(form.dtype), box <= low, box >= high)
 
 
 def first_row(answer: Distribution) -> Distribution:

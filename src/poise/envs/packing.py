@@ -99,7 +99,7 @@ def unpack_action(spec: Spec, rows: Any, *, xp: Any = np) -> Any:
     ``xp``: whose arrays they are, NumPy's or those of ``jax.numpy``, in which whole numbers are int32.
     """
     values = {part.path: _values(part, columns, xp) for part, columns in _columns(spec, rows)}
-    return _nested(values)
+    return nested(values)
 
 
 def pack_action(spec: Spec, action: Any, num_envs: int | None) -> Float[np.ndarray, "N A_K"]:
@@ -156,10 +156,10 @@ def _values(part: Part, columns: Any, xp: Any) -> Any:
     return columns.reshape(columns.shape[0], *part.shape)
 
 
-def _nested(values: Mapping[Path, Any]) -> Any:
+def nested(values: Mapping[Path, Any]) -> Any:
     """Dictionaries and tuples with each value at its path."""
     if () in values:
         return values[()]
     heads = dict.fromkeys(path[0] for path in values)
-    tree = {h: _nested({path[1:]: v for path, v in values.items() if path[0] == h}) for h in heads}
+    tree = {h: nested({path[1:]: v for path, v in values.items() if path[0] == h}) for h in heads}
     return tuple(tree.values()) if all(isinstance(head, int) for head in heads) else tree

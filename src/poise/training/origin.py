@@ -23,13 +23,14 @@ FAR = 2.0**17  # standard deviations from 0 at which float32's steps are 1/128 o
 LEAST_SPREAD = 1e-4  # smaller deviations do not count: normalization adds 1e-8 to every variance
 
 
-def with_origin(before: Normalizer, rollout: Rollout, config: Normalize) -> Normalizer:
-    """The normalizer with an origin that suits ``rollout``: ``before`` itself if its origin does.
+def with_origin(before: Normalizer, obs: Any, config: Normalize) -> Normalizer:
+    """The normalizer with an origin that suits the observations of a rollout, ``[T, N, ...]``: ``before``
+    itself if its origin does.
 
-    An entry gets a new origin, the rollout's mean, where that mean is more than ``FAR`` deviations away from
+    An entry gets a new origin, their mean, where that mean is more than ``FAR`` deviations away from
     the old one. The statistics, which are relative to the origin, move with it.
     """
-    numbers = _numbers(rollout.obs)
+    numbers = _numbers(obs)
     if not config.obs or numbers is None:
         return before
     rows = numbers.reshape(-1, numbers.shape[-1])
@@ -48,7 +49,7 @@ def with_origin(before: Normalizer, rollout: Rollout, config: Normalize) -> Norm
 
 def relative_to_origin(state: TrainState, rollout: Rollout, config: Normalize) -> tuple[TrainState, Rollout]:
     """The state with an origin that suits ``rollout``, and the rollout relative to it."""
-    normalizer = with_origin(state.normalizer, rollout, config)
+    normalizer = with_origin(state.normalizer, rollout.obs, config)
     return dataclasses.replace(state, normalizer=normalizer), relative(rollout, normalizer)
 
 

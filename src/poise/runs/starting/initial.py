@@ -6,10 +6,13 @@ from typing import Any
 
 from poise.algo.state import TrainState
 from poise.arrays import filled, named, shapes_with_origin
+from poise.checked import ConfigError
 from poise.config import Config
 from poise.placement import two_devices
 from poise.runs.setup import Setup
+from poise.runs.starting.demonstrations import cloned, sum_of_file
 from poise.runs.starting.source import read_source
+from poise.spec import IN_JAX
 from poise.store.checkpoint import Trained
 from poise.system.streams import TextOut
 from poise.system.terminal import print
@@ -26,13 +29,33 @@ def read_start(setup: Setup, file: TextOut) -> tuple[Setup, Arrays]:
         CheckpointError: there is no agent, or it was changed or damaged.
     """
     config = setup.config
+    if config.demonstrations is not None:
+        return _pinned(setup, sum_of_file(config.demonstrations)), cloned(setup, file)
     if config.start_from is None:
         return setup, {}
     source = read_source(config.start_from)
     source.check(config, setup.spec)
     print(source.describe(config.start_parts), file=file, flush=True)
-    pinned = dataclasses.replace(config, start_sum=source.trained.parameters_sha256())
-    return dataclasses.replace(setup, config=pinned), source.arrays(config.start_parts)
+    arrays = source.arrays(config.start_parts)
+    if setup.task.backend in IN_JAX and "normalizer.origin" in arrays:  # such environments have none
+        arrays["normalizer.obs.mean"] = arrays["normalizer.obs.mean"] + arrays.pop("normalizer.origin")
+    return _pinned(setup, source.trained.parameters_sha256()), arrays
+
+
+def _pinned(setup: Setup, found: str) -> Setup:
+    """The setup with the sum of its start.
+
+    Raises:
+        ConfigError: it has another one already.
+    """
+    config = setup.config
+    if config.start_sum not in (None, found):
+        where = "start_from" if config.demonstrations is None else "demonstrations"
+        raise ConfigError(
+            f"{where} = {getattr(config, where)!r}: has another sum than start_sum, {found:.12}... instead "
+            f"of {config.start_sum:.12}...; name what has that sum, or leave start_sum out"
+        )
+    return dataclasses.replace(setup, config=dataclasses.replace(config, start_sum=found))
 
 
 def pinned(config: Config) -> Config:
@@ -41,8 +64,11 @@ def pinned(config: Config) -> Config:
     Raises:
         CheckpointError: there is no agent, or it was changed or damaged.
     """
-    if config.start_from is None or config.start_sum is not None:
+    if config.start_sum is not None or (config.start_from is None and config.demonstrations is None):
         return config
+    if config.demonstrations is not None:
+        return dataclasses.replace(config, start_sum=sum_of_file(config.demonstrations))
+    assert config.start_from is not None
     return dataclasses.replace(config, start_sum=read_source(config.start_from).trained.parameters_sha256())
 
 

@@ -46,7 +46,7 @@ class Source:
         """Refuses a training that cannot start from this agent. ``config`` is settled.
 
         Raises:
-            ConfigError: the spaces, an option of the networks or the parameters are others.
+            ConfigError: the spaces or an option of the networks are others.
         """
         name = f"start_from = {self.folder!r}"
         if problem := self.manifest.spec.problem_with(spec):
@@ -58,11 +58,6 @@ class Source:
                     f"{option} = {_written(ours[option])}: must be {_written(theirs[option])}, as {name} has "
                     "it; leave the option out, or name only other parts in start_parts"
                 )
-        if config.start_sum not in (None, found := self.trained.parameters_sha256()):
-            raise ConfigError(
-                f"{name}: its parameters have another sum than start_sum, {found:.12}... instead of "
-                f"{config.start_sum:.12}...; name the checkpoint with that sum, or leave start_sum out"
-            )
 
     def arrays(self, parts: Sequence[str]) -> dict[str, Any]:
         """The arrays of these parts, by their names in a ``Trained``."""
