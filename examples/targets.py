@@ -1,6 +1,6 @@
 """A curriculum and a fine-tuning: Gymnasium's Reacher with targets in a ring, whose radii are settings.
 
-In this folder: poise train targets:Near-v0, then poise train targets:Far-v0 --from RUN
+In this folder: poise train Reacher-v5, then poise train targets:Far-v0 --from RUN
 """
 
 import numpy as np

@@ -191,6 +191,8 @@ COLLECTING = {
 # tests/algo/test_encoders.py change these
 ELSEWHERE = {
     "unused",  # tests/settings
+    # tests/runs/test_starting.py, tests/runs/test_curricula.py
+    *("start_from", "start_parts", "start_sum", "demonstrations", "demonstration_epochs", "curriculum"),
     "ppo__sequence_length",
     "history",
     *(f"{network}__{name}" for network in ("policy", "value") for name in ("images", "see")),

@@ -17,7 +17,8 @@ from poise.settings.files import WORLD, Given
 from poise.settings.keywords import RECORDS, Keywords, choose
 
 OWN = (*WORLD, "config", "ray", "file", "on_iteration")  # keywords that are no options
-WIDER = {"out", "run_dir", "tag"}  # a keyword may also be text, or any sequence
+# a keyword may also be text, any sequence, or a function
+WIDER = {"out", "run_dir", "tag", "start_from", "start_parts", "demonstrations", "curriculum"}
 
 
 def plain(hint: Any) -> Any:

@@ -1,0 +1,288 @@
+"""A curriculum changes settings between rollouts, and decides the same after a resume."""
+
+import dataclasses
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+from probes import first_state
+
+import poise
+from poise.checked import ConfigError
+from poise.config import PPO, Config, Policy
+from poise.envs import EnvError, make
+from poise.envs.adjusting import Adjusted, plain_settings
+from poise.envs.vector import Restorable
+from poise.runs.folders import RunError
+from poise.runs.options import Options
+from poise.runs.session import session
+from poise.runs.setup import Conditions
+from poise.store.checkpoint import checkpoints, read_manifest
+from poise.system.interrupts import Guard
+from poise.training.groups import make_collector
+from poise.training.starting.curriculum import Curriculum, CurriculumState, name_of_function
+
+TINY = Config(
+    total_steps=12 * 96, num_envs=3, ppo=PPO(num_steps=32, num_epochs=2, minibatch_size=32), policy=Policy()
+)
+PLAIN = Options(video=False, evaluate=False, checkpoint_every=1)
+ROOT = Path(__file__).parents[2]
+
+
+class Heavy(CartPoleEnv):
+    """A pole whose push and start a curriculum sets; the episodes are longer than a rollout."""
+
+    def __init__(self, render_mode=None):
+        super().__init__(render_mode=render_mode)
+        self.push, self.tilts = 10.0, np.zeros(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.force_mag = self.push
+        _, info = super().reset(seed=seed, options=options)
+        self.state = np.array(self.state, np.float32) * (1 + self.tilts[0])
+        return np.array(self.state, np.float32), info
+
+
+gym.register("Heavy-v0", Heavy, max_episode_steps=50)
+
+
+def harder(state: CurriculumState):
+    """A number that changes with each rollout, and a list that depends on the returns."""
+    known = 0.0 if state.mean_return is None else state.mean_return
+    return {"push": 10.0 - 4 * state.share, "tilts": [known / 100, float(state.episodes)]}
+
+
+def outward(state: CurriculumState):
+    """Depends on all that there is: steps, returns, and what it decided before."""
+    before = state.settings.get("outer", 0.1)
+    step = 0.005 if state.mean_return is None else 0.001 * abs(state.mean_return)
+    return {"outer": min(0.2, before + step), "inner": min(0.05, state.steps / 1e5)}
+
+
+def misspelled(state):
+    return {"outre": 0.1}
+
+
+def late(state):
+    return {"outer": 0.1} | ({"inner": 0.0} if state.steps else {})
+
+
+def silent(state):
+    return {}
+
+
+def advance(folder, env, config, stop=None):
+    """Trains until an iteration has ended, and closes; at the end of the training returns the summary."""
+    folder.mkdir(exist_ok=True)
+    training = session(env, config, PLAIN, folder, Conditions(io.StringIO(), Guard()))
+    while True:
+        try:
+            if next(training).iteration == stop:
+                training.close()
+                return None
+        except StopIteration as end:
+            return end.value.summary
+
+
+def rows(folder):
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in found]
+
+
+@pytest.mark.parametrize(
+    ("env", "function", "groups"),
+    [("targets:Far-v0", outward, 1), ("Heavy-v0", harder, 1), ("targets:Far-v0", outward, 3)],
+)
+def test_closed_after_ten_iterations_in_turn_it_ends_with_the_same_bits(env, function, groups, tmp_path):
+    config = dataclasses.replace(TINY, curriculum=name_of_function(function), env_groups=groups)
+    whole = advance(tmp_path / "whole", env, config)
+    for stop in range(1, 11):
+        assert advance(tmp_path / "parts", env, config, stop) is None
+    parts = advance(tmp_path / "parts", env, config)
+    assert parts["resumed"] == 10
+    assert parts["exact"]
+    assert parts["parameters_sha256"] == whole["parameters_sha256"]
+    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
+    plain = advance(tmp_path / "plain", env, dataclasses.replace(config, curriculum=None))
+    assert plain["parameters_sha256"] != whole["parameters_sha256"]
+
+
+def test_what_it_decided_is_in_the_table_and_in_the_manifest(tmp_path):
+    config = dataclasses.replace(TINY, curriculum=name_of_function(harder), total_steps=4 * 96)
+    advance(tmp_path / "run", "Heavy-v0", config)
+    written = rows(tmp_path / "run")
+    assert [row["curriculum/push"] for row in written] == [10, 9, 8, 7]
+    notes = read_manifest(checkpoints(tmp_path / "run")[0]).notes
+    assert notes["settings"]["push"] == 7
+    assert notes["settings"]["tilts"][1] == written[-1]["curriculum/tilts/1"]
+
+
+def test_it_is_told_steps_share_and_the_returns_of_the_last_episodes():
+    told = []
+    env = make("Heavy-v0", 3)
+    config = dataclasses.replace(TINY, curriculum=name_of_function(silent), num_envs=3)
+    inner = make_collector(env, config)
+    curriculum = Curriculum(inner, [env], config)
+    curriculum._decide = lambda state: told.append(state) or {"push": 10.0 + len(told)}
+    state = first_state(env.spec, config)
+    returns = []
+    for iteration in range(3):
+        collected = curriculum.collect(state.learner.policy, state.normalizer, iteration)
+        returns += [e.episodic_return for e in collected.episodes]
+        assert collected.metrics == {"curriculum/push": 11.0 + iteration}
+    assert [(t.steps, round(12 * t.share, 9)) for t in told] == [(0, 0), (96, 1), (192, 2)]
+    assert told[0].mean_return is None
+    assert [dict(t.settings) for t in told] == [{}, {"push": 11.0}, {"push": 12.0}]
+    assert told[-1].episodes <= len(returns) <= 100
+    assert told[-1].mean_return == pytest.approx(np.mean(returns[: told[-1].episodes]))
+    env.close()
+
+
+@pytest.mark.parametrize("id", ["targets:Far-v0", "Heavy-v0"])
+def test_an_episode_that_began_with_other_settings_is_restored_as_it_began(id):
+    settings = {"targets:Far-v0": ("outer", 0.11, 0.2), "Heavy-v0": ("push", 10.0, 2.0)}[id]
+    name, first, second = settings
+    env, other = make(id, 2), make(id, 2)
+    assert isinstance(env, Restorable)
+    env.adjust({name: first})  # pyright: ignore[reportAttributeAccessIssue]
+    env.reset(np.ones(2, bool), [1, 2])
+    action = env.spec.zero_actions(2)
+    env.step(action)
+    env.adjust({name: second})  # pyright: ignore[reportAttributeAccessIssue]
+    env.step(action)
+    env.reset(np.array([True, False]), [3])
+    env.step(action)
+    saved = env.snapshot()
+    other.restore(saved)  # pyright: ignore[reportAttributeAccessIssue]
+    for name, array in other.snapshot().items():  # pyright: ignore[reportAttributeAccessIssue]
+        np.testing.assert_array_equal(array, saved[name], err_msg=name)
+    for _ in range(3):
+        for a, b in zip(env.step(action), other.step(action), strict=True):
+            np.testing.assert_array_equal(a, b)
+    both = (each.reset(np.array([False, True]), [4]) for each in (env, other))
+    np.testing.assert_array_equal(*both)
+    env.close()
+    other.close()
+
+
+def test_the_table_of_settings_keeps_only_what_an_episode_has():
+    adjusted = Adjusted(2)
+    for value in range(5):
+        adjusted.change({"a": value})
+        adjusted.begin(np.array([value == 0, value == 3]))
+    assert [each["a"] for each in adjusted.each()] == [0, 3]
+    assert adjusted.now == {"a": 4}
+    assert len(json.loads(adjusted.snapshot()["settings"].tobytes())) == 3
+    again = Adjusted(2)
+    assert again.take(adjusted.snapshot()) == {}
+    assert again.each() == adjusted.each()
+
+
+@pytest.mark.parametrize(
+    ("env", "function", "message"),
+    [
+        ("targets:Far-v0", misspelled, "Far has no attribute 'outre'; did you mean outer"),
+        ("Heavy-v0", misspelled, "Heavy has no attribute 'outre'; it has|did you mean"),
+        ("targets:Far-v0", late, "names inner for the first time at step 96; name it from the start"),
+    ],
+)
+def test_settings_that_there_are_not_are_refused_in_a_sentence(env, function, message, tmp_path):
+    config = dataclasses.replace(TINY, curriculum=name_of_function(function))
+    with pytest.raises(EnvError, match=f"curriculum test_curricula:{function.__name__}: .*({message})"):
+        advance(tmp_path / "run", env, config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ([1], "must be a dictionary"),
+        ({"_private": 1}, "'_private' is not the name of a setting"),
+        ({"a": float("nan")}, "must be a finite number, text, or a list"),
+        ({"a": object()}, "must be a finite number, text, or a list"),
+    ],
+)
+def test_other_values_are_no_settings(settings, message):
+    with pytest.raises(EnvError, match=message):
+        plain_settings(settings)
+    assert plain_settings({"a": np.float32(0.5), "b": np.arange(2)}) == {"a": 0.5, "b": [0, 1]}
+
+
+def test_methods_are_not_settings():
+    env = make("targets:Far-v0", 1)
+    with pytest.raises(EnvError, match=r"Far.draw is a method"):
+        env.adjust({"draw": 1})  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_only_functions_that_can_be_found_again_are_taken():
+    assert name_of_function(harder) == "test_curricula:harder"
+    with pytest.raises(ConfigError, match="must be a function at the top of a module"):
+        name_of_function(lambda state: {})
+
+
+def test_a_resume_repeats_the_function(tmp_path):
+    config = dataclasses.replace(TINY, curriculum=name_of_function(outward))
+    advance(tmp_path / "run", "Reacher-v5", dataclasses.replace(config, curriculum=None), 1)
+    with pytest.raises(RunError, match="has no curriculum: leave out --curriculum"):
+        poise.resume(tmp_path / "run", curriculum=outward, file=io.StringIO())
+    advance(tmp_path / "other", "targets:Far-v0", config, 1)
+    with pytest.raises(RunError, match=r"curriculum in a Python module; .* --curriculum test_curricula:outw"):
+        poise.resume(tmp_path / "other", env="targets:Far-v0", file=io.StringIO())
+
+
+def test_a_score_is_with_the_last_settings(tmp_path):
+    config = dataclasses.replace(TINY, curriculum=name_of_function(outward), total_steps=2 * 96)
+    advance(tmp_path / "run", "targets:Far-v0", config)
+    agent = poise.load(tmp_path / "run")
+    seen = []
+    agent.evaluate(8, env="targets:Far-v0", on_step=seen.append)
+    radii = [np.linalg.norm(step.obs[4:6]) for step in seen if step.step == 0]
+    assert max(radii) < 0.12  # the last decision; the class itself has targets from 0.1 to 0.2
+    others = []
+    agent.evaluate(8, env="targets:Near-v0", on_step=others.append)
+    assert max(np.linalg.norm(step.obs[4:6]) for step in others if step.step == 0) <= 0.1
+
+
+@pytest.mark.processes
+def test_killed_at_ten_random_moments_it_ends_with_the_same_bits(tmp_path):
+    source = Path(poise.__file__).parents[1]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(source), str(ROOT / "examples")])}
+    poise_ = [sys.executable, "-m", "poise"]
+    train = [*poise_, "train", "targets:Far-v0", "--curriculum", "targets:widen", "--total-steps", "100k"]
+    train += ["--no-video", "--no-evaluate", "--checkpoint-every", "1"]
+    options = {"env": env, "cwd": tmp_path, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    subprocess.run([*train, "--out", "whole"], check=True, **options)
+    draw, command = random.Random(0), [*train, "--out", "killed"]
+    for _ in range(10):
+        before = newest(tmp_path / "killed")
+        process = subprocess.Popen(command, **options)
+        deadline = time.monotonic() + 120
+        while newest(tmp_path / "killed") <= before and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(draw.uniform(0, 0.5))
+        assert process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        (run,) = (tmp_path / "killed").glob("*/*")
+        command = [*poise_, "resume", str(run), "--env", "targets:Far-v0", "--curriculum", "targets:widen"]
+    subprocess.run(command, check=True, **options)
+    (whole,) = (tmp_path / "whole").glob("*/*")
+    first, last = (json.loads((folder / "summary.json").read_text()) for folder in (whole, run))
+    assert last["exact"]
+    assert last["resumed"] == 10
+    assert last["parameters_sha256"] == first["parameters_sha256"]
+    assert rows(run) == rows(whole)
+
+
+def newest(folder):
+    """The number of steps of the last checkpoint; -1 without one."""
+    return max((int(path.name) for path in folder.glob("*/*/checkpoints/" + "[0-9]" * 12)), default=-1)
