@@ -35,6 +35,7 @@ ORDER = [
     "Value",
     "Normalize",
     "Progress",
+    "CurriculumState",
     "Spec",
     "Task",
     "JaxEnv",

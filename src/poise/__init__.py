@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from poise.studies.report.report import report
     from poise.training.iteration import Progress
     from poise.training.loop import Start, iterations
+    from poise.training.starting.curriculum import CurriculumState
 
 _HOME = {
     "Agent": "agents.agent",
@@ -59,6 +60,7 @@ _HOME = {
     "Stop": "runs.driving.stops",
     "StopAt": "runs.driving.stops",
     "session": "api",
+    "CurriculumState": "training.starting.curriculum",
     "PRESETS": "settings.presets",
     "Options": "runs.options",
     "Run": "runs.session",
@@ -72,6 +74,7 @@ __all__ = [
     "PRESETS",
     "Agent",
     "Config",
+    "CurriculumState",
     "Distribution",
     "Evaluation",
     "JaxEnv",

@@ -303,8 +303,8 @@ class Config(Checked):
     are not given are those of the agent. The optimizers begin anew (docs/starting.md)."""
     start_parts: tuple[str, ...] = field(default=START_PARTS, metadata={"metavar": "PART..."})
     """Parts of that agent to take: policy, value, normalizer. By default all three."""
-    demonstrations: str | None = field(default=None, metadata={"metavar": "FILE.npz"})
-    """Before the first iteration, fit the policy to the observations and actions in a file
+    demonstrations: str | None = field(default=None, metadata={"metavar": "FILE"})
+    """Before the first iteration, fit the policy to the observations and actions in an NPZ file
     (docs/starting.md)."""
     demonstration_epochs: Count = 50
     """Passes of the policy over the demonstrations."""
@@ -312,9 +312,9 @@ class Config(Checked):
     """SHA-256 that the start must have: of the parameters of the agent of --start-from (parameters_sha256 in
     its summary.json), or of the file of demonstrations. A run writes it to its config.json. By default it is
     not checked."""
-    curriculum: str | None = field(default=None, metadata={"metavar": "MODULE:FUNCTION"})
-    """A function of yours that changes settings of the environments between rollouts: from steps, share of
-    the budget and mean return to attributes of the task or environment (docs/starting.md)."""
+    curriculum: str | None = field(default=None, metadata={"metavar": "FUNCTION"})
+    """A function of yours, module:function, that changes settings of the environments between rollouts: from
+    steps, share of the budget and mean return to attributes of the task (docs/starting.md)."""
     ppo: PPO = field(default_factory=PPO)
     policy: Policy = field(default_factory=Policy)
     value: Value = field(default_factory=Value)

@@ -157,9 +157,9 @@ class Repeated:
     start_from: Annotated[str | None, arg(metavar="RUN", help_behavior_hint="")] = None
     """The run from which the trainings of an experiment or a sweep start. A single training does not need it
     any more."""
-    demonstrations: Annotated[str | None, arg(metavar="FILE.npz", help_behavior_hint="")] = None
+    demonstrations: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """The demonstrations of an experiment or a sweep, likewise."""
-    curriculum: Annotated[str | None, arg(metavar="MODULE:FUNCTION", help_behavior_hint="")] = None
+    curriculum: Annotated[str | None, arg(metavar="FUNCTION", help_behavior_hint="")] = None
     """The function of the curriculum."""
 
 
