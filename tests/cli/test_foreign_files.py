@@ -112,7 +112,10 @@ def test_a_cell_that_cannot_be_is_named_with_its_row(place, text, tmp_path):
 
 @pytest.mark.parametrize("text", ["", "step,env\n1,2\n", "steps,return\n1,nan\n", "return\n\n"])
 def test_tables_without_their_columns_are_damaged(text, tmp_path):
-    for name, read in (("episodes", read_episodes), ("greedy", read_greedy), ("evaluation", read_evaluation)):
+    readers = {"episodes": read_episodes, "greedy": read_greedy, "evaluation": read_evaluation}
+    if not text:  # no episode has ended
+        del readers["episodes"]
+    for name, read in readers.items():
         (tmp_path / f"{name}.csv").write_text(text)
         with pytest.raises(JournalError, match=rf"{name}\.csv: is damaged"):
             read(tmp_path)

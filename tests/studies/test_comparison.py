@@ -258,3 +258,44 @@ def test_the_command_draws_and_tells(runs, tmp_path, capsys):
         assert why in capsys.readouterr().err
     assert main(["compare"]) == 2
     assert "must be one folder or more" in capsys.readouterr().err
+
+
+def test_settings_can_be_judged_by_a_success_rate_or_a_term(runs, capsys):
+    """The returns say that the defaults are better, the success rates that they are worse."""
+    folders = []
+    for clip, mean, rate in [(0.2, 100.0, 0.1), (0.1, 50.0, 0.9)]:
+        for seed in range(3):
+            folder = runs(clip, seed, mean + seed)
+            summary = json.loads((folder / "summary.json").read_text())
+            info = {"reward_a": -mean - seed}
+            summary["evaluation"] |= {"success_rate": rate + seed / 100, "info": info}
+            (folder / "summary.json").write_text(json.dumps(summary))
+            folders.append(folder)
+    winners = {}
+    for by in ("return", "success_rate", "reward_a"):
+        compared = compare_runs(folders, by)
+        (pair,) = compared.pairs["Pendulum-v1"]
+        winners[by] = pair.value > 0, pair.winner is not None
+        assert compared.to_dict()["by"] == by
+        assert (f"judged by {by}" in compared.lines()[0]) == (by != "return")
+    assert winners == {"return": (False, True), "success_rate": (True, True), "reward_a": (True, True)}
+
+
+def test_what_a_score_does_not_have_cannot_judge_it(runs):
+    with pytest.raises(CompareError, match="its score has no 'success_rate'; it has return"):
+        compare_runs([runs(0.2, 0, 1.0), runs(0.1, 0, 2.0)], "success_rate")
+
+
+def test_agents_are_compared_by_the_column_of_their_episodes(runs):
+    folders = []
+    for clip, rate in [(0.2, 0.1), (0.1, 0.9)]:
+        folder = runs(clip, 0, 1.0)
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["evaluation"]["success_rate"] = rate
+        (folder / "summary.json").write_text(json.dumps(summary))
+        rows = "\n".join(f"{i},1.0,5,{float(i < 100 * rate)}" for i in range(100))
+        (folder / "evaluation.csv").write_text(f"episode,return,length,is_success\n{rows}\n")
+        folders.append(folder)
+    (pair,) = compare_runs(folders, "success_rate").pairs["Pendulum-v1"]
+    assert pair.value == pytest.approx(0.8)
+    assert pair.winner == pair.other

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import optuna
 import pytest
@@ -22,6 +23,7 @@ from poise.config import Config
 from poise.errors import TrainingError
 from poise.runs import session as run_module
 from poise.runs.folders import RunError
+from poise.runs.journal import read_episodes
 from poise.runs.options import Options
 from poise.runs.records import read_record
 from poise.studies.pool import PoolError
@@ -29,7 +31,7 @@ from poise.studies.sweep import study, sweep, trial
 from poise.studies.sweep.search import Search
 from poise.studies.sweep.study import Ledger, StudyError, TrialRecord, score, thresholds
 from poise.studies.sweep.sweep import SweepError, execute_sweep, proceed_sweep, read_plan, report_lines
-from poise.studies.sweep.trial import Result, Trial, read_result
+from poise.studies.sweep.trial import Result, Trial, TrialError, read_result
 from poise.studies.tables import read_table
 from poise.studies.unfinished import newest_unfinished
 from poise.system.interrupts import Guard
@@ -432,6 +434,58 @@ def ends(folder):
         summary = json.loads(path.read_text())
         found[path.parent.name] = summary["steps"], summary["status"], summary["parameters_sha256"]
     return found
+
+
+class Pushes(gym.Env):
+    """Episodes of 5 steps; a success if the last push was to the right, which the reward does not want."""
+
+    observation_space = gym.spaces.Box(-10, 10, (1,), np.float32)
+    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        push = float(action[0])
+        info = {"is_success": push > 0, "reward_push": push}
+        return np.full(1, self.t, np.float32), -push, self.t == 5, False, info
+
+
+gym.register("Pushes-v0", Pushes)
+
+
+@pytest.mark.parametrize("objective", ["success_rate", "reward_push", "none_such"])
+def test_a_trial_is_scored_and_stopped_by_its_objective(objective, tmp_path):
+    config = Config.from_dict({"total_steps": BUDGET, **TINY})
+    options = Options(video=False, checkpoint_every=128)
+    job = Trial("Pushes-v0", config, options, tmp_path / "0", 3, RUNGS, (None,) * 7, objective)
+    if objective == "none_such":
+        with pytest.raises(TrialError, match="must be one of return, success_rate, reward_push, which"):
+            run_trial(job)
+        return
+    result = run_trial(job)
+    summaries = [json.loads((tmp_path / f"0/{i}/summary.json").read_text())["evaluation"] for i in range(3)]
+    of_score = {
+        "success_rate": lambda s: s["success_rate"],
+        "reward_push": lambda s: s["info"]["reward_push"],
+    }
+    assert list(result.scores) == [of_score[objective](summary) for summary in summaries]
+    name = "is_success" if objective == "success_rate" else objective
+    assert result.values.keys() == set(RUNGS)
+    for rung, value in result.values.items():
+        tables = [read_episodes(tmp_path / "0" / str(seed)) for seed in range(3)]
+        last = [[e.info[name] for e in table if e.step <= rung][-20:] for table in tables]
+        assert value == pytest.approx(np.mean(last))
+
+
+def test_an_objective_that_cannot_be_a_name_is_refused(tmp_path, capsys):
+    assert main(["sweep", "Pendulum-v1", "--objective", "=1+1", "--out", str(tmp_path)]) == 2
+    assert (
+        "objective = '=1+1': must be return, success_rate or the name of a column" in capsys.readouterr().err
+    )
 
 
 @pytest.fixture(scope="module")

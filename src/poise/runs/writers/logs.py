@@ -38,14 +38,17 @@ class MetricsLog(_TextLog):
 
     def write(self, progress: Progress, greedy: Evaluation | None) -> None:
         for row in progress.rows:
-            score = greedy.mean if greedy is not None and row is progress.rows[-1] else None
+            scored = greedy if row is progress.rows[-1] else None
             columns = {
                 "iteration": row.iteration,
                 "steps": row.steps,
                 **self._columns.recorded(row),
                 **row.times,
             }
-            self._file.write(json.dumps(_finite({**columns, "evaluation/return": score})) + "\n")
+            columns["evaluation/return"] = None if scored is None else scored.mean
+            if scored is not None and scored.success_rate is not None:
+                columns["evaluation/success_rate"] = scored.success_rate
+            self._file.write(json.dumps(_finite(columns)) + "\n")
         self._file.flush()
 
 
