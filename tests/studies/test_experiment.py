@@ -27,12 +27,12 @@ from poise.studies.experiment import (
     execute_experiment,
     execute_seeds,
     proceed_experiment,
-    report_lines,
 )
 from poise.studies.paper.figures import FIGURES, Figure, Panel, Variant
 from poise.studies.paper.page import number
 from poise.studies.paper.reproduce import Plan, is_finished, render, run_plan
 from poise.studies.pool import Job, run_jobs
+from poise.studies.results import report_lines
 from poise.studies.tables import read_table, write_table
 
 TINY = {"total_steps": 1024, "num_envs": 2, "ppo": {"num_steps": 256, "num_epochs": 1, "minibatch_size": 256}}

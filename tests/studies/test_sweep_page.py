@@ -13,7 +13,7 @@ from poise.config import Config
 from poise.errors import TrainingError
 from poise.runs.options import Options
 from poise.studies.comparison import Pair, pair_as_json
-from poise.studies.experiment import evaluation
+from poise.studies.results import evaluation
 from poise.studies.statistics import difference, p_value
 from poise.studies.sweep import sweep
 from poise.studies.sweep.page import write_page

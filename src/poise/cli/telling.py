@@ -12,7 +12,7 @@ from poise.wording import counted
 if TYPE_CHECKING:
     from poise.runs.peers.following import Followed
     from poise.runs.session import Run
-    from poise.studies.experiment import Experiment
+    from poise.studies.results import Experiment
     from poise.studies.sweep.sweep import Sweep
 
 
@@ -48,7 +48,7 @@ def tell_run(run: "Run | Followed", json_: bool) -> None:
 
 def tell_experiment(experiment: "Experiment", json_: bool) -> None:
     """Prints the result of several trainings; their folder last."""
-    from poise.studies.experiment import report_lines
+    from poise.studies.results import report_lines
 
     summary, file = experiment.summary, text_output(json_)
     print(*report_lines(summary), sep="\n", file=file)

@@ -14,9 +14,9 @@ from poise.runs.records import Record, judged_by, read_record, scored_info
 from poise.store.checkpoint import REPLACED
 from poise.store.files import check_room, inside
 from poise.studies import tables
-from poise.studies.experiment import evaluation
 from poise.studies.figures import Line, draw_tasks
 from poise.studies.pairs import Pair, compare_settings, pair_as_json, pair_lines
+from poise.studies.results import evaluation
 from poise.studies.settings import Setting, configuration_key, grouped, setting_lines
 from poise.studies.statistics import interquartile_band
 from poise.studies.unfinished import EXPERIMENT, SWEEP

@@ -42,13 +42,11 @@ from poise.studies import tables
 from poise.studies.batch import batches, each_outcome, jobs_of
 from poise.studies.figures import Line, draw_tasks
 from poise.studies.pool import Job, check_count, run_jobs
+from poise.studies.results import Experiment, evaluation, plain
 from poise.studies.statistics import (
-    Estimate,
     difference,
     improvement,
     interquartile_band,
-    interquartile_estimate,
-    mean_estimate,
 )
 from poise.studies.unfinished import EXPERIMENT
 from poise.studies.watching import watching
@@ -57,7 +55,7 @@ from poise.system.machine import versions
 from poise.system.streams import TextOut
 from poise.system.terminal import print
 from poise.training.groups import check_native_groups, check_together
-from poise.wording import aligned, counted, figure, interval, share
+from poise.wording import counted, figure
 
 MOST_TOGETHER = 64  # seeds that one program trains, where the user has not chosen a number
 COLUMNS = ("env", "seed", "kind", "steps", "return", "seconds")
@@ -67,14 +65,6 @@ class ExperimentError(PoiseError):
     """One of several trainings failed (the others are kept), or a folder is not that of an experiment."""
 
     exit_code = 1
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A finished experiment: its folder, and the content of its ``summary.json``."""
-
-    folder: Path
-    summary: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -478,24 +468,6 @@ def _outcome(plan: Plan, task: envs.Resolved, summaries: Mapping[Path, dict[str,
     return {"backend": task.backend, "evaluation": evaluation(np.array(scores)) if scores else None}
 
 
-def evaluation(each: Float[np.ndarray, " seeds"]) -> dict[str, Any]:
-    """Mean and interquartile mean of the scores ``each``, with their intervals, as JSON."""
-    mean = plain(mean_estimate(each))
-    return {
-        "mean": mean.pop("value"),
-        **mean,
-        "iqm": plain(interquartile_estimate(each)),
-        "seeds": len(each),
-        "each": each.tolist(),
-    }
-
-
-def plain(estimate: Estimate) -> dict[str, Any]:
-    """An estimate as JSON: without an interval the bounds are None, and ``no_interval`` says why."""
-    low, high = (bound if np.isfinite(bound) else None for bound in (estimate.low, estimate.high))
-    return {**estimate._asdict(), "low": low, "high": high}
-
-
 def result_rows(env: str, seed: int, run: Path, summary: Mapping[str, Any]) -> list[Sequence[Any]]:
     """The rows of ``results.csv``, with COLUMNS, for one finished run."""
     rows: list[Sequence[Any]] = [
@@ -597,25 +569,4 @@ def _lines(rows: Iterable[tables.Row], suffix: str) -> list[Line]:
             )  # [seeds, points, 2]
             steps, values = curves[0, :, 0], tables.held(curves[:, :, 1])
             lines.append(Line(label + suffix, steps, *interquartile_band(values), dashed=kind == "greedy"))
-    return lines
-
-
-def report_lines(summary: Mapping[str, Any]) -> list[str]:
-    """``summary.json`` as lines for a terminal."""
-    table: list[tuple[str, ...]] = [
-        ("task", "seeds", "mean", "95% interval", "interquartile mean", "95% interval")
-    ]
-    for env, task in summary["tasks"].items():
-        if score := task["evaluation"]:
-            mean, iqm = figure(score["mean"]), figure(score["iqm"]["value"])
-            table.append((env, str(score["seeds"]), mean, interval(score), iqm, interval(score["iqm"])))
-    lines = aligned(table) if len(table) > 1 else []
-    if against := summary["against"]:
-        rows = [("task", "difference of means", "95% interval", "probability of improvement", "95% interval")]
-        for env, pair in against["tasks"].items():
-            means = pair["difference"]
-            rows.append((env, figure(means["value"]), interval(means), *share(pair["improvement"])))
-        if len(against["tasks"]) > 1:
-            rows.append(("all", "", "", *share(against["improvement"])))
-        lines += ["", f"against {against['folder']}:", *aligned(rows)]
     return lines

@@ -8,7 +8,7 @@ import numpy as np
 
 from poise.runs.journal import read_evaluation
 from poise.runs.records import Record
-from poise.studies.experiment import plain
+from poise.studies.results import plain
 from poise.studies.settings import Setting
 from poise.studies.statistics import Estimate, difference, holm, improvement, p_value, runs_needed
 from poise.wording import aligned, between, figure, share

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from poise.checked import flat
 from poise.runs.journal import RETURN
 from poise.runs.records import Record, judged_by
-from poise.studies.experiment import evaluation
+from poise.studies.results import evaluation
 from poise.wording import aligned, figure, interval
 
 ABSENT = "not changed"

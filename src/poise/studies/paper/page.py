@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from poise import wording
-from poise.studies.experiment import plain
 from poise.studies.paper.figures import Figure, Variant
+from poise.studies.results import plain
 from poise.studies.statistics import mean_estimate
 
 COLUMNS = (

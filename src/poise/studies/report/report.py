@@ -22,10 +22,10 @@ from poise.runs.journal import EVALUATION, read_evaluation, read_greedy
 from poise.runs.records import Record, read_record, scored_info
 from poise.store.files import FileError, check_room, read_plain, write_text
 from poise.studies.comparison import CompareError, Comparison, compare_records, curves, find_runs
-from poise.studies.experiment import evaluation
 from poise.studies.figures import COLORS, Line
 from poise.studies.pairs import Pair, correction
 from poise.studies.report.charts import HALF, Charts, draw_histogram, draw_lines, draw_metric
+from poise.studies.results import evaluation
 from poise.studies.settings import Setting, grouped
 from poise.system.terminal import typed
 from poise.training.metrics import BY_NAME, base_name

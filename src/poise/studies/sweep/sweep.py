@@ -47,8 +47,9 @@ from poise.store.claim import LOCK, claimed
 from poise.store.files import FileError, own_folder, read_json, write_text
 from poise.studies import tables
 from poise.studies.comparison import compare_settings, grouped, pair_as_json
-from poise.studies.experiment import evaluation, plain, refuse_together, refuse_workers
+from poise.studies.experiment import refuse_together, refuse_workers
 from poise.studies.pool import MOST_SEEDS, Job, Work, run_jobs
+from poise.studies.results import evaluation, plain
 from poise.studies.statistics import interquartile_estimate
 from poise.studies.sweep.page import format_value, write_page
 from poise.studies.sweep.search import FEWEST_SEEDS, Search
