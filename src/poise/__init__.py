@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from poise.agents.answers import Distribution
     from poise.agents.evaluation import Evaluation, PlayedStep
     from poise.agents.export import export
-    from poise.api import resume, session, train
+    from poise.agents.film import video
+    from poise.api import experiment, resume, session, sweep, train
     from poise.config import PPO, Config, Normalize, Policy, Value
     from poise.envs import make
     from poise.envs.mujoco import Task
@@ -25,12 +26,17 @@ if TYPE_CHECKING:
     from poise.envs.registry import register
     from poise.errors import PoiseError
     from poise.health.diagnosis import diagnose
+    from poise.health.difference import Difference, diff
+    from poise.health.inspection import Inspection, check
     from poise.runs.driving.stops import Stop, StopAt
     from poise.runs.options import Options
     from poise.runs.session import Run
     from poise.settings.presets import PRESETS
     from poise.spec import Spec
+    from poise.studies.comparison import Comparison, compare
     from poise.studies.report.report import report
+    from poise.studies.results import Experiment, Scores
+    from poise.studies.sweep.results import Sweep
     from poise.training.iteration import Progress
     from poise.training.loop import Start, iterations
     from poise.training.starting.curriculum import CurriculumState
@@ -65,6 +71,18 @@ _HOME = {
     "Options": "runs.options",
     "Run": "runs.session",
     "train": "api",
+    "experiment": "api",
+    "sweep": "api",
+    "compare": "studies.comparison",
+    "check": "health.inspection",
+    "diff": "health.difference",
+    "video": "agents.film",
+    "Experiment": "studies.results",
+    "Scores": "studies.results",
+    "Sweep": "studies.sweep.results",
+    "Comparison": "studies.comparison",
+    "Inspection": "health.inspection",
+    "Difference": "health.difference",
     "resume": "api",
     "Spec": "spec",
 }
@@ -73,10 +91,14 @@ __all__ = [
     "PPO",
     "PRESETS",
     "Agent",
+    "Comparison",
     "Config",
     "CurriculumState",
+    "Difference",
     "Distribution",
     "Evaluation",
+    "Experiment",
+    "Inspection",
     "JaxEnv",
     "Normalize",
     "Options",
@@ -85,13 +107,19 @@ __all__ = [
     "Policy",
     "Progress",
     "Run",
+    "Scores",
     "Spec",
     "Start",
     "Stop",
     "StopAt",
+    "Sweep",
     "Task",
     "Value",
+    "check",
+    "compare",
     "diagnose",
+    "diff",
+    "experiment",
     "export",
     "iterations",
     "load",
@@ -100,7 +128,9 @@ __all__ = [
     "report",
     "resume",
     "session",
+    "sweep",
     "train",
+    "video",
 ]
 
 

@@ -1,24 +1,31 @@
-"""What Python code calls: train and resume, with what the command shows."""
+"""What Python code calls to train: train, resume, experiment, sweep, with what the command shows."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from poise import envs
+from poise.checked import ConfigError
 from poise.health.telling import run_lines
 from poise.runs.driving.own_loop import OwnLoop
 from poise.runs.resuming import saved_env
 from poise.runs.session import Changes, Run, execute, executing, proceed
 from poise.runs.setup import Conditions
 from poise.settings.files import Given
-from poise.settings.keywords import Keywords, choose, with_keywords
+from poise.settings.keywords import SEVERAL, Chosen, Keywords, choose, fields_of, with_keywords
+from poise.settings.presets import PRESETS
+from poise.studies.sweep.search import Search
 from poise.system.interrupts import refuse_imported_script
 from poise.system.streams import Lasting, TextOut
 from poise.system.terminal import print
 from poise.training.iteration import Progress
 from poise.training.starting.curriculum import CurriculumState, name_of_function
+
+if TYPE_CHECKING:
+    from poise.studies.results import Experiment
+    from poise.studies.sweep.results import Sweep
 
 
 @with_keywords
@@ -194,3 +201,150 @@ def _told(run: Run, file: TextOut) -> Run:
     lines, _ = run_lines(run.folder, run.summary, run.evaluation)
     print(*lines, run.folder, sep="\n", file=file)
     return run
+
+
+class Many(NamedTuple):
+    """What an experiment has beside the settings of its trainings."""
+
+    seeds: int
+    against: Path | None
+    ray: str | None
+
+
+@partial(with_keywords, usual=SEVERAL)
+def experiment(
+    env: Any,
+    *,
+    seeds: int = 5,
+    against: str | Path | None = None,
+    config: str | Path | None = None,
+    ray: str | None = None,
+    file: TextOut | None = None,
+    **settings: Unpack[Keywords],
+) -> "Experiment":
+    """Trains on one task or several with several seeds, on all cores, and reports statistics over the seeds.
+
+        experiment = poise.experiment(["Reacher-v4", "Pendulum-v1"], seeds=10)
+        experiment.scores["Reacher-v4"].mean
+
+    Each training is a process of its own: in a script the call stands under ``if __name__ == "__main__":``,
+    and an environment of your own is in a module.
+
+    Args:
+        env: as of ``train``, or several of them. Arguments and wrappers are part of a name, as in
+            ``"Pendulum-v1(g=5)"``.
+        seeds: how many trainings on each task, with consecutive seeds from ``seed`` on.
+        against: the folder of another experiment, to compare the final scores with.
+        config: as of ``train``.
+        ray: the cluster to train on, as of ``train``; None: the cores of this machine.
+        file: where progress is shown; standard output by default.
+        settings: every option of ``poise experiment`` by its name there, as of ``train``.
+
+    Returns:
+        The folder, and for each task the scores of its seeds with 95% intervals.
+
+    Raises:
+        EnvError: an environment cannot be made.
+        ConfigError: an option is unknown, wrong, or has no effect in several trainings.
+        ExperimentError: a training failed (see ``log.txt`` in its folder), or ``against`` has no results.
+        PoolError, UnguardedError: a process was killed, or the call is not under the main guard.
+        KeyboardInterrupt: interrupted; the command ``poise resume FOLDER`` trains what is missing.
+    """
+    refuse_imported_script()
+    given, shown = _several(env), Lasting(file or sys.stdout, whole=False)
+    each = [choose(_given(one, None, ()), config, settings, SEVERAL) for one in given]
+    many = Many(seeds=seeds, against=None if against is None else Path(against), ray=ray)
+    done = _train_each(given, each, many, shown)
+    print(done, done.folder, sep="\n", file=shown)
+    return done
+
+
+def _train_each(given: Sequence[Any], each: Sequence[Chosen], many: Many, shown: TextOut) -> "Experiment":
+    """As the command ``poise experiment``; a preset alone as ``poise train PRESET --seeds N``."""
+    from poise.studies.experiment import execute_experiment, execute_seeds
+
+    config, options, ray = each[0].config, each[0].options, many.ray
+    if _is_preset(given[0]) and len(each) == 1 and many.against is None:
+        return execute_seeds(each[0].env, config, options, num_seeds=many.seeds, ray=ray, file=shown)
+    names = [one if _is_preset(one) else chosen.env for one, chosen in zip(given, each, strict=True)]
+    return execute_experiment(
+        names, config, options, num_seeds=many.seeds, against=many.against, ray=ray, file=shown
+    )
+
+
+def _several(env: Any) -> Sequence[Any]:
+    envs = [env] if isinstance(env, str) or not isinstance(env, Sequence) else env
+    if not envs:
+        raise ConfigError('env = []: must be one environment or more; write "Reacher-v4"')
+    return envs
+
+
+def _is_preset(env: Any) -> bool:
+    return isinstance(env, str) and env in PRESETS
+
+
+class SweepKeywords(Keywords, total=False):
+    """The fields of ``Search`` beside those of ``Keywords``. A test compares them."""
+
+    search: str | Sequence[str]
+    trials: int
+    seeds: int
+    final_seeds: int
+    at_once: int
+    objective: str
+    prune: bool
+    storage: str | None
+    study: str | None
+
+
+@partial(with_keywords, usual=SEVERAL, beside=Search)
+def sweep(
+    env: Any,
+    *,
+    env_kwargs: Mapping[str, Any] | None = None,
+    wrappers: Sequence[Any] = (),
+    config: str | Path | None = None,
+    ray: str | None = None,
+    file: TextOut | None = None,
+    **settings: Unpack[SweepKeywords],
+) -> "Sweep":
+    """Searches settings for a task, and tests on fresh seeds whether the best are better than the defaults.
+
+        sweep = poise.sweep("Reacher-v4", trials=20, search=["ppo.clip", "ppo.lam=0.9:0.98"])
+        if sweep.is_better:
+            print(sweep.best)
+
+    Needs the extra ``sweep`` (Optuna). Each training runs in a process of its own. So in a script the call
+    stands under ``if __name__ == "__main__":``, and an environment of your own is in a module.
+
+    Args:
+        env, env_kwargs, wrappers: as of ``train``.
+        config: as of ``train``. What differs from the defaults is not searched.
+        ray: as of ``experiment``.
+        file: where progress is shown; standard output by default.
+        settings: every option of ``poise sweep`` by its name there: ``search`` (what is searched),
+            ``trials``, ``seeds``, ``final_seeds``, ``at_once``, ``objective``, ``prune``, ``storage``,
+            ``study``, and those of ``train``.
+
+    Returns:
+        The folder, the trials, the scores on the fresh seeds, the best options and the verdict.
+
+    Raises:
+        ConfigError: an option is unknown or wrong, or nothing can be searched.
+        StudyError: Optuna is not installed, or the storage cannot be used.
+        EnvError: the environment cannot be made.
+        SweepError: no trial finished.
+        PoolError: a process was killed.
+        UnguardedError: the call is not under the main guard.
+        KeyboardInterrupt: interrupted; the command ``poise resume FOLDER`` continues.
+    """
+    refuse_imported_script()
+    from poise.studies.sweep.sweep import execute_sweep
+
+    chosen = choose(_given(env, env_kwargs, wrappers), config, settings, SEVERAL, Search)
+    search = Search(**fields_of(Search, settings))
+    shown = Lasting(file or sys.stdout, whole=False)
+    target = env if _is_preset(env) else chosen.env
+    done = execute_sweep(target, chosen.config, chosen.options, search, ray=ray, file=shown)
+    print(done, done.folder, sep="\n", file=shown)
+    return done

@@ -10,7 +10,7 @@ import pytest
 from poise.cli.main import main
 from poise.envs.vector import Crash
 from poise.errors import PoiseError
-from poise.health.difference import compare
+from poise.health.difference import diff
 from poise.runs.crash import ReplayError, read_crash, write_crash
 from poise.runs.journal import (
     EPISODE_COLUMNS,
@@ -209,9 +209,7 @@ def test_a_special_file_is_refused(name, kind, run, tmp_path):
     kind(folder / name)
     said = r"it is a link" if kind is link else r"it is a link|it is not a plain file"
     if name in ("config.json", "greedy.csv", "evaluation.csv", "video.mp4"):
-        verb = {"config.json": lambda: compare(run, folder)}.get(
-            name, lambda: page([read_record(folder)], None)
-        )
+        verb = {"config.json": lambda: diff(run, folder)}.get(name, lambda: page([read_record(folder)], None))
     else:
         verb = lambda: read_record(folder)  # noqa: E731
     if name == "video.mp4":

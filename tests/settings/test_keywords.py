@@ -10,11 +10,15 @@ from typing import Annotated, Any
 import pytest
 
 import poise
+from poise.api import SweepKeywords
 from poise.checked import ConfigError
+from poise.cli.mistyped import names_of
+from poise.cli.studies import experiment_command, sweep_command
 from poise.config import PPO, Config
 from poise.runs.options import Options
-from poise.settings.files import WORLD, Given
+from poise.settings.files import NOTHING, WORLD, Given
 from poise.settings.keywords import RECORDS, Keywords, choose
+from poise.studies.sweep.search import Search
 
 OWN = (*WORLD, "config", "ray", "file", "on_iteration")  # keywords that are no options
 # a keyword may also be text, any sequence, or a function
@@ -135,3 +139,35 @@ def test_an_environment_in_another_form_is_refused_with_the_name_of_the_file(tex
 def test_an_unknown_keyword_is_refused_with_what_to_write(name: str, message: str):
     with pytest.raises(ConfigError, match=f"^{name}: {message}"):
         poise.train("Pendulum-v1", **{name: 1})
+
+
+@pytest.mark.parametrize(
+    ("function", "command"),
+    [(poise.experiment, experiment_command(NOTHING)), (poise.sweep, sweep_command(NOTHING))],
+)
+def test_a_function_has_the_options_of_its_command(function: Any, command: Any):
+    options, positionals = names_of(command)
+    plain = {name.partition(".")[0] for name in options if not name.startswith("no_") and ".no_" not in name}
+    parameters = inspect.signature(function).parameters
+    world = set(WORLD) if function is poise.sweep else {"env"}
+    assert set(parameters) == ((plain | positionals) - {"json", "wrapper", "envs"}) | world | {"file"}
+    assert parameters["video"].default is False
+    assert parameters["seeds"].default == (3 if function is poise.sweep else 5)
+
+
+def test_the_keywords_of_a_sweep_have_the_types_of_its_record():
+    hints = typing.get_type_hints(Search)
+    found = {name: hint for name, hint in typing.get_type_hints(SweepKeywords).items() if name in hints}
+    assert list(found) == list(hints)
+    assert all(found[name] == hint for name, hint in hints.items() if name != "search")
+
+
+def test_a_wrong_option_of_many_trainings_is_refused_before_the_first():
+    with pytest.raises(ConfigError, match=r"^n_trials: no such option; in poise it is trials$"):
+        poise.sweep("Pendulum-v1", n_trials=3)  # pyright: ignore[reportCallIssue]
+    with pytest.raises(ConfigError, match=r"^trials: no such option"):
+        poise.experiment("Pendulum-v1", trials=3)  # pyright: ignore[reportCallIssue]
+    with pytest.raises(ConfigError, match=r"^env = \[\]: must be one environment or more"):
+        poise.experiment([])
+    with pytest.raises(ConfigError, match=r"^search = 'ppo.clop'"):
+        poise.sweep("Pendulum-v1", search="ppo.clop")

@@ -9,7 +9,7 @@ import pytest
 import poise
 from poise.config import Config
 from poise.envs.checking import EnvFault
-from poise.health.difference import compare
+from poise.health.difference import diff
 from poise.runs import session as run
 from poise.runs.options import Options
 from poise.runs.records import read_record
@@ -110,7 +110,7 @@ def test_the_run_says_how_many_were_trained_together_and_is_repeated_with_that(w
     assert again.summary["parameters_sha256"] == hashes[1]
     alone = poise.train(**data | {"together": None}, **more)
     assert json.loads((alone.folder / "config.json").read_text())["together"] == 1
-    assert compare(again.folder, alone.folder).config == {"together": (2, 1)}
+    assert diff(again.folder, alone.folder).config == {"together": (2, 1)}
 
 
 def test_jobs_of_a_task_are_put_together_in_the_order_of_their_seeds(tmp_path):

@@ -28,9 +28,10 @@ from poise.runs.options import Options
 from poise.runs.records import read_record
 from poise.studies.pool import PoolError
 from poise.studies.sweep import study, sweep, trial
+from poise.studies.sweep.results import report_lines
 from poise.studies.sweep.search import Search
 from poise.studies.sweep.study import Ledger, StudyError, TrialRecord, score, thresholds
-from poise.studies.sweep.sweep import SweepError, execute_sweep, proceed_sweep, read_plan, report_lines
+from poise.studies.sweep.sweep import SweepError, execute_sweep, proceed_sweep, read_plan
 from poise.studies.sweep.trial import Result, Trial, TrialError, read_result
 from poise.studies.tables import read_table
 from poise.studies.unfinished import newest_unfinished

@@ -6,18 +6,55 @@ import itertools
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from poise.agents.agent import Agent
+from poise.agents.agent import Agent, load
 from poise.agents.stages import MAX_FPS, Frame, Stage, close_quietly, open_stage, video_errors
 from poise.agents.stages import VideoError as VideoError
 from poise.errors import PoiseError
 from poise.seeds import Stream, episode_seed
+from poise.store.checkpoint import Which
 from poise.store.files import check_room, fresh_path
+from poise.system.pulse import announced
+from poise.system.streams import TextOut
+from poise.system.terminal import print
 
 MAX_SECONDS = 10.0  # length of a film; episodes follow each other
 GIF_FPS = 20.0
+
+
+def video(
+    run: str | Path,
+    *,
+    which: Which = "last",
+    env: str | None = None,
+    file: TextOut | None = None,
+) -> Path:
+    """Films the greedy agent of a run.
+
+    Args:
+        run: the run folder that ``poise.train`` left, or a checkpoint in it. The film is written there, as
+            ``video.mp4``; that of the best agent as ``video_best.mp4``. Without a video encoder it is a GIF.
+        which: the agent at the end of the training, or the one that scored best at that time.
+        env: another environment with the same spaces. The name of the agent's own has to be repeated if it is
+            in a module (``module:Task``): a folder alone never makes Python import one.
+        file: where a line says that it films, if it takes long; standard output by default.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        CheckpointError: the folder holds no agent, or the agent was changed or damaged.
+        VideoError, EnvError, AgentError: as of ``film``.
+    """
+    path = Path(run) / ("video" if which == "last" else "video_best")
+    say = partial(print, file=sys.stdout if file is None else file, flush=True)
+    with announced("filming", say):
+        return film(load(run, which), path, env=env)
+    raise AssertionError
 
 
 def film(agent: Agent, path: Path, *, env: str | None = None) -> Path:

@@ -58,13 +58,11 @@ def video(run: RunFolder, which: WhichAgent = "last", env: Env = None, json_: Js
 
     Example: poise video runs/Reacher-v4/20261124-120000-0 --which best
     """
-    from poise.agents.agent import load
-    from poise.agents.film import film
+    from poise.agents.film import video as film
 
     find_modules_here(env)
-    name = "video" if which == "last" else "video_best"
-    with announced("filming", to_standard_error), quiet_output():
-        path = film(load(run, which), run / name, env=env)
+    with quiet_output():
+        path = film(run, which=which, env=env)
     print(as_json({"video": str(path)}) if json_ else path)
 
 

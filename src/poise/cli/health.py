@@ -11,7 +11,6 @@ from poise.cli.arguments import Json, RunFolder, RunFolders, World, find_modules
 from poise.cli.telling import as_json
 from poise.system.streams import quiet_output
 from poise.system.terminal import print
-from poise.wording import counted
 
 CrashEnv = Annotated[
     str | None,
@@ -62,7 +61,7 @@ def diff(
 
     Example: poise diff runs/Reacher-v4/20261124-120000-0 runs/Reacher-v4/20261124-130000-0
     """
-    from poise.health.difference import compare
+    from poise.health.difference import diff as compare
 
     difference = compare(run, other)
     print(as_json(difference.to_dict()) if json_ else "\n".join(difference.lines()))
@@ -95,39 +94,18 @@ def check(
         env_timeout: Seconds after which a step or reset counts as hanging.
         world: How the environment is made.
     """
-    path = Path(env_or_crash)
-    if path.is_file() or (path / "crash.json").exists() or path.suffix == ".json":
+    from poise.health.inspection import check as inspect
+    from poise.health.inspection import is_crash
+
+    if is_crash(env_or_crash):
         if world != World():
             raise ConfigError("--env.KEY and --wrapper are not for a crash.json, which has its environment")
-        _check_crash(path, env, env_timeout, json_)
-        return
-    if (path / "config.json").exists():
-        raise ConfigError(f"{path}: this run has no crash.json: no episode of a failed environment was kept")
-    if env is not None:
-        raise ConfigError("--env is only for a crash.json; to check an environment, pass its name alone")
-    from poise.health.inspection import inspect
-
-    env = world.of(env_or_crash)
-    with quiet_output():
-        inspection = inspect(env, timeout=env_timeout)
-    print(as_json(inspection.to_dict()) if json_ else "\n".join(inspection.lines()))
-    if not inspection.ok:
-        sys.exit(1)
-
-
-def _check_crash(path: Path, env: str | None, timeout: float, json_: bool) -> None:
-    """Repeats the episode of a crash."""
-    from poise.runs.crash import replay
-
-    find_modules_here(env)
-    with quiet_output():
-        replayed = replay(path, env=env, timeout=timeout)
-    if json_:
-        print(as_json(replayed.to_dict()))
-    elif replayed.fault is None:
-        print(f"it does not fail: {counted(replayed.crash.step, 'step')} of {replayed.crash.env}")
-        print(f"the recorded failure: {replayed.crash.what}")
+        find_modules_here(env)
+        target = env_or_crash
     else:
-        print(f"it fails again: {replayed.fault}")
-    if replayed.fault is not None:
+        target = world.of(env_or_crash)
+    with quiet_output():
+        found = inspect(target, env=env, env_timeout=env_timeout)
+    print(as_json(found.to_dict()) if json_ else found)
+    if not found.ok:
         sys.exit(1)

@@ -154,12 +154,10 @@ def compare(
 
     Example: poise compare runs/Reacher-v4/20261124-120000-0-4 runs/Reacher-v4/20261124-130000-0-4
     """
-    from poise.studies.comparison import compare_runs, draw_comparison
+    from poise.studies.comparison import compare as compare_runs
 
-    compared = compare_runs(runs, by)
-    if plot is not None:
-        draw_comparison(plot, compared)
-    print(as_json(compared.to_dict()) if json_ else "\n".join(compared.lines()))
+    compared = compare_runs(runs, by=by, plot=plot)
+    print(as_json(compared.to_dict()) if json_ else compared)
 
 
 def report(

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from poise.system.streams import TextOut
 from poise.system.terminal import print
-from poise.wording import counted
 
 if TYPE_CHECKING:
     from poise.runs.peers.following import Followed
     from poise.runs.session import Run
     from poise.studies.results import Experiment
-    from poise.studies.sweep.sweep import Sweep
+    from poise.studies.sweep.results import Sweep
 
 
 def as_json(result: Any) -> str:
@@ -48,19 +47,11 @@ def tell_run(run: "Run | Followed", json_: bool) -> None:
 
 def tell_experiment(experiment: "Experiment", json_: bool) -> None:
     """Prints the result of several trainings; their folder last."""
-    from poise.studies.results import report_lines
-
-    summary, file = experiment.summary, text_output(json_)
-    print(*report_lines(summary), sep="\n", file=file)
-    count = len(summary["seeds"]) * len(summary["tasks"])
-    steps = counted(summary["steps"], "step")
-    print(f"{count} x {steps} in {summary['seconds']['total']:.1f} s", file=file)
-    print(as_json({**summary, "folder": str(experiment.folder)}) if json_ else experiment.folder)
+    print(experiment, file=text_output(json_))
+    print(as_json({**experiment.summary, "folder": str(experiment.folder)}) if json_ else experiment.folder)
 
 
 def tell_sweep(sweep: "Sweep", json_: bool) -> None:
     """Prints the result of a sweep; its folder last."""
-    from poise.studies.sweep.sweep import report_lines
-
-    print(*report_lines(sweep.summary), sep="\n", file=text_output(json_))
+    print(sweep, file=text_output(json_))
     print(as_json({**sweep.summary, "folder": str(sweep.folder)}) if json_ else sweep.folder)

@@ -12,6 +12,7 @@ from poise.errors import PoiseError
 from poise.runs.journal import read_episodes, read_metrics
 from poise.spec import Episode
 from poise.store.files import FileError, read_json
+from poise.system.notebook import preformatted
 
 Pair = tuple[Any, Any]
 # options that are compared as parts of the machine; and what was done with options without effect
@@ -22,7 +23,7 @@ class DiffError(PoiseError):
     """A folder that is not a run folder."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Difference:
     """What differs between two runs. Each pair has the value of the first run, then that of the second.
 
@@ -79,15 +80,32 @@ class Difference:
             lines += [f"{title}: {name} {_brief(a)} and {_brief(b)}" for name, (a, b) in pairs.items()]
         return lines
 
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
 
-def compare(first: Path, second: Path) -> Difference:
-    """Compare the tables, configurations and summaries of two run folders.
+    def __repr__(self) -> str:
+        return f"Difference({self.lines()[0].rstrip(':')})"
+
+    def _repr_html_(self) -> str:
+        return preformatted(self.lines())
+
+
+def diff(first: str | Path, second: str | Path) -> Difference:
+    """Compares the tables, configurations and summaries of two runs.
+
+        print(poise.diff(one, other))   # what the command prints
+
+    Args:
+        first, second: the run folders.
+
+    Returns:
+        The first iteration that differs, and in what; its ``same`` is True if none does.
 
     Raises:
         DiffError: a folder is not a run folder, or one of its JSON files is damaged.
         JournalError: its tables are missing or damaged.
     """
-    runs = first, second
+    runs = Path(first), Path(second)
     rows = [read_metrics(run) for run in runs]
     # what earlier versions do not have is what they did: the default
     absent = {"together": 1, **flat(Config().to_dict())}

@@ -10,21 +10,29 @@ import multiprocessing
 import os
 import re
 import signal
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from poise import defaults, envs
+from poise.checked import ConfigError
 from poise.envs.checking import Checked, EnvFault, described
+from poise.envs.forms.given import texts_of
 from poise.envs.forms.making import is_registered, make_plain
+from poise.envs.forms.text import combine
 from poise.envs.gymnasium import spec_of
 from poise.envs.mujoco_warnings import hear_mujoco
+from poise.envs.naming import refuse_in_processes
 from poise.envs.native.names import find
+from poise.envs.processes import GUARD, UnguardedError
 from poise.envs.spaces import MaskSource
 from poise.envs.vector import EnvError
 from poise.health.findings import SEVERITIES, Finding, by_severity
@@ -40,8 +48,13 @@ from poise.health.probing import (
     without_poise_lines,
 )
 from poise.health.symptoms import RULES
+from poise.runs.crash import CRASH, Replayed, replay
 from poise.spec import MASK, Spec
-from poise.system.terminal import typed
+from poise.system.interrupts import UNGUARDED, refuse_imported_script
+from poise.system.notebook import preformatted
+from poise.system.pulse import announced
+from poise.system.streams import TextOut
+from poise.system.terminal import print, typed
 
 MASKS: dict[MaskSource, str] = {
     "obs": f'obs["{MASK}"]',
@@ -51,7 +64,7 @@ MASKS: dict[MaskSource, str] = {
 SECONDS = 10.0  # of random play; a fast environment needs a tenth of that
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inspection:
     """The findings about an environment, the most severe first, and facts about it.
 
@@ -89,16 +102,88 @@ class Inspection:
             text.append(f"to train on it: {typed('poise', 'train', self.env)}")
         return text
 
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
 
-def inspect(id: str, *, timeout: float = 60.0) -> Inspection:
+    def __repr__(self) -> str:
+        codes = ", ".join(finding.rule for finding in self.findings)
+        return f"Inspection({self.env}: {codes or 'nothing found'})"
+
+    def _repr_html_(self) -> str:
+        return preformatted(self.lines())
+
+
+def check(
+    env_or_crash: Any,
+    *,
+    env: str | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    wrappers: Sequence[Any] = (),
+    env_timeout: float = 60.0,
+    file: TextOut | None = None,
+) -> Inspection | Replayed:
+    """Plays an environment in a process, and finds what would break a training; or repeats a failed episode.
+
+        print(poise.check("my_robot:MyRobot"))   # what the command prints
+
+    In a script, the call stands under ``if __name__ == "__main__":``.
+
+    Args:
+        env_or_crash: an environment as ``train`` takes it; or the ``crash.json`` of a run, or its folder.
+        env: the environment of a crash.json, repeated where that names a module (``module:Task``): a file
+            alone never makes Python import one.
+        env_kwargs, wrappers: of the environment, as of ``train``.
+        env_timeout: seconds after which a step, a reset or the constructor counts as hanging.
+        file: where a line says what is being done, if it takes long; standard output by default.
+
+    Returns:
+        What was found; its ``ok`` is False if a training would be wrong or impossible, or if the episode
+        fails again.
+
+    Raises:
+        EnvError: there is no such environment.
+        ConfigError: the folder has no ``crash.json``, or ``env`` has no effect.
+        ReplayError: the ``crash.json`` is damaged, or names a module that ``env`` does not repeat.
+        UnguardedError: the call is not under the main guard.
+    """
+    refuse_imported_script()
+    is_path = isinstance(env_or_crash, str | Path)
+    say = partial(print, file=sys.stdout if file is None else file, flush=True)
+    with announced("making the environment", say) as pulse:
+        if is_path and is_crash(env_or_crash):
+            if env_kwargs or wrappers:
+                raise ConfigError("env_kwargs and wrappers are not for a crash.json, which has its own")
+            pulse.doing("playing the episode again")
+            return replay(Path(env_or_crash), env=env, timeout=env_timeout)
+        if is_path and (Path(env_or_crash) / "config.json").exists():
+            raise ConfigError(f"{env_or_crash}: this run has no crash.json: no episode that failed was kept")
+        if env is not None:
+            raise ConfigError("--env is only for a crash.json; to check an environment, pass its name alone")
+        text = combine(envs.as_text(env_or_crash), env_kwargs or {}, texts_of(wrappers))
+        refuse_in_processes(text, "poise check")
+        return inspect(text, timeout=env_timeout, watch=pulse.doing)
+    raise AssertionError
+
+
+def is_crash(target: str | Path) -> bool:
+    """Whether a text is the path of a ``crash.json``, or of a run folder that has one."""
+    path = Path(target)
+    return path.is_file() or (path / CRASH).exists() or path.suffix == ".json"
+
+
+def inspect(
+    id: str, *, timeout: float = 60.0, watch: Callable[[str], None] = lambda doing: None
+) -> Inspection:
     """Play an environment in a process of its own, and report what is wrong with it.
 
     Args:
         id: a registered id, or ``module:name`` of an id or a class. The module is imported.
         timeout: seconds after which a step, a reset or the constructor counts as hanging.
+        watch: is told what is being done.
 
     Raises:
         EnvError: there is no such environment.
+        UnguardedError: the script that calls this has no main guard.
     """
     envs.resolve(id)
     context = multiprocessing.get_context("spawn")
@@ -121,10 +206,13 @@ def inspect(id: str, *, timeout: float = 60.0) -> Inspection:
                 facts |= content
             elif kind == "doing":
                 doing = content
+                watch(doing)
             else:
                 break
     except EOFError:
         process.join(5)
+        if process.exitcode == UNGUARDED:
+            raise UnguardedError(GUARD) from None
         findings.append(_dies(doing, process.exitcode))
     finally:
         receiver.close()

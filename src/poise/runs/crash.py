@@ -20,6 +20,7 @@ from poise.runs.writers.writer import Writer
 from poise.store.files import MOST_VALUES, FileError, read_json, write_text
 from poise.system.terminal import typed
 from poise.training.iteration import Progress
+from poise.wording import counted
 
 CRASH = "crash.json"
 LARGEST = 2**26  # bytes
@@ -36,6 +37,24 @@ class Replayed:
 
     crash: Crash
     fault: str | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the episode did not fail this time."""
+        return self.fault is None
+
+    def lines(self) -> list[str]:
+        """As text for people."""
+        if self.fault is not None:
+            return [f"it fails again: {self.fault}"]
+        steps = counted(self.crash.step, "step")
+        return [
+            f"it does not fail: {steps} of {self.crash.env}",
+            f"the recorded failure: {self.crash.what}",
+        ]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
 
     def to_dict(self) -> dict[str, Any]:
         crash = self.crash

@@ -8,8 +8,10 @@ import numpy as np
 from poise import wording
 from poise.agents.evaluation import Evaluation
 from poise.spec import Episode
-from poise.store.files import fresh_path
+from poise.store.files import FileError, fresh_path, read_plain
 
+CURVE = "curve.png"
+LARGEST = 2**22  # bytes of a picture that a notebook shows
 WINDOW = 1 / 25  # share of the budget over which returns are averaged
 
 
@@ -69,3 +71,11 @@ def draw_curve(
         axes.legend(frameon=False, fontsize=9)
     with fresh_path(path) as fresh:
         figure.savefig(fresh)
+
+
+def read_curve(folder: Path) -> bytes | None:
+    """The picture of the learning curve in a folder; None if there is none, or a very large one."""
+    try:
+        return read_plain(folder / CURVE, LARGEST)
+    except FileError:
+        return None

@@ -10,6 +10,7 @@ from poise.agents.evaluation import Evaluation
 from poise.envs.checking import EnvFault
 from poise.runs.budget import Budget
 from poise.runs.crash import write_crash
+from poise.runs.curve import read_curve
 from poise.runs.driving.stops import Stops
 from poise.runs.live import Live, live
 from poise.runs.recorder import Recorder
@@ -18,18 +19,43 @@ from poise.runs.setup import Conditions
 from poise.runs.starting.repeating import typed_again
 from poise.system import cluster
 from poise.system.interrupts import Guard
+from poise.system.notebook import card
 from poise.system.peers import LostPeer
 from poise.system.terminal import typed
 from poise.training.iteration import Progress
+from poise.wording import between, counted, figure
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
-    """A finished training: its folder, and what ``summary.json`` in it says."""
+    """A finished training.
+
+    Attributes:
+        folder: with everything about it (docs/reading.md).
+        summary: the content of ``summary.json``.
+        evaluation: the score at its end; None without one.
+    """
 
     folder: Path
     summary: dict[str, Any]
     evaluation: Evaluation | None
+
+    def __repr__(self) -> str:
+        return f"Run({self.folder}: {self.summary['env']}, {', '.join(self._facts())})"
+
+    def _facts(self) -> list[str]:
+        """Score, steps and status."""
+        score, steps = self.summary["evaluation"], counted(self.summary["steps"], "step")
+        facts = [steps, self.summary["status"]]
+        if score is None:
+            return facts
+        has_interval = score["low"] is not None and score["low"] < score["high"]
+        bounds = f" ({between(score['low'], score['high'])})" if has_interval else ""
+        return [f"greedy return {figure(score['mean'])}{bounds}", *facts]
+
+    def _repr_html_(self) -> str:
+        facts = ", ".join(self._facts())
+        return card(self.summary["env"], [facts, f"folder: {self.folder}"], picture=read_curve(self.folder))
 
 
 # It yields None as ``settled_iterations`` does. It is sent what ``on_iteration`` returns.

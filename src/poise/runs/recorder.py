@@ -18,7 +18,7 @@ from poise.algo.state import TrainState
 from poise.errors import PoiseError
 from poise.runs.budget import Budget
 from poise.runs.crash import CrashFile
-from poise.runs.curve import draw_curve
+from poise.runs.curve import CURVE, draw_curve
 from poise.runs.driving.stops import GREEDY
 from poise.runs.journal import EVALUATION, read_episodes, read_greedy
 from poise.runs.live import Live, LiveLine
@@ -193,7 +193,7 @@ class Recorder:
     def _draw(self) -> None:
         title = f"{self.setup.task.id}, seed {self.setup.config.seed}"
         episodes, greedy = read_episodes(self.folder, most=None), read_greedy(self.folder)
-        path = self.folder / "curve.png"
+        path = self.folder / CURVE
         total_steps = self.steps if self._stopped else self.setup.total_steps
         draw_curve(path, title, episodes, total_steps, self.evaluation, greedy)
 

@@ -16,6 +16,7 @@ from poise.settings.presets import changed, starting_point
 from poise.spec import Backend
 
 RECORDS = Options, Config  # the table: a field of one of these is an option
+LISTS = "tag", "search"  # a keyword may be any sequence, or a single text
 
 
 class Keywords(TypedDict, total=False):
@@ -63,6 +64,10 @@ class Keywords(TypedDict, total=False):
     normalize: Normalize | Mapping[str, Any]
 
 
+USUAL = Options()
+SEVERAL = Options(video=False)  # the usual options where there are several trainings
+
+
 class Chosen(NamedTuple):
     """What keywords and a file have chosen for a training."""
 
@@ -71,7 +76,13 @@ class Chosen(NamedTuple):
     options: Options
 
 
-def choose(target: str | Given | None, file: str | Path | None, keywords: Mapping[str, Any]) -> Chosen:
+def choose(
+    target: str | Given | None,
+    file: str | Path | None,
+    keywords: Mapping[str, Any],
+    usual: Options = USUAL,
+    beside: type | None = None,
+) -> Chosen:
     """The training that is asked for. Keywords override the file, and the file overrides a preset.
 
     Args:
@@ -79,11 +90,13 @@ def choose(target: str | Given | None, file: str | Path | None, keywords: Mappin
         file: as ``--config`` takes it; None: none.
         keywords: of ``Keywords``. A group (``ppo``, ``policy``, ``value``, ``normalize``) is a record, which
             replaces it, or a mapping, which changes the fields that it names.
+        usual: the options where neither keywords nor the file change them.
+        beside: a record whose fields are keywords as well; they are not read here.
 
     Raises:
         ConfigError: an option is unknown or has a wrong value, or no environment is named.
     """
-    known = names()
+    known = names(beside)
     for name in keywords:
         if Config.earlier.get(name, name) not in known:
             raise ConfigError(f"{name}: no such option{instead(name, known, typed=False)}")
@@ -94,19 +107,20 @@ def choose(target: str | Given | None, file: str | Path | None, keywords: Mappin
         keywords.get("curriculum"), lambda name: f", give it as well: curriculum={name!r}"
     )
     env, config = starting_point(text)
-    given = _of(Config, keywords)
+    given = fields_of(Config, keywords)
     run = given.get("start_from")
     settings = settings.starting_from(None if run is None else os.fspath(run), given.get("start_parts"))
-    options = Options(**dataclasses.asdict(settings.options_over(Options())) | _of(Options, keywords))
+    options = Options(**dataclasses.asdict(settings.options_over(usual)) | fields_of(Options, keywords))
     return Chosen(env, changed(settings.over(config), given), options)
 
 
-def names() -> set[str]:
-    """Every keyword, and the options in groups by their dotted names."""
-    return {field.name for record in RECORDS for field in dataclasses.fields(record)} | option_names()
+def names(beside: type | None = None) -> set[str]:
+    """Every keyword, and the options in groups by their dotted names. ``beside``: as of ``choose``."""
+    records = RECORDS if beside is None else (beside, *RECORDS)
+    return {field.name for record in records for field in dataclasses.fields(record)} | option_names()
 
 
-def _of(record: type, keywords: Mapping[str, Any]) -> dict[str, Any]:
+def fields_of(record: type, keywords: Mapping[str, Any]) -> dict[str, Any]:
     """The keywords that are fields of ``record``, in its types."""
     fields = {field.name for field in dataclasses.fields(record)}
     given = {}
@@ -114,8 +128,8 @@ def _of(record: type, keywords: Mapping[str, Any]) -> dict[str, Any]:
         name = Config.earlier.get(name, name)
         if name in FOLDERS:
             value = None if value is None else Path(value)
-        elif name in ("tag", "start_parts") and not isinstance(value, str):
-            value = tuple(value)
+        elif name in LISTS:
+            value = (value,) if isinstance(value, str) else tuple(value)
         elif name == "curriculum" and callable(value):
             from poise.training.starting.curriculum import name_of_function  # loads JAX
 
@@ -125,21 +139,26 @@ def _of(record: type, keywords: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def with_keywords(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Shows every option with its default in the signature of a function with ``**settings``."""
+def with_keywords(
+    function: Callable[..., Any], usual: Options = USUAL, beside: type | None = None
+) -> Callable[..., Any]:
+    """Shows every option with its default in the signature of a function with ``**settings``.
+
+    ``usual``, ``beside``: as of ``choose``.
+    """
     shown = inspect.signature(function)
     own = [p for p in shown.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    fields = [field for record in RECORDS for field in dataclasses.fields(record)]
+    records = [usual, Config()] if beside is None else [beside(), usual, Config()]
     options = [
-        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=_default(field))
-        for field in fields
+        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=_shown(record, field.name))
+        for record in records
+        for field in dataclasses.fields(record)
     ]
     signature: Any = shown.replace(parameters=[*own, *options])
     function.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
     return function
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return str(field.default) if isinstance(field.default, Path) else field.default
+def _shown(record: Any, name: str) -> Any:
+    value = getattr(record, name)
+    return str(value) if isinstance(value, Path) else value

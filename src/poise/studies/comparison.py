@@ -10,30 +10,46 @@ import numpy as np
 
 from poise.errors import PoiseError
 from poise.runs.journal import RETURN
+from poise.runs.reacting import Run
 from poise.runs.records import Record, judged_by, read_record, scored_info
 from poise.store.checkpoint import REPLACED
 from poise.store.files import check_room, inside
 from poise.studies import tables
 from poise.studies.figures import Line, draw_tasks
 from poise.studies.pairs import Pair, compare_settings, pair_as_json, pair_lines
-from poise.studies.results import evaluation
+from poise.studies.results import Experiment, evaluation
 from poise.studies.settings import Setting, configuration_key, grouped, setting_lines
 from poise.studies.statistics import interquartile_band
 from poise.studies.unfinished import EXPERIMENT, SWEEP
+from poise.system.notebook import preformatted
 from poise.system.terminal import typed
+from poise.wording import counted
 
 
 class CompareError(PoiseError):
     """These runs cannot be compared."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
-    """Settings, pairs by environment, and the folders that are left out, with the reason."""
+    """Trainings, grouped by environment and configuration, and each group against the first.
+
+    Attributes:
+        settings: the groups. Each has an ``env``, a ``label``, the options in which it ``differs``,
+            ``scores`` (one for each seed) and ``records`` (one for each run).
+        pairs: by environment, each setting against the first: ``value``, ``low`` and ``high`` (the difference
+            of the means and its 95% interval), ``p``, ``winner`` and ``sentence()``.
+        left_out: the folders that cannot be compared, each with the reason.
+    """
 
     settings: tuple[Setting, ...]
-    pairs: dict[str, tuple[Pair, ...]]  # by environment
+    pairs: dict[str, tuple[Pair, ...]]
     left_out: dict[str, str]
+
+    @property
+    def verdict(self) -> str:
+        """The result in words: a sentence for each pair."""
+        return "\n".join(pair.sentence() for pairs in self.pairs.values() for pair in pairs)
 
     def of(self, env: str) -> list[Setting]:
         return [setting for setting in self.settings if setting.env == env]
@@ -62,6 +78,18 @@ class Comparison:
             lines += [title, *setting_lines(self.of(env)), *pair_lines(pairs), ""]
         lines += [f"left out: {folder}: {why}" for folder, why in self.left_out.items()]
         return lines if lines[-1] else lines[:-1]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def __repr__(self) -> str:
+        envs = ", ".join(f"{counted(len(self.of(env)), 'setting')} of {env}" for env in self.pairs)
+        winners = {pair.winner for pairs in self.pairs.values() for pair in pairs} - {None}
+        result = f"better: {', '.join(map(str, winners))}" if winners else "no winner"
+        return f"Comparison({envs}: {result})"
+
+    def _repr_html_(self) -> str:
+        return preformatted(self.lines())
 
 
 def find_runs(places: Sequence[Path]) -> list[Path]:
@@ -94,6 +122,38 @@ def _below(place: Path, pattern: str) -> list[Path]:
         FileError: a folder on the way to one is a link, which may lead to somebody else's files.
     """
     return sorted(inside(place, path.relative_to(place)).parent for path in place.glob(pattern))
+
+
+def compare(
+    runs: str | Path | Run | Experiment | Sequence[str | Path | Run | Experiment],
+    *,
+    by: str = RETURN,
+    plot: str | Path | None = None,
+) -> Comparison:
+    """Compares trainings with confidence intervals: settings if they have several seeds, otherwise agents.
+
+        print(poise.compare([one, other]))   # what the command prints
+
+    Args:
+        runs: what ``train`` and ``experiment`` returned, or folders of runs, experiments or sweeps.
+        by: what is compared, of the greedy episodes at the end: "return", "success_rate", or the name of a
+            number in the infos.
+        plot: a file (.png) into which the learning curves are drawn.
+
+    Returns:
+        The settings with their scores, and each against the first with a verdict.
+
+    Raises:
+        CompareError: there are fewer than two finished runs, or no two of one environment; or the file cannot
+            be written.
+        RecordError, CheckpointError, JournalError: a folder holds no run, or is damaged.
+    """
+    given = [runs] if isinstance(runs, str | Path | Run | Experiment) else runs
+    places = [each.folder if isinstance(each, Run | Experiment) else Path(each) for each in given]
+    compared = compare_runs(places, by)
+    if plot is not None:
+        draw_comparison(Path(plot), compared)
+    return compared
 
 
 def compare_runs(places: Sequence[Path], by: str = RETURN) -> Comparison:

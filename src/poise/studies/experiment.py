@@ -27,6 +27,7 @@ from poise.envs.naming import reaches_outside, refuse_in_processes
 from poise.errors import PoiseError, StorageError
 from poise.health.diagnosis import diagnose
 from poise.placement import device
+from poise.runs.curve import CURVE
 from poise.runs.folders import new_folder, slug, status
 from poise.runs.journal import read_greedy
 from poise.runs.options import Options
@@ -549,7 +550,7 @@ def draw_results(folder: Path, against: Path | None = None) -> None:
             of_task = [row for row in rows if row["env"] == env]
             panels.setdefault(env, []).extend(_lines(of_task, suffix))
     count = len({row["seed"] for row in tables.read_table(folder / "results.csv")})
-    draw_tasks(folder / "curve.png", panels, count)
+    draw_tasks(folder / CURVE, panels, count)
 
 
 def _lines(rows: Iterable[tables.Row], suffix: str) -> list[Line]:

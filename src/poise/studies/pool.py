@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from poise.checked import ConfigError
 from poise.config import Config
+from poise.envs.processes import GUARD, UnguardedError
 from poise.errors import PoiseError, StorageError, message_of
 from poise.runs.folders import LOG
 from poise.runs.options import Options
@@ -28,7 +29,7 @@ from poise.store.claim import ClaimError
 from poise.store.files import FileError, append_to, is_full, own_folder
 from poise.system import cluster
 from poise.system.cores import num_cores
-from poise.system.interrupts import SIGNALS, Guard, guarded, leave_with_parent
+from poise.system.interrupts import SIGNALS, UNGUARDED, Guard, guarded, leave_with_parent
 from poise.system.streams import Lasting, TextOut, logged_output
 from poise.system.terminal import print
 
@@ -105,6 +106,7 @@ def run_jobs(
 
     Raises:
         PoolError: a process was killed, for example because memory ran out.
+        UnguardedError: the script that calls this has no main guard.
         ClusterError: the cluster cannot be joined.
     """
     if not jobs:
@@ -127,6 +129,7 @@ def _run_here(
     with ProcessPoolExecutor(workers, context, initializer=_prepare_process, initargs=(cores, stop)) as pool:
         # an environment may change the working directory of a process, which does several jobs
         futures = {pool.submit(_work, _with_folder(job, job.folder.absolute())): job for job in jobs}
+        processes = list(pool._processes.values())  # after the pool broke it has none
         try:
             yield from _completed(futures, look)
         except KeyboardInterrupt:
@@ -134,10 +137,19 @@ def _run_here(
                 process.terminate()
             raise
         except BrokenProcessPool as error:
+            if _any_unguarded(processes):
+                raise UnguardedError(GUARD) from None
             raise PoolError("a process that trained was killed; is there enough memory?") from error
         finally:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _any_unguarded(processes: Sequence[Any]) -> bool:
+    """Whether one of the processes of a pool that broke has run a script without a main guard."""
+    for process in processes:
+        process.join(1.0)
+    return any(process.exitcode == UNGUARDED for process in processes)
 
 
 def _completed(

@@ -52,6 +52,7 @@ from poise.studies.pool import MOST_SEEDS, Job, Work, run_jobs
 from poise.studies.results import evaluation, plain
 from poise.studies.statistics import interquartile_estimate
 from poise.studies.sweep.page import format_value, write_page
+from poise.studies.sweep.results import DEFAULT, Sweep
 from poise.studies.sweep.search import FEWEST_SEEDS, Search
 from poise.studies.sweep.space import Dimension, Space, applied, make_space
 from poise.studies.sweep.study import (
@@ -73,27 +74,17 @@ from poise.system.machine import versions
 from poise.system.streams import TextOut
 from poise.system.terminal import print, typed
 from poise.training.groups import check_native_groups, check_native_minibatch
-from poise.wording import aligned, counted, figure, interval
+from poise.wording import counted, figure
 
 FEWEST_FINAL = 2  # seeds of the final comparison
 RUNGS = range(3, 10)  # tenths of the budget at which a trial is looked at
 FAILURES = (TrainingError, ConfigError, EnvFault)  # errors that the settings of a trial can cause
-LISTED = 5  # of the best trials, in the summary on the terminal
-DEFAULT = "the default"
 
 
 class SweepError(PoiseError):
     """A sweep without a result, or a folder that is not that of a sweep."""
 
     exit_code = 1
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A finished sweep: its folder, and the content of its ``summary.json``."""
-
-    folder: Path
-    summary: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -693,30 +684,3 @@ def _cells(row: Mapping[str, Any]) -> list[Any]:
     stopped = "" if row["stopped_at"] is None else row["stopped_at"]
     options = [format_value(value) for value in row["options"].values()]
     return [row["trial"], row["state"], *numbers, stopped, *options, f"{row['seconds']:.1f}", row["reason"]]
-
-
-def _objective(summary: Mapping[str, Any]) -> str | None:
-    """What is maximized, if it is not the return."""
-    objective = summary.get("objective", RETURN)
-    return None if objective == RETURN else objective
-
-
-def report_lines(summary: Mapping[str, Any]) -> list[str]:
-    """``summary.json`` as lines for a terminal: the best trials, both sides, and the verdict."""
-    scored = sorted((t for t in summary["trials"] if t["score"] is not None), key=lambda t: -t["score"])
-    names = [name.rpartition(".")[2] for name in scored[0]["options"]]
-    rows = [("trial", _objective(summary) or "score", "95% interval", *names)]
-    for trial in scored[:LISTED]:
-        values = [format_value(value) for value in trial["options"].values()]
-        rows.append((str(trial["trial"]), figure(trial["score"]), interval(trial), *values))
-    winner = summary["winner"]
-    sides = [("on fresh seeds", "seeds", "mean", "95% interval", "interquartile mean")]
-    for side, scores in summary["scores"].items():
-        name = DEFAULT if side == "default" or winner["default"] else f"trial {winner['trial']}"
-        iqm = figure(scores["iqm"]["value"])
-        sides.append((name, str(scores["seeds"]), figure(scores["mean"]), interval(scores), iqm))
-    states = [trial["state"] for trial in summary["trials"]]
-    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    total = f"{counted(len(states), 'trial')} ({counts}) in {summary['seconds']['total']:.1f} s"
-    again = [f"to train trial {winner['trial']}: {summary['command']}"] if summary["command"] else []
-    return [*aligned(rows), "", *aligned(sides), "", summary["sentence"], *again, total]
