@@ -12,6 +12,7 @@ from poise.checked import Bound, ConfigError
 from poise.cli import main as cli
 from poise.cli import mistyped
 from poise.cli.arguments import registry
+from poise.cli.everyday import EVERYDAY, LONG
 from poise.cli.studies import sweep_command
 from poise.cli.train import train_command
 from poise.config import PPO, Config, Policy, Value
@@ -218,19 +219,28 @@ def test_the_config_json_of_a_run_is_a_configuration():
         ("--net_arch 64", "in poise it is --policy.hidden and --value.hidden"),
         ("--cuda", "--cuda: no such option; write --device gpu"),
         ("--vf-coef 1", "see --ppo.value-learning-rate"),
+        ("--gae-lambda 0.9", "in poise it is --ppo.lam"),
+        ("--ent-coef 0", "in poise it is --ppo.entropy-coef"),
+        ("--batch-size 64", "in poise it is --ppo.minibatch-size"),
+        ("--n-steps 64", "in poise it is --ppo.num-steps"),
+        ("--update-epochs 4", "in poise it is --ppo.num-epochs"),
+        ("--anneal-lr", "in poise it is --ppo.anneal"),
+        ("--use-sde", "--use-sde: no such option; state-dependent exploration is not there"),
+        ("--frame-stack 4", "in poise it is --history"),
+        ("--clip-range-vf 1", "the value loss is not clipped"),
         ("--ppo.clop 1", "did you mean --ppo.clip"),
         ("--gamma 0.9", "did you mean --ppo.gamma?"),
         ("--hidden 64", "did you mean --policy.hidden or --value.hidden?"),
         ("--total_step 3", "did you mean --total-steps?"),
         ("--env X", "--env: is not an option; write the value alone: poise train ENV"),
         ("--exp-name x", "in poise it is --name"),
-        ("--qqq", "poise: --qqq: no such option all options: poise train --help"),
+        ("--qqq", "poise: --qqq: no such option all options: poise train --help-all"),
     ],
 )
 def test_a_mistyped_option_is_answered_with_the_right_one(typed, answer, capsys):
     said = refused(capsys, f"train Reacher-v4 {typed}")
     assert answer in f"{said} "
-    assert said.endswith("all options: poise train --help")
+    assert said.endswith("all options: poise train --help-all")
 
 
 def test_all_mistyped_options_are_named_at_once_and_values_are_not_taken_for_options(capsys):
@@ -300,7 +310,7 @@ VERBS = [
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_options_that_are_known_are_those_of_the_help(verb, capsys):
     with pytest.raises(SystemExit):
-        cli.main([verb, "--help"])
+        cli.main([verb, "--help-all"])
     shown = capsys.readouterr().out
     assert "None}" not in shown
     assert "(default: None)" not in shown
@@ -315,9 +325,49 @@ def test_the_options_that_are_known_are_those_of_the_help(verb, capsys):
     assert known == listed - {"help"}
 
 
+MOST_LINES = {"train": 74, "resume": 40, "experiment": 75, "sweep": 82, "bench": 62}  # without boxes, 100 columns
+
+
+def help_of(verb, option, capsys):
+    """The help, and the options that it lists, with underscores."""
+    with pytest.raises(SystemExit) as end:
+        cli.main([verb, option])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    heads = re.findall(r"^\W(?: -h,)? (--[a-z].*)$", shown, flags=re.M)
+    names = {name for head in heads for name in re.findall(r"--([a-zA-Z.-]+)", head.split("  ")[0])}
+    return shown, {name.replace("-", "_") for name in names}
+
+
+@pytest.mark.parametrize("verb", MOST_LINES)
+def test_the_help_of_every_day_fits_two_screens_and_says_how_to_see_the_rest(verb, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    shown, listed = help_of(verb, "--help", capsys)
+    assert len(shown.splitlines()) <= MOST_LINES[verb]
+    assert shown.splitlines()[-1].endswith(f"all options: poise {verb} --help-all")
+    whole, every = help_of(verb, "--help-all", capsys)
+    assert listed < every
+    assert every - {"help"} == mistyped.names_of(cli._commands(verb, [], Guard())[verb])[0]
+    assert "These are the everyday options" not in whole
+
+
+def test_each_option_of_every_day_is_an_option_and_listed(capsys):
+    listed = set().union(*(help_of(verb, "-h", capsys)[1] for verb in LONG))
+    assert {name.rstrip("_") for name in EVERYDAY} <= listed
+    assert not {name for name in listed if ".no_" not in name and not name.startswith("no_")} - {
+        *(name.rstrip("_") for name in EVERYDAY),
+        "help",
+    }
+
+
+def test_an_option_that_the_help_does_not_list_can_be_typed(capsys):
+    assert "--log-every = 0: must be >= 1" in refused(capsys, "train Reacher-v4 --log-every 0")
+    assert "no such option" not in refused(capsys, "sweep Reacher-v4 --trials 0 --at-once 2 --ppo.lam 0.9")
+
+
 def test_the_help_says_what_stands_for_a_number_that_is_left_out(capsys):
     with pytest.raises(SystemExit):
-        cli.main(["train", "--help"])
+        cli.main(["train", "--help-all"])
     shown = " ".join(re.sub(r"[│|](?=\n| )", " ", capsys.readouterr().out).split())
     assert "--num-envs INT Environments stepped together, N. (default: 16, or fewer if" in shown
     assert "--ppo.target-kl FLOAT" in shown

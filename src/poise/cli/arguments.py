@@ -9,7 +9,7 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import docstring_parser
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
@@ -23,6 +23,7 @@ from tyro.constructors import (
 )
 
 from poise.checked import ConfigError
+from poise.cli.everyday import about_group, shortened, shown
 from poise.settings.files import NOTHING, Given, Settings
 from poise.settings.presets import starting_point
 from poise.system.terminal import typed
@@ -78,8 +79,8 @@ ConfigFile = Annotated[
     arg(
         name="config",
         metavar="FILE|RUN|sb3",
-        help="Settings from a file (.yaml, .json, .toml), from the folder of a run, or sb3 (the defaults of "
-        "Stable-Baselines3). Options on the command line override them; they override a preset.",
+        help="Settings from a file (.yaml, .json, .toml), a run folder, or sb3 (those of Stable-Baselines3); "
+        "other options override them.",
         help_behavior_hint="",
     ),
 ]
@@ -104,6 +105,7 @@ Ray = Annotated[
 class EnvArguments:
     """Arguments of the environment, with the names that it has for them."""  # see ``with_env_arguments``
 
+    prefix: ClassVar = "env."
     KEY: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="VALUE", help_behavior_hint="")] = ()
     """An argument of the environment's constructor, such as --env.gravity -5. It can be repeated."""
 
@@ -238,9 +240,15 @@ def _record(info: Any) -> StructConstructorSpec | None:
     if not info.type.__module__.startswith("poise."):  # tyro wraps the verbs in dataclasses of its own
         return None
     hints = typing.get_type_hints(info.type, include_extras=True)
-    documented = docstring_parser.parse_from_object(info.type).params
+    documented = [
+        entry
+        for record in reversed(info.type.__mro__[:-1])  # a field may be that of a record above
+        for entry in docstring_parser.parse_from_object(record).params
+    ]
     texts = {entry.arg_name: " ".join((entry.description or "").split()) for entry in documented}
     default = info.default if isinstance(info.default, info.type) else info.type()
+    prefix = getattr(info.type, "prefix", "")
+    hints = {name: shown(f"{prefix}{name}", hint) for name, hint in hints.items()}
     fields = [
         _field(field, hints[field.name], getattr(default, field.name), texts.get(field.name, ""))
         for field in dataclasses.fields(typing.cast(Any, info.type))
@@ -254,13 +262,16 @@ def _field(field: dataclasses.Field[Any], hint: Any, default: Any, text: str) ->
     The field may name a ``metavar`` in its metadata; its text then describes the default, too.
     """
     if dataclasses.is_dataclass(hint):
-        return StructFieldSpec(field.name, typing.cast(type, hint), default)
+        return StructFieldSpec(field.name, typing.cast(type, hint), default, about_group())
     about, none = _split(text)
+    about, none = shortened(about), shortened(none)
     if metavar := field.metadata.get("metavar"):
-        hint = Annotated[hint, arg(metavar=metavar, help_behavior_hint="")]
+        hint, about = Annotated[hint, arg(metavar=metavar, help_behavior_hint="")], shortened(text)
     elif default is None and none:
-        hint, text = Annotated[hint, arg(help_behavior_hint=f"(default: {none})")], about
-    return StructFieldSpec(field.name, typing.cast(type, hint), default, text)
+        hint = Annotated[hint, arg(help_behavior_hint=f"(default: {none})")]
+    else:
+        about = shortened(text)
+    return StructFieldSpec(field.name, typing.cast(type, hint), default, about)
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -60,7 +60,7 @@ def runs(
     Args:
         place: The folder.
         filter: Only runs that have each of these words in their name, tags, note, task, status, options or
-            folder.
+            folder: all words up to the next option, so write DIR before it.
         sort: The column to sort by: time (of the last checkpoint), name, env, seed, status, steps or score.
         reverse: Whether the largest come first; otherwise they come last.
     """

@@ -88,7 +88,11 @@ def refuse_unknown(verb: str, command: Callable[..., Any], arguments: Sequence[s
     """
     options, positionals = names_of(command)
     typed = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
-    unknown = [option for option in typed if option not in ("--", "--help") and _plain(option) not in options]
+    unknown = [
+        option
+        for option in typed
+        if option not in ("--", "--help", "--help-all") and _plain(option) not in options
+    ]
     lines = []
     for option in dict.fromkeys(unknown):
         if _plain(option).rstrip("s") in {name.rstrip("s") for name in positionals}:
@@ -98,7 +102,7 @@ def refuse_unknown(verb: str, command: Callable[..., Any], arguments: Sequence[s
         else:
             lines.append(f"{option}: no such option{instead(_plain(option), options)}")
     if lines:
-        raise ConfigError("\n".join([*lines, f"all options: poise {verb} --help"]))
+        raise ConfigError("\n".join([*lines, f"all options: poise {verb} --help-all"]))
 
 
 def with_todays_names(arguments: Sequence[str]) -> list[str]:

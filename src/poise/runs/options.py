@@ -84,7 +84,7 @@ class Options(Checked):
     name: str | None = field(default=None, metadata={"metavar": "NAME"})
     """Name of the run, for the name of its folder, tables and legends."""
     tag: tuple[str, ...] = field(default=(), metadata={"metavar": "TAG..."})
-    """One or several tags, after ENV, by which poise runs finds the run."""
+    """Tags by which poise runs finds the run: all words up to the next option, so write ENV before it."""
     note: str | None = field(default=None, metadata={"metavar": "TEXT"})
     """A note about the run, which poise runs and the report show."""
 

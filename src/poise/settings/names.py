@@ -4,6 +4,8 @@ import difflib
 import re
 from collections.abc import Collection
 
+from poise.settings import sb3
+
 # names in Stable-Baselines3, RL Zoo, CleanRL and the paper, without their groups
 SYNONYMS = {
     "n_timesteps": "total-steps",
@@ -19,6 +21,8 @@ SYNONYMS = {
     "train_pi_iters": "ppo.num-epochs",
     "train_v_iters": "ppo.value-num-epochs",
     "batch_size": "ppo.minibatch-size",
+    "num_minibatches": "ppo.minibatch-size (the rows of one, not how many there are)",
+    "frame_stack": "history",
     "clip_range": "ppo.clip (lin_0.2: --ppo.clip 0.2 --ppo.clip-schedule linear)",
     "clip_coef": "ppo.clip",
     "clip_ratio": "ppo.clip",
@@ -49,6 +53,11 @@ SYNONYMS = {
     "norm_reward": "normalize.reward",
     "clip_obs": "normalize.obs-clip",
     "eval_freq": "eval-every",
+    "eval_env": "eval-every (the score is played in environments of its own)",
+    "log_interval": "log-every",
+    "hyperparameters": "config",
+    "hyperparams": "config",
+    "conf_file": "config",
     "n_eval_episodes": "eval-episodes",
     "save_freq": "checkpoint-every",
     "capture_video": "video",
@@ -73,7 +82,20 @@ WITHOUT = {
     "algo": "PPO is the only algorithm",
     "env_kwargs": "write --env.KEY VALUE for each argument",
     "track": "docs/reading.md describes the files of a run folder, for use with other tools",
+    "wandb_project_name": "docs/reading.md describes the files of a run folder, for use with other tools",
     "verbose": "--json prints only the result on standard output",
+    "progress_bar": "progress is always shown",
+    "save_model": "the agent is always saved in the run folder",
+    "torch_deterministic": "a training with the same --seed always gives the same result",
+    "env_id": "write the value alone: poise train ENV",
+    "policy": "the networks follow from the spaces; see --policy.hidden and --policy.memory",
+    "policy_kwargs": "see --policy.hidden and --policy.activation, and the same of --value",
+    "features_extractor_class": "see --policy.images",
+    "normalize": "observations and rewards are normalized; --normalize.no-obs and --normalize.no-reward",
+    "clip_vloss": sb3.WITHOUT["clip_range_vf"],
+    "n_jobs": "trainings run on all cores",
+    "optimize": "poise sweep searches settings",
+    "optimize_hyperparameters": "poise sweep searches settings",
 }
 
 
@@ -87,8 +109,9 @@ def instead(name: str, options: Collection[str], *, typed: bool = True) -> str:
     meant = SYNONYMS.get(last)
     if meant and meant.split(" ")[0].replace("-", "_") in options:
         return f"; in poise it is {_written('--' + meant, typed)}"
-    if last in WITHOUT:
-        return f"; {_written(WITHOUT[last], typed)}"
+    without = WITHOUT.get(last) or sb3.WITHOUT.get(last)
+    if without is not None:
+        return f"; {_written(without, typed)}"
     if name.startswith("env."):
         return f"; write the whole environment with its arguments: --env 'ID({last}=VALUE)'"
     grouped = {option.rpartition(".")[2]: option for option in sorted(options)}
