@@ -325,7 +325,13 @@ def test_the_options_that_are_known_are_those_of_the_help(verb, capsys):
     assert known == listed - {"help"}
 
 
-MOST_LINES = {"train": 74, "resume": 40, "experiment": 75, "sweep": 82, "bench": 62}  # without boxes, 100 columns
+MOST_LINES = {
+    "train": 74,
+    "resume": 40,
+    "experiment": 75,
+    "sweep": 82,
+    "bench": 62,
+}  # without boxes, 100 columns
 
 
 def help_of(verb, option, capsys):

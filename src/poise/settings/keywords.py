@@ -16,7 +16,7 @@ from poise.settings.presets import changed, starting_point
 from poise.spec import Backend
 
 RECORDS = Options, Config  # the table: a field of one of these is an option
-LISTS = "tag", "search"  # a keyword may be any sequence, or a single text
+LISTS = "tag", "search", "start_parts"  # a keyword may be any sequence, or a single text
 
 
 class Keywords(TypedDict, total=False):
