@@ -218,7 +218,7 @@ def test_options_reach_the_run_as_records_or_as_mappings(tmp_path):
 
 
 def test_the_public_names_are_there_and_importing_them_is_lazy():
-    assert len(poise.__all__) == 31
+    assert len(poise.__all__) == 43
     for name in poise.__all__:
         assert getattr(poise, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
