@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 from poise import envs
 from poise.checked import ConfigError
 from poise.health.telling import run_lines
+from poise.own.naming import Network, names_in
 from poise.runs.driving.own_loop import OwnLoop
 from poise.runs.resuming import saved_env
 from poise.runs.session import Changes, Run, execute, executing, proceed
@@ -132,6 +133,7 @@ def resume(
     device: str | None = None,
     devices: int | None = None,
     curriculum: str | Callable[[CurriculumState], Any] | None = None,
+    network: Network = (),
     ray: str | None = None,
     file: TextOut | None = None,
     on_iteration: Callable[[Progress], object] | None = None,
@@ -153,6 +155,7 @@ def resume(
         devices: another number of devices that train together, as of ``train``.
         curriculum: the function of the curriculum, or its name, where the training has one: a folder alone
             never makes Python import a module.
+        network: networks of your own once more, the classes or their names (``policy.network``).
         ray: the cluster of these, as of ``train``.
         file: where progress is shown; standard output by default.
         on_iteration: as of ``train``. It is called from the next iteration on.
@@ -168,9 +171,17 @@ def resume(
     refuse_imported_script()
     shown = Lasting(file or sys.stdout, whole=False)
     env = None if env is None else _again(Path(run), env, wrappers)
-    places = workers, device, devices
-    function = name_of_function(curriculum) if callable(curriculum) else curriculum
-    changes = Changes(total_steps, env, *places, stop_at, max_seconds, function)  # pyright: ignore[reportArgumentType]
+    changes = Changes(
+        total_steps=total_steps,
+        env=env,
+        workers=workers,
+        device=device,  # pyright: ignore[reportArgumentType]
+        devices=devices,
+        stop_at=stop_at,
+        max_seconds=max_seconds,
+        curriculum=name_of_function(curriculum) if callable(curriculum) else curriculum,
+        network=names_in(network),
+    )
     conditions = Conditions(shown, ray=ray, on_iteration=on_iteration)
     return _told(proceed(Path(run), changes, conditions), shown)
 

@@ -26,6 +26,7 @@ from poise.checked import (
     flat,
     from_dict,
 )
+from poise.own.naming import name_of, name_problem
 from poise.spec import Spec
 from poise.wording import counted, parse_schedule
 
@@ -127,6 +128,9 @@ class Policy(Checked):
 
     prefix = "policy."
 
+    network: str | None = None
+    """A network of your own in place of the hidden layers: a class of Equinox, as module:Class
+    (docs/networks.md); None: the hidden layers."""
     hidden: Widths = (64, 64)
     """Units of each hidden layer, as 64x64 or 64,64."""
     activation: Activation = "tanh"
@@ -162,6 +166,7 @@ class Policy(Checked):
     """Final tanh: none, on the mean, or on all outputs (the mean and, if predicted, the pre-sigma)."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "network", name_of(self.network, "policy.network"))
         super().__post_init__()
         if self.std == "fixed" and self.std_min:
             raise ConfigError(
@@ -182,6 +187,9 @@ class Value(Checked):
 
     prefix = "value."
 
+    network: str | None = None
+    """A network of your own in place of the hidden layers: a class of Equinox, as module:Class
+    (docs/networks.md); None: the hidden layers."""
     hidden: Widths = (64, 64)
     """Units of each hidden layer, as 64x64 or 64,64."""
     activation: Activation = "tanh"
@@ -204,6 +212,7 @@ class Value(Checked):
     1/sqrt(inputs)."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "network", name_of(self.network, "value.network"))
         super().__post_init__()
         check_network(self)
 
@@ -215,6 +224,8 @@ def check_network(network: Policy | Value) -> None:
         ConfigError: names the first.
     """
     prefix, hidden = network.prefix, network.hidden
+    if network.network is not None:
+        _check_own_network(network, network.network)
     if network.memory == "none" and network.memory_size is not None:
         raise ConfigError(
             f"{prefix}memory_size = {network.memory_size}: has no effect with {prefix}memory = none"
@@ -223,6 +234,19 @@ def check_network(network: Policy | Value) -> None:
         raise ConfigError(
             f"{prefix}residual = True: needs two or more hidden layers of the same width, not {hidden!r}"
         )
+
+
+def _check_own_network(network: Policy | Value, name: str) -> None:
+    """Refuses a name that is not ``module:Class``, and options of the layers that it replaces."""
+    if problem := name_problem(name):
+        raise ConfigError(f"{network.prefix}network = {name!r}: {problem}")
+    for option in ("hidden", "activation", "layer_norm", "residual", "init"):
+        value, usual = getattr(network, option), getattr(type(network), option)
+        if value != usual:
+            raise ConfigError(
+                f"{network.prefix}{option} = {value!r}: has no effect with {network.prefix}network = {name}, "
+                f"which replaces these layers; leave it at {usual!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -365,6 +389,8 @@ class Config(Checked):
         """
         outputs = num_outputs * (2 if self.policy.std == "predicted" else 1)
         for network, last in ((self.policy, outputs), (self.value, 1)):
+            if network.network is not None:
+                continue  # its parameters are counted when it is made
             if (count := num_parameters(num_inputs, network.hidden, last)) > MOST_PARAMETERS:
                 raise ConfigError(
                     f"{network.prefix}hidden = {network.hidden!r}: the network has {count:,} parameters, "
@@ -417,6 +443,12 @@ class Config(Checked):
     def _as_text(self) -> str:
         num_steps, num_envs = self.shape
         return f"num_envs {num_envs} x ppo.num_steps {num_steps}"
+
+    @property
+    def own_networks(self) -> tuple[str, ...]:
+        """The names of the networks of the user, of policy and value function."""
+        names = (x.network for x in (self.policy, self.value) if x.network is not None)
+        return tuple(dict.fromkeys(names))
 
     @property
     def num_iterations(self) -> int:

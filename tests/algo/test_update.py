@@ -196,6 +196,7 @@ ELSEWHERE = {
     "ppo__sequence_length",
     "history",
     *(f"{network}__{name}" for network in ("policy", "value") for name in ("images", "see")),
+    *(f"{network}__network" for network in ("policy", "value")),  # tests/own
     *(f"{network}__{name}" for network in ("policy", "value") for name in ("memory", "memory_size")),
 }
 

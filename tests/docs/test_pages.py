@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from pages import ROOT, WRITTEN, blocks, environment, run_commands
+from pages import ROOT, WRITTEN, blocks, environment, run_commands, shorter
 
 from poise.health.diagnosis import RULES
 
@@ -20,10 +20,21 @@ from poise.health.diagnosis import RULES
 @pytest.mark.pages
 @pytest.mark.parametrize("as_written", WRITTEN)
 @pytest.mark.parametrize(
-    "page", ["reading", "robots", "export", "environments", "observations", "reports", "jax"]
+    "page", ["reading", "robots", "export", "environments", "observations", "networks", "reports", "jax"]
 )
 def test_every_command_of_the_page_runs(page, as_written, tmp_path):
     run_commands(f"{page}.md", tmp_path, as_written=as_written)
+
+
+@pytest.mark.pages
+def test_the_python_of_the_page_of_networks_runs(tmp_path):
+    script = shorter(blocks("networks.md", "python")[1])
+    shutil.copy(ROOT / "examples" / "nets.py", tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert -1800 < float(done.stdout.splitlines()[-1]) < -100  # what any policy gets in Pendulum
 
 
 @pytest.mark.slow
@@ -92,7 +103,8 @@ def test_the_two_machines_on_the_page_of_scale_work_as_two_nodes_of_this_one(tmp
 
 
 @pytest.mark.parametrize(
-    ("page", "file"), [("robots.md", "ball_and_beam.py"), ("environments.md", "tank.py")]
+    ("page", "file"),
+    [("robots.md", "ball_and_beam.py"), ("environments.md", "tank.py"), ("networks.md", "nets.py")],
 )
 def test_the_page_shows_the_example_itself(page, file):
     assert blocks(page, "python")[0] == (ROOT / "examples" / file).read_text()

@@ -27,9 +27,18 @@ from poise.config import LAST_SEED, Config
 from poise.envs.adjusting import plain_settings
 from poise.envs.naming import reaches_outside
 from poise.envs.packing import only_action, unpack_action
+from poise.own.naming import Network, check_networks, import_named, names_in
 from poise.seeds import Stream, episode_seed
 from poise.spec import Spec
-from poise.store.checkpoint import Manifest, Trained, Which, agent_folder, load_agent, save_agent
+from poise.store.checkpoint import (
+    Manifest,
+    Trained,
+    Which,
+    agent_folder,
+    load_agent,
+    read_manifest,
+    save_agent,
+)
 from poise.system.terminal import typed
 from poise.training.acting import ActionScale, empty_carry, make_actor, quiet
 from poise.training.iteration import Progress
@@ -317,7 +326,7 @@ def _unbatched(values: Float[np.ndarray, " N"], single: bool) -> Any:
     return float(values[0]) if single else values
 
 
-def load(folder: str | Path, which: Which = "last") -> Agent:
+def load(folder: str | Path, which: Which = "last", *, network: Network = ()) -> Agent:
     """The agent of a run folder, or of one checkpoint folder.
 
     Reads two files and executes nothing in them; neither Gymnasium nor MuJoCo is imported.
@@ -325,8 +334,15 @@ def load(folder: str | Path, which: Which = "last") -> Agent:
     Args:
         folder: the run folder that ``poise.train`` left, or a checkpoint in it.
         which: the last agent of a run folder, or the one that scored best when the training ended.
+        network: the classes of the agent's own networks, or their names (``module:Class``), repeated: a
+            folder alone never makes Python import one.
 
     Raises:
         CheckpointError: the folder holds no agent, or the agent was changed or damaged.
+        ConfigError: the agent has a network of its own that was not named in this process, or ``network``
+            names another.
     """
-    return Agent(*load_agent(agent_folder(Path(folder), which)))
+    repeated, place = names_in(network), agent_folder(Path(folder), which)
+    import_named(repeated)
+    check_networks(repeated, read_manifest(place).config.own_networks, folder)
+    return Agent(*load_agent(place))

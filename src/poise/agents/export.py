@@ -14,7 +14,7 @@ from poise.agents.agent import Agent
 from poise.agents.export_parity import ROWS, SEQUENCES, compare, trials
 from poise.agents.export_parity import observations as observations
 from poise.agents.export_plan import ExportError, Plan, make_plan
-from poise.store.checkpoint import Which, agent_folder, load_agent
+from poise.store.checkpoint import Which, agent_folder, load_agent, read_manifest
 from poise.store.files import check_room, fresh_path
 
 Format = Literal["numpy", "onnx"]
@@ -55,7 +55,13 @@ def export(
             be written.
         ParityError: the exported policy's actions differ from the agent's. The file is removed.
     """
-    trained, manifest = load_agent(agent_folder(run, which))
+    folder = agent_folder(run, which)
+    if (network := read_manifest(folder).config.policy.network) is not None:
+        raise ExportError(
+            f"{run}: policy.network = {network!r}: poise export knows poise's own layers only; act with "
+            "poise.load, which runs the class itself"
+        )
+    trained, manifest = load_agent(folder)
     plan, agent = make_plan(trained, manifest), Agent(trained, manifest)
     ending, write, act = FORMATS[format]
     name = f"{'best_' if which == 'best' else ''}policy{ending}"

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from poise.algo.encoders import ImageEncoder
+from poise.algo.encoders import MLP, ImageEncoder
 from poise.algo.memory import AnyMemory
 from poise.algo.networks import Policy
 from poise.algo.normalize import RunningStats
@@ -143,6 +143,8 @@ def make_plan(trained: Trained, manifest: Manifest) -> Plan:
     """The plan of an agent."""
     trained = jax.tree.map(np.asarray, trained)  # images in the order in which compiled code has them
     policy, spec, config = trained.policy, manifest.spec, manifest.config
+    mlp = policy.mlp
+    assert isinstance(mlp, MLP)
     taken = set() if policy.memory is None else {CARRY, CARRY_OUT}
     inputs = _named([leaf for leaf in spec.obs if _reads(policy, leaf, spec)], "obs", taken)
     outputs = _named(spec.action, "action", taken)
@@ -157,10 +159,10 @@ def make_plan(trained: Trained, manifest: Manifest) -> Plan:
             for name, encoder in policy.encoder.images.items()
         ),
         memory=policy.memory,
-        layers=_layers(policy),
-        activation=policy.mlp.activation,
-        layer_norm=policy.mlp.layer_norm,
-        residual=policy.mlp.residual,
+        layers=_layers(policy, mlp),
+        activation=mlp.activation,
+        layer_norm=mlp.layer_norm,
+        residual=mlp.residual,
         head_tanh=policy.box_size > 0 and policy.head_tanh != "none",
         **_scaling(spec, config.normalize.action),
         about=about | _describe_inputs(inputs) | _describe_outputs(outputs),
@@ -215,9 +217,9 @@ def _statistics(
     return np.asarray(stats.mean, np.float32), np.asarray(stats.std, np.float32)
 
 
-def _layers(policy: Policy) -> tuple[tuple[Float[np.ndarray, "_ _"], Float[np.ndarray, " _"]], ...]:
+def _layers(policy: Policy, mlp: MLP) -> tuple[tuple[Float[np.ndarray, "_ _"], Float[np.ndarray, " _"]], ...]:
     """Weights and biases, in the last layer without the outputs for a standard deviation."""
-    *layers, (weight, bias) = zip(policy.mlp.weight, policy.mlp.bias, strict=True)
+    *layers, (weight, bias) = zip(mlp.weight, mlp.bias, strict=True)
     outputs = np.arange(len(bias))
     kept = (outputs < policy.box_size) | (outputs >= len(bias) - sum(policy.sizes))
     layers.append((weight[:, kept], bias[kept]))

@@ -15,6 +15,7 @@ from poise.agents.agent import Agent, load
 from poise.agents.stages import MAX_FPS, Frame, Stage, close_quietly, open_stage, video_errors
 from poise.agents.stages import VideoError as VideoError
 from poise.errors import PoiseError
+from poise.own.naming import Network
 from poise.seeds import Stream, episode_seed
 from poise.store.checkpoint import Which
 from poise.store.files import check_room, fresh_path
@@ -31,6 +32,7 @@ def video(
     *,
     which: Which = "last",
     env: str | None = None,
+    network: Network = (),
     file: TextOut | None = None,
 ) -> Path:
     """Films the greedy agent of a run.
@@ -41,6 +43,7 @@ def video(
         which: the agent at the end of the training, or the one that scored best at that time.
         env: another environment with the same spaces. The name of the agent's own has to be repeated if it is
             in a module (``module:Task``): a folder alone never makes Python import one.
+        network: the classes of the agent's own networks, or their names, repeated, as of ``poise.load``.
         file: where a line says that it films, if it takes long; standard output by default.
 
     Returns:
@@ -53,7 +56,7 @@ def video(
     path = Path(run) / ("video" if which == "last" else "video_best")
     say = partial(print, file=sys.stdout if file is None else file, flush=True)
     with announced("filming", say):
-        return film(load(run, which), path, env=env)
+        return film(load(run, which, network=network), path, env=env)
     raise AssertionError
 
 

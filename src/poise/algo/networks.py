@@ -12,6 +12,7 @@ from poise import config as cfg
 from poise.algo.distributions import Categorical, Choices, DiagGaussian, Distribution, Joint, masked
 from poise.algo.encoders import MLP, Encoder
 from poise.algo.memory import AnyMemory, Cell, Window
+from poise.own.network import OwnNetwork, make_network
 from poise.spec import MASK, Spec
 
 
@@ -29,7 +30,7 @@ class Policy(eqx.Module):
     softmax(logits(obs)). The log-probability of an action is the sum over its parts.
     """
 
-    mlp: MLP
+    mlp: MLP | OwnNetwork
     log_std: Float[Array, " A"] | None
     encoder: Encoder
     memory: AnyMemory | None
@@ -87,7 +88,7 @@ class Policy(eqx.Module):
 class ValueFunction(eqx.Module):
     """V(obs), the expected discounted sum of the normalized rewards from here on."""
 
-    mlp: MLP
+    mlp: MLP | OwnNetwork
     encoder: Encoder
     memory: AnyMemory | None
 
@@ -110,7 +111,7 @@ def trunk(
     history: int,
     last_gain: float,
     key: PRNGKeyArray,
-) -> tuple[Encoder, AnyMemory | None, MLP]:
+) -> tuple[Encoder, AnyMemory | None, MLP | OwnNetwork]:
     """What both networks are made of. Layers after a memory read the features and what it remembers."""
     encoder = Encoder(spec, config.see, config.images, key=jax.random.fold_in(key, 1))
     memory, inputs = None, encoder.num_features
@@ -121,6 +122,9 @@ def trunk(
             inputs, config.memory_size or cfg.USUAL_MEMORY, config.memory, key=jax.random.fold_in(key, 2)
         )
     inputs += 0 if memory is None else memory.size
+    if config.network is not None:
+        own = make_network(f"{config.prefix}network", config.network, inputs, outputs, key=key)
+        return encoder, memory, own
     return encoder, memory, MLP((inputs, *config.hidden, outputs), config, last_gain=last_gain, key=key)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from poise.cli.arguments import Env, Json, RunFolder, WhichAgent, find_modules_here, unset
+from poise.cli.arguments import Json, Named, RunFolder, WhichAgent, find_modules_here, unset
 from poise.cli.telling import as_json, to_standard_error
 from poise.system.pulse import announced
 from poise.system.streams import quiet_output
@@ -18,7 +18,7 @@ def evaluate(
     episodes: int = 100,
     seed: Annotated[int | None, unset] = None,
     which: WhichAgent = "last",
-    env: Env = None,
+    named: Annotated[Named, arg(name="")] = Named(),  # noqa: B008 (frozen)
     sample: bool = False,
     json_: Json = False,
 ) -> None:
@@ -29,6 +29,7 @@ def evaluate(
     Args:
         episodes: Number of episodes.
         seed: Seed of the episodes; by default the seed of the run, which repeats the score of its training.
+        named: What is named again, or instead.
         sample: Draw the actions from the policy's distribution instead of taking the greedy ones. The draws
             follow from the seed.
     """
@@ -36,33 +37,41 @@ def evaluate(
     from poise.agents.evaluation import Limits
     from poise.health.telling import score_lines
 
-    find_modules_here(env)
+    find_modules_here(named.env, named.network)
     with announced("loading the agent", to_standard_error) as pulse, quiet_output():
 
         def watch(ended: int, total: int, steps: int) -> None:
             pulse.doing(f"{ended} / {counted(total, 'episode')}, {counted(steps, 'step')}")
 
-        agent = load(run, which)
+        agent = load(run, which, network=named.network)
         limits = Limits(watch=watch)
-        evaluation = agent.evaluate(episodes, seed=seed, env=env, sample=sample, limits=limits)
+        evaluation = agent.evaluate(episodes, seed=seed, env=named.env, sample=sample, limits=limits)
     lines = score_lines(evaluation)
     if which == "best":
         lines[0] = f"the best agent, from step {agent.steps:,}: {lines[0]}"
     print(as_json(evaluation.summary()) if json_ else "\n".join(lines))
 
 
-def video(run: RunFolder, which: WhichAgent = "last", env: Env = None, json_: Json = False) -> None:
+def video(
+    run: RunFolder,
+    which: WhichAgent = "last",
+    named: Annotated[Named, arg(name="")] = Named(),  # noqa: B008 (frozen)
+    json_: Json = False,
+) -> None:
     """Film the greedy agent of a run: writes video.mp4 (for the best agent video_best.mp4) into its folder.
 
     Without a video encoder, the file is a GIF.
 
     Example: poise video runs/Reacher-v4/20261124-120000-0 --which best
+
+    Args:
+        named: What is named again, or instead.
     """
     from poise.agents.film import video as film
 
-    find_modules_here(env)
+    find_modules_here(named.env, named.network)
     with quiet_output():
-        path = film(run, which=which, env=env)
+        path = film(run, which=which, env=named.env, network=named.network)
     print(as_json({"video": str(path)}) if json_ else path)
 
 

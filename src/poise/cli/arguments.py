@@ -6,7 +6,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -62,6 +62,15 @@ Env = Annotated[
         metavar="ENV",
         help="Another environment with the same spaces. If the run's environment comes from a module "
         "(module:Task), its name has to be repeated here.",
+        help_behavior_hint="",
+    ),
+]
+OwnNetwork = Annotated[
+    tuple[str, ...],
+    arg(
+        metavar="MODULE:CLASS...",
+        help="Networks of the run that are your own (policy.network, value.network), repeated: a folder "
+        "alone never makes poise import a module.",
         help_behavior_hint="",
     ),
 ]
@@ -176,12 +185,20 @@ def _address(words: list[str]) -> str:
     return checked_address(" ".join(words) or LOCAL) or LOCAL
 
 
-def find_modules_here(env: str | None) -> None:
-    """Lets ``module:Task`` import a module from the working directory, as ``python -m`` does."""
+def find_modules_here(env: str | None, networks: Iterable[str | None] = ()) -> None:
+    """Lets ``module:Name`` import a module from the working directory, as ``python -m`` does."""
     from poise.envs.naming import names_module
 
-    if env and names_module(env):
+    if (env and names_module(env)) or any(networks):
         sys.path.insert(0, os.getcwd())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """What of an agent the user names again, or names instead."""
+
+    env: Env = None
+    network: OwnNetwork = ()
 
 
 @registry.primitive_rule

@@ -81,6 +81,7 @@ def _commands(verb: str, options: list[str], guard: Guard) -> dict[str, Callable
     """The verbs. The defaults of ``verb`` are those of the preset or the file that ``options`` names."""
     may_be_preset = verb == "train" and not PRESETS.keys().isdisjoint(options)
     settings = settings_of(options) if verb in ("train", "experiment", "sweep") else NOTHING
+    settings.refuse_networks({option.partition("=")[0].removeprefix("--") for option in options})
     target = (env_name(options) if may_be_preset else "") or settings.env or ""
     return {
         "train": train_command(target, guard=guard, settings=settings),

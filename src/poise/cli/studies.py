@@ -55,7 +55,7 @@ def experiment_command(settings: Settings) -> Callable[..., None]:
         from poise.studies.experiment import execute_experiment
 
         file = text_output(json_)
-        find_modules_here(config.curriculum)
+        find_modules_here(config.curriculum, config.own_networks)
         made = [many.of(env, settings) for env in envs]
         with quiet_output():
             finished = execute_experiment(
@@ -94,7 +94,7 @@ def sweep_command(settings: Settings) -> Callable[..., None]:
         """
         from poise.studies.sweep.sweep import execute_sweep
 
-        find_modules_here(config.curriculum)
+        find_modules_here(config.curriculum, config.own_networks)
         made = source.of(env, settings)
         with quiet_output():
             finished = execute_sweep(made, config, options, search, ray=ray, file=text_output(json_))

@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from poise.checked import ConfigError
-from poise.cli.arguments import Json, Ray, RunEnv, Source, find_modules_here
+from poise.cli.arguments import Json, OwnNetwork, Ray, RunEnv, Source, find_modules_here
 from poise.cli.telling import tell_experiment, tell_run, tell_sweep, text_output
 from poise.config import Config
 from poise.runs.options import Options
@@ -97,7 +97,7 @@ def train_command(
             meeting: The machines of one training.
             asked: How the environment is made, where the settings come from, and how many trainings.
         """
-        find_modules_here(config.curriculum)
+        find_modules_here(config.curriculum, config.own_networks)
         id, _ = starting_point(asked.of(env or None, settings))
         if asked.seeds == 1:
             _train_one(id, config, options, meeting, guard or Guard(), ray, json_)
@@ -149,6 +149,7 @@ class Repeated:
     nor connect to a storage, nor read another folder."""
 
     env: RunEnv = None
+    network: OwnNetwork = ()
     storage: Annotated[str | None, arg(metavar="URL", help_behavior_hint="")] = None
     """The storage of the sweep, repeated where its trials are in one: a folder alone never makes poise
     connect to a storage."""
@@ -213,7 +214,7 @@ def resume_command(guard: Guard) -> Callable[..., None]:
 
         loaded = time.perf_counter() - start
         for name in (repeated.env, repeated.curriculum):
-            find_modules_here(name)
+            find_modules_here(name, repeated.network)
         follows = meeting.others and meeting.process != 0  # it needs no folder
         folder = newest_unfinished(out) if run is None and not follows else run or Path()
         if run is None and not follows:
@@ -226,7 +227,8 @@ def resume_command(guard: Guard) -> Callable[..., None]:
             resume_study = _resume_sweep if kind == SWEEP else _resume_experiment
             resume_study(folder, repeated, ray, json_)
             return
-        changes = Changes(env=repeated.env, curriculum=repeated.curriculum, **vars(changed))
+        asked = {"env": repeated.env, "network": repeated.network, "curriculum": repeated.curriculum}
+        changes = Changes(**asked, **vars(changed))
         with quiet_output():
             resumed = proceed_with_peers(folder, changes, Conditions(file, guard, loaded, ray), meeting)
         tell_run(resumed, json_)
@@ -272,7 +274,8 @@ def _refuse_changes(changed: Changed, meeting: PeerOptions) -> None:
 def _resume_sweep(folder: Path, repeated: Repeated, ray: str | None, json_: bool) -> None:
     from poise.studies.sweep.sweep import proceed_sweep
 
-    asked = {"env": repeated.env, "storage": repeated.storage, "repeated": _of_trainings(repeated)}
+    asked = {"env": repeated.env, "network": repeated.network, "storage": repeated.storage}
+    asked["repeated"] = _of_trainings(repeated)
     with quiet_output():
         sweep = proceed_sweep(folder, **asked, ray=ray, file=text_output(json_))
     tell_sweep(sweep, json_)
@@ -281,7 +284,8 @@ def _resume_sweep(folder: Path, repeated: Repeated, ray: str | None, json_: bool
 def _resume_experiment(folder: Path, repeated: Repeated, ray: str | None, json_: bool) -> None:
     from poise.studies.experiment import proceed_experiment
 
-    asked = {"env": repeated.env, "against": repeated.against, "repeated": _of_trainings(repeated)}
+    asked = {"env": repeated.env, "network": repeated.network, "against": repeated.against}
+    asked["repeated"] = _of_trainings(repeated)
     with quiet_output():
         experiment = proceed_experiment(folder, **asked, ray=ray, file=text_output(json_))
     tell_experiment(experiment, json_)

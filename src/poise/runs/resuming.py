@@ -14,6 +14,7 @@ from poise.agents.best import PLACES, Candidate
 from poise.checked import ConfigError, flat
 from poise.config import Config
 from poise.envs.forms.text import combine
+from poise.own.network import programs
 from poise.runs.folders import status
 from poise.runs.journal import JournalError, cut, read_episodes
 from poise.runs.options import ABOUT, Options
@@ -195,6 +196,19 @@ def same_machine(past: Past, file: TextOut) -> bool:
         flush=True,
     )
     return False
+
+
+def same_networks(usable: Usable, file: TextOut) -> bool:
+    """Whether the networks of the user compute what they did. If not, a line names the first other one."""
+    before = usable.manifest.notes.get("networks")
+    if usable.training.state is None or not isinstance(before, Mapping):
+        return True
+    for option, program in programs(usable.training.state.learner).items():
+        if before.get(option) != program:
+            what = "computes something else than when the checkpoint was made; from here on the bits differ"
+            print(f"not exact: the class of {option} {what}", file=file, flush=True)
+            return False
+    return True
 
 
 def difference(manifest: Manifest, task: envs.Resolved, config: Config, options: Options) -> str | None:

@@ -16,6 +16,8 @@ from poise.checked import ConfigError
 from poise.config import Config
 from poise.envs.forms.text import parse
 from poise.envs.naming import JAX_PACKAGES, reaches_outside, refuse_in_processes
+from poise.own.naming import check_networks, import_named
+from poise.own.network import import_networks
 from poise.placement import device
 from poise.placement.lanes import Lanes
 from poise.placement.mesh import Layout
@@ -28,7 +30,15 @@ from poise.runs.peers.meeting import announce, job, led, send_start, teller
 from poise.runs.reacting import Run, Session, end_by, react
 from poise.runs.recorder import Recorder
 from poise.runs.records import read_score, read_summary
-from poise.runs.resuming import Usable, difference, finished, newest_usable, same_machine, take_up
+from poise.runs.resuming import (
+    Usable,
+    difference,
+    finished,
+    newest_usable,
+    same_machine,
+    same_networks,
+    take_up,
+)
 from poise.runs.setup import Conditions, Past, Setup, Stopped
 from poise.runs.starting.initial import Arrays, first_start, read_start
 from poise.runs.starting.repeating import Repeated, check_repeated
@@ -66,6 +76,7 @@ class Changes:
         stop_at: another mean return at which it stops.
         max_seconds: another number of seconds after which it stops.
         curriculum: the function of its curriculum. It must be repeated, since it is in a Python module.
+        network: the names of the networks of the user, which must be repeated (``module:Class``).
     """
 
     total_steps: int | None = None
@@ -76,6 +87,7 @@ class Changes:
     stop_at: float | None = None
     max_seconds: float | None = None
     curriculum: str | None = None
+    network: tuple[str, ...] = ()
 
     def of(self, options: Options) -> Options:
         """The options with what changes."""
@@ -107,6 +119,8 @@ def execute(env: str, config: Config, options: Options, conditions: Conditions) 
 def executing(env: str, config: Config, options: Options, conditions: Conditions) -> Session:
     """``execute``, which yields after each iteration, once its rows are written."""
     options = options.settled()
+    with same_directory():
+        import_networks(config)
     if options.run_dir is not None:
         return (yield from _in_run_dir(env, config, options, options.run_dir, conditions))
     return (yield from _session(_new_job(env, config, options, conditions), None, conditions))
@@ -164,6 +178,8 @@ def session(env: str, config: Config, options: Options, folder: Path, conditions
     To close it before its end leaves a run that is ``stopped``, with a checkpoint of its last iteration.
     """
     options = options.settled()
+    with same_directory():
+        import_networks(config)
     count = cpu_devices(env, options.backend, config, options)
     placed = device.start(options.device, lambda: device.SIDE_BY_SIDE, count)
     with claimed(folder):
@@ -209,6 +225,8 @@ def proceed(run: Path, changes: Changes, conditions: Conditions) -> Run:
 def _proceeding(run: Path, changes: Changes, conditions: Conditions) -> Session:
     if not (run / "checkpoints").is_dir():
         raise RunError(f"{run}: no run to resume (no checkpoints in it)")
+    with same_directory():
+        import_named(changes.network)
     with claimed(run):
         placed = _placed_again(run, changes, conditions)
         usable = newest_usable(run, conditions.file)
@@ -228,6 +246,7 @@ def _placed_again(run: Path, changes: Changes, conditions: Conditions) -> device
         if conditions.peers is not None:
             raise CheckpointError(f"{run}: no checkpoint can be used")
         return device.start("cpu" if changes.device is None else changes.device, lambda: device.SIDE_BY_SIDE)
+    check_networks(changes.network, manifest.config.own_networks, run)
     decide = partial(device.decide_with, manifest.spec, manifest.backend, manifest.config)
     if on_cpu and changes.device is None:  # ``auto`` stays where it began
         decide = partial(device.Choice, False, "the training began on it")
@@ -259,7 +278,7 @@ def _resumed(
     if config != manifest.config and (config.ppo.has_schedule or config.curriculum):
         print("what is scheduled follows the new budget: not the training that", file=file)
         print("this budget would have given from the start", file=file)
-    if not same_machine(usable.past, file):
+    if not (same_machine(usable.past, file) and same_networks(usable, file)):
         usable = dataclasses.replace(usable, past=dataclasses.replace(usable.past, exact=False))
     task = resolved(manifest.env, manifest.backend)._replace(reading=manifest.spec)
     options = changes.of(usable.options)

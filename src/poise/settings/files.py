@@ -22,7 +22,7 @@ import tomllib
 import types
 import typing
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -143,6 +143,24 @@ class Settings:
         named: Any = self.config.get("start_parts", START_PARTS) if parts is None else parts
         named = named if isinstance(named, str) else tuple(named)
         return dataclasses.replace(self, followed=followed(run, Config(start_parts=named).start_parts))
+
+    def refuse_networks(self, given: Collection[str]) -> None:
+        """Refuses to import the module of a network that the file, or the agent of the start, alone names.
+
+        ``given``: the options that are given beside the file.
+
+        Raises:
+            ConfigError: names what has to be repeated.
+        """
+        for option in ("policy.network", "value.network"):
+            name = {**self.followed, **self.config}.get(option)
+            if name is not None and option not in given:
+                group, field = option.split(".")
+                raise ConfigError(
+                    f"{self.source or 'start_from'}: its {option} {name!r} names a Python module; to import "
+                    f"and run it, give the name as well: --{option} {name} (in Python: {group}={{{field!r}: "
+                    f"{name!r}}})"
+                )
 
 
 @dataclass(frozen=True)

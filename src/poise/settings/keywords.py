@@ -110,8 +110,16 @@ def choose(
     given = fields_of(Config, keywords)
     run = given.get("start_from")
     settings = settings.starting_from(None if run is None else os.fspath(run), given.get("start_parts"))
+    settings.refuse_networks(
+        [f"{group}.network" for group, value in keywords.items() if _names_network(value)]
+    )
     options = Options(**dataclasses.asdict(settings.options_over(usual)) | fields_of(Options, keywords))
     return Chosen(env, changed(settings.over(config), given), options)
+
+
+def _names_network(value: Any) -> bool:
+    """Whether a keyword is a group of options with a network: a mapping that names it, or a record."""
+    return "network" in value if isinstance(value, Mapping) else isinstance(value, Policy | Value)
 
 
 def names(beside: type | None = None) -> set[str]:

@@ -287,7 +287,7 @@ def load_training(folder: Path) -> tuple[Training, Manifest]:
         return Training(), manifest
     trained = _read_agent(folder, manifest, files)
     path = folder / TRAINING
-    with _named_errors(path):
+    with _named_errors(path, manifest):
         arrays = _arrays(path, files, lambda described: _fit_training(described, manifest))
         world = part("world", arrays)
         candidates = []
@@ -303,7 +303,7 @@ def load_training(folder: Path) -> tuple[Training, Manifest]:
 
 def _read_agent(folder: Path, manifest: Manifest, files: Mapping[str, Any]) -> Trained:
     path = folder / AGENT
-    with _named_errors(path):
+    with _named_errors(path, manifest):
         shapes = _agent_shapes(manifest)
 
         def check(described: Mapping[str, Described]) -> None:
@@ -316,7 +316,7 @@ def _read_agent(folder: Path, manifest: Manifest, files: Mapping[str, Any]) -> T
 def _read_initial(folder: Path, manifest: Manifest, files: Mapping[str, Any]) -> dict[str, Any]:
     """The arrays with which a training starts; each of the parts that is there is complete."""
     path = folder / INITIAL
-    with _named_errors(path):
+    with _named_errors(path, manifest):
         shapes = _agent_shapes(manifest)
 
         def check(described: Mapping[str, Described]) -> None:
@@ -364,12 +364,14 @@ def _agent_shapes(manifest: Manifest) -> Trained:
 
 
 @contextlib.contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
+def _named_errors(path: Path, manifest: Manifest) -> Iterator[None]:
     """Adds the file's name to errors about its arrays."""
     try:
         yield
     except ArraysError as error:
-        raise CheckpointError(f"{path}: does not fit its configuration: {error}") from error
+        networks = manifest.config.own_networks
+        changed = f", unless {' or '.join(networks)} has changed since" if networks else ""
+        raise CheckpointError(f"{path}: does not fit its configuration{changed}: {error}") from error
     except (ValueError, TypeError, OverflowError) as error:  # shapes that no array can have
         raise CheckpointError(f"{path}: its configuration describes no network: {error}") from error
 

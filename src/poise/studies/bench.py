@@ -185,6 +185,11 @@ def measure(env: str, config: Config, backend: envs.Backend, *, rounds: int, fil
     """
     device.keep_off_gpu()  # the limits are those of the CPU; a training has the GPU for itself
     task = envs.resolve(env, backend)
+    if config.own_networks:
+        raise ConfigError(
+            f"network = {config.own_networks[0]!r}: poise bench counts the operations of poise's own layers; "
+            "leave it out"
+        )
     if config.num_iterations < 2:
         raise ConfigError(f"total_steps = {config.total_steps}: must give at least two iterations")
     measured = []

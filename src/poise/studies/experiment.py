@@ -26,6 +26,8 @@ from poise.config import LAST_SEED, Config
 from poise.envs.naming import reaches_outside, refuse_in_processes
 from poise.errors import PoiseError, StorageError
 from poise.health.diagnosis import diagnose
+from poise.own.naming import check_networks, import_named
+from poise.own.network import import_networks
 from poise.placement import device
 from poise.runs.curve import CURVE
 from poise.runs.folders import new_folder, slug, status
@@ -153,7 +155,7 @@ def execute_experiment(
         )
     if not ids:
         raise ConfigError("ENV: must be one environment or more, for example Reacher-v4 Pendulum-v1")
-    on_gpu, config = _prepare(options, ray), pinned(config)
+    on_gpu, config = _prepare(config, options, ray), pinned(config)
     tasks = _tasks(ids, config, options, num_seeds, file)
     options = _with_lanes(options, config, tasks, num_seeds, on_gpu=on_gpu, ray=ray)
     if against is not None:
@@ -167,26 +169,27 @@ def execute_seeds(
     id: str, config: Config, options: Options, *, num_seeds: int, ray: str | None = None, file: TextOut
 ) -> Experiment:
     """``execute_experiment`` with a single task, in ``<out>/<id>/<date>-<first>-<last>/``."""
-    on_gpu, config = _prepare(options, ray), pinned(config)
+    on_gpu, config = _prepare(config, options, ray), pinned(config)
     tasks = _tasks([id], config, options, num_seeds, file)
     options = _with_lanes(options, config, tasks, num_seeds, on_gpu=on_gpu, ray=ray)
     folder = new_folder(options.out, id, f"{config.seed}-{config.seed + num_seeds - 1}", options.name)
     return _start(Plan(folder, tasks, config, options, num_seeds), ray, file)
 
 
-def _prepare(options: Options, ray: str | None) -> bool:
+def _prepare(config: Config, options: Options, ray: str | None) -> bool:
     """Checks where the trainings will run, and keeps this process off the GPU that they may need.
 
     Returns whether they will use a GPU of this machine.
 
     Raises:
-        ConfigError, PlatformError: they cannot run there.
+        ConfigError, PlatformError: they cannot run there, or a network of the user cannot be imported.
     """
     cluster.check(ray)
     if ray is None:
         device.check_many(options.device, options.matmul_precision)
     on_gpu = ray is None and device.many_on_gpu(options.device)
     device.keep_off_gpu()
+    import_networks(config)
     return on_gpu
 
 
@@ -286,6 +289,7 @@ def proceed_experiment(
     folder: Path,
     *,
     env: str | None = None,
+    network: Sequence[str] = (),
     against: Path | None = None,
     repeated: Repeated = NOTHING_REPEATED,
     ray: str | None = None,
@@ -298,7 +302,9 @@ def proceed_experiment(
             repeat it, or it names another experiment and ``against`` does not repeat that. And as
             ``execute_experiment``.
         RunError: it names what trainings start from or a curriculum, and ``repeated`` does not repeat it.
+        ConfigError: it has a network of the user that ``network`` does not repeat.
     """
+    import_named(network)
     ids, plan = _read_plan(folder)
     for id in ids:
         if (why := reaches_outside(id)) and env != id:
@@ -306,6 +312,7 @@ def proceed_experiment(
             raise ExperimentError(f"{folder}: its environment {id!r} {why}, {add}")
     if env is not None and env not in ids:
         raise ExperimentError(f"{folder}: its environments are {', '.join(ids)}, not {env}")
+    check_networks(network, plan.config.own_networks, folder)
     _check_against(folder, plan.against, against)
     check_repeated(folder, plan.config, repeated, needed=ALL)
     device.keep_off_gpu()

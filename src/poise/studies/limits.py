@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
 from poise import envs
+from poise.algo.encoders import MLP
 from poise.config import Config
 from poise.envs import VectorEnv
 from poise.envs.packing import Obs
@@ -29,6 +30,7 @@ def flops_a_step(trained: Trained, config: Config) -> float:
     """
     per_row = 0
     for network, epochs in zip((trained.policy, trained.value), config.ppo.epochs, strict=True):
+        assert isinstance(network.mlp, MLP)
         sizes = [w.size for w in network.mlp.weight]
         per_row += epochs * (6 * sum(sizes) - 2 * sizes[0])
     rows = config.rollout_size // config.minibatch_size * config.minibatch_size

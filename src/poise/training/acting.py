@@ -15,12 +15,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 from poise.algo.distributions import FORBIDDEN
-from poise.algo.encoders import EPSILON
+from poise.algo.encoders import EPSILON, MLP
 from poise.algo.memory import AnyMemory, Cell, Window
 from poise.algo.networks import Policy, ValueFunction
 from poise.algo.normalize import Normalizer
 from poise.config import Activation, Normalize
 from poise.envs.packing import Obs
+from poise.own.network import OwnNetwork
 from poise.spec import MASK, NUMBERS, Spec
 from poise.training.origin import from_origin, obs_from_origin
 from poise.types import Tensor
@@ -102,8 +103,9 @@ class Acting(Protocol):
 
 def make_actor(policy: Policy, normalizer: Normalizer, config: Normalize) -> Acting:
     """What acts fastest with this policy."""
-    kind = CompiledActor if policy.encoder.images else Actor
-    return kind(policy, normalizer, config)
+    if policy.encoder.images or isinstance(policy.mlp, OwnNetwork):
+        return CompiledActor(policy, normalizer, config)
+    return Actor(policy, normalizer, config)
 
 
 def empty_carry(actor: Acting, num_envs: int) -> Float[np.ndarray, "N S"] | None:
@@ -112,7 +114,7 @@ def empty_carry(actor: Acting, num_envs: int) -> Float[np.ndarray, "N S"] | None
 
 
 class CompiledActor:
-    """Acts with one compiled call: for policies that read images."""
+    """Acts with one compiled call: for policies that read images, and for networks of the user."""
 
     def __init__(self, policy: Policy, normalizer: Normalizer, config: Normalize):
         self._policy, self._normalizer = policy, normalizer
@@ -182,6 +184,7 @@ class Actor:
     """Acts in NumPy."""
 
     def __init__(self, policy: Policy, normalizer: Normalizer, config: Normalize):
+        assert isinstance(policy.mlp, MLP)
         # one copy from the device for each rollout, none in its steps
         self._weights = [np.asarray(w) for w in policy.mlp.weight]
         self._biases = [np.asarray(b) for b in policy.mlp.bias]

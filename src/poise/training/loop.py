@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 import jax
 
-from poise.algo.state import TrainState
+from poise.algo.state import TrainState, state_shapes
 from poise.arrays import ArraysError
 from poise.checked import ConfigError
 from poise.config import Config
 from poise.envs import VectorEnv
 from poise.envs.checking import EnvFault
+from poise.own.network import OwnNetwork, check_network, import_networks
 from poise.placement import two_devices
 from poise.placement.joined import place
 from poise.placement.lanes import Lanes
@@ -87,6 +88,7 @@ def iterations(
             not yielded.
     """
     start_jax()
+    import_networks(config)
     if not isinstance(env, Collector):
         check_worlds(env)
     if config.num_envs is None and not isinstance(env, Sequence):
@@ -106,12 +108,19 @@ def settle(config: Config, spec: Spec, *, new: bool) -> Config:
     so options that change nothing are refused.
 
     Raises:
-        ConfigError: an option has no meaning for this environment or, if ``new``, changes nothing.
+        ConfigError: an option has no meaning for this environment or, if ``new``, changes nothing; or a
+            network of the user fails its check.
     """
     config.check_against(spec)
     if new:
         config.without_unused(spec).refuse_idle()
-    return config.settled(spec)
+    config = config.settled(spec)
+    if config.own_networks:
+        learner = state_shapes(spec, config).learner
+        for network in (learner.policy.mlp, learner.value.mlp):
+            if isinstance(network, OwnNetwork):
+                check_network(network)
+    return config
 
 
 def settled_iterations(

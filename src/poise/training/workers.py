@@ -25,6 +25,7 @@ from poise.config import Config
 from poise.envs.naming import not_registered_in
 from poise.envs.registry import UnknownEnv
 from poise.errors import PoiseError
+from poise.own.network import import_networks
 from poise.spec import IN_JAX, Episode, Spec
 from poise.system import cluster
 from poise.system.machine import fingerprint
@@ -109,6 +110,7 @@ class _Worker:
     def begin(self, group: Group, world: Mapping[str, Any] | None) -> _Report | PoiseError:
         """Makes the environments of a group. ``world``: is restored; None before the first rollout."""
         try:
+            import_networks(self._config)  # of the process that trains, whose user has named them
             settings = self._settings
             # asked again: a resume restores after the first start, and a moved group may come back
             if (earlier := self._parts.pop(group.index, None)) is not None:

@@ -11,6 +11,8 @@ from poise.checked import ConfigError
 from poise.config import Config
 from poise.envs.forms.text import parse
 from poise.envs.naming import JAX_PACKAGES
+from poise.own.naming import check_networks, import_named
+from poise.own.network import import_networks
 from poise.placement import device
 from poise.runs.folders import same_directory
 from poise.runs.options import Options
@@ -58,6 +60,8 @@ def execute_with_peers(
             announce(peers, ours)
             return execute(env, config, options, _with(conditions, peers, meeting))
         agree(peers, ours)
+        with same_directory():
+            import_networks(config)
         decide = partial(device.decide, env, options.backend, config)
         return _follow(peers, env, config, options, conditions, decide)
     raise AssertionError
@@ -75,9 +79,12 @@ def proceed_with_peers(
         for name, value in dataclasses.asdict(dataclasses.replace(changes, env=None)).items():
             if value is not None:
                 raise ConfigError(f"{name} = {value!r}: is for process 0 alone, which tells it to the others")
+        with same_directory():
+            import_named(changes.network)
         facts = agree(peers, None)
         check_name(Path("the run of process 0"), facts["env"], changes.env)
         config = Config.from_dict(facts["config"])
+        check_networks(changes.network, config.own_networks, "the run of process 0")
         options = Options.from_dict({**facts["options"], "backend": facts["backend"]})
         decide = partial(device.decide, facts["env"], options.backend, config)
         return _follow(peers, facts["env"], config, options, conditions, decide)

@@ -63,4 +63,6 @@ ALL = ("start_from", "demonstrations", "curriculum")  # of several trainings, of
 def typed_again(config: Config, names: tuple[str, ...] = ALL) -> str:
     """The options among ``names`` that have to be repeated, as they are typed, with a leading space."""
     values = {name: value for name in names if (value := getattr(config, name)) is not None}
-    return "".join(f" {typed('--' + name.replace('_', '-'), value)}" for name, value in values.items())
+    options = [("--" + name.replace("_", "-"), value) for name, value in values.items()]
+    networks = [("--network", *config.own_networks)] if config.own_networks else []
+    return "".join(f" {typed(*words)}" for words in [*options, *networks])

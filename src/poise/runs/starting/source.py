@@ -14,7 +14,18 @@ from poise.spec import Spec
 from poise.store.checkpoint import Trained, agent_folder, load_agent
 from poise.store.manifest import Manifest, read_manifest
 
-_LAYERS = ("hidden", "activation", "layer_norm", "residual", "images", "see", "memory", "memory_size", "init")
+_LAYERS = (
+    "network",
+    "hidden",
+    "activation",
+    "layer_norm",
+    "residual",
+    "images",
+    "see",
+    "memory",
+    "memory_size",
+    "init",
+)
 _OUTPUTS = ("std", "std_init", "std_min", "head_tanh")
 # what shapes a part, what its numbers mean, and what has no effect on one that is taken: these options are
 # those of the agent

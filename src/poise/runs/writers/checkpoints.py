@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from poise.agents.best import Candidate, Podium, slice_of
 from poise.agents.evaluation import Evaluation
 from poise.algo.state import TrainState
+from poise.own.network import programs
 from poise.runs.journal import cut, lengths
 from poise.runs.setup import Past, Setup, Stopped
 from poise.runs.writers.tally import Tally
@@ -138,4 +139,6 @@ class Checkpoints(Writer):
         decided = settings_in(world)  # an agent is scored and filmed with them
         settings = {"settings": decided} if decided else {}
         notes = {"options": self._setup.options.to_dict(), **self._tally.notes(), **settings}
+        if state is not None and self._setup.config.own_networks:
+            notes["networks"] = programs(state.learner)
         return Snapshot(steps, state, world, lengths(self._folder), self._best.candidates, notes)

@@ -32,6 +32,8 @@ from poise.envs.checking import EnvFault
 from poise.envs.info import name_of
 from poise.envs.naming import reaches_outside, refuse_in_processes
 from poise.errors import PoiseError, TrainingError
+from poise.own.naming import check_networks, import_named
+from poise.own.network import import_networks
 from poise.placement import device
 from poise.runs.folders import new_folder, same_directory, status
 from poise.runs.journal import RETURN
@@ -236,6 +238,7 @@ def execute_sweep(
     if ray is None:
         device.check_many(options.device, options.matmul_precision)
     device.keep_off_gpu()
+    import_networks(config)
     require_optuna()
     plan = _new_plan(env, pinned(config), options, search, file)
     # the URL of a storage may hold a password
@@ -321,6 +324,7 @@ def proceed_sweep(
     folder: Path,
     *,
     env: str | None = None,
+    network: Sequence[str] = (),
     storage: str | None = None,
     repeated: Repeated = NOTHING_REPEATED,
     ray: str | None = None,
@@ -333,10 +337,13 @@ def proceed_sweep(
             not repeat it, or its trials are in a storage and ``storage`` does not repeat that. And as
             ``execute_sweep``.
         RunError: it names what trainings start from or a curriculum, and ``repeated`` does not repeat it.
+        ConfigError: it has a network of the user that ``network`` does not repeat.
     """
     if status(folder) == "finished":
         raise SweepError(f"{folder}: this sweep is finished; {typed('poise', 'report', folder)} shows it")
+    import_named(network)
     plan = read_plan(folder, env=env)
+    check_networks(network, plan.config.own_networks, folder)
     _check_storage(plan, storage)
     check_repeated(folder, plan.config, repeated, needed=ALL)
     return _execute(plan, ray, file, study_exists=(folder / "trials").exists())

@@ -1,0 +1,1 @@
+"""Parts of a training that the user has written: networks."""
