@@ -1,5 +1,6 @@
 """MuJoCo tasks on MuJoCo's batch engine: N simulations stepped by a C++ thread pool."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
@@ -15,6 +16,7 @@ from poise.envs.adjusting import Adjusted, Settings, apply_settings
 from poise.envs.checking import EnvFault, described
 from poise.envs.info import BatchInfo
 from poise.envs.mujoco_warnings import hear_mujoco
+from poise.envs.noise import Noise
 from poise.envs.packing import pack
 from poise.envs.replay.inner import Inner, differing, packed
 from poise.envs.vector import EnvError, EnvStep, Restored
@@ -60,11 +62,24 @@ class Task(ABC):
         with the same generator. Required if ``varied`` names a field.
         """
 
+    def place(  # noqa: B027
+        self,
+        rng: np.random.Generator,
+        mocap_pos: Float[np.ndarray, "M 3"],
+        mocap_quat: Float[np.ndarray, "M 4"],
+    ) -> None:
+        """Change where the mocap bodies are, in place, for one episode: a target, an obstacle.
+
+        Both arrays hold the model's own values. Called after ``draw`` and ``vary``, with the same generator.
+        """
+
     @abstractmethod
     def observe(self, batch: AnyBatch) -> Float[np.ndarray, "N O"] | Mapping[str, Float[np.ndarray, "N _"]]:
         """The observations of the current state: one array, or several by name.
 
-        Names serve options: with ``policy.see`` and ``value.see`` each network sees some of them.
+        Names serve options: with ``policy.see`` and ``value.see`` each network sees some of them. A method
+        with a second argument, ``observe(self, batch, noise)``, gets random numbers that follow from the
+        episode's seed and the step: ``noise.normal(scale, size)`` is ``[N, size]`` (``poise.envs.noise``).
         """
 
     def remember(self, batch: AnyBatch) -> Any:
@@ -141,6 +156,7 @@ class MujocoEnv:
         self.num_envs = num_envs
         self.backend = f"mujoco ({num_threads} thread{'s' * (num_threads > 1)})"
         self._id, self._task, self._inner = id, task, Inner(task)
+        self._noisy, self._places = is_noisy(task), has_place(task)
         if task.varied and type(task).vary is Task.vary:
             raise EnvError(f"{id}: {type(task).__name__} names varied fields but has no vary()")
         try:
@@ -161,7 +177,7 @@ class MujocoEnv:
         self._adjusted = Adjusted(num_envs)
         self._batch.forward()
         try:
-            obs = task.observe(self._batch)
+            obs = self._seen(self._elapsed)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -205,14 +221,19 @@ class MujocoEnv:
             self._batch.forward(ids)
             self._elapsed[ids] = 0
             self._seed[ids], self._stepped[ids] = seeds, False
-            return self._observe()
+            return self._observe(self._elapsed)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             raise self._fault(error) from error
 
-    def _observe(self) -> Float[np.ndarray, "N O"]:
-        obs = self._task.observe(self._batch)
+    def _seen(self, steps: Int[np.ndarray, " N"]) -> Any:
+        """What the task observes after so many steps of each episode."""
+        observe: Any = self._task.observe
+        return observe(self._batch, Noise(self._seed, steps)) if self._noisy else observe(self._batch)
+
+    def _observe(self, steps: Int[np.ndarray, " N"]) -> Float[np.ndarray, "N O"]:
+        obs = self._seen(steps)
         if isinstance(obs, np.ndarray):
             return obs
         return np.asarray(
@@ -228,6 +249,8 @@ class MujocoEnv:
             for field, values in self._varied.items():
                 values[i] = self._defaults[field]
             self._task.vary(rng, {field: values[i, ...] for field, values in self._varied.items()})
+        if self._places:
+            self._task.place(rng, self._batch.mocap_pos[i, ...], self._batch.mocap_quat[i, ...])
 
     def step(self, action: Float[np.ndarray, "N A"]) -> EnvStep:
         batch, task = self._batch, self._task
@@ -237,7 +260,7 @@ class MujocoEnv:
             batch.ctrl[:] = action
             batch.advance(task.frame_skip)
             reward, terminated, *info = task.outcome(batch, before, action)
-            obs = self._observe()
+            obs = self._observe(self._elapsed + 1)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -307,7 +330,8 @@ class MujocoEnv:
             try:
                 batch.ctrl[:] = action
                 batch.advance(self._task.frame_skip)
-                obs = self._observe()
+                self._elapsed[:] = arrays["elapsed"]
+                obs = self._observe(self._elapsed)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
@@ -378,6 +402,16 @@ class MujocoEnv:
     def _fault(self, error: BaseException) -> EnvFault:
         """What a function of the task or the engine raised, as an error with the name of the task."""
         return EnvFault(f"{self._id}: its task raised {described(error)}")
+
+
+def is_noisy(task: Task) -> bool:
+    """Whether ``observe`` takes random numbers."""
+    return len(inspect.signature(task.observe).parameters) > 1
+
+
+def has_place(task: Task) -> bool:
+    """Whether the task moves mocap bodies."""
+    return type(task).place is not Task.place
 
 
 def _leaves(id: str, obs: Any, num_envs: int) -> Iterator[Leaf]:

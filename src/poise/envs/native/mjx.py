@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 from mujoco import mjx
 
-from poise.envs.mujoco import MujocoEnv, Task
+from poise.envs.mujoco import MujocoEnv, Task, has_place, is_noisy
 from poise.envs.native.brax_style import their_ways
 from poise.envs.native.jax_env import JaxEnv
 from poise.envs.native.lifted import Lifted, as_jax
@@ -51,6 +51,9 @@ class MjxEnv(JaxEnv):
     """A task of the batch engine in JAX."""
 
     def __init__(self, id: str, task: Task):
+        for method, own in (("observe(self, batch, noise)", is_noisy(task)), ("place", has_place(task))):
+            if own:
+                raise EnvError(f"{id}: its {method} runs on backend mujoco only, not on mjx")
         self._task, host = task, MujocoEnv(id, task, 1)
         self.time_limit, self.fps = task.time_limit, 1 / host.seconds_a_step
         (part,) = host.spec.action

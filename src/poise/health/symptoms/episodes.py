@@ -133,9 +133,9 @@ def _not_repeatable(play: Play, seed: int, step: int, *, other: bool) -> Finding
         play.advice(
             gymnasium="draw everything from self.np_random, which reset(seed=...) seeds, and reset all state "
             "in reset",
-            task="draw only from the rng that draw() and vary() are given, compute observe and outcome from "
-            "the batch alone, keep no state in the task, and name in derived the fields that only outcome "
-            "reads",
+            task="draw only from the rng that draw(), vary() and place() are given, and in observe(self, "
+            "batch, noise) from noise; compute observe and outcome from the batch alone, keep no state in "
+            "the task, and name in derived the fields that only outcome reads",
             jax="draw everything from key with jax.random, and keep everything that changes in the state",
         ),
     )
