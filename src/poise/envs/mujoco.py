@@ -207,7 +207,7 @@ class MujocoEnv:
             apply_settings(settings, self._task)
             self._reset(members, [by_number[i] for i in np.flatnonzero(members).tolist()])
         apply_settings(self._adjusted.now, self._task)
-        return self._observe()
+        return self._observe(self._elapsed)
 
     def _reset(self, mask: Bool[np.ndarray, " N"], seeds: Sequence[int]) -> Float[np.ndarray, "N O"]:
         ids = np.flatnonzero(mask)
