@@ -36,6 +36,7 @@ COMMAND = (sys.executable, "-m", "poise")
 COLUMNS = ("part", "setting", "budget", "seed", "required", "steps", "return", "commit", "date")
 SEEDS = range(5)
 REQUIRED = {"targets": -5.0, "demonstrations": -200.0}
+SMALL_RATES = ("--ppo.policy-learning-rate", "3e-4", "--ppo.value-learning-rate", "3e-4")
 EVERY = ("--eval-every", "2k", "--no-video")
 
 
@@ -69,14 +70,14 @@ def of_targets(out: Path, seed: int) -> Iterator[tuple[str, str, Callable[[], Pa
             lambda b=budget: train("targets:Far-v0", b, seed, out / f"nothing-{b}", *EVERY),
         )
     for budget in ("25k", "50k"):
+        for setting, options in (("fine-tuned", ()), ("fine-tuned, rates 3e-4", SMALL_RATES)):
 
-        def tuned(budget: str = budget) -> Path:
-            source = train("Reacher-v5", "100k", seed, out / "source", "--no-video")
-            return train(
-                "targets:Far-v0", budget, seed, out / f"tuned-{budget}", "--from", str(source), *EVERY
-            )
+            def tuned(budget: str = budget, setting: str = setting, options: tuple[str, ...] = options) -> Path:
+                source = train("Reacher-v5", "100k", seed, out / "source", "--no-video")
+                words = ("--from", str(source), *options, *EVERY)
+                return train("targets:Far-v0", budget, seed, out / f"{setting}-{budget}", *words)
 
-        yield "fine-tuned", budget, tuned
+            yield setting, budget, tuned
 
 
 def of_demonstrations(out: Path, seed: int) -> Iterator[tuple[str, str, Callable[[], Path]]]:

@@ -151,13 +151,10 @@ def resume(
             Python import one. Or where only the program that trained had it: its class or function.
         wrappers: the wrappers once more, with ``env``, where these are of a module or of that program.
         workers: another number of processes that step the environments. It changes no bit.
-        device: another device, as of ``train``. The bits may then differ.
-        devices: another number of devices that train together, as of ``train``.
-        curriculum: the function of the curriculum, or its name, where the training has one: a folder alone
-            never makes Python import a module.
+        device, devices: others, as of ``train``. On another device the bits may differ.
+        curriculum: the function of the curriculum once more, or its name, where the training has one.
         network: networks of your own once more, the classes or their names (``policy.network``).
-        ray: the cluster of these, as of ``train``.
-        file: where progress is shown; standard output by default.
+        ray, file: as of ``train``.
         on_iteration: as of ``train``. It is called from the next iteration on.
 
     Raises:
@@ -171,17 +168,9 @@ def resume(
     refuse_imported_script()
     shown = Lasting(file or sys.stdout, whole=False)
     env = None if env is None else _again(Path(run), env, wrappers)
-    changes = Changes(
-        total_steps=total_steps,
-        env=env,
-        workers=workers,
-        device=device,  # pyright: ignore[reportArgumentType]
-        devices=devices,
-        stop_at=stop_at,
-        max_seconds=max_seconds,
-        curriculum=name_of_function(curriculum) if callable(curriculum) else curriculum,
-        network=names_in(network),
-    )
+    function = name_of_function(curriculum) if callable(curriculum) else curriculum
+    others: Any = workers, device, devices, stop_at, max_seconds, function, names_in(network)
+    changes = Changes(total_steps, env, *others)
     conditions = Conditions(shown, ray=ray, on_iteration=on_iteration)
     return _told(proceed(Path(run), changes, conditions), shown)
 

@@ -185,11 +185,12 @@ def _address(words: list[str]) -> str:
     return checked_address(" ".join(words) or LOCAL) or LOCAL
 
 
-def find_modules_here(env: str | None, networks: Iterable[str | None] = ()) -> None:
+def find_modules_here(*names: str | Iterable[str | None] | None) -> None:
     """Lets ``module:Name`` import a module from the working directory, as ``python -m`` does."""
     from poise.envs.naming import names_module
 
-    if (env and names_module(env)) or any(networks):
+    words = [word for each in names for word in ([each] if isinstance(each, str) else each or ())]
+    if any(word and names_module(word) for word in words):
         sys.path.insert(0, os.getcwd())
 
 

@@ -213,8 +213,7 @@ def resume_command(guard: Guard) -> Callable[..., None]:
         from poise.studies.unfinished import EXPERIMENT, SWEEP, newest_unfinished
 
         loaded = time.perf_counter() - start
-        for name in (repeated.env, repeated.curriculum):
-            find_modules_here(name, repeated.network)
+        find_modules_here(repeated.env, repeated.curriculum, repeated.network)
         follows = meeting.others and meeting.process != 0  # it needs no folder
         folder = newest_unfinished(out) if run is None and not follows else run or Path()
         if run is None and not follows:

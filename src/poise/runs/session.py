@@ -325,7 +325,6 @@ def _session(job: Job, folder: Path | None, conditions: Conditions) -> Session:
     began = time.perf_counter() - conditions.import_seconds
     task, options, file = job.task, job.options, conditions.file
     out, place = options.out.absolute(), folder and folder.absolute()
-    job = _read_alike(job)
     keep_compiled(options.compile_cache)
     options.check_against(task.backend)
     check_workers(options.workers, job.config, task.backend, conditions.ray)
@@ -335,7 +334,7 @@ def _session(job: Job, folder: Path | None, conditions: Conditions) -> Session:
         stack.enter_context(device.precision(options.matmul_precision, on_gpu=job.placed.on_gpu))
         stack.enter_context(same_directory())
         with announced(f"making the environments: {task.id}", partial(print, file=file, flush=True)):
-            world = made_world(job, conditions, stack)
+            world = made_world(_read_alike(job), conditions, stack)
         conditions.guard.restore()
         setup, initial = _started(job, _setup(job, world.spec, folder, conditions), file)
         lanes = conditions.lanes or Lanes(options.together or 1)
