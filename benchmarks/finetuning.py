@@ -72,7 +72,9 @@ def of_targets(out: Path, seed: int) -> Iterator[tuple[str, str, Callable[[], Pa
     for budget in ("25k", "50k"):
         for setting, options in (("fine-tuned", ()), ("fine-tuned, rates 3e-4", SMALL_RATES)):
 
-            def tuned(budget: str = budget, setting: str = setting, options: tuple[str, ...] = options) -> Path:
+            def tuned(
+                budget: str = budget, setting: str = setting, options: tuple[str, ...] = options
+            ) -> Path:
                 source = train("Reacher-v5", "100k", seed, out / "source", "--no-video")
                 words = ("--from", str(source), *options, *EVERY)
                 return train("targets:Far-v0", budget, seed, out / f"{setting}-{budget}", *words)

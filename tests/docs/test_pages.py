@@ -20,7 +20,18 @@ from poise.health.diagnosis import RULES
 @pytest.mark.pages
 @pytest.mark.parametrize("as_written", WRITTEN)
 @pytest.mark.parametrize(
-    "page", ["reading", "robots", "export", "environments", "observations", "networks", "sim_to_real", "reports", "jax"]
+    "page",
+    [
+        "reading",
+        "robots",
+        "export",
+        "environments",
+        "observations",
+        "networks",
+        "sim_to_real",
+        "reports",
+        "jax",
+    ],
 )
 def test_every_command_of_the_page_runs(page, as_written, tmp_path):
     run_commands(f"{page}.md", tmp_path, as_written=as_written)
@@ -104,7 +115,12 @@ def test_the_two_machines_on_the_page_of_scale_work_as_two_nodes_of_this_one(tmp
 
 @pytest.mark.parametrize(
     ("page", "file"),
-    [("robots.md", "ball_and_beam.py"), ("environments.md", "tank.py"), ("networks.md", "nets.py"), ("sim_to_real.md", "real_beam.py")],
+    [
+        ("robots.md", "ball_and_beam.py"),
+        ("environments.md", "tank.py"),
+        ("networks.md", "nets.py"),
+        ("sim_to_real.md", "real_beam.py"),
+    ],
 )
 def test_the_page_shows_the_example_itself(page, file):
     assert blocks(page, "python")[0] == (ROOT / "examples" / file).read_text()
