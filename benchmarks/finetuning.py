@@ -4,8 +4,8 @@
     .venv/bin/python benchmarks/finetuning.py benchmarks/finetuning.csv --part targets   # or demonstrations
     .venv/bin/python benchmarks/finetuning.py benchmarks/finetuning.csv --table          # means and intervals
 
-targets: an agent of Reacher-v5 (targets in a disk of 0.2 m, 100k steps) continues on targets:Far-v0 (in a ring
-from 0.1 to 0.2 m). Beside it: training on targets:Far-v0 from nothing.
+targets: an agent of Reacher-v5 (targets in a disk of 0.2 m, 100k steps) continues on targets:Far-v0 (in a
+ring from 0.1 to 0.2 m). Beside it: training on targets:Far-v0 from nothing.
 
 demonstrations: Pendulum-v1, with and without 20 episodes that a trained agent has played.
 

@@ -162,8 +162,7 @@ def resume(
         CheckpointError: no checkpoint is usable.
         ClaimError: another process is training it.
         ConfigError: ``total_steps`` is less than what was done, or there is no such device.
-        PlatformError: as of ``train``.
-        EnvFault, TrainingError, StorageError, KeyboardInterrupt: as of ``train``.
+        PlatformError, EnvFault, TrainingError, StorageError, KeyboardInterrupt: as of ``train``.
     """
     refuse_imported_script()
     shown = Lasting(file or sys.stdout, whole=False)
@@ -171,8 +170,7 @@ def resume(
     function = name_of_function(curriculum) if callable(curriculum) else curriculum
     others: Any = workers, device, devices, stop_at, max_seconds, function, names_in(network)
     changes = Changes(total_steps, env, *others)
-    conditions = Conditions(shown, ray=ray, on_iteration=on_iteration)
-    return _told(proceed(Path(run), changes, conditions), shown)
+    return _told(proceed(Path(run), changes, Conditions(shown, ray=ray, on_iteration=on_iteration)), shown)
 
 
 def _given(env: Any, env_kwargs: Mapping[str, Any] | None, wrappers: Sequence[Any]) -> Given:

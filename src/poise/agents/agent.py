@@ -280,7 +280,7 @@ class Agent:
         if env is None or isinstance(env, str):
             task = self.world(env)
             return opened(task, self.spec, episodes, limits, self.settings_for(task))
-        from poise.envs.objects import opened_object  # which imports Gymnasium
+        from poise.envs.forms.objects import opened_object  # which imports Gymnasium
 
         return opened_object(env, self.spec)
 

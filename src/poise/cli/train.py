@@ -163,6 +163,10 @@ class Repeated:
     curriculum: Annotated[str | None, arg(metavar="FUNCTION", help_behavior_hint="")] = None
     """The function of the curriculum."""
 
+    def of_run(self) -> dict[str, Any]:
+        """What a single training needs of it."""
+        return {"env": self.env, "network": self.network, "curriculum": self.curriculum}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Changed:
@@ -226,8 +230,7 @@ def resume_command(guard: Guard) -> Callable[..., None]:
             resume_study = _resume_sweep if kind == SWEEP else _resume_experiment
             resume_study(folder, repeated, ray, json_)
             return
-        asked = {"env": repeated.env, "network": repeated.network, "curriculum": repeated.curriculum}
-        changes = Changes(**asked, **vars(changed))
+        changes = Changes(**repeated.of_run(), **vars(changed))
         with quiet_output():
             resumed = proceed_with_peers(folder, changes, Conditions(file, guard, loaded, ray), meeting)
         tell_run(resumed, json_)
