@@ -15,8 +15,8 @@ from poise import envs
 from poise.envs.adjusting import Settings, adjust_all
 from poise.envs.checking import EnvFault
 from poise.envs.forms.making import is_registered, make_plain
-from poise.envs.mujoco_warnings import hear_mujoco
 from poise.envs.forms.objects import SingleEnv
+from poise.envs.mujoco_warnings import hear_mujoco
 from poise.envs.packing import Obs, first_of, unpack_action
 from poise.errors import PoiseError, message_of
 from poise.spec import IN_JAX, Spec
