@@ -104,7 +104,8 @@ class PPO(Checked):
     """Schedule of the weight of the entropy bonus, with the values of --ppo.anneal. By default none: it is
     constant."""
     normalize_advantage: bool = True
-    """Whether to normalize the advantages of each minibatch to mean 0 and deviation 1 in the policy loss."""
+    """Whether to normalize the advantages of each minibatch to mean 0 and standard deviation 1 in the policy
+    loss."""
     stagger_starts: bool = True
     """Whether to truncate the first episodes at different steps, so that the environments are not all at the
     same point of their episodes. No effect without a time limit or with --ppo.reset-every-rollout."""
@@ -155,13 +156,13 @@ class Policy(Checked):
     """Standard deviation of a continuous action: fixed (a constant), predicted (an output of the network), or
     independent (a parameter)."""
     std_init: Positive | None = None
-    """Initial deviation, in the units in which the policy acts ([-1, 1] if actions are normalized); None: 1 /
-    sqrt(number of action dimensions) (docs/defaults.md)."""
+    """Initial standard deviation, in the units in which the policy acts ([-1, 1] if actions are normalized);
+    None: 1 / sqrt(number of action dimensions) (docs/defaults.md)."""
     std_rate: Positive | None = None
-    """Learning rate of the logarithm of an independent deviation, as a multiple of the policy's; None:
-    (100k / budget)^(1/4), at least 1 (docs/defaults.md)."""
+    """Learning rate of the logarithm of an independent standard deviation, as a multiple of the policy's;
+    None: (100k / budget)^(1/4), at least 1 (docs/defaults.md)."""
     std_min: Annotated[float, Bound(ge=0)] = 0.0
-    """Minimum of a predicted or independent deviation; added to it."""
+    """Minimum of a predicted or independent standard deviation; added to it."""
     head_tanh: Literal["none", "mean", "all"] = "none"
     """Final tanh: none, on the mean, or on all outputs (the mean and, if predicted, the pre-sigma)."""
 
@@ -171,13 +172,13 @@ class Policy(Checked):
         if self.std == "fixed" and self.std_min:
             raise ConfigError(
                 f"policy.std_min = {self.std_min!r}: must be 0 with policy.std = fixed, "
-                "whose deviation is policy.std_init"
+                "whose standard deviation is policy.std_init"
             )
         check_network(self)
         if self.std != "independent" and self.std_rate is not None:
             raise ConfigError(
                 f"policy.std_rate = {self.std_rate!r}: must be None with policy.std = {self.std}, "
-                "whose deviation is not a parameter"
+                "whose standard deviation is not a parameter"
             )
 
 
@@ -256,7 +257,8 @@ class Normalize(Checked):
     prefix = "normalize."
 
     obs: bool = True
-    """Whether to normalize observations: minus the running mean, divided by the running deviation."""
+    """Whether to normalize observations: minus the running mean, divided by the running standard
+    deviation."""
     first_rollout: bool = True
     """Whether the observations of the first rollout are normalized with its own statistics for learning;
     otherwise they are not normalized. Later rollouts use the statistics of all rollouts before them."""
@@ -264,12 +266,12 @@ class Normalize(Checked):
     """Bound on each entry of an observation, after normalization if that is on; None: no bound. auto: 10 if
     observations are normalized, otherwise no bound."""
     reward: bool = True
-    """Whether to normalize rewards: divided by the running deviation of the discounted return."""
+    """Whether to normalize rewards: divided by the running standard deviation of the discounted return."""
     reward_clip: Annotated[float, Bound(gt=0)] | Literal["auto"] | None = "auto"
     """Bound on a reward, after normalization if that is on; None: no bound. auto: 1000 if rewards are
     normalized, otherwise no bound (docs/defaults.md)."""
     reward_gamma: Annotated[float | None, Bound(ge=0, le=1)] = None
-    """Discount of the return whose deviation scales the rewards; None: the value of --ppo.gamma."""
+    """Discount of the return whose standard deviation scales the rewards; None: the value of --ppo.gamma."""
     action: bool = True
     """Whether the policy acts in [-1, 1], rescaled to the bounds of the environment; otherwise it acts in the
     units of the environment, clipped to the bounds."""
@@ -609,7 +611,7 @@ class Config(Checked):
             idle["normalize.action"] = f"the unbounded actions of {spec.id}"
         if not spec.choices and self.policy.std == "fixed":
             names = ("ppo.entropy_coef", "ppo.entropy_schedule")
-            idle |= dict.fromkeys(names, "a fixed deviation, whose entropy is constant")
+            idle |= dict.fromkeys(names, "a fixed standard deviation, whose entropy is constant")
         if not spec.images:
             idle |= dict.fromkeys(("policy.images", "value.images"), f"{spec.id}, which has no images")
         values, usual = flat(self.to_dict()), flat(Config().to_dict())

@@ -140,7 +140,8 @@ def memory_idle(record: Record) -> Finding | None:
     if policy < MEMORY_NONE:
         idle.append(("policy", "policy", f"changed the policy by {policy:.1g} nats"))
     if value < VALUE_MEMORY_NONE:
-        idle.append(("value", "value function", f"moved the values by {value:.1g} of their deviation"))
+        what = f"moved the values by {value:.1g} of their standard deviation"
+        idle.append(("value", "value function", what))
     stacked = record.config.history > 1
     if not idle or (stacked and len(idle) < 2):  # both networks have a history, or neither
         return None

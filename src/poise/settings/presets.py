@@ -77,7 +77,7 @@ PRESETS = {
             policy_learning_rate=1e-5,
             value_learning_rate=3e-5,
         ),
-        "The paper's settings: fixed deviation, actions in the environment's units.",
+        "The paper's settings: fixed standard deviation, actions in the environment's units.",
     ),
     "paper/reacher": Preset(
         "Reacher-v2",
@@ -87,7 +87,7 @@ PRESETS = {
             policy_learning_rate=5e-4,
             value_learning_rate=3e-5,
         ),
-        "The paper's settings: fixed deviation, normalized actions, tanh head.",
+        "The paper's settings: fixed standard deviation, normalized actions, tanh head.",
     ),
     "paper/pendulum": Preset(
         "Pendulum-v0",
@@ -101,7 +101,7 @@ PRESETS = {
             num_epochs=20,
             minibatch_size=64,
         ),
-        "The paper's settings: predicted deviation, normalized actions, tanh head, no annealing.",
+        "The paper's settings: predicted standard deviation, normalized actions, tanh head, no annealing.",
     ),
     "minigrid/doorkey-5x5": _plain(
         "MiniGrid-DoorKey-5x5-v0", 100_000, "Take the key, open the door, reach the goal.", **_GRID

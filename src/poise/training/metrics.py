@@ -92,7 +92,7 @@ METRICS = (
     Metric("policy/saturation", "iteration", "share", "Share of the entries of sampled actions that reach a bound of the environment.", 0.0, 0.9),
     Metric("value/loss", "epoch", "1", "Mean squared error of the value function, in normalized rewards.", 0.0, 10.0),
     Metric("value/explained_variance", "iteration", "share", "1 - var(target - V) / var(target) before learning; below 0 is worse than a constant.", 0.0, 1.0, ("value/loss", 0.05)),
-    Metric("value/memory", "iteration", "deviations", "Mean distance of the value from that with an empty memory, in deviations of the targets."),
+    Metric("value/memory", "iteration", "deviations", "Mean distance of the value from that with an empty memory, in standard deviations of the targets."),
     Metric("value/learning_rate", "epoch", "1", "Step size of the value function's Adam."),
     Metric("normalize/shift", "iteration", "deviations", "Distance from the mean of all earlier observations to the rollout's mean; the largest over all dimensions."),
     Metric("curriculum/PART", "iteration", "its own", "Value of a setting of --curriculum, by its name: curriculum/radius; of a list curriculum/NAME/0, ..."),
