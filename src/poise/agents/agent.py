@@ -292,7 +292,7 @@ class Agent:
         Raises:
             AgentError: the notes of the checkpoint are damaged.
         """
-        settings = self._manifest.notes.get("settings", {})
+        settings = self._manifest.notes.get("settings", {}) if self.config.curriculum else {}
         try:
             return plain_settings(settings) if task.id == self._manifest.env else {}
         except envs.EnvError as error:

@@ -17,6 +17,8 @@ from poise.settings.presets import PRESETS, starting_point
 from poise.settings.sb3 import translate as translate_zoo
 from poise.system.terminal import print, typed
 
+PATHS = ("start_from", "demonstrations")
+
 
 def settings_of(arguments: Sequence[str]) -> Settings:
     """The settings that ``--config`` names, and those that follow from the agent of ``--start-from``.
@@ -33,6 +35,8 @@ def settings_of(arguments: Sequence[str]) -> Settings:
     settings = read_settings(sources[0]) if sources and sources[0] else NOTHING
     given = [words[0] for words in words_of("--curriculum", arguments)]
     settings.refuse_curriculum(given[-1] if given else None, lambda n: f": {typed('--curriculum', n)}")
+    paths = {name for name in PATHS if words_of(f"--{name.replace('_', '-')}", arguments)}
+    settings.refuse_paths(paths, lambda name, value: f": {typed('--' + name.replace('_', '-'), value)}")
     runs, parts = words_of("--start-from", arguments), words_of("--start-parts", arguments)
     return settings.starting_from(runs[-1][0] or None if runs else None, parts[-1] if parts else None)
 

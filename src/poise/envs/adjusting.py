@@ -36,6 +36,9 @@ class Adjustable(Protocol):
         ...
 
 
+OWN = ("render_mode", "spec", "metadata")  # attributes that are Gymnasium's
+
+
 def plain_settings(settings: Any) -> dict[str, Any]:
     """Settings as JSON has them: arrays are lists.
 
@@ -77,9 +80,9 @@ def apply_settings(settings: Settings, target: Any) -> None:
             before = getattr(target, name)
         except AttributeError:
             raise EnvError(_no_setting(target, name)) from None
-        if callable(before):
+        if name in OWN or not (before is None or _is_plain(before)):
             raise EnvError(
-                f"{type(target).__name__}.{name} is a method; a setting is a number, text or a list"
+                f"{type(target).__name__}.{name} cannot be a setting; one is a number, text or a list"
             )
         try:
             setattr(target, name, _as_before(before, value))

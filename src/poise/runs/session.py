@@ -148,10 +148,10 @@ def _in_run_dir(env: str, config: Config, options: Options, folder: Path, condit
         alone = dataclasses.replace(conditions, peers=None)  # the others have heard of it already
         if status(folder) == "finished":
             if conditions.peers is not None:  # JAX starts in the others, which need this process for that
-                _placed_again(folder, Changes(), alone)
+                _placed_again(folder, Changes(env=task.id), alone)
             print(f"it is finished already: {folder}", file=conditions.file, flush=True)
             return _finished_run(folder)
-        placed = _placed_again(folder, Changes(), alone)
+        placed = _placed_again(folder, Changes(env=task.id), alone)
         usable = newest_usable(folder, conditions.file)
         return (yield from _resumed(folder, usable, Changes(env=task.id), placed, conditions))
     raise AssertionError
@@ -247,6 +247,7 @@ def _placed_again(run: Path, changes: Changes, conditions: Conditions) -> device
             raise CheckpointError(f"{run}: no checkpoint can be used")
         return device.start("cpu" if changes.device is None else changes.device, lambda: device.SIDE_BY_SIDE)
     check_networks(changes.network, manifest.config.own_networks, run)
+    check_name(run, manifest.env, changes.env)  # before anything asks for the environment, which imports it
     decide = partial(device.decide_with, manifest.spec, manifest.backend, manifest.config)
     if on_cpu and changes.device is None:  # ``auto`` stays where it began
         decide = partial(device.Choice, False, "the training began on it")

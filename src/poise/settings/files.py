@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from poise.checked import ConfigError, checked_value, shown, unchecked
-from poise.config import START_PARTS, Config
+from poise.config import BESIDE, START_PARTS, Config
 from poise.envs.forms.text import combine, parse
 from poise.envs.naming import reaches_outside
 from poise.envs.vector import EnvError
@@ -68,6 +68,7 @@ class Settings:
         options: fields of ``Options``.
         followed: fields of ``Config`` that are those of the agent from which the training starts, unless
             the file or another option sets them.
+        is_run: whether the file is in the folder of a run.
     """
 
     source: str = ""
@@ -77,6 +78,7 @@ class Settings:
     config: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     followed: Mapping[str, Any] = field(default_factory=dict)
+    is_run: bool = False
 
     def world(self, given: "Given", repeat: Callable[[str], str]) -> str:
         """The text of the environment that the file, and what is given beside it, name together.
@@ -119,6 +121,24 @@ class Settings:
                 f"{self.source}: its curriculum {name!r} names a Python module; to import and run it"
                 f"{repeat(name)}"
             )
+
+    def refuse_paths(self, given: Collection[str], repeat: Callable[[str, str], str]) -> None:
+        """Refuses to read another folder or file that a run's folder alone names.
+
+        Args:
+            given: the options that are given beside it.
+            repeat: the end of a sentence that says how to give one, by its name and value.
+
+        Raises:
+            ConfigError: it names one that is not given.
+        """
+        for name in ("start_from", "demonstrations"):
+            value = self.config.get(name)
+            if self.is_run and value is not None and name not in given:
+                raise ConfigError(
+                    f"{self.source}: its {name} is {value!r:.200}; to read that, give it as well"
+                    f"{repeat(name, value)}"
+                )
 
     def over(self, config: Config) -> Config:
         """The configuration with what the file sets; options that it does not go together with may follow."""
@@ -197,9 +217,11 @@ def read_settings(source: str) -> Settings:
             if hint is None:
                 raise ConfigError(f"{name}: no such option{instead(name, {*_hints(), *WORLD}, typed=False)}")
             (config if of_config else options)[name] = checked_value(name, hint, _read(hint, value))
-        if is_run:  # how many seeds shared a program is not a setting of this one
-            options.pop("together", None)
-        return Settings(str(path), *world, config, options)
+        if is_run:
+            if strange := sorted(options.keys() - set(BESIDE)):
+                raise ConfigError(f"{strange[0]}: is not a setting that a run keeps")
+            options.pop("together", None)  # how many seeds shared a program is not a setting of this one
+        return Settings(str(path), *world, config, options, is_run=is_run)
     raise AssertionError
 
 

@@ -106,6 +106,8 @@ def choose(
     settings.refuse_curriculum(
         keywords.get("curriculum"), lambda name: f", give it as well: curriculum={name!r}"
     )
+    given_names = {Config.earlier.get(name, name) for name in keywords}
+    settings.refuse_paths(given_names, lambda name, value: f": {name}={value!r}")
     env, config = starting_point(text)
     given = fields_of(Config, keywords)
     run = given.get("start_from")

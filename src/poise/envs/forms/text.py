@@ -6,6 +6,7 @@ Values are those of JSON. Wrappers follow from the innermost on, and may have ar
 angle brackets, ``<Tank>``, is that of something that only the running program has.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,9 @@ FORM = "ID(key=value, ...) + module:Wrapper"
 _KEY = re.compile(r"\s*([^\W\d]\w*)\s*=\s*")
 _WORDS = {"True": True, "False": False, "None": None}  # as Python writes them
 _PLAIN_TEXT = re.compile(r"[\w %+-]*")  # of a value that names neither a file nor a module
+
+
+MOST_VALUES, DEEPEST = 1_000, 16  # in the arguments of a constructor
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,8 @@ def as_json_values(kwargs: Mapping[str, Any], what: str) -> dict[str, Any]:
     """
     if not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs):
         raise EnvError(f"{what} = {kwargs!r:.100}: must be a mapping of the constructor's arguments")
+    if not _is_small(kwargs):
+        raise EnvError(f"{what}: must be at most {MOST_VALUES:,} values, {DEEPEST} within each other")
     values = {}
     for key, value in kwargs.items():
         if not key.isidentifier():
@@ -125,6 +131,24 @@ def as_json_values(kwargs: Mapping[str, Any], what: str) -> dict[str, Any]:
                 "give a function that makes the environment"
             ) from None
     return values
+
+
+def _is_small(value: Any) -> bool:
+    """Whether a value has few values within it. One that holds itself has endlessly many."""
+    level, count = [value], 0
+    for _ in range(DEEPEST):
+        inner = [list(x.values()) if isinstance(x, Mapping) else x for x in level]
+        level = list(
+            itertools.islice(
+                itertools.chain(*(x for x in inner if isinstance(x, list | tuple))), MOST_VALUES + 1
+            )
+        )
+        count += len(level)
+        if count > MOST_VALUES:
+            return False
+        if not level:
+            return True
+    return False
 
 
 def _plain(value: Any) -> Any:

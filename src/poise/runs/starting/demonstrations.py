@@ -9,7 +9,9 @@ observation.
 import io
 import math
 import os
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +123,20 @@ def _check_values(leaf: Leaf, array: np.ndarray) -> None:
             raise ValueError(f"array {_name(leaf)} has a value that is not in the observation space")
 
 
+CHUNK = 2**20  # bytes
+BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    tokenize.TokenError,  # of a header, as the next ones
+    SyntaxError,
+    MemoryError,
+    RecursionError,
+    RuntimeError,
+    NotImplementedError,
+    EOFError,
+)
+
+
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an NPZ file, each checked before memory is allocated for it. Nothing is unpickled.
 
@@ -136,13 +152,16 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             return {m.filename.removesuffix(".npy"): _read_npy(archive, m) for m in members}
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+    except BROKEN as error:
         raise ValueError(f"is not an NPZ file, as np.savez writes it: {error}") from error
 
 
 def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    """One array. Its header is read first, and says no more than the member has."""
-    data = io.BytesIO(archive.read(member))  # at most ``file_size``, whatever is compressed
+    """One array. No more is decompressed than the member says that it has."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"array {member.filename} is not compressed as np.savez_compressed does it")
+    with archive.open(member) as file:  # ``read`` without a size decompresses all, and then cuts it
+        data = io.BytesIO(b"".join(iter(lambda: file.read(CHUNK), b"")))
     version = np.lib.format.read_magic(data)
     reads = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in reads:
