@@ -289,6 +289,18 @@ def test_no_module_is_imported_because_a_folder_names_it(tmp_path):
     assert "antigravity" not in sys.modules
 
 
+def test_no_wrapper_is_imported_because_a_folder_names_it(tmp_path):
+    """With several groups, the number of devices depends on the environment, before it is made."""
+    folder = train("CartPole-v1", tmp_path, stop=2)
+    for path in folder.glob("checkpoints/*/manifest.json"):
+        data = json.loads(path.read_text()) | {"env": "CartPole-v1 + antigravity:Fly"}
+        data["config"] |= {"env_groups": 2, "num_envs": 2}
+        path.write_text(json.dumps(data | {"sha256": checkpoint.manifest_sum(data)}))
+    with pytest.raises(RunError, match=r"repeat the name: --env 'CartPole-v1 . antigravity:Fly'"):
+        resume(folder)
+    assert "antigravity" not in sys.modules
+
+
 def test_a_changed_environment_is_refused(tmp_path, monkeypatch):
     folder = train("CartPole-v1", tmp_path, stop=2)
     monkeypatch.setattr(gym.registry["CartPole-v1"], "max_episode_steps", 77)

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -318,6 +319,32 @@ def test_an_array_that_claims_more_than_it_has_takes_no_memory(tmp_path):
     (tmp_path / "text.npz").write_text("obs")
     with pytest.raises(ValueError, match="is not an NPZ file"):
         read_npz(tmp_path / "text.npz")
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+def test_no_more_is_decompressed_than_an_array_claims(kind, tmp_path):
+    path = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        archive.writestr("obs.npy", bytes(2**27))
+    content = path.read_bytes()
+    for size in ((2**27).to_bytes(4, "little"),):
+        content = content.replace(size, (128).to_bytes(4, "little"))
+    path.write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"is not an NPZ file|is not compressed as np.savez_compressed"):
+        read_npz(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**24
+
+
+@pytest.mark.parametrize("text", ["(" * 9000, "-" * 9000 + "1", "{"])
+def test_a_header_that_is_no_python_is_refused(text, tmp_path):
+    header = text.encode() + b"\n"
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
+        archive.writestr("obs.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(ValueError, match=r"is not an NPZ file|header|Header"):
+        read_npz(tmp_path / "d.npz")
 
 
 def test_without_its_demonstrations_it_resumes_to_the_same_bits(tmp_path):

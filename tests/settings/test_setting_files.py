@@ -237,6 +237,27 @@ def test_a_file_alone_never_makes_poise_import_a_module(file, tmp_path, monkeypa
     assert "imported" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["start_from", "demonstrations"])
+def test_the_folder_of_a_run_alone_names_no_other_file_to_read(name, tmp_path, capsys):
+    other = "elsewhere/run" if name == "start_from" else "elsewhere/shown.npz"
+    (tmp_path / "config.json").write_text(json.dumps({"env": "CartPole-v1", name: other}))
+    assert main(["train", "--config", str(tmp_path)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"is '{other}'; to read that, give it as well: --{name.replace('_', '-')} {other}" in said
+    with pytest.raises(ConfigError, match=f"give it as well: {name}='{other}'"):
+        choose(None, tmp_path, {})
+    (tmp_path / "config.json").write_text('{"run_dir": "elsewhere"}')
+    with pytest.raises(ConfigError, match="run_dir: is not a setting that a run keeps"):
+        choose("CartPole-v1", tmp_path, {})
+
+
+def test_arguments_of_an_environment_are_bounded(file):
+    levels = ["l0: &l0 [1, 1]", *(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 10)}]" for i in range(1, 8))]
+    for text in ("env_kwargs: &a {x: *a}", "env_kwargs: {" + ", ".join(levels) + "}"):
+        with pytest.raises(ConfigError, match=r"must be at most 1,000 values, 16 within each other"):
+            read_settings(file(f"env: CartPole-v1\n{text}\n"))
+
+
 def test_the_config_option_is_refused_twice_and_without_a_file(file, capsys):
     path = file(SMALL)
     assert main(["train", "--config", path, "--config", path]) == 2
