@@ -22,7 +22,7 @@ def job(folder):
     commands = folder / "bin"
     commands.mkdir(exist_ok=True)
     for name, text in {
-        "srun": 'echo $$ > pid; exec "$@"',  # the process becomes the training
+        "srun": 'shift; echo $$ > pid; exec "$@"',  # without its option; it becomes the training
         "scontrol": 'echo "$@" >> requeued',
     }.items():
         (commands / name).write_text(f"#!/bin/sh\n{text}\n")
