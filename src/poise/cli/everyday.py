@@ -45,7 +45,8 @@ EVERYDAY = {
     "value.hidden",
 }
 LONG = {"train", "resume", "experiment", "sweep", "bench"}  # verbs whose --help is shorter than --help-all
-_brief = ContextVar("brief", default=False)
+REFUSED = {"stop_at": {"experiment", "sweep"}}  # options that some of these verbs refuse
+_brief = ContextVar("brief", default="")  # the verb whose help is brief
 
 
 def words_of_help(verb: str, options: Sequence[str]) -> tuple[list[str], bool]:
@@ -57,7 +58,7 @@ def words_of_help(verb: str, options: Sequence[str]) -> tuple[list[str], bool]:
 
 def run_briefly(run: Callable[[Callable[..., Any]], None], command: Callable[..., Any], verb: str) -> None:
     """Runs a command whose help lists the options of ``EVERYDAY`` alone, and how to see all of them."""
-    token = _brief.set(True)
+    token = _brief.set(verb)
     try:
         run(_brief_command(command))
     except SystemExit as end:
@@ -93,8 +94,9 @@ def _is_option(hint: Any) -> bool:
 
 def shown(name: str, hint: Any) -> Any:
     """The annotation of an option or of a group; a brief help lists the options of every day alone."""
-    hidden = _brief.get() and name not in EVERYDAY and _is_option(hint)
-    return Annotated[hint, Suppress] if hidden else hint
+    verb = _brief.get()
+    hidden = verb and (name not in EVERYDAY or verb in REFUSED.get(name, ()))
+    return Annotated[hint, Suppress] if hidden and _is_option(hint) else hint
 
 
 def shortened(text: str) -> str:
