@@ -5,12 +5,30 @@ import pytest
 
 from poise.runs.live import live, sparkline
 from poise.spec import Episode
+from poise.system.streams import Lasting
 from poise.training.metrics import BY_NAME
 
 
 class Terminal(io.StringIO):
     def isatty(self):
         return True
+
+
+class Notebook:
+    """The stream of a notebook: no terminal, no descriptor; each line stays."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+        return len(text)
+
+    def flush(self):
+        pass
+
+    def isatty(self):
+        return False
 
 
 def progress(steps, returns=(), **metrics):
@@ -41,6 +59,17 @@ def test_a_pipe_gets_a_line_for_each_tenth_with_unhealthy_metrics():
     assert first.endswith("return 1.50  KL high")
     assert said == "made anew"
     assert last.endswith("return 5.00")
+
+
+def test_a_notebook_gets_few_whole_lines():
+    stream = Notebook()
+    with live(100_000, Lasting(stream, whole=False)) as view:
+        for steps in range(500, 100_001, 500):
+            view.show(*progress(steps, [1.0], **SICK))
+    lines = stream.text.splitlines()
+    assert len(lines) == 10
+    assert all(line.lstrip()[0].isdigit() for line in lines)
+    assert not {"\r", "\x1b"} & set(stream.text)
 
 
 def test_a_terminal_gets_bar_course_and_health(monkeypatch):

@@ -260,7 +260,8 @@ def _record(info: Any) -> StructConstructorSpec | None:
     hints = typing.get_type_hints(info.type, include_extras=True)
     documented = [
         entry
-        for record in reversed(info.type.__mro__[:-1])  # a field may be that of a record above
+        for record in reversed(info.type.__mro__)  # a field may be that of a record above
+        if dataclasses.is_dataclass(record)
         for entry in docstring_parser.parse_from_object(record).params
     ]
     texts = {entry.arg_name: " ".join((entry.description or "").split()) for entry in documented}

@@ -90,7 +90,7 @@ WITHOUT = {
     "env_id": "write the value alone: poise train ENV",
     "policy": "the networks follow from the spaces; see --policy.hidden and --policy.memory",
     "policy_kwargs": "see --policy.hidden and --policy.activation, and the same of --value",
-    "features_extractor_class": "see --policy.images",
+    "features_extractor_class": "see --policy.network and --policy.images",
     "normalize": "observations and rewards are normalized; --normalize.no-obs and --normalize.no-reward",
     "clip_vloss": sb3.WITHOUT["clip_range_vf"],
     "n_jobs": "trainings run on all cores",
