@@ -12,8 +12,6 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 from urllib.request import url2pathname
 
-from packaging.requirements import Requirement
-
 
 @dataclass(frozen=True)
 class Place:
@@ -73,6 +71,8 @@ def command(extra: str, place: Place) -> str:
 
 def requirements(extra: str) -> list[str]:
     """The packages of an extra that this Python needs, from poise's metadata."""
+    from packaging.requirements import Requirement  # takes 20 ms, and only a missing extra needs it
+
     packages = []
     for text in importlib.metadata.requires("poise") or []:
         requirement = Requirement(text)
