@@ -342,7 +342,7 @@ def test_help_shows_the_defaults_of_a_preset_that_is_named_as_env(capsys):
 
 
 def test_help_shows_every_option_of_the_algorithm(capsys):
-    _, out, _ = poise("train --help", capsys)
+    _, out, _ = poise("train --help-all", capsys)
     names = (
         "num-steps num-epochs minibatch-size gamma lam clip policy-learning-rate value-learning-rate anneal "
     )
@@ -421,7 +421,9 @@ def test_every_poise_command_in_the_readme_is_understood(capsys, tmp_path):
     assert len(commands) > 20
     for command in commands:
         words = shlex.split(command)
-        code, out, _ = poise(shlex.join([words[0], "--help"]), capsys)
+        code, out, _ = poise(shlex.join([words[0], "--help-all"]), capsys)
+        if code:  # a verb with one help
+            code, out, _ = poise(shlex.join([words[0], "--help"]), capsys)
         assert code == 0
         for option in (w for w in words[1:] if w.startswith("--")):
             assert option in out

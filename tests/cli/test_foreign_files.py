@@ -175,6 +175,7 @@ def test_missing_entries_of_a_summary_are_none_or_empty():
     assert known_summary({"seed": 3, "versions": None}) == {
         "seed": 3, "status": "unknown", "evaluation": None, "best": None, "seconds": {"total": 0.0},
         "steps": None, "steps_per_second": None, "versions": {}, "processor": "",
+        "stopped_by": None, "stop_reason": None,
     }  # fmt: skip
     assert (
         known_summary({"evaluation": {"mean": 1, "std": 0, "episodes": 2, "cut": 0}})["evaluation"]["low"]

@@ -83,7 +83,7 @@ def differences(id, num_envs=32, steps=30):
         if (ended := seen.terminated | seen.truncated).any():
             env.reset(ended, [1000 + i] * int(ended.sum()))
     world, keys = as_simulation(env, task), jax.random.split(jax.random.key(0), num_envs)
-    now = np.abs(np.asarray(observe(task, world)) - env._observe()).max()
+    now = np.abs(np.asarray(observe(task, world)) - env._observe(env._elapsed)).max()
     action = rng.uniform(low, high, (num_envs, len(low))).astype(np.float32)
     seen, (_, other) = env.step(action), jax.jit(lambda w: advance(task, w, action, keys))(world)
     scale = seen.next_obs.std(axis=0) + 1e-3

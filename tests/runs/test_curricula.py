@@ -219,7 +219,7 @@ def test_other_values_are_no_settings(settings, message):
 
 def test_methods_are_not_settings():
     env = make("targets:Far-v0", 1)
-    with pytest.raises(EnvError, match=r"Far.draw is a method"):
+    with pytest.raises(EnvError, match=r"Far.draw cannot be a setting"):
         env.adjust({"draw": 1})  # pyright: ignore[reportAttributeAccessIssue]
 
 

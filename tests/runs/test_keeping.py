@@ -254,7 +254,7 @@ def test_a_full_disk_is_75_when_a_table_is_written(base, tmp_path, monkeypatch, 
 
     monkeypatch.setattr("poise.studies.tables.write_text", full)
     assert main(["resume", str(tmp_path)]) == 75
-    assert capsys.readouterr().err.startswith(f"poise: {tmp_path}/results.csv: the disk is full")
+    assert f"\npoise: {tmp_path}/results.csv: the disk is full" in capsys.readouterr().err
 
 
 def test_seeds_have_a_bound(tmp_path):

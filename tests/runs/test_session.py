@@ -239,7 +239,7 @@ def test_the_episodes_of_an_interrupted_score_are_kept(tmp_path, monkeypatch):
             limits.keep(real.evaluate(3, env=env))
             raise KeyboardInterrupt
 
-        return SimpleNamespace(evaluate=evaluate)
+        return SimpleNamespace(evaluate=evaluate, settings_for=lambda task: {})
 
     monkeypatch.setattr(scoring, "load", interrupted)
     shown = io.StringIO()

@@ -1,5 +1,6 @@
 """The numbers of ``poise bench``, and how they are measured."""
 
+import contextlib
 import dataclasses
 import json
 import shlex
@@ -121,7 +122,7 @@ def test_flags_make_the_same_configuration(monkeypatch):
     monkeypatch.setattr(
         "poise.runs.peers.following.execute", lambda env, config, *_, **__: seen.append(config)
     )
-    with pytest.raises(AttributeError):  # there is no run to report on
+    with contextlib.suppress(AttributeError):  # there is no run to report on
         main(["train", "Pendulum-v1", *flags(config)])
     assert seen == [config]
 

@@ -38,7 +38,8 @@ def settings_of(arguments: Sequence[str]) -> Settings:
     paths = {name for name in PATHS if words_of(f"--{name.replace('_', '-')}", arguments)}
     settings.refuse_paths(paths, lambda name, value: f": {typed('--' + name.replace('_', '-'), value)}")
     runs, parts = words_of("--start-from", arguments), words_of("--start-parts", arguments)
-    return settings.starting_from(runs[-1][0] or None if runs else None, parts[-1] if parts else None)
+    run = runs[-1][0] if runs else ""
+    return settings.starting_from(None if run in ("", "None") else run, parts[-1] if parts else None)
 
 
 def words_of(option: str, arguments: Sequence[str]) -> list[list[str]]:

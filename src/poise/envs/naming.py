@@ -264,9 +264,13 @@ def is_gymnasiums(name: str, time_limit: int | None) -> bool:
 
 
 def is_anothers(name: str) -> bool:
-    """Whether ``name`` is registered, but not by Gymnasium itself."""
+    """Whether ``name`` is registered, but neither by Gymnasium itself nor as its retired task.
+
+    gymnasium-robotics registers those again, which need mujoco-py.
+    """
     spec = _registered(name)
-    return spec is not None and not _is_of_gymnasium(spec)
+    retired = spec is not None and _entry_point(spec).startswith("gymnasium_robotics.envs.mujoco")
+    return spec is not None and not _is_of_gymnasium(spec) and not retired
 
 
 def _registered(name: str) -> Any:

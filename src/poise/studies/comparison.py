@@ -132,7 +132,7 @@ def compare(
 ) -> Comparison:
     """Compares trainings with confidence intervals: settings if they have several seeds, otherwise agents.
 
-        print(poise.compare([one, other]))   # what the command prints
+        text = str(poise.compare([one, other]))   # what the command prints
 
     Args:
         runs: what ``train`` and ``experiment`` returned, or folders of runs, experiments or sweeps.

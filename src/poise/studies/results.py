@@ -64,7 +64,7 @@ def _estimate(data: Mapping[str, Any]) -> Estimate:
 class Experiment:
     """A finished experiment.
 
-        print(experiment)                      # the table that the command prints
+        text = str(experiment)                 # the table that the command prints
         experiment.scores["Reacher-v4"].mean   # its value, low and high
 
     Attributes:

@@ -38,7 +38,7 @@ class SweepTrial:
 class Sweep:
     """A finished sweep.
 
-        print(sweep)        # the tables that the command prints
+        text = str(sweep)   # the tables that the command prints
         sweep.is_better     # whether the best trial is better than the defaults, on fresh seeds
         sweep.best          # its options
 
