@@ -93,7 +93,7 @@ class Difference:
 def diff(first: str | Path, second: str | Path) -> Difference:
     """Compares the tables, configurations and summaries of two runs.
 
-        print(poise.diff(one, other))   # what the command prints
+        text = str(poise.diff(one, other))   # what the command prints
 
     Args:
         first, second: the run folders.
