@@ -76,8 +76,9 @@ def proceed_with_peers(
     with meet(meeting, conditions) as peers:
         if peers.leads:
             return proceed(run, changes, _with(conditions, peers, meeting))
-        for name, value in dataclasses.asdict(dataclasses.replace(changes, env=None)).items():
-            if value is not None:
+        repeated = {"env", "network", "curriculum"}  # names that each process needs
+        for name, value in dataclasses.asdict(changes).items():
+            if value is not None and name not in repeated:
                 raise ConfigError(f"{name} = {value!r}: is for process 0 alone, which tells it to the others")
         with same_directory():
             import_named(changes.network)
