@@ -52,6 +52,7 @@ from poise.training.measuring import Metrics, epoch_metrics, iteration_metrics, 
 from poise.types import PolicyEpochs, Rollout, Tensor
 
 SECONDS = 1.0  # that a call takes: an interrupt waits for it
+STOP = -1  # told in place of a number of iterations; 0 of them may be repeated
 
 
 class Now(eqx.Module):
@@ -284,7 +285,7 @@ class BlockDriver:
         """
         nows, before = {number: Now(state, self._collector.now, self._counts)}, number
         for number, count in commands:
-            if count == 0:  # the leader stops, and drops the blocks after these iterations
+            if count == STOP:  # the leader drops the blocks after these iterations
                 return number
             # the leader may repeat the last block that it has launched, or the one before
             nows = {end: now for end, now in nows.items() if end >= min(before, number)}
@@ -296,7 +297,7 @@ class BlockDriver:
     def drop(self, launched: Launched) -> None:
         """Waits for a block that the training does not need anymore. All processes have computed it."""
         jax.block_until_ready(launched.seen.after.state)
-        self._tell(launched.first, 0)
+        self._tell(launched.first, STOP)
 
     def _seen(self, outcome: Outcome) -> Outcome:
         """The same, in arrays that this process can read alone. All processes take part."""
