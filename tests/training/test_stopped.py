@@ -9,6 +9,7 @@ from test_together import in_turn
 
 from poise.placement.lanes import Lanes
 from poise.placement.mesh import Layout
+from poise.training import blocks
 from poise.training.groups import make_collector
 from poise.training.loop import Around, Start, choose_layout, follow, settle, settled_iterations
 
@@ -54,7 +55,7 @@ def test_the_others_hear_after_how_many_iterations_it_ended():
     """The block after them is computed by all, since it was started ahead; then nothing more is."""
     told = []
     list(training(last=STOP, one_program=True, tell=lambda *run: told.append(run)))
-    assert told == [(0, 1), (1, 1), (2, 1), (3, 1), (STOP, 0)]
+    assert told == [(0, 1), (1, 1), (2, 1), (3, 1), (STOP, blocks.STOP)]
     told.clear()
     list(training(last=1, one_program=True, tell=lambda *run: told.append(run)))
     assert told == [(0, 1)]  # nothing is started ahead of the first
@@ -66,8 +67,9 @@ def test_one_that_follows_counts_no_block_that_was_dropped():
         config = settle(CONFIG, collector.spec, new=True)
         return follow(config, collector, None, Layout.of(1, jax.devices()[:1]), commands)
 
-    assert followed((0, 1), (1, 2), (3, 2), (3, 0)) == 3
+    assert followed((0, 1), (1, 2), (3, 2), (3, blocks.STOP)) == 3
     assert followed((0, 1), (1, 2), (3, 2)) == 5
+    assert followed((0, 1), (1, 2), (3, 0)) == 3  # none of them may be repeated
 
 
 def test_a_lane_that_stops_changes_nothing_in_the_others():
