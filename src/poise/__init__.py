@@ -3,7 +3,7 @@
     import poise
 
     run = poise.train("Reacher-v4", total_steps=100_000, seed=0)
-    agent = poise.load(run.folder)
+    agent = poise.load(run)
     action = agent.act(obs)
 
 Each name is loaded when it is first used, so that ``import poise`` costs nothing.

@@ -1,5 +1,6 @@
 """What Python code calls to train: train, resume, experiment, sweep, with what the command shows."""
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from poise import envs
-from poise.checked import ConfigError
+from poise.checked import ConfigError, Place, as_path, checked_value
 from poise.health.telling import run_lines
 from poise.own.naming import Network, names_in
 from poise.runs.driving.own_loop import OwnLoop
@@ -35,7 +36,7 @@ def train(
     *,
     env_kwargs: Mapping[str, Any] | None = None,
     wrappers: Sequence[Any] = (),
-    config: str | Path | None = None,
+    config: str | os.PathLike[str] | None = None,
     ray: str | None = None,
     file: TextOut | None = None,
     on_iteration: Callable[[Progress], object] | None = None,
@@ -44,7 +45,7 @@ def train(
     """Trains an agent and leaves a folder with all that there is to know of it.
 
         run = poise.train("Reacher-v4", total_steps=100_000, ppo={"clip": 0.1})
-        agent = poise.load(run.folder)
+        agent = poise.load(run)
 
     In a script, with backend "gymnasium-async", the call stands under ``if __name__ == "__main__":``: Python
     runs the script again in each process that it starts.
@@ -91,7 +92,7 @@ def session(
     *,
     env_kwargs: Mapping[str, Any] | None = None,
     wrappers: Sequence[Any] = (),
-    config: str | Path | None = None,
+    config: str | os.PathLike[str] | None = None,
     ray: str | None = None,
     file: TextOut | None = None,
     **settings: Unpack[Keywords],
@@ -103,7 +104,7 @@ def session(
                 print(progress.steps, progress.mean_return)
                 if progress.mean_return > 195:
                     break
-        agent = poise.load(session.run.folder)
+        agent = poise.load(session.run)
 
     With ``run_dir``, the same lines continue a training that was interrupted. ``poise.iterations`` is a loop
     with nothing around it.
@@ -122,7 +123,7 @@ def session(
 
 
 def resume(
-    run: str | Path,
+    run: Place,
     *,
     total_steps: int | None = None,
     stop_at: float | None = None,
@@ -143,7 +144,7 @@ def resume(
     The result is bit for bit that of the training without the interruption.
 
     Args:
-        run: its folder.
+        run: its folder, or what ``train`` returned.
         total_steps: another budget, also for a training that is finished or was stopped. Learning rates then
             go to 0 over it: the result is not that of a training that had it from the start.
         stop_at, max_seconds: another end of this kind, also for a training that this option has stopped.
@@ -166,11 +167,12 @@ def resume(
     """
     refuse_imported_script()
     shown = Lasting(file or sys.stdout, whole=False)
-    env = None if env is None else _again(Path(run), env, wrappers)
+    folder = as_path("run", run)
+    env = None if env is None else _again(folder, env, wrappers)
     function = name_of_function(curriculum) if callable(curriculum) else curriculum
     others: Any = workers, device, devices, stop_at, max_seconds, function, names_in(network)
     changes = Changes(total_steps, env, *others)
-    return _told(proceed(Path(run), changes, Conditions(shown, ray=ray, on_iteration=on_iteration)), shown)
+    return _told(proceed(folder, changes, Conditions(shown, ray=ray, on_iteration=on_iteration)), shown)
 
 
 def _given(env: Any, env_kwargs: Mapping[str, Any] | None, wrappers: Sequence[Any]) -> Given:
@@ -214,8 +216,8 @@ def experiment(
     env: Any,
     *,
     seeds: int = 5,
-    against: str | Path | None = None,
-    config: str | Path | None = None,
+    against: Place | None = None,
+    config: str | os.PathLike[str] | None = None,
     ray: str | None = None,
     file: TextOut | None = None,
     **settings: Unpack[Keywords],
@@ -232,7 +234,7 @@ def experiment(
         env: as of ``train``, or several of them. Arguments and wrappers are part of a name, as in
             ``"Pendulum-v1(g=5)"``.
         seeds: how many trainings on each task, with consecutive seeds from ``seed`` on.
-        against: the folder of another experiment, to compare the final scores with.
+        against: another experiment, or its folder, to compare the final scores with.
         config: as of ``train``.
         ray: the cluster to train on, as of ``train``; None: the cores of this machine.
         file: where progress is shown; standard output by default.
@@ -251,7 +253,11 @@ def experiment(
     refuse_imported_script()
     given, shown = _several(env), Lasting(file or sys.stdout, whole=False)
     each = [choose(_given(one, None, ()), config, settings, SEVERAL) for one in given]
-    many = Many(seeds=seeds, against=None if against is None else Path(against), ray=ray)
+    many = Many(
+        seeds=checked_value("seeds", int, seeds),
+        against=None if against is None else as_path("against", against),
+        ray=ray,
+    )
     done = _train_each(given, each, many, shown)
     print(done, done.folder, sep="\n", file=shown)
     return done
@@ -301,7 +307,7 @@ def sweep(
     *,
     env_kwargs: Mapping[str, Any] | None = None,
     wrappers: Sequence[Any] = (),
-    config: str | Path | None = None,
+    config: str | os.PathLike[str] | None = None,
     ray: str | None = None,
     file: TextOut | None = None,
     **settings: Unpack[SweepKeywords],

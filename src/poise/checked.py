@@ -1,12 +1,16 @@
-"""Records that check each of their fields against its annotation, and how they are read from JSON."""
+"""Records that check each of their fields against its annotation, and how they are read from JSON.
+
+Also the arguments of public functions that name a folder.
+"""
 
 import dataclasses
+import os
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from poise.errors import PoiseError
 from poise.wording import parse_layers, parse_schedule
@@ -147,6 +151,41 @@ def shown(value: Any) -> str:
         return f"{value!r:.200}"
     except ValueError:  # a whole number with too many digits to print
         return "a very long number"
+
+
+@runtime_checkable
+class InFolder(Protocol):
+    """What ``train``, ``experiment`` and ``sweep`` return: it has a folder."""
+
+    @property
+    def folder(self) -> Path: ...
+
+
+Place = str | os.PathLike[str] | InFolder
+"""An argument that names a folder: its path, or a result that has one."""
+
+
+def as_path(name: str, place: Place) -> Path:
+    """The path of an argument.
+
+    Raises:
+        ConfigError: it is neither a path nor has a folder; ``name``: of the argument.
+    """
+    try:
+        return Path(place.folder if isinstance(place, InFolder) else place)
+    except TypeError:
+        raise ConfigError(f"{name} = {shown(place)}: must be a path") from None
+
+
+def as_paths(name: str, places: Place | Iterable[Place]) -> list[Path]:
+    """The paths of an argument that is a place or several.
+
+    Raises:
+        ConfigError: as ``as_path``.
+    """
+    if isinstance(places, str | os.PathLike | InFolder) or not isinstance(places, Iterable):
+        return [as_path(name, places)]
+    return [as_path(name, place) for place in places]
 
 
 Positive = Annotated[float, Bound(gt=0)]

@@ -1,5 +1,6 @@
 """An environment as one text: what is written is read again, and what cannot be read gets one sentence."""
 
+import importlib
 import math
 from pathlib import Path
 
@@ -105,3 +106,16 @@ def test_the_keys_of_config_json_are_those_that_there_are():
 )
 def test_text_that_could_be_a_path_or_a_module_is_recognized(text, names):
     assert parse(text).names_file is names
+
+
+def test_a_word_is_recognized_where_there_is_such_a_module_or_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not parse('A(env_id="evil_one", model="weights")').names_file
+    (tmp_path / "evil_one.py").write_text("raise SystemExit")
+    importlib.invalidate_caches()
+    assert parse('A(env_id="evil_one")').names_file
+    assert parse('A(x={"evil_one": 1})').names_file
+    (tmp_path / "weights").write_text("")
+    assert parse('A(model="weights")').names_file
+    assert not parse('A(opponent="random")').names_file  # a module of Python itself

@@ -155,6 +155,8 @@ def test_drawn_values_have_few_digits_and_stay_within_their_bounds():
         ("ppo", "search = 'ppo': no such option"),
         ("total-steps=1:2", "search = 'total-steps': cannot be searched; it is the budget"),
         ("seed=1,2", "search = 'seed': cannot be searched"),
+        ("policy.network=a:B,a:C", "search = 'policy.network': cannot be searched; train once with each"),
+        ("curriculum=a:b", "search = 'curriculum': cannot be searched; train once with each"),
         ("ppo.clip=0.3:0.1", "search = 'ppo.clip=0.3:0.1': LOW must be < HIGH"),
         ("ppo.clip=0.1", "must be two or more values, or LOW:HIGH"),
         ("ppo.clip=0.1,0.1", "must be two or more values, or LOW:HIGH"),

@@ -1,6 +1,7 @@
 """A trained agent: raw observations in; the environment's actions, values and distributions out."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -23,6 +24,7 @@ from poise.agents.evaluation import (
 )
 from poise.agents.reading import AgentError as AgentError
 from poise.agents.reading import Memory, Reading, carry_of
+from poise.checked import Place, as_path
 from poise.config import LAST_SEED, Config
 from poise.envs.adjusting import plain_settings
 from poise.envs.naming import reaches_outside
@@ -74,7 +76,7 @@ class Agent:
         spec, config = progress.spec, progress.config
         return cls(Trained.of(progress.state), Manifest(spec.id, "auto", progress.steps, spec, config))
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | os.PathLike[str]) -> Path:
         """Writes the agent into a folder of its own, for ``poise.load`` and the commands that take an agent.
 
         Returns the folder. An agent that is there already is replaced.
@@ -82,7 +84,8 @@ class Agent:
         Raises:
             CheckpointError: something else is there, or the folder cannot be written.
         """
-        return save_agent(Path(folder), self._trained, dataclasses.replace(self._manifest, notes={}))
+        manifest = dataclasses.replace(self._manifest, notes={})
+        return save_agent(as_path("folder", folder), self._trained, manifest)
 
     @property
     def spec(self) -> Spec:
@@ -326,13 +329,13 @@ def _unbatched(values: Float[np.ndarray, " N"], single: bool) -> Any:
     return float(values[0]) if single else values
 
 
-def load(folder: str | Path, which: Which = "last", *, network: Network = ()) -> Agent:
+def load(folder: Place, which: Which = "last", *, network: Network = ()) -> Agent:
     """The agent of a run folder, or of one checkpoint folder.
 
     Reads two files and executes nothing in them; neither Gymnasium nor MuJoCo is imported.
 
     Args:
-        folder: the run folder that ``poise.train`` left, or a checkpoint in it.
+        folder: what ``poise.train`` returned, its folder, or a checkpoint in it.
         which: the last agent of a run folder, or the one that scored best when the training ended.
         network: the classes of the agent's own networks, or their names (``module:Class``), repeated: a
             folder alone never makes Python import one.
@@ -342,7 +345,8 @@ def load(folder: str | Path, which: Which = "last", *, network: Network = ()) ->
         ConfigError: the agent has a network of its own that was not named in this process, or ``network``
             names another.
     """
-    repeated, place = names_in(network), agent_folder(Path(folder), which)
+    folder = as_path("folder", folder)
+    repeated, place = names_in(network), agent_folder(folder, which)
     import_named(repeated)
     check_networks(repeated, read_manifest(place).config.own_networks, folder)
     return Agent(*load_agent(place))

@@ -4,6 +4,7 @@ As a Python file that needs NumPy alone, or as an ONNX graph. Every file is run 
 before it counts as written.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from poise.agents.agent import Agent
 from poise.agents.export_parity import ROWS, SEQUENCES, compare, trials
 from poise.agents.export_parity import observations as observations
 from poise.agents.export_plan import ExportError, Plan, make_plan
+from poise.checked import Place, as_path
 from poise.store.checkpoint import Which, agent_folder, load_agent, read_manifest
 from poise.store.files import check_room, fresh_path
 
@@ -38,12 +40,12 @@ class Exported:
 
 
 def export(
-    run: Path, *, format: Format = "numpy", which: Which = "last", out: Path | None = None
+    run: Place, *, format: Format = "numpy", which: Which = "last", out: str | os.PathLike[str] | None = None
 ) -> Exported:
     """Writes the policy of a run, and compares what was written with the agent.
 
     Args:
-        run: its folder, or a checkpoint.
+        run: what ``train`` returned, its folder, or a checkpoint in it.
         format: "numpy": a Python file that needs NumPy alone; "onnx": a graph (opset 17).
         which: the last agent, or the best.
         out: the file; by default ``policy.py`` or ``policy.onnx`` in ``run``, or ``best_policy.py`` or
@@ -55,6 +57,7 @@ def export(
             be written.
         ParityError: the exported policy's actions differ from the agent's. The file is removed.
     """
+    run = as_path("run", run)
     folder = agent_folder(run, which)
     if (network := read_manifest(folder).config.policy.network) is not None:
         raise ExportError(
@@ -65,7 +68,7 @@ def export(
     plan, agent = make_plan(trained, manifest), Agent(trained, manifest)
     ending, write, act = FORMATS[format]
     name = f"{'best_' if which == 'best' else ''}policy{ending}"
-    path = run / name if out is None else out
+    path = run / name if out is None else as_path("out", out)
     content = write(plan)
     try:
         with fresh_path(path) as fresh:

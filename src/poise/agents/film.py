@@ -14,6 +14,7 @@ from pathlib import Path
 from poise.agents.agent import Agent, load
 from poise.agents.stages import MAX_FPS, Frame, Stage, close_quietly, open_stage, video_errors
 from poise.agents.stages import VideoError as VideoError
+from poise.checked import Place, as_path
 from poise.errors import PoiseError
 from poise.own.naming import Network
 from poise.seeds import Stream, episode_seed
@@ -28,7 +29,7 @@ GIF_FPS = 20.0
 
 
 def video(
-    run: str | Path,
+    run: Place,
     *,
     which: Which = "last",
     env: str | None = None,
@@ -38,7 +39,7 @@ def video(
     """Films the greedy agent of a run.
 
     Args:
-        run: the run folder that ``poise.train`` left, or a checkpoint in it. The film is written there, as
+        run: what ``poise.train`` returned, its folder, or a checkpoint in it. The film is written there, as
             ``video.mp4``; that of the best agent as ``video_best.mp4``. Without a video encoder it is a GIF.
         which: the agent at the end of the training, or the one that scored best at that time.
         env: another environment with the same spaces. The name of the agent's own has to be repeated if it is
@@ -53,7 +54,7 @@ def video(
         CheckpointError: the folder holds no agent, or the agent was changed or damaged.
         VideoError, EnvError, AgentError: as of ``film``.
     """
-    path = Path(run) / ("video" if which == "last" else "video_best")
+    path = as_path("run", run) / ("video" if which == "last" else "video_best")
     say = partial(print, file=sys.stdout if file is None else file, flush=True)
     with announced("filming", say):
         return film(load(run, which, network=network), path, env=env)

@@ -7,10 +7,10 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from poise.checked import Place, as_path
 from poise.health.findings import Finding, by_severity
 from poise.health.medians import beyond, late, median, since
 from poise.health.spaces import SPACES
@@ -31,14 +31,16 @@ SHIFTED = 1.5  # standard deviations
 HORIZON = 2.0  # time limits
 
 
-def diagnose(run: Path) -> list[Finding]:
-    """What is wrong with the training in a run folder, the most severe first; empty if nothing is.
+def diagnose(run: Place) -> list[Finding]:
+    """What is wrong with a training, the most severe first; empty if nothing is.
+
+    ``run``: what ``train`` returned, or the run folder.
 
     Raises:
         RecordError: the folder holds no run.
         CheckpointError, JournalError: one of its files is damaged.
     """
-    return examine(read_record(run))
+    return examine(read_record(as_path("run", run)))
 
 
 def examine(record: Record) -> list[Finding]:

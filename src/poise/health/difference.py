@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from poise.checked import flat
+from poise.checked import Place, as_path, flat
 from poise.config import Config
 from poise.errors import PoiseError
 from poise.runs.journal import read_episodes, read_metrics
@@ -90,13 +90,13 @@ class Difference:
         return preformatted(self.lines())
 
 
-def diff(first: str | Path, second: str | Path) -> Difference:
+def diff(first: Place, second: Place) -> Difference:
     """Compares the tables, configurations and summaries of two runs.
 
         text = str(poise.diff(one, other))   # what the command prints
 
     Args:
-        first, second: the run folders.
+        first, second: what ``train`` returned, or run folders.
 
     Returns:
         The first iteration that differs, and in what; its ``same`` is True if none does.
@@ -105,7 +105,7 @@ def diff(first: str | Path, second: str | Path) -> Difference:
         DiffError: a folder is not a run folder, or one of its JSON files is damaged.
         JournalError: its tables are missing or damaged.
     """
-    runs = Path(first), Path(second)
+    runs = as_path("first", first), as_path("second", second)
     rows = [read_metrics(run) for run in runs]
     # what earlier versions do not have is what they did: the default
     absent = {"together": 1, **flat(Config().to_dict())}

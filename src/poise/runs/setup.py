@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from poise import envs
 from poise.agents.best import Candidate
+from poise.checked import ConfigError, shown
 from poise.config import Config
 from poise.envs.forms.text import parse
 from poise.placement.lanes import Lanes
@@ -115,3 +116,7 @@ class Conditions:
     peers: Peers | None = None
     peer_options: str = ""
     on_iteration: Callable[[Progress], object] | None = None
+
+    def __post_init__(self) -> None:
+        if self.on_iteration is not None and not callable(self.on_iteration):
+            raise ConfigError(f"on_iteration = {shown(self.on_iteration)}: must be a function of a Progress")

@@ -161,7 +161,7 @@ class Settings:
         from poise.runs.starting.source import followed  # loads JAX
 
         named: Any = self.config.get("start_parts", START_PARTS) if parts is None else parts
-        named = named if isinstance(named, str) else tuple(named)
+        named = tuple(named) if isinstance(named, list) else named
         return dataclasses.replace(self, followed=followed(run, Config(start_parts=named).start_parts))
 
     def refuse_networks(self, given: Collection[str]) -> None:

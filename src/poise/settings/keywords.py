@@ -3,11 +3,11 @@
 import dataclasses
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict
 
-from poise.checked import ConfigError
+from poise.checked import ConfigError, Place, as_path
 from poise.config import PPO, Config, Normalize, Policy, Value
 from poise.runs.options import FOLDERS, Options
 from poise.settings.files import NOTHING, Given, option_names, read_settings
@@ -25,8 +25,8 @@ class Keywords(TypedDict, total=False):
     backend: Backend
     device: Literal["auto", "cpu", "gpu"]
     matmul_precision: Literal["float32", "tf32", "bfloat16"]
-    out: str | Path
-    run_dir: str | Path | None
+    out: str | os.PathLike[str]
+    run_dir: str | os.PathLike[str] | None
     evaluate: bool
     video: bool
     log_every: int
@@ -52,7 +52,7 @@ class Keywords(TypedDict, total=False):
     env_groups: int
     history: int
     unused: Literal["refuse", "skip"]
-    start_from: str | os.PathLike[str] | None
+    start_from: Place | None
     start_parts: Sequence[str]
     demonstrations: str | os.PathLike[str] | None
     demonstration_epochs: int
@@ -78,7 +78,7 @@ class Chosen(NamedTuple):
 
 def choose(
     target: str | Given | None,
-    file: str | Path | None,
+    file: str | os.PathLike[str] | None,
     keywords: Mapping[str, Any],
     usual: Options = USUAL,
     beside: type | None = None,
@@ -111,7 +111,7 @@ def choose(
     env, config = starting_point(text)
     given = fields_of(Config, keywords)
     run = given.get("start_from")
-    settings = settings.starting_from(None if run is None else os.fspath(run), given.get("start_parts"))
+    settings = settings.starting_from(run, given.get("start_parts"))
     settings.refuse_networks(
         [f"{group}.network" for group, value in keywords.items() if _names_network(value)]
     )
@@ -136,10 +136,12 @@ def fields_of(record: type, keywords: Mapping[str, Any]) -> dict[str, Any]:
     given = {}
     for name, value in keywords.items():
         name = Config.earlier.get(name, name)
-        if name in FOLDERS:
-            value = None if value is None else Path(value)
-        elif name in LISTS:
-            value = (value,) if isinstance(value, str) else tuple(value)
+        if name in FOLDERS and value is not None:
+            value = as_path(name, value)
+        elif name == "start_from" and value is not None:
+            value = str(as_path(name, value))
+        elif name in LISTS and isinstance(value, Iterable) and not isinstance(value, str):
+            value = tuple(value)
         elif name == "curriculum" and callable(value):
             from poise.training.starting.curriculum import name_of_function  # loads JAX
 

@@ -1,23 +1,24 @@
 """``poise compare``: which of several settings is better, as far as their trainings show it."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from poise.checked import Place, as_path, as_paths
 from poise.errors import PoiseError
 from poise.runs.journal import RETURN
-from poise.runs.reacting import Run
 from poise.runs.records import Record, judged_by, read_record, scored_info
 from poise.store.checkpoint import REPLACED
 from poise.store.files import check_room, inside
 from poise.studies import tables
 from poise.studies.figures import Line, draw_tasks
 from poise.studies.pairs import Pair, compare_settings, pair_as_json, pair_lines
-from poise.studies.results import Experiment, evaluation
+from poise.studies.results import evaluation
 from poise.studies.settings import Setting, configuration_key, grouped, setting_lines
 from poise.studies.statistics import interquartile_band
 from poise.studies.unfinished import EXPERIMENT, SWEEP
@@ -125,17 +126,17 @@ def _below(place: Path, pattern: str) -> list[Path]:
 
 
 def compare(
-    runs: str | Path | Run | Experiment | Sequence[str | Path | Run | Experiment],
+    runs: Place | Iterable[Place],
     *,
     by: str = RETURN,
-    plot: str | Path | None = None,
+    plot: str | os.PathLike[str] | None = None,
 ) -> Comparison:
     """Compares trainings with confidence intervals: settings if they have several seeds, otherwise agents.
 
         text = str(poise.compare([one, other]))   # what the command prints
 
     Args:
-        runs: what ``train`` and ``experiment`` returned, or folders of runs, experiments or sweeps.
+        runs: what ``train``, ``experiment`` or ``sweep`` returned, or their folders; one or several.
         by: what is compared, of the greedy episodes at the end: "return", "success_rate", or the name of a
             number in the infos.
         plot: a file (.png) into which the learning curves are drawn.
@@ -148,11 +149,9 @@ def compare(
             be written.
         RecordError, CheckpointError, JournalError: a folder holds no run, or is damaged.
     """
-    given = [runs] if isinstance(runs, str | Path | Run | Experiment) else runs
-    places = [each.folder if isinstance(each, Run | Experiment) else Path(each) for each in given]
-    compared = compare_runs(places, by)
+    compared = compare_runs(as_paths("runs", runs), by)
     if plot is not None:
-        draw_comparison(Path(plot), compared)
+        draw_comparison(as_path("plot", plot), compared)
     return compared
 
 

@@ -6,9 +6,11 @@ Values are those of JSON. Wrappers follow from the innermost on, and may have ar
 angle brackets, ``<Tank>``, is that of something that only the running program has.
 """
 
+import importlib.util
 import itertools
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +25,7 @@ AROUND = " + "  # before a wrapper
 FORM = "ID(key=value, ...) + module:Wrapper"
 _KEY = re.compile(r"\s*([^\W\d]\w*)\s*=\s*")
 _WORDS = {"True": True, "False": False, "None": None}  # as Python writes them
-_PLAIN_TEXT = re.compile(r"[\w %+-]*")  # of a value that names neither a file nor a module
-
-
+_PLAIN_TEXT = re.compile(r"[\w %+-]*")  # without the marks of paths and of names of modules
 MOST_VALUES, DEEPEST = 1_000, 16  # in the arguments of a constructor
 
 
@@ -65,7 +65,7 @@ class Variant:
     @property
     def names_file(self) -> bool:
         """Whether an argument is text that could be the path of a file or the name of a module."""
-        return any(not _PLAIN_TEXT.fullmatch(text) for part in self.parts for text in _texts(part.kwargs))
+        return any(_leads_to_file(text) for part in self.parts for text in _texts(part.kwargs))
 
     def to_dict(self) -> dict[str, Any]:
         """The keys of ``config.json``: ``env``, and ``env_kwargs`` and ``wrappers`` where there are some."""
@@ -206,6 +206,22 @@ def _value(text: str, rest: str) -> tuple[Any, str]:
 
 def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
+
+
+def _leads_to_file(text: str) -> bool:
+    """Whether a text could be a path or the name of a module; a single word only if there is such a one.
+
+    The modules of Python itself do not count.
+    """
+    if not _PLAIN_TEXT.fullmatch(text):
+        return True
+    if not text or text in sys.stdlib_module_names:
+        return False
+    try:
+        is_module = text.isidentifier() and importlib.util.find_spec(text) is not None
+        return is_module or Path(text).exists()
+    except (ValueError, OSError):  # a module without a spec, or too long a name
+        return True
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from poise.checked import ConfigError
+from poise.checked import ConfigError, checked_value
 from poise.runs.setup import Past, Setup, Stopped
 from poise.training.iteration import RECENT, Progress
 from poise.wording import figure
@@ -62,6 +62,8 @@ class StopAt:
     episodes: int = RECENT
 
     def __post_init__(self) -> None:
+        checked_value("target", float, self.target)
+        checked_value("episodes", int, self.episodes)
         if not math.isfinite(self.target):
             raise ConfigError(f"target = {self.target}: must be a finite number")
         if not 1 <= self.episodes <= RECENT:

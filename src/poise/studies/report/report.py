@@ -5,7 +5,7 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from poise.checked import flat
+from poise.checked import Place, as_path, as_paths, flat
 from poise.errors import PoiseError
 from poise.health.diagnosis import FEWEST, RULES, examine
 from poise.health.findings import Finding, by_severity
@@ -61,11 +61,12 @@ class ReportError(PoiseError):
     """The report cannot be written."""
 
 
-def report(places: Sequence[Path], out: Path | None = None) -> Path:
+def report(runs: Place | Iterable[Place], out: str | os.PathLike[str] | None = None) -> Path:
     """Writes one page about some runs, seeds or experiments, and returns its path.
 
     Args:
-        places: folders; an experiment stands for all its runs.
+        runs: what ``train``, ``experiment`` or ``sweep`` returned, or their folders; one or several. An
+            experiment stands for all its runs.
         out: the file; by default ``report.html`` in the folder, or in the working directory if there are
             several folders.
 
@@ -73,17 +74,18 @@ def report(places: Sequence[Path], out: Path | None = None) -> Path:
         ReportError: there are no runs, or the page cannot be written.
         CompareError, RecordError, CheckpointError, JournalError: a folder holds no run, or is damaged.
     """
+    places = as_paths("runs", runs)
     records = [read_record(path) for path in find_runs(places)]
     if not records:
         raise ReportError(f"{places[0]}: contains no runs")
-    if out is None:
-        out = (places[0] if len(places) == 1 else Path()) / "report.html"
+    alone = places[0] if len(places) == 1 else Path()
+    path = alone / "report.html" if out is None else as_path("out", out)
     try:
-        write_text(out, page(records, _comparison(records)))
+        write_text(path, page(records, _comparison(records)))
     except OSError as error:
-        check_room(out, error)
-        raise ReportError(f"{out}: cannot be written: {error.strerror}") from error
-    return out
+        check_room(path, error)
+        raise ReportError(f"{path}: cannot be written: {error.strerror}") from error
+    return path
 
 
 def _comparison(records: Sequence[Record]) -> Comparison | None:

@@ -5,11 +5,13 @@ The docstring under a field is the text that ``poise sweep --help`` shows for it
 
 from dataclasses import dataclass, field
 
+from poise.checked import Checked
+
 FEWEST_SEEDS = 3  # of a trial: an interquartile mean of fewer is a mean
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search:
+class Search(Checked):
     """What a sweep searches, with how many trainings, and where its trials are stored."""
 
     search: tuple[str, ...] = field(default=(), metadata={"metavar": "OPTION[=VALUES]..."})

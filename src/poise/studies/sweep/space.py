@@ -34,7 +34,14 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "ppo.num_epochs": (5, 10, 20),
     **dict.fromkeys(("ppo.anneal", "ppo.clip_schedule", "ppo.entropy_schedule"), SCHEDULES),
 }
-NEVER = {"seed": "the seeds of a trial follow from --seed and --seeds", "total_steps": "it is the budget"}
+NEVER = {
+    "seed": "the seeds of a trial follow from --seed and --seeds",
+    "total_steps": "it is the budget",
+    **dict.fromkeys(
+        ("policy.network", "value.network", "curriculum", "start_from", "start_sum", "demonstrations"),
+        "train once with each, and compare the runs with poise compare",
+    ),
+}
 
 
 @dataclass(frozen=True)
