@@ -1,6 +1,7 @@
 """Arguments that several verbs have, and the rules for tyro: how values are read and options described."""
 
 import dataclasses
+import functools
 import os
 import re
 import sys
@@ -258,13 +259,9 @@ def _record(info: Any) -> StructConstructorSpec | None:
     if not info.type.__module__.startswith("poise."):  # tyro wraps the verbs in dataclasses of its own
         return None
     hints = typing.get_type_hints(info.type, include_extras=True)
-    documented = [
-        entry
-        for record in reversed(info.type.__mro__)  # a field may be that of a record above
-        if dataclasses.is_dataclass(record)
-        for entry in docstring_parser.parse_from_object(record).params
-    ]
-    texts = {entry.arg_name: " ".join((entry.description or "").split()) for entry in documented}
+    texts: dict[str, str] = {}
+    for record in reversed(info.type.__mro__):  # a field may be that of a record above
+        texts |= _documented(record) if dataclasses.is_dataclass(record) else {}
     default = info.default if isinstance(info.default, info.type) else info.type()
     prefix = getattr(info.type, "prefix", "")
     hints = {name: shown(f"{prefix}{name}", hint) for name, hint in hints.items()}
@@ -273,6 +270,13 @@ def _record(info: Any) -> StructConstructorSpec | None:
         for field in dataclasses.fields(typing.cast(Any, info.type))
     ]
     return StructConstructorSpec(instantiate=info.type, fields=tuple(fields))
+
+
+@functools.cache
+def _documented(record: type) -> dict[str, str]:
+    """The docstring under each field. tyro asks for a record several times, and its source is parsed here."""
+    documented = docstring_parser.parse_from_object(record).params
+    return {entry.arg_name: " ".join((entry.description or "").split()) for entry in documented}
 
 
 def _field(field: dataclasses.Field[Any], hint: Any, default: Any, text: str) -> StructFieldSpec:
