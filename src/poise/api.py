@@ -97,7 +97,7 @@ def session(
     file: TextOut | None = None,
     **settings: Unpack[Keywords],
 ) -> OwnLoop:
-    """``train`` with a loop of your own: the same run folder, checkpoints, score and film.
+    """``train`` with a loop of your own: the same run folder, checkpoints, score and video.
 
         with poise.session("CartPole-v1", total_steps=100_000) as session:
             for progress in session:

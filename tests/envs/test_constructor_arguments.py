@@ -82,7 +82,11 @@ def test_text_becomes_a_value_by_annotation_and_default(key, text, value):
         ("d", "z", "--env.d = 'z': must be 'x' or 'y' or 2"),
         ("e", "3", "--env.e = '3': must be a list such as 1,2 or [1,2] or None"),
         ("zz", "3", "Env has no argument 'zz'; it has a, b, c"),
-        ("render_mode", "human", "Env: render_mode cannot be set, because poise sets it when it films"),
+        (
+            "render_mode",
+            "human",
+            "Env: render_mode cannot be set, because poise sets it when it makes a video",
+        ),
     ],
 )
 def test_text_that_is_no_such_value_gets_one_sentence(key, text, message):

@@ -196,7 +196,7 @@ def test_wrappers_are_applied_from_the_innermost_on():
         (
             "Pendulum-v1(render_mode=1)",
             "auto",
-            "render_mode cannot be set, because poise sets it when it films",
+            "render_mode cannot be set, because poise sets it when it makes a video",
         ),
         (
             "Ant-v5(ctrl_cost_weight=1)",
@@ -306,6 +306,6 @@ def test_a_film_needs_a_function_that_takes_a_render_mode():
         stage.close()
     text = as_text(lambda: worldly.Walk())
     with pytest.raises(
-        VideoError, match=r"no video of <lambda>: .*has no argument render_mode, which a film"
+        VideoError, match=r"no video of <lambda>: .*has no argument render_mode, which a video"
     ):
         open_stage(envs.resolve(text))

@@ -118,9 +118,9 @@ def test_the_page_says_which_agent_its_film_shows(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy")
     (film,) = copy.glob("video.*")
     shutil.copy(film, copy / f"video_best{film.suffix}")
-    assert "The film shows the agent at the end of the training." in parsed(report([copy]).read_text())
+    assert "The video shows the agent at the end of the training." in parsed(report([copy]).read_text())
     film.unlink()
-    assert "The film shows the best agent." in parsed(report([copy]).read_text())
+    assert "The video shows the best agent." in parsed(report([copy]).read_text())
 
 
 def test_a_training_that_has_not_ended_is_reported_as_such(run, others, tmp_path):
@@ -167,7 +167,7 @@ def test_ticks_keep_their_digits_and_coordinates_lose_theirs():
 
 def test_a_film_that_is_too_large_stays_a_file(run, tmp_path, monkeypatch):
     monkeypatch.setattr("poise.studies.report.report.LARGEST_FILM", 100)
-    assert "The film is not shown: " in parsed(report([run], tmp_path / "r.html").read_text())
+    assert "The video is not shown: " in parsed(report([run], tmp_path / "r.html").read_text())
 
 
 HOSTILE = "<script>alert(1)</script>\"'>&{{7*7}}$x^$<svg onload=alert(2)>"

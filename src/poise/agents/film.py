@@ -36,16 +36,16 @@ def video(
     network: Network = (),
     file: TextOut | None = None,
 ) -> Path:
-    """Films the greedy agent of a run.
+    """Makes a video of the greedy agent of a run.
 
     Args:
-        run: what ``poise.train`` returned, its folder, or a checkpoint in it. The film is written there, as
+        run: what ``poise.train`` returned, its folder, or a checkpoint in it. The video is written there, as
             ``video.mp4``; that of the best agent as ``video_best.mp4``. Without a video encoder it is a GIF.
         which: the agent at the end of the training, or the one that scored best at that time.
         env: another environment with the same spaces. The name of the agent's own has to be repeated if it is
             in a module (``module:Task``): a folder alone never makes Python import one.
         network: the classes of the agent's own networks, or their names, repeated, as of ``poise.load``.
-        file: where a line says that it films, if it takes long; standard output by default.
+        file: where a line says what is done, if it takes long; standard output by default.
 
     Returns:
         The file that was written.
@@ -56,7 +56,7 @@ def video(
     """
     path = as_path("run", run) / ("video" if which == "last" else "video_best")
     say = partial(print, file=sys.stdout if file is None else file, flush=True)
-    with announced("filming", say):
+    with announced("making the video", say):
         return film(load(run, which, network=network), path, env=env)
     raise AssertionError
 

@@ -58,7 +58,7 @@ def video(
     named: Annotated[Named, arg(name="")] = Named(),  # noqa: B008 (frozen)
     json_: Json = False,
 ) -> None:
-    """Film the greedy agent of a run: writes video.mp4 (for the best agent video_best.mp4) into its folder.
+    """Make a video of the greedy agent: video.mp4 in the run folder (video_best.mp4 for the best agent).
 
     Without a video encoder, the file is a GIF.
 

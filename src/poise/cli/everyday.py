@@ -7,7 +7,7 @@ import re
 import typing
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from tyro.conf import Positional, Suppress
 
@@ -22,6 +22,7 @@ EVERYDAY = {
     "num_envs",
     "device",
     "out",
+    "run_dir",
     "name",
     "video",
     "eval_every",
@@ -33,6 +34,8 @@ EVERYDAY = {
     "env.KEY",
     "wrapper",
     "stop_at",
+    "start_from",
+    "history",
     "rounds",
     "ppo.num_steps",
     "ppo.num_epochs",
@@ -45,44 +48,54 @@ EVERYDAY = {
     "value.hidden",
 }
 LONG = {"train", "resume", "experiment", "sweep", "bench"}  # verbs whose --help is shorter than --help-all
-REFUSED = {"stop_at": {"experiment", "sweep"}}  # options that some of these verbs refuse
-_brief = ContextVar("brief", default="")  # the verb whose help is brief
+SINGLE = {"run_dir", "stop_at", "max_seconds", "workers"}  # options of a single training
+REFUSED = {"experiment": SINGLE, "sweep": SINGLE | {"together", "evaluate"}}  # options that a verb refuses
 
 
-def words_of_help(verb: str, options: Sequence[str]) -> tuple[list[str], bool]:
-    """The options with ``--help`` for ``--help-all``, and whether the help shall be brief."""
+class Help(NamedTuple):
+    """A help that is asked for: of which verb, and whether it lists the options of ``EVERYDAY`` alone."""
+
+    verb: str
+    brief: bool
+
+
+_help: ContextVar[Help | None] = ContextVar("help", default=None)  # the help that is being written
+
+
+def words_of_help(verb: str, options: Sequence[str]) -> tuple[list[str], Help | None]:
+    """The options with ``--help`` for ``--help-all``, and the help that they ask for, of ``LONG``."""
     asked = [option for option in options if option in ("-h", "--help", "--help-all")]
     plain = ["--help" if option == "--help-all" else option for option in options]
-    return plain, verb in LONG and bool(asked) and "--help-all" not in asked
+    return plain, Help(verb, "--help-all" not in asked) if verb in LONG and asked else None
 
 
-def run_briefly(run: Callable[[Callable[..., Any]], None], command: Callable[..., Any], verb: str) -> None:
-    """Runs a command whose help lists the options of ``EVERYDAY`` alone, and how to see all of them."""
-    token = _brief.set(verb)
+def run_help(run: Callable[[Callable[..., Any]], None], command: Callable[..., Any], help: Help) -> None:
+    """Writes the help of a command. A brief one ends with how to see all options."""
+    token = _help.set(help)
     try:
-        run(_brief_command(command))
+        run(_with_shown(command))
     except SystemExit as end:
-        if end.code in (0, None):
-            print(f"\nThese are the everyday options; all options: poise {verb} --help-all")
+        if help.brief and end.code in (0, None):
+            print(f"\nThese are the everyday options; all options: poise {help.verb} --help-all")
         raise
     finally:
-        _brief.reset(token)
+        _help.reset(token)
 
 
-def _brief_command(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command without its own options, those in no record, that are not of every day."""
+def _with_shown(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command without those of its own options, which are in no record, that the help does not list."""
 
     @functools.wraps(command)
-    def brief(*args: Any, **kwargs: Any) -> Any:
+    def listed(*args: Any, **kwargs: Any) -> Any:
         return command(*args, **kwargs)
 
     signature = inspect.signature(command)
     hints = typing.get_type_hints(command, include_extras=True)
     parameters = [p.replace(annotation=shown(name, hints[name])) for name, p in signature.parameters.items()]
-    del brief.__wrapped__  # which has the signature with all options
-    brief.__annotations__ = {p.name: p.annotation for p in parameters}
-    brief.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore
-    return brief
+    del listed.__wrapped__  # which has the signature with all options
+    listed.__annotations__ = {p.name: p.annotation for p in parameters}
+    listed.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore
+    return listed
 
 
 def _is_option(hint: Any) -> bool:
@@ -93,15 +106,15 @@ def _is_option(hint: Any) -> bool:
 
 
 def shown(name: str, hint: Any) -> Any:
-    """The annotation of an option or of a group; a brief help lists the options of every day alone."""
-    verb = _brief.get()
-    hidden = verb and (name not in EVERYDAY or verb in REFUSED.get(name, ()))
+    """The annotation of an option or of a group, without those that the help does not list."""
+    help = _help.get()
+    hidden = help and (name in REFUSED.get(help.verb, ()) or (help.brief and name not in EVERYDAY))
     return Annotated[hint, Suppress] if hidden and _is_option(hint) else hint
 
 
 def shortened(text: str) -> str:
     """The text about an option; in a brief help what comes before its first period or semicolon."""
-    if not _brief.get():
+    if not _is_brief():
         return text
     text = re.sub(r" \(docs/[\w.]+\)", "", text)
     first = re.split(r"[.;] ", text)[0]
@@ -110,4 +123,9 @@ def shortened(text: str) -> str:
 
 def about_group() -> str | None:
     """The text about a group of options; None: the docstring of its record."""
-    return "" if _brief.get() else None
+    return "" if _is_brief() else None
+
+
+def _is_brief() -> bool:
+    help = _help.get()
+    return help is not None and help.brief

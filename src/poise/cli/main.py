@@ -15,7 +15,7 @@ import tyro
 from poise.checked import ConfigError, flat
 from poise.cli.agents import evaluate, export, video
 from poise.cli.arguments import registry, with_env_arguments
-from poise.cli.everyday import run_briefly, words_of_help
+from poise.cli.everyday import run_help, words_of_help
 from poise.cli.health import check, diff, doctor
 from poise.cli.lists import Completion, completion, envs, presets, runs
 from poise.cli.mistyped import as_typed, refuse_unknown, refuse_unknown_verb, with_todays_names
@@ -111,7 +111,7 @@ def _run(arguments: list[str], guard: Guard) -> None:
     """Runs the verb."""
     arguments = with_todays_names(arguments)
     verb, *options = arguments or [""]
-    options, brief = words_of_help(verb, options)
+    options, help = words_of_help(verb, options)
     if arguments == ["--version"]:
         print(f"poise {importlib.metadata.version('poise')}")
         return
@@ -124,10 +124,10 @@ def _run(arguments: list[str], guard: Guard) -> None:
     if verb in commands and verb != "completion":
         refuse_unknown(verb, commands[verb], options)
         run = functools.partial(tyro.cli, prog=f"poise {verb}", args=options)
-        if brief:
-            run_briefly(run, commands[verb], verb)
-        else:
+        if help is None:
             run(commands[verb])
+        else:
+            run_help(run, commands[verb], help)
         return
     listed = verb != "completion"
     shown = {name: _in_a_line(command) if listed else command for name, command in commands.items()}

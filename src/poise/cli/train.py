@@ -75,10 +75,11 @@ def train_command(
     """
     default, usual = settings.over(starting_point(target)[1]), settings.options_over(Options())
     name = PrimitiveConstructorSpec(1, "ENV|PRESET", read, lambda value: True, lambda value: [value])
-    named = arg(help_behavior_hint=f"(default: {settings.env})" if settings.env else "(required)")
+    where = f"(default: {settings.env})" if settings.env else "(required, unless --config names one)"
+    named = arg(help_behavior_hint=where)
 
     def train(
-        env: Annotated[str, Positional, name, named] = "" if settings.env else tyro.MISSING,
+        env: Annotated[str, Positional, name, named] = "",
         config: Annotated[Config, arg(name="")] = default,
         options: Annotated[Options, arg(name="")] = usual,
         meeting: Annotated[PeerOptions, arg(name="")] = ALONE,
@@ -86,7 +87,7 @@ def train_command(
         ray: Ray = None,
         json_: Json = False,
     ) -> None:
-        """Train an agent, score it, film it, and keep everything in a folder.
+        """Train an agent, score it, make a video of it, and keep everything in a folder.
 
         Example: poise train Reacher-v4 --total-steps 200k --seed 1
 
@@ -190,7 +191,7 @@ def resume_command(guard: Guard) -> Callable[..., None]:
     """``poise resume``; ``guard`` is told of interrupts."""
 
     def resume(
-        run: Annotated[Path | None, Positional, arg(metavar="RUN", help_behavior_hint="")] = None,
+        run: Annotated[Path | None, Positional, arg(metavar="[RUN]", help_behavior_hint="")] = None,
         changed: Annotated[Changed, arg(name="")] = Changed(),
         meeting: Annotated[PeerOptions, arg(name="")] = ALONE,
         out: Path = Path("runs"),

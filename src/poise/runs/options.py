@@ -41,7 +41,7 @@ class Options(Checked):
     evaluate: bool = True
     """Whether to play 100 greedy episodes at the end, and to choose the best agent."""
     video: bool = True
-    """Whether to film the greedy agent at the end."""
+    """Whether to make a video of the greedy agent at the end."""
     log_every: Count = 200
     """Log every n-th environment step to TensorBoard."""
     checkpoint_every: Count | None = None
@@ -58,12 +58,12 @@ class Options(Checked):
     """Seconds after which no further episode of that score starts. None: a quarter of the duration of the
     training, at least 60; no limit if --eval-max-steps is set."""
     stop_at: Annotated[float, Bound(ge=-1e15, le=1e15)] | None = None
-    """Mean return at which the training stops before its budget is used up; it is scored and filmed as ever.
-    The mean is that of a greedy score (--eval-every) or, without these, of the last 100 episodes. One
+    """Mean return at which the training stops before its budget is used up, with a score and a video as
+    always. The mean is that of a greedy score (--eval-every) or, without these, of the last 100 episodes. One
     training only. None: no such end."""
     max_seconds: Positive | None = None
     """Seconds after which the training stops, at the end of an iteration and in the same way. Those before a
-    resume count, too, up to the checkpoint. The score and the film come on top. One training only. None: no
+    resume count, too, up to the checkpoint. The score and the video come on top. One training only. None: no
     limit."""
     on_crash: Literal["stop", "restart"] = "stop"
     """What to do when an environment in its own process (gymnasium-async) fails, dies or hangs: stop the

@@ -156,7 +156,7 @@ def _complete(recorder: Recorder, view: Live, guard: Guard) -> None:
         recorder.evaluate()
         guard.restore()
     if recorder.setup.options.video:
-        view.phase("filming")
+        view.phase("making the video")
         recorder.film(view.say)
         guard.restore()
 

@@ -93,7 +93,10 @@ class Settings:
         """
         env = given.env or self.env
         if env is None:
-            raise ConfigError(f"env: is missing; {self.source or 'poise.train'} names no environment")
+            unnamed = (
+                f"{self.source} names no environment" if self.source else "name an environment or a preset"
+            )
+            raise ConfigError(f"env: is missing; {unnamed}")
         own = parse(given.env or "")
         around = () if given.wrappers or own.wrappers else self.wrappers
         rest = {

@@ -14,7 +14,7 @@ from poise.envs.vector import EnvError
 from poise.wording import parse_count
 
 REFUSED = {
-    "render_mode": "poise sets it when it films",
+    "render_mode": "poise sets it when it makes a video",
     "disable_env_checker": "poise has a checker of its own",
 }
 _WORDS = {"true": True, "false": False, "True": True, "False": False, "None": None, "null": None}

@@ -132,7 +132,7 @@ def _call(named: Named, render_mode: str | None) -> gym.Env:
     function = find_function(named.name)
     assert function is not None
     if render_mode is not None and not takes(function, "render_mode"):
-        raise EnvError(f"{named.name} has no argument render_mode, which a film needs")
+        raise EnvError(f"{named.name} has no argument render_mode, which a video needs")
     drawing = {} if render_mode is None else {"render_mode": render_mode}
     return _checked(named.name, function(**named.kwargs, **drawing))
 

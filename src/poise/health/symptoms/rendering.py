@@ -1,4 +1,4 @@
-"""The rule about rendering: whether a film of the trained agent can be made."""
+"""The rule about rendering: whether a video of the trained agent can be made."""
 
 import inspect
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ def check_rendering(play: Play) -> Iterator[Finding]:
         "no-render-mode",
         "note",
         f'no render_mode "rgb_array": {missing}',
-        "No film of the agent can be made. The training itself is not affected.",
+        "No video of the agent can be made. The training itself is not affected.",
         'set metadata = {"render_modes": ["rgb_array"]}, accept render_mode in __init__ and return an image '
         "from render(); or train with --no-video",
     )
@@ -70,7 +70,7 @@ def _check_draw(adapter: Any) -> Iterator[Finding]:
         "no-draw",
         "note",
         f"no picture: {problem}",
-        "No film of the agent can be made. The training itself is not affected.",
+        "No video of the agent can be made. The training itself is not affected.",
         "return an image from draw(state, action), made with NumPy or Pillow; or train with --no-video",
     )
 

@@ -19,7 +19,7 @@ class OwnLoop:
 
     Iterating yields a ``Progress`` after each iteration, once its rows are written. To leave the loop, by
     ``break``, ends the training there. At the end of the ``with`` block, the run is complete: checkpoint,
-    score, film and summary. An error in the block, or Ctrl-C, ends the training with a checkpoint of the last
+    score, video and summary. An error in the block, or Ctrl-C, ends it with a checkpoint of the last
     iteration, as in ``poise.train``, and is raised.
 
     Attributes:

@@ -181,7 +181,7 @@ def _run_missing(jobs: Sequence[Job], ray: str | None, file: TextOut) -> set[str
             else:
                 outcome = f"greedy return {wording.figure(result['evaluation']['mean'])}"
             left = (time.perf_counter() - start) / done * (len(jobs) - done)
-            then = f"{left / 60:.0f} min left" if done < len(jobs) else "then figures and films"
+            then = f"{left / 60:.0f} min left" if done < len(jobs) else "then figures and videos"
             watch.say(f"{done:>4} / {len(jobs)}  {_name(job)}: {outcome}  ({then})")
     return failed
 
@@ -256,9 +256,10 @@ def keep_best(out: Path, file: TextOut) -> None:
             write_bytes(target / name, read_plain(run / name, LARGEST_FILE))
         for events in run.glob("events.out.tfevents.*"):
             write_bytes(target / "events.out.tfevents.1", read_plain(events, LARGEST_FILE))
-        print(f"filming the best agent of {env}", file=file, flush=True)
+        doing, say = f"making the video of the best agent of {env}", partial(print, file=file, flush=True)
+        say(doing)
         try:
-            with announced(f"filming the best agent of {env}", partial(print, file=file, flush=True)):
+            with announced(doing, say):
                 film(load(run), target / "video", env=env)
         except (VideoError, CheckpointError) as error:
             print(error, file=file)

@@ -52,7 +52,7 @@ PARTS = {
     "rollout": "rollouts",
     "learn": "learning",
     "log": "tables and curve",
-    "film": "film",
+    "film": "video",
     "evaluate": "score",
 }
 
@@ -427,13 +427,13 @@ def _mean_of(setting: Setting, name: str) -> str:
 
 
 def _agent(record: Record, titled: dict[Path, str], charts: Charts) -> dict[str, Any] | None:
-    """The film, and the returns behind the score; None if there is neither."""
+    """The video, and the returns behind the score; None if there is neither."""
     (film, filmed), score = _film(record), record.summary.get("evaluation")
     if film is None and not score:
         return None
     agent: dict[str, Any] = {"title": titled.get(record.folder, ""), "film": film, "chart": None, "facts": []}
     if film is not None:
-        agent["facts"].append(f"The film shows {filmed}.")
+        agent["facts"].append(f"The video shows {filmed}.")
     if score and os.path.lexists(record.folder / EVALUATION):
         returns = read_evaluation(record.folder)
         low, high = (figure(float(bound)) for bound in (returns.min(), returns.max()))
@@ -466,7 +466,7 @@ def _embedded(record: Record, name: str) -> Markup | None:
         try:
             data = base64.b64encode(read_plain(path, LARGEST_FILM)).decode()
         except FileError as error:
-            return Markup("<p>The film is not shown: {}</p>").format(error)
+            return Markup("<p>The video is not shown: {}</p>").format(error)
         source = f"data:{kind};base64,{data}"
         if kind == "image/gif":
             return Markup('<img class="film" alt="The greedy agent" src="{}">').format(source)
