@@ -115,7 +115,7 @@ def reproduce(
     ray: Ray = None,
     json_: Json = False,
 ) -> None:
-    """Reproduce the experiments of the paper: every figure, table and best agent, on all cores.
+    """Reproduce the student paper that poise began with: every figure, table and best agent, on all cores.
 
     Example: poise reproduce --quick
 
