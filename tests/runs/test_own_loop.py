@@ -3,6 +3,7 @@
 import io
 import json
 
+import gymnasium
 import pytest
 
 import poise
@@ -67,6 +68,41 @@ def test_a_loop_that_is_left_and_entered_again_goes_on(tmp_path):
         rest = [progress.iteration for progress in session]
     assert first + rest == [1, 2, 3, 4, 5, 6]
     assert session.run.summary["stopped_by"] is None
+
+
+def test_a_break_after_the_last_iteration_stops_nothing(tmp_path):
+    with opened(tmp_path, evaluate=False) as session:
+        for progress in session:
+            if progress.iteration == 6:
+                break
+    assert status(session.run.folder) == ("finished", 6 * ROLLOUT, None)
+
+
+def test_an_error_of_the_training_that_the_block_catches_ends_the_session(tmp_path):
+    class Failing(gymnasium.Wrapper):
+        def step(self, action):
+            raise ValueError("broken")
+
+    shown = io.StringIO()
+    env = {"wrappers": [Failing], "evaluate": False, "file": shown}
+    with opened(tmp_path, **env) as session:
+        with pytest.raises(poise.PoiseError, match="broken"):
+            list(session)
+        with pytest.raises(LoopError, match="an error has ended it"):
+            list(session)
+    with pytest.raises(LoopError, match="before the end"):
+        _ = session.run
+    with pytest.raises(LoopError, match="has ended; make a new one"), session:
+        pass
+
+
+def test_a_session_that_an_error_ended_cannot_be_opened_again(tmp_path):
+    session = opened(tmp_path, evaluate=False)
+    with pytest.raises(ValueError, match="mine"), session:
+        next(iter(session))
+        raise ValueError("mine")
+    with pytest.raises(LoopError, match="has ended; make a new one"), session:
+        pass
 
 
 @pytest.mark.parametrize(

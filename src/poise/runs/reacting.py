@@ -135,7 +135,7 @@ def _to_the_end(
             recorded = recorder.record(progress)
             guard.restore()  # an environment may have installed signal handlers of its own
             stops.consider(recorded)
-            if (note := stops.hear((yield recorded))) is not None:
+            if (note := stops.hear((yield recorded), recorded.steps)) is not None:
                 view.say(note)
             if stops.stopped is not None:
                 recorder.stop(stops.stopped)

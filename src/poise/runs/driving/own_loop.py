@@ -29,7 +29,7 @@ class OwnLoop:
     def __init__(self, session: Session, tell: Callable[[Run], Run]):
         self._session, self._tell = session, tell
         self._run: Run | None = None
-        self._entered = self._began = False
+        self._entered = self._began = self._failed = False
 
     @property
     def run(self) -> Run:
@@ -43,14 +43,22 @@ class OwnLoop:
         return self._run
 
     def __enter__(self) -> Self:
+        """
+        Raises:
+            LoopError: it was opened before, and has ended.
+        """
+        if self._failed or self._run is not None:
+            raise LoopError("session: has ended; make a new one, with run_dir to continue the same training")
         self._entered = True
         return self
 
     def __iter__(self) -> Iterator[Progress]:
         """
         Raises:
-            LoopError: it is not in a ``with`` block.
+            LoopError: it is not in a ``with`` block, or an error has ended it.
         """
+        if self._failed:
+            raise LoopError("session: an error has ended it; make a new one")
         if not self._entered:
             raise LoopError("session: must be opened by: with poise.session(...) as session")
         self._began = True
@@ -63,8 +71,9 @@ class OwnLoop:
     ) -> None:
         self._entered = False
         if error is not None:
+            self._failed = True
             end_by(self._session, error)
-        elif self._began:
+        elif self._began and not self._failed:  # an error of the training may have been caught in the block
             answer: Left | None = Left()
             while self._run is None:
                 self._advance(answer)
@@ -78,3 +87,6 @@ class OwnLoop:
         except StopIteration as end:
             self._run = end.value
             return None
+        except BaseException:
+            self._failed = True
+            raise

@@ -126,9 +126,12 @@ class Stops:
         """Decides after an iteration by the options of the training."""
         self._consider(progress.steps, progress.metrics, [e.episodic_return for e in progress.recent])
 
-    def hear(self, answer: object) -> str | None:
-        """Takes what ``on_iteration`` has returned. Returns a sentence if that may be a mistake."""
-        if isinstance(answer, Stop) and self.stopped is None:
+    def hear(self, answer: object, steps: int) -> str | None:
+        """Takes what ``on_iteration`` has returned after so many steps.
+
+        Returns a sentence if that may be a mistake.
+        """
+        if isinstance(answer, Stop) and self._is_open(steps):
             by = "loop" if isinstance(answer, Left) else "on_iteration"
             self.stopped = Stopped(by, answer.reason or None)
         if isinstance(answer, bool | np.bool_) and not self._warned:
@@ -142,8 +145,12 @@ class Stops:
     def is_stopped(self) -> bool:
         return self.stopped is not None
 
+    def _is_open(self, steps: int) -> bool:
+        """Whether the training would go on after so many steps."""
+        return self.stopped is None and steps < self._setup.total_steps
+
     def _consider(self, steps: int, metrics: Mapping[str, Any], returns: list[float]) -> None:
-        if self.stopped is not None or steps >= self._setup.total_steps:
+        if not self._is_open(steps):
             return
         limit = self._setup.options.max_seconds
         if limit is not None and (seconds := self._seconds()) >= limit:
