@@ -242,7 +242,7 @@ def test_a_task_of_the_batch_engine_alone_is_played_there(monkeypatch):
 def test_the_advice_for_a_task_is_of_its_own():
     (finding,) = judged("ailing:BeamNoise-v0")[0]
     assert "np_random" not in finding.fix
-    assert "the rng that draw() and vary() are given" in finding.fix
+    assert "the rng that draw(), vary() and place() are given" in finding.fix
     (finding,) = judged("ailing:BeamField-v0")[0]
     assert finding.fix == "see docs/robots.md"
     (finding,) = judged("ailing:BeamShape-v0")[0]

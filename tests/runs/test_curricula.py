@@ -5,10 +5,12 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import gymnasium as gym
@@ -21,7 +23,7 @@ import poise
 from poise.checked import ConfigError
 from poise.config import PPO, Config, Policy
 from poise.envs import EnvError, make
-from poise.envs.adjusting import Adjusted, plain_settings
+from poise.envs.adjusting import Adjusted, apply_settings, plain_settings
 from poise.envs.vector import Restorable
 from poise.runs.folders import RunError
 from poise.runs.options import Options
@@ -30,7 +32,7 @@ from poise.runs.setup import Conditions
 from poise.store.checkpoint import checkpoints, read_manifest
 from poise.system.interrupts import Guard
 from poise.training.groups import make_collector
-from poise.training.starting.curriculum import Curriculum, CurriculumState, name_of_function
+from poise.training.starting.curriculum import Curriculum, CurriculumState, name_of_function, program_of
 
 TINY = Config(
     total_steps=12 * 96, num_envs=3, ppo=PPO(num_steps=32, num_epochs=2, minibatch_size=32), policy=Policy()
@@ -67,6 +69,14 @@ def outward(state: CurriculumState):
     before = state.settings.get("outer", 0.1)
     step = 0.005 if state.mean_return is None else 0.001 * abs(state.mean_return)
     return {"outer": min(0.2, before + step), "inner": min(0.05, state.steps / 1e5)}
+
+
+def harder_outward(state: CurriculumState):
+    return {"outer": 0.2, "inner": 0.0}
+
+
+def in_a_set(state):
+    return {"easy": state.episodes in {1, 2, 3}, "name": "abc" in {"abc", "def", "ghi"}}
 
 
 def misspelled(state):
@@ -203,6 +213,24 @@ def test_settings_that_there_are_not_are_refused_in_a_sentence(env, function, me
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("tilts", [0.5], r"it has the shape \(1,\), and was \(2,\)"),
+        ("counts", [0.5, 1.7], "it was an array of int64"),
+        ("push", "hard", "it was 10.0"),
+        ("label", 3, "it was 'easy'"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_and_not_changed(name, value, message):
+    target = types.SimpleNamespace(tilts=np.zeros(2), counts=np.array([1, 2]), push=10.0, label="easy")
+    with pytest.raises(EnvError, match=f"{name} cannot be set to .*: {message}"):
+        apply_settings({name: value}, target)
+    apply_settings({"tilts": [1, 2], "counts": [3, 4], "push": 9, "label": "hard"}, target)
+    assert target.tilts.tolist() == [1.0, 2.0]
+    assert target.counts.dtype == np.int64
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ([1], "must be a dictionary"),
@@ -227,6 +255,66 @@ def test_only_functions_that_can_be_found_again_are_taken():
     assert name_of_function(harder) == "test_curricula:harder"
     with pytest.raises(ConfigError, match="must be a function at the top of a module"):
         name_of_function(lambda state: {})
+
+
+def test_a_function_that_was_changed_is_not_exact(tmp_path, monkeypatch):
+    config = dataclasses.replace(TINY, curriculum=name_of_function(outward), total_steps=4 * 96)
+    advance(tmp_path / "run", "targets:Far-v0", config, 2)
+    for function, exact in ((outward, True), (harder_outward, False)):
+        shutil.copytree(tmp_path / "run", tmp_path / function.__name__)
+        monkeypatch.setattr(sys.modules[__name__], "outward", function)
+        shown, seen = io.StringIO(), []
+        poise.resume(
+            tmp_path / function.__name__,
+            env="targets:Far-v0",
+            curriculum="test_curricula:outward",
+            file=shown,
+            on_iteration=lambda progress, seen=seen: seen.append(progress.exact),
+        )
+        assert seen == [exact, exact]
+        said = "not exact: the function of the curriculum test_curricula:outward was changed"
+        assert (said in shown.getvalue()) is not exact
+
+
+def test_a_program_is_the_same_in_each_process_and_differs_by_what_it_computes():
+    assert program_of(outward) == program_of(outward)
+    assert program_of(outward) != program_of(harder_outward)
+    assert program_of(print)[1] == ""
+    code = "import test_curricula as t; print(*t.program_of(t.in_a_set))"
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert done[0] == done[1] == " ".join(program_of(in_a_set)) + "\n"
+
+
+def test_an_agent_that_is_saved_keeps_what_the_curriculum_decided(tmp_path):
+    config = dataclasses.replace(TINY, curriculum=name_of_function(harder), total_steps=4 * 96)
+    advance(tmp_path / "run", "Heavy-v0", config)
+    agent = poise.load(tmp_path / "run")
+    score = agent.evaluate(5).mean
+    assert poise.load(agent.save(tmp_path / "saved")).evaluate(5).mean == score
+    *_, last = poise.iterations(config, make("Heavy-v0", 3))
+    of = poise.Agent.of(last)
+    assert of.settings_for(of.world(None)) == agent.settings_for(agent.world(None)) != {}
+
+
+def test_a_run_dir_resumes_with_its_curriculum(tmp_path):
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    given = {"total_steps": 4 * 96, "num_envs": 3, "ppo": {"num_steps": 32}, "video": False}
+    given |= {"run_dir": tmp_path / "run", "curriculum": outward, "evaluate": False, "file": io.StringIO()}
+    with pytest.raises(KeyboardInterrupt):
+        poise.train("targets:Far-v0", **given, on_iteration=stop)
+    assert poise.train("targets:Far-v0", **given).summary["steps"] == 4 * 96
 
 
 def test_a_resume_repeats_the_function(tmp_path):

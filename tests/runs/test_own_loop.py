@@ -98,9 +98,14 @@ def test_an_error_of_the_training_that_the_block_catches_ends_the_session(tmp_pa
 
 def test_a_session_that_an_error_ended_cannot_be_opened_again(tmp_path):
     session = opened(tmp_path, evaluate=False)
-    with pytest.raises(ValueError, match="mine"), session:
-        next(iter(session))
-        raise ValueError("mine")
+
+    def fail():
+        with session:
+            next(iter(session))
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        fail()
     with pytest.raises(LoopError, match="has ended; make a new one"), session:
         pass
 

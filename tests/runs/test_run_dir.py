@@ -47,6 +47,15 @@ def whole(tmp_path_factory):
     return trained(tmp_path_factory.mktemp("whole") / "run")
 
 
+def test_a_finished_run_is_told_with_the_infos_of_its_score(tmp_path):
+    given = {**SMALL, "total_steps": ROLLOUT, "run_dir": tmp_path / "run", "file": io.StringIO()}
+    first, again = (poise.train("Reacher-v5", **given) for _ in range(2))
+    assert first.evaluation is not None
+    assert again.evaluation is not None
+    assert again.evaluation.info.keys() == first.evaluation.info.keys() != set()
+    assert again.evaluation.summary() == first.evaluation.summary()
+
+
 def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

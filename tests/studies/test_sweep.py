@@ -656,7 +656,8 @@ def test_the_sentence_says_where_the_defaults_had_scored_higher_in_the_trials(wh
     }
     drawn = TrialRecord(1, "finished", {}, (), -120.0)
     first = TrialRecord(0, "finished", {}, (), -99.5)
-    without, said = (sweep._verdict(drawn, ahead, sides)["sentence"] for ahead in (None, first))
+    plan = read_plan(folder)
+    without, said = (sweep._verdict(plan, drawn, ahead, sides)["sentence"] for ahead in (None, first))
     assert said == f"{without}; in the trials the default had scored higher (-99.50 against -120.0)"
     assert "between the default and trial 1" in said
 

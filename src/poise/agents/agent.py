@@ -44,6 +44,7 @@ from poise.store.checkpoint import (
 from poise.system.terminal import typed
 from poise.training.acting import ActionScale, empty_carry, make_actor, quiet
 from poise.training.iteration import Progress
+from poise.training.starting.curriculum import settings_in
 
 
 class Agent:
@@ -74,7 +75,8 @@ class Agent:
         agent.save("my-agent")
         """
         spec, config = progress.spec, progress.config
-        return cls(Trained.of(progress.state), Manifest(spec.id, "auto", progress.steps, spec, config))
+        notes = {"settings": settings_in(progress.world)} if config.curriculum else {}
+        return cls(Trained.of(progress.state), Manifest(spec.id, "auto", progress.steps, spec, config, notes))
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Writes the agent into a folder of its own, for ``poise.load`` and the commands that take an agent.
@@ -84,7 +86,9 @@ class Agent:
         Raises:
             CheckpointError: something else is there, or the folder cannot be written.
         """
-        manifest = dataclasses.replace(self._manifest, notes={})
+        # of the notes of a run, only what its curriculum decided is part of the agent
+        notes = {name: value for name, value in self._manifest.notes.items() if name == "settings"}
+        manifest = dataclasses.replace(self._manifest, notes=notes)
         return save_agent(as_path("folder", folder), self._trained, manifest)
 
     @property

@@ -93,8 +93,20 @@ def apply_settings(settings: Settings, target: Any) -> None:
 
 
 def _as_before(before: Any, value: Any) -> Any:
+    """The value in the type of the one before it.
+
+    Raises:
+        ValueError, TypeError: it is of another kind: it would be changed, or have another shape.
+    """
     if isinstance(before, np.ndarray):
-        return np.asarray(value, before.dtype)
+        array = np.asarray(value, before.dtype)
+        if array.shape != before.shape:
+            raise ValueError(f"it has the shape {array.shape}, and was {before.shape}")
+        if array.dtype.kind != "f" and not np.array_equal(array, np.asarray(value)):
+            raise ValueError(f"it was an array of {before.dtype}")
+        return array
+    if before is not None and isinstance(before, str) is not isinstance(value, str):
+        raise ValueError(f"it was {before!r:.60}")
     return tuple(value) if isinstance(before, tuple) and isinstance(value, list) else value
 
 

@@ -232,17 +232,24 @@ def read_evaluation(folder: Path, column: str = "return") -> Float[np.ndarray, "
 
 def read_score_episodes(
     folder: Path,
-) -> tuple[Float[np.ndarray, " episodes"], Int[np.ndarray, " episodes"]]:
-    """Returns and lengths of the greedy episodes of the final score.
+) -> tuple[
+    Float[np.ndarray, " episodes"],
+    Int[np.ndarray, " episodes"],
+    dict[str, Float[np.ndarray, " episodes"]],
+]:
+    """Returns, lengths and infos of the greedy episodes of the final score, as in ``Evaluation``.
 
     Raises:
         JournalError: the table is missing or damaged.
     """
     path = folder / EVALUATION
-    rows = list(_numbers(path, ("return", "length"), (float, _whole)))
+    names = _info_names(path)
+    rows = list(_numbers(path, ("return", "length", *names), (float, _whole, *[_optional] * len(names))))
     if not rows:
         raise JournalError(f"{path}: is damaged: it has no returns")
-    return np.array([row[0] for row in rows], float), np.array([row[1] for row in rows], np.int64)
+    returns, lengths, *info = zip(*rows, strict=True)
+    infos = {name: np.array(column, float) for name, column in zip(names, info, strict=True)}
+    return np.array(returns, float), np.array(lengths, np.int64), infos
 
 
 def _cells(path: Path) -> Iterator[list[str]]:

@@ -194,8 +194,9 @@ def read_score(run: Path, summary: Mapping[str, Any]) -> Evaluation | None:
     """
     if (score := summary["evaluation"]) is None:
         return None
-    returns, lengths = read_score_episodes(run)
-    return Evaluation(returns, lengths, score["cut"], score.get("longest", LONGEST), score.get("stopped"))
+    returns, lengths, info = read_score_episodes(run)
+    how = score["cut"], score.get("longest", LONGEST), score.get("stopped")
+    return Evaluation(returns, lengths, *how, info=info)  # that of a training is greedy
 
 
 def known_summary(data: Any) -> dict[str, Any]:

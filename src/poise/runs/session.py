@@ -153,7 +153,8 @@ def _in_run_dir(env: str, config: Config, options: Options, folder: Path, condit
             return _finished_run(folder)
         placed = _placed_again(folder, Changes(env=task.id), alone)
         usable = newest_usable(folder, conditions.file)
-        return (yield from _resumed(folder, usable, Changes(env=task.id), placed, conditions))
+        again = Changes(env=task.id, curriculum=config.curriculum)
+        return (yield from _resumed(folder, usable, again, placed, conditions))
     raise AssertionError
 
 
@@ -189,11 +190,8 @@ def session(env: str, config: Config, options: Options, folder: Path, conditions
         if saved := checkpoints(folder):
             usable = newest_usable(folder, conditions.file)
             if not (differs := difference(usable.manifest, task, config, options)):
-                return (
-                    yield from _resumed(
-                        folder, usable, Changes(env=task.id, curriculum=config.curriculum), placed, conditions
-                    )
-                )
+                again = Changes(env=task.id, curriculum=config.curriculum)
+                return (yield from _resumed(folder, usable, again, placed, conditions))
             aside = set_aside(folder)
             other = f"{saved[0].name} is of another training ({differs})"
             print(f"{other}: it is now in {aside}", file=conditions.file)

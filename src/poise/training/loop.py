@@ -27,6 +27,7 @@ from poise.training.collector import Collector, Starting
 from poise.training.compiled import NativeCollector
 from poise.training.groups import check_native_minibatch, check_together, check_worlds, make_collector
 from poise.training.iteration import RECENT, Driver, Progress
+from poise.training.starting.curriculum import with_curriculum
 
 
 class Start(NamedTuple):
@@ -87,13 +88,20 @@ def iterations(
         TrainingError: a loss, a parameter or a network's output became infinite or NaN. That iteration is
             not yielded.
     """
+    for option in ("start_from", "demonstrations"):
+        if (given := getattr(config, option)) is not None:
+            raise ConfigError(f"{option} = {given!r}: has no effect here; poise.session reads it")
     start_jax()
     import_networks(config)
     if not isinstance(env, Collector):
         check_worlds(env)
     if config.num_envs is None and not isinstance(env, Sequence):
         config = dataclasses.replace(config, num_envs=env.num_envs)
-    collector = env if isinstance(env, Collector) else make_collector(env, config)
+    if isinstance(env, Collector):
+        collector = env
+    else:
+        worlds = env if isinstance(env, Sequence) else [env]
+        collector = with_curriculum(make_collector(env, config), worlds, config)
     config = settle(config, collector.spec, new=start is None)
     layout = choose_layout(config, collector, devices)
     for progress in settled_iterations(config, collector, start, layout=layout):

@@ -4,11 +4,13 @@ It is a collector around another one. Before each rollout it asks the function, 
 it was told and what it has decided are part of its snapshot, so a resumed training decides the same.
 """
 
+import hashlib
 import importlib
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -87,6 +89,30 @@ def name_of_function(function: Any) -> str:
     return f"{module}:{name}"
 
 
+def program_of(function: Callable[..., Any]) -> list[str]:
+    """The version of Python, and a digest of what it has compiled of a function; "" if it compiled nothing.
+
+    Comments, line numbers and the values of global names are not part of it.
+    """
+    code = getattr(function, "__code__", None)
+    digest = "" if code is None else hashlib.sha256(_listed(code).encode()).hexdigest()
+    return [f"{sys.version_info.major}.{sys.version_info.minor}", digest]
+
+
+def _listed(value: Any) -> str:
+    """A constant of compiled code as text that is the same in each process."""
+    match value:
+        case CodeType():
+            inner = ", ".join(map(_listed, value.co_consts))
+            return f"{value.co_code.hex()} {value.co_names} {value.co_varnames} [{inner}]"
+        case frozenset():
+            return f"{{{', '.join(sorted(map(_listed, value)))}}}"
+        case tuple():
+            return f"({', '.join(map(_listed, value))})"
+        case _:
+            return repr(value)
+
+
 class Curriculum:
     """A ``Collector`` that changes settings of its environments before a rollout.
 
@@ -103,6 +129,7 @@ class Curriculum:
         self.spec, self.num_envs, self.backend = inner.spec, inner.num_envs, inner.backend
         self._returns: deque[float] = deque(maxlen=WINDOW)
         self._settings: dict[str, Any] = {}
+        self._program, self._notes = program_of(self._decide), tuple[str, ...]()
 
     def collect(self, policy: Policy, normalizer: Normalizer, iteration: int) -> Collected:
         try:
@@ -111,7 +138,8 @@ class Curriculum:
         except EnvError as error:
             raise EnvError(f"curriculum {self._name}: {error}") from error
         self._returns.extend(e.episodic_return for e in collected.episodes)
-        return collected._replace(metrics={**collected.metrics, **_metrics(self._settings)})
+        notes, self._notes = (*self._notes, *collected.notes), ()
+        return collected._replace(metrics={**collected.metrics, **_metrics(self._settings)}, notes=notes)
 
     def _advance(self, iteration: int) -> None:
         """Decides the settings of a rollout, before which there were so many."""
@@ -140,7 +168,11 @@ class Curriculum:
         world = self._inner.snapshot()
         if world is None:
             return None
-        own = {"settings": packed_json(self._settings), "returns": np.array(self._returns, np.float64)}
+        own = {
+            "settings": packed_json(self._settings),
+            "returns": np.array(self._returns, np.float64),
+            "program": packed_json(self._program),
+        }
         return {**world, **prefixed("curriculum", own)}
 
     def restore(self, arrays: Mapping[str, Any]) -> bool:
@@ -150,7 +182,17 @@ class Curriculum:
         adjust_all(self._worlds, settings)
         self._settings, self._returns = settings, deque(returns.tolist(), maxlen=WINDOW)
         rest = {name: array for name, array in arrays.items() if not name.startswith("curriculum.")}
-        return self._inner.restore(rest)
+        return self._inner.restore(rest) and self._is_same(part("curriculum", arrays).get("program"))
+
+    def _is_same(self, saved: np.ndarray | None) -> bool:
+        """Whether the function is the one that was saved, as far as can be told."""
+        if saved is None:  # of an earlier version of poise
+            return True
+        program = unpacked_json(saved, "curriculum.program")
+        if program == self._program or not isinstance(program, list) or program[:1] != self._program[:1]:
+            return True  # other versions of Python compile it to something else
+        self._notes = (f"not exact: the function of the curriculum {self._name} was changed",)
+        return False
 
     def close(self) -> None:
         self._inner.close()
