@@ -277,6 +277,15 @@ def test_many_trainings_are_refused_groups_and_devices_before_the_first_of_them(
     assert reason in refused(capsys, typed)
 
 
+def test_underscores_in_the_name_of_an_option_are_dashes_before_anything_reads_it():
+    typed = ["train", "a_b", "--start_from", "r_s", "--ppo.clip_range=lin_0.2", "--note", "--a b_c", "-h_i"]
+    typed += ["--env.max_steps", "5_0", "--env.a_b=c_d", "--num_shards=2", "--start-from=x_y"]
+    assert mistyped.with_usual_names(typed) == [
+        *["train", "a_b", "--start-from", "r_s", "--ppo.clip-range=lin_0.2", "--note", "--a b_c", "-h_i"],
+        *["--env.max_steps", "5_0", "--env.a_b=c_d", "--env-groups=2", "--start-from=x_y"],
+    ]
+
+
 @pytest.mark.parametrize("typed", ["--num-shards 3", "--num_shards=3", "--env-groups 3"])
 def test_an_earlier_name_of_an_option_is_understood_on_the_command_line(typed, capsys):
     assert "--env-groups = 3: must divide 16, the environments" in refused(

@@ -18,6 +18,7 @@ from probes import first_state
 import poise
 from poise.arrays import named
 from poise.checked import ConfigError, flat
+from poise.cli import train
 from poise.cli.main import main
 from poise.cli.settings import settings_of
 from poise.config import PPO, Config, Normalize, Policy, Value
@@ -117,6 +118,16 @@ def test_options_that_are_not_given_are_the_agents(source):
         assert (config.policy.hidden, config.value.hidden) == ((8,), (6,))
     alone = choose("Reacher-v5", None, {"start_from": str(source), "start_parts": ["value"]}).config
     assert (alone.policy.hidden, alone.value.hidden) == ((64, 64), (6,))
+
+
+@pytest.mark.parametrize("option", ["--start-from", "--start_from", "--from"])
+def test_each_spelling_of_the_option_follows_the_agent(option, source, capsys, monkeypatch):
+    followed = []
+    monkeypatch.setattr(train, "_train_one", lambda id, config, *rest: followed.append(config))
+    assert main(["train", "Reacher-v5", option, str(source), "--start_parts", "policy"]) == 0, (
+        capsys.readouterr()
+    )
+    assert (followed[0].policy.hidden, followed[0].value.hidden) == ((8,), (64, 64))
 
 
 def test_every_option_of_a_network_is_that_of_the_agent():

@@ -18,7 +18,7 @@ from poise.cli.arguments import registry, with_env_arguments
 from poise.cli.everyday import run_help, words_of_help
 from poise.cli.health import check, diff, doctor
 from poise.cli.lists import Completion, completion, envs, presets, runs
-from poise.cli.mistyped import as_typed, refuse_unknown, refuse_unknown_verb, with_todays_names
+from poise.cli.mistyped import as_typed, refuse_unknown, refuse_unknown_verb, with_usual_names
 from poise.cli.settings import config, settings_of, translate
 from poise.cli.studies import bench, compare, experiment_command, report, reproduce, sweep_command
 from poise.cli.train import env_name, resume_command, train_command
@@ -109,7 +109,7 @@ def _commands(verb: str, options: list[str], guard: Guard) -> dict[str, Callable
 
 def _run(arguments: list[str], guard: Guard) -> None:
     """Runs the verb."""
-    arguments = with_todays_names(arguments)
+    arguments = with_usual_names(arguments)
     verb, *options = arguments or [""]
     options, help = words_of_help(verb, options)
     if arguments == ["--version"]:

@@ -105,13 +105,19 @@ def refuse_unknown(verb: str, command: Callable[..., Any], arguments: Sequence[s
         raise ConfigError("\n".join([*lines, f"all options: poise {verb} --help-all"]))
 
 
-def with_todays_names(arguments: Sequence[str]) -> list[str]:
-    """The arguments with today's name where an option has the name of an earlier version."""
+def with_usual_names(arguments: Sequence[str]) -> list[str]:
+    """The arguments with each option as the help has it: with dashes, and today's name instead of an earlier
+    one.
+
+    ``--env.KEY`` stays as it is: KEY is a name of the environment.
+    """
     words = []
     for word in arguments:
         option, equals, value = word.partition("=")
-        now = Config.earlier.get(_plain(option)) if option.startswith("--") else None
-        words.append(word if now is None else f"--{now.replace('_', '-')}{equals}{value}")
+        if re.fullmatch(r"--(?!env\.)[\w.-]+", option):
+            name = _plain(option)
+            option = f"--{Config.earlier.get(name, name).replace('_', '-')}"
+        words.append(f"{option}{equals}{value}")
     return words
 
 
