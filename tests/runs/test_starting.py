@@ -120,6 +120,16 @@ def test_options_that_are_not_given_are_the_agents(source):
     assert (alone.policy.hidden, alone.value.hidden) == ((64, 64), (6,))
 
 
+def test_none_undoes_the_start_of_a_file_and_what_follows_from_it(source, tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text(f"seed: 3\nstart_from: {source}\nstart_parts: [policy]\nstart_sum: abc\n")
+    assert choose("Reacher-v5", file, {}).config.policy.hidden == (8,)
+    assert choose("Reacher-v5", file, {"start_from": None}).config == Config(seed=3)
+    typed = ["Reacher-v5", "--config", str(file)]
+    assert settings_of(typed).over(Config()).policy.hidden == (8,)
+    assert settings_of([*typed, "--start-from", "None"]).over(Config()) == Config(seed=3)
+
+
 @pytest.mark.parametrize("option", ["--start-from", "--start_from", "--from"])
 def test_each_spelling_of_the_option_follows_the_agent(option, source, capsys, monkeypatch):
     followed = []

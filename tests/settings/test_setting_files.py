@@ -1,9 +1,12 @@
 """Settings in files: what is read, what is refused, and what a training does with them."""
 
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+import poise
 from poise.checked import ConfigError, flat
 from poise.cli.main import main
 from poise.config import PPO, Config, Policy, Value
@@ -249,6 +252,24 @@ def test_the_folder_of_a_run_alone_names_no_other_file_to_read(name, tmp_path, c
     (tmp_path / "config.json").write_text('{"run_dir": "elsewhere"}')
     with pytest.raises(ConfigError, match="run_dir: is not a setting that a run keeps"):
         choose("CartPole-v1", tmp_path, {})
+
+
+def test_none_undoes_what_a_folder_names_and_nothing_of_it_is_read(tmp_path):
+    folder = {"seed": 3, "start_from": "nowhere", "start_sum": "abc", "curriculum": "nowhere:widen"}
+    (tmp_path / "config.json").write_text(json.dumps(folder))
+    chosen = choose("CartPole-v1", tmp_path, {"start_from": None, "curriculum": None})
+    assert chosen.config == Config(seed=3)
+    with pytest.raises(ConfigError, match="give it as well: curriculum='nowhere:widen'"):
+        choose("CartPole-v1", tmp_path, {"start_from": None})
+
+
+def test_what_a_training_returned_is_a_file_of_settings(tmp_path):
+    (tmp_path / "config.json").write_text('{"env": "CartPole-v1", "seed": 3}')
+    run: Any = SimpleNamespace(folder=tmp_path)
+    chosen = choose(None, run, {})
+    assert (chosen.env, chosen.config) == ("CartPole-v1", Config(seed=3))
+    with pytest.raises(ConfigError, match=r"^config = 3: must be a path$"):
+        poise.train("CartPole-v1", config=3)  # pyright: ignore[reportArgumentType]
 
 
 def test_arguments_of_an_environment_are_bounded(file):

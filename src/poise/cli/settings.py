@@ -17,7 +17,7 @@ from poise.settings.presets import PRESETS, starting_point
 from poise.settings.sb3 import translate as translate_zoo
 from poise.system.terminal import print, typed
 
-PATHS = ("start_from", "demonstrations")
+STARTS = ("start_from", "start_parts", "demonstrations", "curriculum")
 
 
 def settings_of(arguments: Sequence[str]) -> Settings:
@@ -33,13 +33,18 @@ def settings_of(arguments: Sequence[str]) -> Settings:
     if len(sources) > 1:
         raise ConfigError("config: appears twice; one file can be named")
     settings = read_settings(sources[0]) if sources and sources[0] else NOTHING
-    given = [words[0] for words in words_of("--curriculum", arguments)]
-    settings.refuse_curriculum(given[-1] if given else None, lambda n: f": {typed('--curriculum', n)}")
-    paths = {name for name in PATHS if words_of(f"--{name.replace('_', '-')}", arguments)}
-    settings.refuse_paths(paths, lambda name, value: f": {typed('--' + name.replace('_', '-'), value)}")
-    runs, parts = words_of("--start-from", arguments), words_of("--start-parts", arguments)
-    run = runs[-1][0] if runs else ""
-    return settings.starting_from(None if run in ("", "None") else run, parts[-1] if parts else None)
+    given = {name: words[-1] for name in STARTS if (words := words_of(_option(name), arguments))}
+    settings.refuse_curriculum(given, lambda value: f": {typed('--curriculum', value)}")
+    settings.refuse_paths(given, lambda name, value: f": {typed(_option(name), value)}")
+    start: dict[str, Any] = dict(given)
+    if "start_from" in given:
+        run = given["start_from"][0]
+        start["start_from"] = None if run in ("", "None") else run
+    return settings.starting_from(start)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def words_of(option: str, arguments: Sequence[str]) -> list[list[str]]:

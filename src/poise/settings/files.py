@@ -22,7 +22,7 @@ import tomllib
 import types
 import typing
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -108,18 +108,18 @@ class Settings:
             raise ConfigError(f"{self.source}: its env {text!r} {why}{repeat(text)}")
         return text
 
-    def refuse_curriculum(self, given: Any, repeat: Callable[[str], str]) -> None:
+    def refuse_curriculum(self, given: Collection[str], repeat: Callable[[str], str]) -> None:
         """Refuses to import the module of a curriculum that the file alone names.
 
         Args:
-            given: the curriculum that is given beside the file; None: none.
+            given: the options that are given beside the file.
             repeat: the end of a sentence that says how to give it.
 
         Raises:
-            ConfigError: the file names one, and no other is given.
+            ConfigError: the file names one, and neither another one nor None is given.
         """
         name = self.config.get("curriculum")
-        if name is not None and given is None:
+        if name is not None and "curriculum" not in given:
             raise ConfigError(
                 f"{self.source}: its curriculum {name!r} names a Python module; to import and run it"
                 f"{repeat(name)}"
@@ -151,21 +151,32 @@ class Settings:
         """The options with what the file sets, as ``over``."""
         return unchecked(options, self.options)
 
-    def starting_from(self, run: str | None, parts: Sequence[str] | None) -> "Settings":
-        """These settings for a training that starts from an agent; None: where and how the file says.
+    def starting_from(self, given: Mapping[str, Any]) -> "Settings":
+        """These settings for a training that starts from an agent, or from none.
+
+        ``given``: the options that are given beside the file, ``start_from`` and ``start_parts`` among them.
+        Those that are not given are the file's. None as ``start_from`` is given: no agent.
 
         Raises:
             CheckpointError: there is no agent.
             ConfigError: there is no such part.
         """
-        run = self.config.get("start_from") if run is None else run
+        run = given.get("start_from", self.config.get("start_from"))
         if run is None:
-            return self
+            return self._without_agent()
         from poise.runs.starting.source import followed  # loads JAX
 
-        named: Any = self.config.get("start_parts", START_PARTS) if parts is None else parts
-        named = tuple(named) if isinstance(named, list) else named
-        return dataclasses.replace(self, followed=followed(run, Config(start_parts=named).start_parts))
+        parts = given.get("start_parts", self.config.get("start_parts", START_PARTS))
+        parts = tuple(parts) if isinstance(parts, list) else parts
+        return dataclasses.replace(self, followed=followed(run, Config(start_parts=parts).start_parts))
+
+    def _without_agent(self) -> "Settings":
+        """These settings without the agent from which the file starts, and what the file says about it."""
+        if self.config.get("start_from") is None:
+            return self
+        of_agent = ("start_from", "start_parts", "start_sum")
+        rest = {name: value for name, value in self.config.items() if name not in of_agent}
+        return dataclasses.replace(self, config=rest)
 
     def refuse_networks(self, given: Collection[str]) -> None:
         """Refuses to import the module of a network that the file, or the agent of the start, alone names.

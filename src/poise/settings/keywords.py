@@ -78,7 +78,7 @@ class Chosen(NamedTuple):
 
 def choose(
     target: str | Given | None,
-    file: str | os.PathLike[str] | None,
+    file: Place | None,
     keywords: Mapping[str, Any],
     usual: Options = USUAL,
     beside: type | None = None,
@@ -87,7 +87,7 @@ def choose(
 
     Args:
         target: the environment, or a preset, with arguments and wrappers; None: that of the file.
-        file: as ``--config`` takes it; None: none.
+        file: as ``--config`` takes it, or what a training returned; None: none.
         keywords: of ``Keywords``. A group (``ppo``, ``policy``, ``value``, ``normalize``) is a record, which
             replaces it, or a mapping, which changes the fields that it names.
         usual: the options where neither keywords nor the file change them.
@@ -100,18 +100,15 @@ def choose(
     for name in keywords:
         if Config.earlier.get(name, name) not in known:
             raise ConfigError(f"{name}: no such option{instead(name, known, typed=False)}")
-    settings = NOTHING if file is None else read_settings(str(file))
+    settings = NOTHING if file is None else read_settings(str(as_path("config", file)))
     world = target if isinstance(target, Given) else Given(target)
     text = settings.world(world, lambda text: f", give the name as well: env={text!r}")
-    settings.refuse_curriculum(
-        keywords.get("curriculum"), lambda name: f", give it as well: curriculum={name!r}"
-    )
     given_names = {Config.earlier.get(name, name) for name in keywords}
+    settings.refuse_curriculum(given_names, lambda name: f", give it as well: curriculum={name!r}")
     settings.refuse_paths(given_names, lambda name, value: f": {name}={value!r}")
     env, config = starting_point(text)
     given = fields_of(Config, keywords)
-    run = given.get("start_from")
-    settings = settings.starting_from(run, given.get("start_parts"))
+    settings = settings.starting_from(given)
     settings.refuse_networks(
         [f"{group}.network" for group, value in keywords.items() if _names_network(value)]
     )
