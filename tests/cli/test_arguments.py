@@ -18,7 +18,7 @@ from poise.cli.train import train_command
 from poise.config import PPO, Config, Policy, Value
 from poise.envs import make
 from poise.runs.options import Options
-from poise.settings import names
+from poise.settings import names, sb3
 from poise.settings.files import NOTHING
 from poise.settings.presets import configure
 from poise.studies.sweep.space import Dimension, applied, make_space
@@ -226,6 +226,9 @@ def test_the_config_json_of_a_run_is_a_configuration():
         ("--update-epochs 4", "in poise it is --ppo.num-epochs"),
         ("--anneal-lr", "in poise it is --ppo.anneal"),
         ("--use-sde", "--use-sde: no such option; state-dependent exploration is not there"),
+        ("--verbose 1", "no such option; --json prints only the result on standard output"),
+        ("--tensorboard-log x", "own TensorBoard log; --out is the folder of all runs"),
+        ("--env-wrapper m:W", "in poise it is --wrapper"),
         ("--frame-stack 4", "in poise it is --history"),
         ("--clip-range-vf 1", "the value loss is not clipped"),
         ("--ppo.clop 1", "did you mean --ppo.clip"),
@@ -259,6 +262,11 @@ def test_every_synonym_leads_to_an_option_and_is_not_one():
         for option in re.findall(r"(?:^|--)([a-z.-]+)", meant):
             assert option.replace("-", "_") in options, option
     assert not last & names.WITHOUT.keys()
+
+
+def test_each_name_from_elsewhere_is_in_one_table():
+    tables = (names.SYNONYMS, names.WITHOUT, sb3.WITHOUT)
+    assert len({name for table in tables for name in table}) == sum(map(len, tables))
 
 
 @pytest.mark.parametrize(

@@ -8,19 +8,19 @@ from poise.settings import sb3
 
 # names in Stable-Baselines3, RL Zoo, CleanRL and the paper, without their groups
 SYNONYMS = {
-    "n_timesteps": "total-steps",
+    **{
+        name: option.replace("_", "-")
+        for name, option in sb3.RENAMED.items()
+        if option.rpartition(".")[2] != name
+    },
     "total_timesteps": "total-steps",
     "timesteps": "total-steps",
     "steps": "total-steps",
     "budget": "total-steps",
-    "n_envs": "num-envs",
-    "n_steps": "ppo.num-steps",
-    "n_epochs": "ppo.num-epochs",
     "epochs": "ppo.num-epochs",
     "update_epochs": "ppo.num-epochs",
     "train_pi_iters": "ppo.num-epochs",
     "train_v_iters": "ppo.value-num-epochs",
-    "batch_size": "ppo.minibatch-size",
     "num_minibatches": "ppo.minibatch-size (the rows of one, not how many there are)",
     "frame_stack": "history",
     "clip_range": "ppo.clip (lin_0.2: --ppo.clip 0.2 --ppo.clip-schedule linear)",
@@ -33,8 +33,6 @@ SYNONYMS = {
     "anneal_ent": "ppo.entropy-schedule",
     "discount": "ppo.gamma",
     "lambda": "ppo.lam",
-    "gae_lambda": "ppo.lam",
-    "ent_coef": "ppo.entropy-coef",
     "anneal_lr": "ppo.anneal",
     "lr_schedule": "ppo.anneal",
     "learning_rate_schedule": "ppo.anneal",
@@ -62,7 +60,6 @@ SYNONYMS = {
     "save_freq": "checkpoint-every",
     "capture_video": "video",
     "log_dir": "out",
-    "tensorboard_log": "out",
     "output": "out",
     "exp_name": "name",
     "run_name": "name",
@@ -75,15 +72,14 @@ SYNONYMS = {
     "env_wrapper": "wrapper",
     "wrappers": "wrapper",
 }
+# names without an option; those of Stable-Baselines3 are in ``sb3.WITHOUT``
 WITHOUT = {
     "gpu": "write --device gpu",
     "cuda": "write --device gpu",
-    "vf_coef": "the policy and the value function each have an optimizer; see --ppo.value-learning-rate",
     "algo": "PPO is the only algorithm",
     "env_kwargs": "write --env.KEY VALUE for each argument",
     "track": "docs/reading.md describes the files of a run folder, for use with other tools",
     "wandb_project_name": "docs/reading.md describes the files of a run folder, for use with other tools",
-    "verbose": "--json prints only the result on standard output",
     "progress_bar": "progress is always shown",
     "save_model": "the agent is always saved in the run folder",
     "torch_deterministic": "a training with the same --seed always gives the same result",

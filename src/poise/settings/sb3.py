@@ -62,17 +62,17 @@ RENAMED = {
     "seed": "seed",
 }
 WITHOUT = {
-    "vf_coef": "policy and value function each have an optimizer, so their losses are not added",
+    "vf_coef": "policy and value function each have an optimizer, so their losses are not added; see "
+    "--ppo.value-learning-rate",
     "clip_range_vf": "the value loss is not clipped",
     "use_sde": "state-dependent exploration is not there; actions get independent noise",
     "sde_sample_freq": "state-dependent exploration is not there",
-    "env_wrapper": "it is a wrapper of Stable-Baselines3 or RL Zoo; write one, and name it with --wrapper",
     "vec_env_wrapper": "it is around many environments; write a wrapper of one, and name it with --wrapper",
     "callback": "use --eval-every and --checkpoint-every, or the loop poise.iterations in Python",
-    "tensorboard_log": "each run folder has its own TensorBoard log",
+    "tensorboard_log": "each run folder has its own TensorBoard log; --out is the folder of all runs",
     "rollout_buffer_class": "a rollout has one form",
     "stats_window_size": "episode/return is the mean of the episodes that ended in an iteration",
-    "verbose": "--json prints only the result",
+    "verbose": "--json prints only the result on standard output",
     "device": "write --device cpu or gpu on the command line",
     "monitor_wrapper": "episodes are always recorded",
     "n_eval_envs": "scores choose the number of environments",
@@ -170,7 +170,10 @@ def _env_wrapper(found: Translated, value: Any) -> None:
         name, kwargs = next(iter(one.items())) if isinstance(one, Mapping) else (one, {})
         module, _, last = str(name).rpartition(".")
         if module.partition(".")[0] in ("", "stable_baselines3", "sb3_contrib", "rl_zoo3", "utils"):
-            found.without.append(f"env_wrapper = {name}: {WITHOUT['env_wrapper']}")
+            found.without.append(
+                f"env_wrapper = {name}: it is a wrapper of Stable-Baselines3 or RL Zoo; write one, and name "
+                "it with --wrapper"
+            )
         else:
             found.options.setdefault("wrappers", []).append(str(Named(f"{module}:{last}", kwargs or {})))
 
