@@ -3,12 +3,13 @@
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from poise import envs
-from poise.checked import ConfigError, Place, as_path, checked_value
+from poise.checked import Checked, ConfigError, Place, as_path
 from poise.health.telling import run_lines
 from poise.own.naming import Network, names_in
 from poise.runs.driving.own_loop import OwnLoop
@@ -203,24 +204,31 @@ def _told(run: Run, file: TextOut) -> Run:
     return run
 
 
-class Many(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Many(Checked):
     """What an experiment has beside the settings of its trainings."""
 
+    seeds: int = 5
+    against: Path | None = None
+
+
+class ExperimentKeywords(Keywords, total=False):
+    """The fields of ``Many`` beside those of ``Keywords``. A test compares them."""
+
     seeds: int
-    against: Path | None
-    ray: str | None
+    against: Place | None
 
 
-@partial(with_keywords, usual=SEVERAL)
+@partial(with_keywords, usual=SEVERAL, beside=Many)
 def experiment(
     env: Any,
     *,
-    seeds: int = 5,
-    against: Place | None = None,
-    config: str | os.PathLike[str] | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    wrappers: Sequence[Any] = (),
+    config: Place | None = None,
     ray: str | None = None,
     file: TextOut | None = None,
-    **settings: Unpack[Keywords],
+    **settings: Unpack[ExperimentKeywords],
 ) -> "Experiment":
     """Trains on one task or several with several seeds, on all cores, and reports statistics over the seeds.
 
@@ -231,14 +239,15 @@ def experiment(
     and an environment of your own is in a module.
 
     Args:
-        env: as of ``train``, or several of them. Arguments and wrappers are part of a name, as in
+        env: as of ``train``, or several of them. A name may have arguments and wrappers of its own, as in
             ``"Pendulum-v1(g=5)"``.
-        seeds: how many trainings on each task, with consecutive seeds from ``seed`` on.
-        against: another experiment, or its folder, to compare the final scores with.
+        env_kwargs, wrappers: of each environment, as of ``train``.
         config: as of ``train``.
         ray: the cluster to train on, as of ``train``; None: the cores of this machine.
         file: where progress is shown; standard output by default.
-        settings: every option of ``poise experiment`` by its name there, as of ``train``.
+        settings: every option of ``poise experiment`` by its name there: ``seeds`` (trainings on each task,
+            with consecutive seeds from ``seed`` on), ``against`` (another experiment, or its folder, to
+            compare the final scores with), and those of ``train``.
 
     Returns:
         The folder, and for each task the scores of its seeds with 95% intervals.
@@ -252,22 +261,19 @@ def experiment(
     """
     refuse_imported_script()
     given, shown = _several(env), Lasting(file or sys.stdout, whole=False)
-    each = [choose(_given(one, None, ()), config, settings, SEVERAL) for one in given]
-    many = Many(
-        seeds=checked_value("seeds", int, seeds),
-        against=None if against is None else as_path("against", against),
-        ray=ray,
-    )
-    done = _train_each(given, each, many, shown)
+    each = [choose(_given(one, env_kwargs, wrappers), config, settings, SEVERAL, Many) for one in given]
+    done = _train_each(given, each, Many(**fields_of(Many, settings)), ray, shown)
     print(done, done.folder, sep="\n", file=shown)
     return done
 
 
-def _train_each(given: Sequence[Any], each: Sequence[Chosen], many: Many, shown: TextOut) -> "Experiment":
+def _train_each(
+    given: Sequence[Any], each: Sequence[Chosen], many: Many, ray: str | None, shown: TextOut
+) -> "Experiment":
     """As the command ``poise experiment``; a preset alone as ``poise train PRESET --seeds N``."""
     from poise.studies.experiment import execute_experiment, execute_seeds
 
-    config, options, ray = each[0].config, each[0].options, many.ray
+    config, options = each[0].config, each[0].options
     if _is_preset(given[0]) and len(each) == 1 and many.against is None:
         return execute_seeds(each[0].env, config, options, num_seeds=many.seeds, ray=ray, file=shown)
     names = [one if _is_preset(one) else chosen.env for one, chosen in zip(given, each, strict=True)]

@@ -10,11 +10,13 @@ from typing import Annotated, Any
 import pytest
 
 import poise
-from poise.api import SweepKeywords
+from poise.api import ExperimentKeywords, Many, SweepKeywords
 from poise.checked import ConfigError
+from poise.cli.main import main
 from poise.cli.mistyped import names_of
 from poise.cli.studies import experiment_command, sweep_command
 from poise.config import PPO, Config
+from poise.errors import PoiseError
 from poise.runs.options import Options
 from poise.settings.files import NOTHING, WORLD, Given
 from poise.settings.keywords import RECORDS, Keywords, choose
@@ -134,11 +136,67 @@ def test_an_environment_in_another_form_is_refused_with_the_name_of_the_file(tex
         ("learning_rate", "no such option; in poise it is ppo.policy_learning_rate and ppo.value"),
         ("n_envs", "no such option; in poise it is num_envs"),
         ("checkpoint_evry", "no such option; did you mean checkpoint_every?"),
+        ("seeds", "no such option; poise.experiment trains with several seeds$"),
+        ("n_seeds", "no such option; poise.experiment trains with several seeds$"),
+        ("wrapper", r"no such option; did you mean wrappers\?$"),
+        ("env_wrapper", r"no such option; did you mean wrappers\?$"),
+        ("vec_env_wrapper", "no such option; it is .* name it with wrappers$"),
+        ("verbose", r"no such option; progress is written to file; file=io.StringIO\(\) shows nothing$"),
+        ("callback", "no such option; poise.train calls on_iteration after each iteration"),
+        ("hyperparams", "no such option; in poise it is config$"),
+        ("env.g", "no such option; in poise it is env_kwargs$"),
+        ("device_", r"no such option; did you mean device or devices\?$"),
     ],
 )
 def test_an_unknown_keyword_is_refused_with_what_to_write(name: str, message: str):
     with pytest.raises(ConfigError, match=f"^{name}: {message}"):
         poise.train("Pendulum-v1", **{name: 1})
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "meant"),
+    [
+        ("ppo", "clip_range", "in poise it is ppo.clip "),
+        ("ppo", "learning_rate", "in poise it is ppo.policy_learning_rate and ppo.value_learning_rate$"),
+        ("ppo", "n_epochs", "in poise it is ppo.num_epochs$"),
+        ("ppo", "batch_size", "in poise it is ppo.minibatch_size$"),
+        ("ppo", "gae_lambda", "in poise it is ppo.lam$"),
+        ("ppo", "ent_coef", "in poise it is ppo.entropy_coef$"),
+        ("ppo", "hidden", r"did you mean policy.hidden or value.hidden\?$"),
+        ("policy", "net_arch", "in poise it is policy.hidden and value.hidden$"),
+        ("normalize", "norm_obs", "in poise it is normalize.obs$"),
+    ],
+)
+def test_an_unknown_name_in_a_group_is_refused_with_what_to_write(group: str, name: str, meant: str):
+    with pytest.raises(ConfigError, match=rf"^{group}\.{name}: no such option; {meant}"):
+        poise.train("Pendulum-v1", **{group: {name: 1}})
+
+
+def test_the_hints_of_an_experiment_are_those_of_its_own_keywords():
+    for name, meant in (("num_seeds", "in poise it is seeds"), ("agianst", r"did you mean against\?")):
+        with pytest.raises(ConfigError, match=f"^{name}: no such option; {meant}$"):
+            poise.experiment("Pendulum-v1", **{name: 3})
+
+
+def test_arguments_and_wrappers_of_an_experiment_are_of_each_environment_as_in_the_command(monkeypatch):
+    asked = []
+
+    def execute(ids: Any, *_: Any, **__: Any):
+        asked.append(ids)
+        raise PoiseError("asked")
+
+    monkeypatch.setattr("poise.studies.experiment.execute_experiment", execute)
+    clip, time = "gymnasium.wrappers:ClipAction", "gymnasium.wrappers:TimeAwareObservation"
+    envs = ["Pendulum-v1", f"Pendulum-v1(g=3.0) + {clip}", "CartPole-v1(max_episode_steps=9)"]
+    with pytest.raises(PoiseError, match="asked"):
+        poise.experiment(envs, env_kwargs={"max_episode_steps": 50}, wrappers=[time])
+    assert main(["experiment", *envs, "--env.max_episode_steps", "50", "--wrapper", time]) == 2
+    assert asked[0] == asked[1]
+    assert asked[0] == [
+        f"Pendulum-v1(max_episode_steps=50) + {time}",
+        f"Pendulum-v1(g=3.0, max_episode_steps=50) + {clip} + {time}",
+        f"CartPole-v1(max_episode_steps=50) + {time}",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -149,18 +207,19 @@ def test_a_function_has_the_options_of_its_command(function: Any, command: Any):
     options, positionals = names_of(command)
     plain = {name.partition(".")[0] for name in options if not name.startswith("no_") and ".no_" not in name}
     parameters = inspect.signature(function).parameters
-    world = set(WORLD) if function is poise.sweep else {"env"}
-    assert set(parameters) == ((plain | positionals) - {"json", "wrapper", "envs"}) | world | {"file"}
+    own = {*WORLD, "file"}
+    assert set(parameters) == ((plain | positionals) - {"json", "wrapper", "envs"}) | own
     assert parameters["video"].default is False
     assert parameters["seeds"].default == (3 if function is poise.sweep else 5)
 
 
-def test_the_keywords_of_a_sweep_have_the_types_of_its_record():
-    fields = {field.name for field in dataclasses.fields(Search)}
-    hints = {name: hint for name, hint in typing.get_type_hints(Search).items() if name in fields}
-    found = {name: hint for name, hint in typing.get_type_hints(SweepKeywords).items() if name in hints}
+@pytest.mark.parametrize(("record", "keywords"), [(Search, SweepKeywords), (Many, ExperimentKeywords)])
+def test_the_keywords_of_many_trainings_have_the_types_of_their_record(record: type, keywords: type):
+    fields = {field.name for field in dataclasses.fields(record)}
+    hints = {name: hint for name, hint in typing.get_type_hints(record).items() if name in fields}
+    found = {name: hint for name, hint in typing.get_type_hints(keywords).items() if name in hints}
     assert list(found) == list(hints)
-    assert all(found[name] == hint for name, hint in hints.items() if name != "search")
+    assert all(found[name] == hint for name, hint in hints.items() if name not in ("search", "against"))
 
 
 def test_a_wrong_option_of_many_trainings_is_refused_before_the_first():

@@ -93,7 +93,7 @@ def test_what_is_off_is_not_missed():
         {"use_sde": False, "sde_sample_freq": -1, "clip_range_vf": None, "env_wrapper": None, "callback": []}
     )
     assert found.without == [
-        "callback = []: use --eval-every and --checkpoint-every, or the loop poise.iterations in Python"
+        "callback = []: use --eval-every and --checkpoint-every, or on_iteration of poise.train in Python"
     ]
 
 

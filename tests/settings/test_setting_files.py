@@ -99,6 +99,9 @@ def test_every_option_survives_the_way_through_a_file(file):
 
 REFUSED = {
     "ppo: {clip_range: 0.3}": r"ppo\.clip_range: no such option; in poise it is ppo\.clip",
+    "verbose: 1": r"verbose: no such option; --json prints only the result on standard output$",
+    "seeds: 3": r"seeds: no such option; --seeds is an option of poise train, experiment and sweep$",
+    "wrapper: m:W": r"wrapper: no such option; did you mean wrappers\?$",
     "lerning_rate: 1": r"lerning_rate: no such option; did you mean ",
     "ppo: {clip: 0.3}\nppo.clip: 0.2": r"ppo\.clip: appears twice$",
     "ppo: {clip: 0.3, clip: 0.2}": r"clip appears twice, line 1$",

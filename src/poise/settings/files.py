@@ -229,7 +229,7 @@ def read_settings(source: str) -> Settings:
         for name, value in found.items():
             of_config, hint = _hints().get(name, (None, None))
             if hint is None:
-                raise ConfigError(f"{name}: no such option{instead(name, {*_hints(), *WORLD}, typed=False)}")
+                raise ConfigError(f"{name}: no such option{instead(name, {*_hints(), *WORLD}, 'file')}")
             (config if of_config else options)[name] = checked_value(name, hint, _read(hint, value))
         if is_run:
             if strange := sorted(options.keys() - set(BESIDE)):

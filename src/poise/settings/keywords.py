@@ -3,19 +3,21 @@
 import dataclasses
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict
 
 from poise.checked import ConfigError, Place, as_path
 from poise.config import PPO, Config, Normalize, Policy, Value
 from poise.runs.options import FOLDERS, Options
-from poise.settings.files import NOTHING, Given, option_names, read_settings
+from poise.settings.files import NOTHING, WORLD, Given, option_names, read_settings
 from poise.settings.names import instead
 from poise.settings.presets import changed, starting_point
 from poise.spec import Backend
 
 RECORDS = Options, Config  # the table: a field of one of these is an option
+OF_CALLS = *WORLD, "config", "ray", "file"  # keywords of every function that trains, for hints
+PLACES = *FOLDERS, "against"
 LISTS = "tag", "search", "start_parts"  # a keyword may be any sequence, or a single text
 
 
@@ -97,9 +99,9 @@ def choose(
         ConfigError: an option is unknown or has a wrong value, or no environment is named.
     """
     known = names(beside)
-    for name in keywords:
+    for name in _dotted(keywords):
         if Config.earlier.get(name, name) not in known:
-            raise ConfigError(f"{name}: no such option{instead(name, known, typed=False)}")
+            raise ConfigError(f"{name}: no such option{instead(name, {*known, *OF_CALLS}, 'python')}")
     settings = NOTHING if file is None else read_settings(str(as_path("config", file)))
     world = target if isinstance(target, Given) else Given(target)
     text = settings.world(world, lambda text: f", give the name as well: env={text!r}")
@@ -114,6 +116,15 @@ def choose(
     )
     options = Options(**dataclasses.asdict(settings.options_over(usual)) | fields_of(Options, keywords))
     return Chosen(env, changed(settings.over(config), given), options)
+
+
+def _dotted(keywords: Mapping[str, Any]) -> Iterator[str]:
+    """The names of the keywords, and those in groups that are mappings, as in ppo={"clip": 0.1}."""
+    groups = {name.partition(".")[0] for name in option_names() if "." in name}
+    for name, value in keywords.items():
+        yield name
+        if name in groups and isinstance(value, Mapping):
+            yield from (f"{name}.{inner}" for inner in value)
 
 
 def _names_network(value: Any) -> bool:
@@ -133,7 +144,7 @@ def fields_of(record: type, keywords: Mapping[str, Any]) -> dict[str, Any]:
     given = {}
     for name, value in keywords.items():
         name = Config.earlier.get(name, name)
-        if name in FOLDERS and value is not None:
+        if name in PLACES and value is not None:
             value = as_path(name, value)
         elif name == "start_from" and value is not None:
             value = str(as_path(name, value))

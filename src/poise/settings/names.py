@@ -3,8 +3,11 @@
 import difflib
 import re
 from collections.abc import Collection
+from typing import Literal
 
 from poise.settings import sb3
+
+Where = Literal["command", "file", "python"]
 
 # names in Stable-Baselines3, RL Zoo, CleanRL and the paper, without their groups
 SYNONYMS = {
@@ -90,37 +93,68 @@ WITHOUT = {
     "normalize": "observations and rewards are normalized; --normalize.no-obs and --normalize.no-reward",
     "clip_vloss": sb3.WITHOUT["clip_range_vf"],
     "n_jobs": "trainings run on all cores",
+    "seeds": "--seeds is an option of poise train, experiment and sweep",
     "optimize": "poise sweep searches settings",
     "optimize_hyperparameters": "poise sweep searches settings",
 }
+# where Python has other words than those of ``WITHOUT`` and ``sb3.WITHOUT``
+IN_PYTHON = {
+    "seeds": "poise.experiment trains with several seeds",
+    "gpu": 'write device="gpu"',
+    "cuda": 'write device="gpu"',
+    "env_id": "write the value alone: poise.train(ENV)",
+    "verbose": "progress is written to file; file=io.StringIO() shows nothing",
+    "progress_bar": "progress is written to file; file=io.StringIO() shows nothing",
+    "callback": "poise.train calls on_iteration after each iteration; poise.session is a loop of your own",
+    "json": "what the call returns has the result",
+    "optimize": "poise.sweep searches settings",
+    "optimize_hyperparameters": "poise.sweep searches settings",
+}
 
 
-def instead(name: str, options: Collection[str], *, typed: bool = True) -> str:
+def instead(name: str, options: Collection[str], where: Where = "command") -> str:
     """What to write in place of an unknown option; "" if no option is similar.
 
-    ``name`` and ``options`` have underscores. ``typed``: as it is typed, ``--ppo.num-steps``; otherwise
-    as a file has it, ``ppo.num_steps``.
+    ``name`` and ``options`` have underscores. ``where`` it is written: on the command line it is
+    ``--ppo.num-steps``, in a file and in Python ``ppo.num_steps``.
     """
     _, _, last = name.rpartition(".")
-    meant = SYNONYMS.get(last)
-    if meant and meant.split(" ")[0].replace("-", "_") in options:
-        return f"; in poise it is {_written('--' + meant, typed)}"
-    without = WITHOUT.get(last) or sb3.WITHOUT.get(last)
+    if meant := SYNONYMS.get(last):
+        first = meant.split(" ")[0].replace("-", "_")
+        if first in options:
+            return f"; in poise it is {_written('--' + meant, options, where)}"
+        name, last = (
+            first,
+            first.rpartition(".")[2],
+        )  # it may have another name here, or be an option elsewhere
+    without = IN_PYTHON.get(last) if where == "python" else None
+    without = without or WITHOUT.get(last) or sb3.WITHOUT.get(last)
     if without is not None:
-        return f"; {_written(without, typed)}"
+        return f"; {_written(without, options, where)}"
     if name.startswith("env."):
-        return f"; write the whole environment with its arguments: --env 'ID({last}=VALUE)'"
+        world = f"write the whole environment with its arguments: --env 'ID({last}=VALUE)'"
+        return f"; {world if where == 'command' else 'in poise it is env_kwargs'}"
+    near = [_written(f"--{x.replace('_', '-')}", options, where) for x in _near(name, options)]
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _near(name: str, options: Collection[str]) -> list[str]:
+    """The options with a similar name, or with a similar one in another group."""
+    _, _, last = name.rpartition(".")
     grouped = {option.rpartition(".")[2]: option for option in sorted(options)}
     near = [option for option in sorted(options) if option.rpartition(".")[2] == last]
     near = near or difflib.get_close_matches(name, sorted(options), n=3)
-    near = near or [grouped[name] for name in difflib.get_close_matches(last, grouped, n=3, cutoff=0.75)]
-    if near:
-        return f"; did you mean {' or '.join(_written('--' + x.replace('_', '-'), typed) for x in near)}?"
-    return ""
+    return near or [grouped[name] for name in difflib.get_close_matches(last, grouped, n=3, cutoff=0.75)]
 
 
-def _written(text: str, typed: bool) -> str:
-    """The text with its options as they are typed, or as a file has them."""
-    if typed:
+def _written(text: str, options: Collection[str], where: Where) -> str:
+    """The text with the options as they are written there. Those of the command alone stay as typed."""
+    if where == "command":
         return text
-    return re.sub(r"--([a-z.-]+)", lambda match: match[1].replace("-", "_"), text)
+
+    def plain(match: re.Match[str]) -> str:
+        name = match[1].replace("-", "_")
+        name = "wrappers" if name == "wrapper" else name
+        return name if name in options else match[0]
+
+    return re.sub(r"--([a-z.-]+)", plain, text)

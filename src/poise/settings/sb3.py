@@ -68,7 +68,7 @@ WITHOUT = {
     "use_sde": "state-dependent exploration is not there; actions get independent noise",
     "sde_sample_freq": "state-dependent exploration is not there",
     "vec_env_wrapper": "it is around many environments; write a wrapper of one, and name it with --wrapper",
-    "callback": "use --eval-every and --checkpoint-every, or the loop poise.iterations in Python",
+    "callback": "use --eval-every and --checkpoint-every, or on_iteration of poise.train in Python",
     "tensorboard_log": "each run folder has its own TensorBoard log; --out is the folder of all runs",
     "rollout_buffer_class": "a rollout has one form",
     "stats_window_size": "episode/return is the mean of the episodes that ended in an iteration",
