@@ -1,6 +1,5 @@
 """What Python code calls to train: train, resume, experiment, sweep, with what the command shows."""
 
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +36,7 @@ def train(
     *,
     env_kwargs: Mapping[str, Any] | None = None,
     wrappers: Sequence[Any] = (),
-    config: str | os.PathLike[str] | None = None,
+    config: Place | None = None,
     ray: str | None = None,
     file: TextOut | None = None,
     on_iteration: Callable[[Progress], object] | None = None,
@@ -58,7 +57,7 @@ def train(
         env_kwargs: arguments of its constructor, as JSON has them.
         wrappers: around it, from the innermost on: names (``"my_envs:Clip"``), classes, or functions that
             take an environment. Gymnasium then steps it.
-        config: a file of settings (.yaml, .json, .toml), the folder of a run, or "sb3". It overrides a
+        config: a file of settings (.yaml, .json, .toml), a run or its folder, or "sb3". It overrides a
             preset, and ``settings`` override it.
         ray: the cluster of the workers: "HOST:PORT", or "auto" for the one of this machine; None: a local
             one is started for them, and stopped at the end (``poise.system.cluster``).
@@ -93,7 +92,7 @@ def session(
     *,
     env_kwargs: Mapping[str, Any] | None = None,
     wrappers: Sequence[Any] = (),
-    config: str | os.PathLike[str] | None = None,
+    config: Place | None = None,
     ray: str | None = None,
     file: TextOut | None = None,
     **settings: Unpack[Keywords],
@@ -313,7 +312,7 @@ def sweep(
     *,
     env_kwargs: Mapping[str, Any] | None = None,
     wrappers: Sequence[Any] = (),
-    config: str | os.PathLike[str] | None = None,
+    config: Place | None = None,
     ray: str | None = None,
     file: TextOut | None = None,
     **settings: Unpack[SweepKeywords],
