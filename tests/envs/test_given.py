@@ -101,6 +101,91 @@ def chain(env):
         yield env
 
 
+class Counting(worldly.Walk):
+    """Each has other facts from the start, and what it is changes with its use."""
+
+    made = 0
+    wind = 0.5
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        Counting.made += 1
+        self.number, self.luck = Counting.made, np.random.default_rng().random()
+        self.resets, self.open, self.seed, self.window = 0, True, 0, None
+        self.limits, self.options, self.unknown = np.array([1.0, 2.0]), {"lanes": [1, 2]}, np.nan
+
+    def reset(self, *, seed=None, options=None):
+        self.resets, self.seed, self.window = self.resets + 1, seed, object()
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self.limits = self.limits + 0.0
+        return super().step(action)
+
+    def close(self):
+        self.open = False
+
+
+@pytest.fixture
+def _counting():
+    gym.register("Counting-v0", Counting, max_episode_steps=9)
+    yield
+    gym.registry.pop("Counting-v0")
+
+
+def used(env):
+    env.reset(seed=5)
+    for _ in range(12):
+        *_, terminated, truncated, _ = env.step(env.action_space.sample())
+        if terminated or truncated:
+            env.reset()
+    return env
+
+
+@pytest.mark.usefixtures("_counting")
+@pytest.mark.parametrize("is_used", [False, True])
+@pytest.mark.parametrize(
+    ("id", "name", "value", "message"),
+    [
+        ("Pendulum-v1", "g", 0.0, r"\(PendulumEnv\) whose g is 0.0 where a new one has 10.0, and training"),
+        ("Ant-v5", "_ctrl_cost_weight", 2.0, "whose _ctrl_cost_weight is 2.0 where a new one has 0.5"),
+        ("Counting-v0", "gain", 3, "whose gain is 3 where a new one has 1.0.*: give env_kwargs, or a func"),
+        ("Counting-v0", "wind", 0, "whose wind is 0 where a new one has 0.5"),  # of the class
+        ("Counting-v0", "limits", np.array([1.0, 3.0]), r"whose limits is \[1.0, 3.0\] where"),
+        ("Counting-v0", "options", {"lanes": [1, 3]}, r"whose options is \{'lanes': \[1, 3\]\} where"),
+    ],
+)
+def test_a_setting_that_was_changed_after_gymnasium_make_is_refused(id, name, value, message, is_used):
+    env = used(gym.make(id)) if is_used else gym.make(id)
+    setattr(env.unwrapped, name, value)
+    with pytest.raises(EnvError, match=message) as error:
+        as_text(worldly.Double(env))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("_counting")
+@pytest.mark.parametrize("id", ["Pendulum-v1", "CartPole-v1", "Reacher-v5", "Acrobot-v1", "Counting-v0"])
+def test_what_changes_by_use_is_no_setting(id):
+    env = used(gym.make(id))
+    assert as_text(env) == id
+    env.close()
+    assert as_text(env) == id
+    assert as_text(used(gym.make(id, render_mode="rgb_array", max_episode_steps=7))) == (
+        f"{id}(max_episode_steps=7)"
+    )
+
+
+def test_of_an_environment_that_cannot_be_played_nothing_is_said(monkeypatch):
+    env = gym.make("Pendulum-v1")
+    env.unwrapped.g = 0.0  # pyright: ignore[reportAttributeAccessIssue]
+
+    def fail(*_):
+        raise RuntimeError("not now")
+
+    monkeypatch.setattr(type(env.unwrapped), "step", fail)
+    assert as_text(env) == "Pendulum-v1"
+
+
 def test_a_wrapper_of_this_program_is_kept():
     class Own(gym.ObservationWrapper):
         def observation(self, observation):

@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 
 from poise.envs.forms.arguments import arguments_of
+from poise.envs.forms.changed import refuse_changed
 from poise.envs.forms.making import HERE
 from poise.envs.forms.text import Named, Variant, as_json_values, combine, parse
 from poise.envs.naming import from_package, other_class
@@ -190,7 +191,11 @@ def _text_of_make(env: functools.partial[Any]) -> str:
 
 
 def _text_of_object(env: gym.Env) -> str:
-    """An environment that its ``spec`` describes: id, changed arguments and wrappers."""
+    """An environment that its ``spec`` describes: id, changed arguments and wrappers.
+
+    Raises:
+        EnvError: no second one can be made, or it would have other settings.
+    """
     name = type(env.unwrapped).__name__
     spec = env.spec
     if spec is None or spec.id not in gym.registry:
@@ -198,6 +203,7 @@ def _text_of_object(env: gym.Env) -> str:
             f"env is an object ({name}) that gymnasium.make has not made, so that no second one can be made: "
             f"give its class, or a function that returns a new one: lambda: {name}(...)"
         )
+    refuse_changed(env, spec)
     usual = gym.registry[spec.id]
     kwargs = {
         key: value
