@@ -7,6 +7,7 @@ import gymnasium as gym
 import masked
 import numpy as np
 import pytest
+import worldly
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from test_answers import by_hand, untrained
 
@@ -167,6 +168,10 @@ def test_what_is_no_environment_is_refused(agent):
     for wrong in (3, {}, lambda: "Walk-v0"):
         with pytest.raises(EnvError, match="must be a name, an environment or a vector environment"):
             agent.evaluate(1, env=wrong)
+    with pytest.raises(
+        EnvError, match=r"\(JaxWalk\): must be .* JaxWalk is an environment in JAX: give the cl"
+    ):
+        agent.evaluate(1, env=lambda: worldly.JaxWalk())
     other = gym.make("CartPole-v1")
     with pytest.raises(EnvError, match=r"CartPole-v1 has observations: 4; the agent was trained with: 2"):
         agent.evaluate(1, env=other)

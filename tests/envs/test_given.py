@@ -8,6 +8,7 @@ import pytest
 import worldly
 from gymnasium.wrappers import ClipReward, FrameStackObservation, TransformReward
 
+import poise
 from poise import envs
 from poise.agents.stages import VideoError, open_stage
 from poise.envs import EnvError, as_text
@@ -347,6 +348,18 @@ def test_what_cannot_be_honored_is_refused_in_one_sentence(text, backend, messag
 def test_a_function_has_to_return_an_environment(text, message):
     with pytest.raises(EnvError, match=message):
         envs.make(text, 1)
+
+
+def test_a_function_that_makes_an_environment_of_poises_own_is_told_what_to_give(monkeypatch):
+    with pytest.raises(
+        EnvError, match=r"returned JaxWalk, .*: give the class itself, with env_kwargs, or the"
+    ):
+        envs.make(lambda: worldly.JaxWalk(gain=2.0), 1)
+    with pytest.raises(EnvError, match=r"returned Reach, .* is a poise.Task: give the class itself, with"):
+        envs.make(lambda: worldly.Reach(gain=2.0), 1)
+    monkeypatch.setattr("poise.envs.native.names.REGISTERED", {})
+    poise.register("Jump", lambda: worldly.JaxWalk(gain=2.0))  # as the sentence says
+    assert envs.make("Jump", 1).spec.id == "Jump"
 
 
 def test_what_this_program_alone_has_cannot_go_to_processes():

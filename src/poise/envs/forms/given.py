@@ -12,14 +12,14 @@ import gymnasium as gym
 
 from poise.envs.forms.arguments import arguments_of
 from poise.envs.forms.changed import refuse_changed
-from poise.envs.forms.making import HERE
+from poise.envs.forms.making import HERE, own_kinds
 from poise.envs.forms.text import Named, Variant, as_json_values, combine, parse
 from poise.envs.naming import from_package, other_class
 from poise.envs.vector import EnvError
 
 FORMS = (
     "must be a name, a class derived from gymnasium.Env, poise.Task or poise.JaxEnv, a function that makes "
-    "an environment, or an environment that gymnasium.make has made"
+    "a gymnasium.Env, or an environment that gymnasium.make has made"
 )
 
 
@@ -109,20 +109,14 @@ def _text_of_class(cls: type) -> str:
         raise EnvError(
             f"env is the wrapper {cls.__name__}: give the environment, and wrappers=[{cls.__name__}]"
         )
-    if not issubclass(cls, (gym.Env, *_own_kinds().values())):
+    if not issubclass(cls, (gym.Env, *own_kinds().values())):
         raise EnvError(other_class(f"env = {cls.__name__}", cls))
     return _named(cls)
 
 
-def _own_kinds() -> dict[str, type]:
-    """The classes of poise from which environments are derived, as far as they are loaded."""
-    homes = {"Task": "poise.envs.mujoco", "JaxEnv": "poise.envs.native.jax_env"}
-    return {name: getattr(sys.modules[home], name) for name, home in homes.items() if home in sys.modules}
-
-
 def _kept_of(made: Any) -> dict[str, Any]:
     """Where the class or function is kept."""
-    kinds = _own_kinds()
+    kinds = own_kinds()
     if isinstance(made, type) and "Task" in kinds and issubclass(made, kinds["Task"]):
         from poise.envs.tasks import TASKS
 

@@ -137,11 +137,30 @@ def _call(named: Named, render_mode: str | None) -> gym.Env:
     return _checked(named.name, function(**named.kwargs, **drawing))
 
 
+def own_kinds() -> dict[str, type]:
+    """The classes of poise from which environments are derived, as far as they are loaded."""
+    homes = {"Task": "poise.envs.mujoco", "JaxEnv": "poise.envs.native.jax_env"}
+    return {name: getattr(sys.modules[home], name) for name, home in homes.items() if home in sys.modules}
+
+
+def advice_for_own(env: Any) -> str:
+    """What to give instead of a function that makes a ``poise.JaxEnv`` or a ``poise.Task``, in a clause."""
+    kind, kinds = type(env).__name__, own_kinds()
+    if "JaxEnv" in kinds and isinstance(env, kinds["JaxEnv"]):
+        return (
+            f"; {kind} is an environment in JAX: give the class itself, with env_kwargs, or the name under "
+            "which poise.register has the function"
+        )
+    if "Task" in kinds and isinstance(env, kinds["Task"]):
+        return f"; {kind} is a poise.Task: give the class itself, with env_kwargs"
+    return ""
+
+
 def _checked(name: str, env: Any) -> gym.Env:
     if isinstance(env, gym.Env):
         return env
     many = "; one environment is expected, and --num-envs says how many"
     raise EnvError(
         f"{name} returned {type(env).__name__}, and must return a gymnasium.Env"
-        f"{many if isinstance(env, gym.vector.VectorEnv) else ''}"
+        f"{many if isinstance(env, gym.vector.VectorEnv) else advice_for_own(env)}"
     )

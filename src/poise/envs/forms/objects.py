@@ -12,6 +12,7 @@ from jaxtyping import Bool, Shaped
 
 from poise.envs.adjusting import Settings
 from poise.envs.checking import LARGEST, Checked, EnvFault, described
+from poise.envs.forms.making import advice_for_own
 from poise.envs.gymnasium import close_quietly, masks_of
 from poise.envs.info import EpisodeInfo
 from poise.envs.packing import Obs, arrays_of, first_of, map_arrays, pack, read_leaves, unpack_action
@@ -55,7 +56,7 @@ def _wrapped(env: Any, reading: Spec) -> VectorEnv:
         return env
     raise EnvError(
         f"env is an object ({type(env).__name__}): must be a name, an environment or a vector environment of "
-        "Gymnasium, or a function that makes one"
+        f"Gymnasium, or a function that makes one{advice_for_own(env)}"
     )
 
 
