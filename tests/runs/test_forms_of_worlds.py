@@ -10,6 +10,9 @@ import pytest
 import worldly
 
 import poise
+from poise.agents import film
+from poise.agents.agent import AgentError
+from poise.agents.stages import open_stage
 from poise.envs import EnvError
 from poise.envs.forms.making import HERE
 from poise.settings.files import read_settings
@@ -182,3 +185,56 @@ def test_a_run_on_what_a_program_alone_has_is_resumed_and_scored_there(tmp_path)
     assert again.summary["steps"] == 128
     assert resumed.summary["exact"]
     assert whole.summary["parameters_sha256"] == run.summary["parameters_sha256"]
+
+
+def mean(agent, env):
+    return agent.evaluate(2, env=env).summary()["mean"]
+
+
+def test_a_score_on_the_class_of_the_run_has_its_arguments_and_wrappers(tmp_path):
+    run = train(tmp_path, env=Local, env_kwargs={"gain": 5.0}, wrappers=[lambda env: wrapped(env)])
+    agent = poise.load(run.folder)
+    assert mean(agent, Local) == mean(agent, run.summary["env"]) > 8 * 5 * 4
+    assert mean(agent, Local()) < 5  # an object is played as it is
+    assert mean(agent, worldly.Walk) < 5  # another class gets nothing of the run's
+    assert mean(agent, lambda: worldly.Walk(gain=2.0)) < 10
+
+
+def test_a_score_in_another_program_takes_the_class_of_the_same_name(tmp_path):
+    agent = poise.load(train(tmp_path, env=Local, env_kwargs={"gain": 5.0}).folder)
+    expected = mean(agent, None)
+    HERE.clear()
+    assert mean(agent, Local) == expected > 20
+    assert mean(agent, None) == expected  # this program has it from then on
+    once_more = type("Local", (worldly.Walk,), {"__module__": "__main__"})  # as of a cell that was run again
+    assert mean(agent, once_more) == expected
+    HERE.clear()
+    assert mean(agent, type("Other", (worldly.Walk,), {"__module__": "__main__"})) < 5
+    assert mean(agent, lambda: worldly.Walk()) < 5  # it may make anything
+
+
+def test_a_score_on_the_class_of_a_module_repeats_its_name_and_not_those_of_wrappers(tmp_path):
+    agent = poise.load(train(tmp_path, env=worldly.Walk, env_kwargs={"gain": 5.0}).folder)
+    assert mean(agent, worldly.Walk) == mean(agent, "worldly:Walk(gain=5.0)") > 20
+    assert mean(agent, worldly.make_walk) < 5
+    around = poise.load(train(tmp_path, env=worldly.Walk, wrappers=[worldly.Double]).folder)
+    with pytest.raises(AgentError, match=r"in Python: env='worldly:Walk \+ worldly:Double'\)$"):
+        mean(around, worldly.Walk)
+    assert mean(around, "worldly:Walk + worldly:Double") > 5
+
+
+@pytest.mark.parametrize("kind", [worldly.JaxWalk, worldly.Reach])
+def test_a_score_on_a_class_that_poise_steps(kind, tmp_path):
+    agent = poise.load(train(tmp_path, env=kind, env_kwargs={"gain": 3.0}).folder)
+    assert mean(agent, kind) == 15.0
+    other = type(f"Other{kind.__name__}", (kind,), {"__module__": "__main__"})
+    assert mean(agent, other) == 5.0
+
+
+def test_a_film_of_the_class_of_the_run_has_its_arguments(tmp_path, monkeypatch):
+    run = train(tmp_path, env=Local, env_kwargs={"gain": 5.0})
+    seen = []
+    monkeypatch.setattr(film, "open_stage", lambda task: seen.append(task.id) or open_stage(task))
+    for env in (Local, worldly.Walk, None):
+        assert poise.video(run, env=env, file=io.StringIO()).exists()
+    assert seen == ["<Local>(gain=5.0)", "worldly:Walk", "<Local>(gain=5.0)"]

@@ -27,6 +27,7 @@ from poise.agents.reading import Memory, Reading, carry_of
 from poise.checked import Place, as_path
 from poise.config import LAST_SEED, Config
 from poise.envs.adjusting import plain_settings
+from poise.envs.forms.text import Named, Variant, parse
 from poise.envs.naming import reaches_outside
 from poise.envs.packing import only_action, unpack_action
 from poise.own.naming import Network, check_networks, import_named, names_in
@@ -254,12 +255,13 @@ class Agent:
             episodes: how many.
             seed: the seeds of the episodes derive from it; by default the run's, which repeats its score.
             env: another environment with the same spaces. (The agent's own has the last settings of the
-                curriculum, if there was one.) Its name, which is also needed where the agent's
-                own names a module (``module:Task``): a folder alone never makes Python import one. Or an
-                object: an environment of Gymnasium, a ``SyncVectorEnv`` or ``AsyncVectorEnv``, also within
-                wrappers, what ``poise.make`` returns, or a function without arguments that makes one. An
-                object is stepped in this process, begins each episode by ``reset(seed=...)`` and stays open;
-                what a function makes is closed.
+                curriculum, if there was one.) Its name, which is also needed where the agent's own names a
+                module (``module:Task``): a folder alone never makes Python import one. Or the class or the
+                function that the run was trained on, which gets the run's arguments and wrappers once more;
+                another class gets none. Or an object: an environment of Gymnasium, a ``SyncVectorEnv`` or
+                ``AsyncVectorEnv``, also within wrappers, what ``poise.make`` returns, or a function without
+                arguments that makes one. An object is stepped in this process, begins each episode by
+                ``reset(seed=...)`` and stays open; what a function makes is closed.
             sample: draw actions from the policy's distribution. The draws of an episode follow from its
                 seed: the same seed gives the same returns, up to rounding at any number of environments.
                 Otherwise actions are greedy.
@@ -284,12 +286,14 @@ class Agent:
             return score(world, player, seeds, limits=limits, on_step=on_step)
 
     def _opened(self, env: Any, episodes: int, limits: Limits) -> AbstractContextManager[envs.VectorEnv]:
-        if env is None or isinstance(env, str):
-            task = self.world(env)
-            return opened(task, self.spec, episodes, limits, self.settings_for(task))
-        from poise.envs.forms.objects import opened_object  # which imports Gymnasium
+        if env is not None and not isinstance(env, str):
+            from poise.envs.forms.given import is_by_name  # which imports Gymnasium
+            from poise.envs.forms.objects import opened_object
 
-        return opened_object(env, self.spec)
+            if not is_by_name(self._manifest.env, env):
+                return opened_object(env, self.spec)
+        task = self.world(env)
+        return opened(task, self.spec, episodes, limits, self.settings_for(task))
 
     def settings_for(self, task: envs.Resolved) -> dict[str, Any]:
         """What a curriculum had decided last, where ``task`` is what the agent was trained in.
@@ -309,24 +313,39 @@ class Agent:
         """The greedy policy on packed observations of N environments whose episodes begin now."""
         return Player(self._actor, self._scale, num_envs)
 
-    def world(self, env: str | None) -> envs.Resolved:
+    def world(self, env: Any) -> envs.Resolved:
         """The environment to act in: ``env``, or the agent's own.
 
-        The agent's own is stepped by the backend it was trained on, another by the fastest.
+        The class or the function of which the agent's own was made stands for it, with its arguments and
+        wrappers. The agent's own is stepped by the backend it was trained on, another by the fastest.
 
         Raises:
-            AgentError: the agent's own names a module, and ``env`` does not repeat it.
+            AgentError: the agent's own, or a wrapper around it, names a module, and ``env`` does not repeat
+                it.
         """
+        own, repeated = self._manifest.env, env
+        if env is None:
+            self._check_repeated(own)
+            repeated = own
+        elif not isinstance(env, str):
+            from poise.envs.forms.given import is_once_more  # which imports Gymnasium
+
+            if is_once_more(own, env):
+                self._check_repeated(str(Variant(Named("env"), parse(own).wrappers)))
+                repeated = own
+        task = envs.resolve(repeated)
+        if task.id == own:
+            task = envs.resolve(own, self._manifest.backend)
+        return task._replace(reading=self.spec)
+
+    def _check_repeated(self, unrepeated: str) -> None:
+        """Refuses to import what only the folder names. ``unrepeated``: what the user has not given."""
         own = self._manifest.env
-        if env is None and (why := reaches_outside(own)):
+        if why := reaches_outside(unrepeated):
             raise AgentError(
                 f"this agent's environment {own!r} {why}, repeat the name: {typed('--env', own)} "
                 f"(in Python: env={own!r})"
             )
-        task = envs.resolve(own if env is None else env)
-        if task.id == own:
-            task = envs.resolve(own, self._manifest.backend)
-        return task._replace(reading=self.spec)
 
 
 def _unbatched(values: Float[np.ndarray, " N"], single: bool) -> Any:

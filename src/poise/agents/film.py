@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from poise.agents.agent import Agent, load
 from poise.agents.stages import MAX_FPS, Frame, Stage, close_quietly, open_stage, video_errors
@@ -32,7 +33,7 @@ def video(
     run: Place,
     *,
     which: Which = "last",
-    env: str | None = None,
+    env: Any = None,
     network: Network = (),
     file: TextOut | None = None,
 ) -> Path:
@@ -43,7 +44,8 @@ def video(
             ``video.mp4``; that of the best agent as ``video_best.mp4``. Without a video encoder it is a GIF.
         which: the agent at the end of the training, or the one that scored best at that time.
         env: another environment with the same spaces. The name of the agent's own has to be repeated if it is
-            in a module (``module:Task``): a folder alone never makes Python import one.
+            in a module (``module:Task``): a folder alone never makes Python import one. Or its class or
+            function: that of the run gets the run's arguments and wrappers once more, another one gets none.
         network: the classes of the agent's own networks, or their names, repeated, as of ``poise.load``.
         file: where a line says what is done, if it takes long; standard output by default.
 
@@ -61,7 +63,7 @@ def video(
     raise AssertionError
 
 
-def film(agent: Agent, path: Path, *, env: str | None = None) -> Path:
+def film(agent: Agent, path: Path, *, env: Any = None) -> Path:
     """Films greedy episodes: the first ones of the evaluation.
 
     Args:

@@ -66,12 +66,11 @@ def text_of_wrapper(wrapper: Any) -> str:
     return _named(wrapper)
 
 
-def keep(name: str, made: Any, kept: dict[str, Any]) -> str:
+def _keep(name: str, made: Any, kept: dict[str, Any]) -> str:
     """Keeps a class or a function under its name in angle brackets; under the same one if it is the same."""
-    plain = re.sub(r"[^\w.-]", "", name) or "make"
     number = 1
     while True:
-        text = f"<{plain}>" if number == 1 else f"<{plain}-{number}>"
+        text = f"<{name}>" if number == 1 else f"<{name}-{number}>"
         if text not in kept or _same(kept[text], made):
             kept[text] = made
             return text
@@ -92,6 +91,40 @@ def again(saved: str, env: Any, wrappers: Sequence[Any]) -> str:
         return combine(base, {}, texts_of(wrappers))
     pairs = zip(variant.wrappers, wrappers, strict=True)
     return combine(base, {}, [_again(part, wrapper, text_of_wrapper) for part, wrapper in pairs])
+
+
+def is_by_name(saved: str, env: Any) -> bool:
+    """Whether an agent of ``saved`` acts in what the text of ``env`` makes: in any class that poise steps
+    itself, and in what ``saved`` was made of. It acts in other functions and objects as they are.
+    """
+    own = isinstance(env, type) and issubclass(env, tuple(own_kinds().values()))
+    return own or is_once_more(saved, env)
+
+
+def is_once_more(saved: str, env: Any) -> bool:
+    """Whether ``env`` is the class or the function of which the environment ``saved`` was made.
+
+    What only the program of that training had, this program then keeps under the same name. There a class or
+    a function of that name counts. A lambda has no name.
+    """
+    if isinstance(env, gym.Env) or not callable(env):
+        return False
+    part, kept = parse(saved).env, _kept_of(env)
+    if not part.name.startswith("<"):
+        return kept.get(part.name) is env or _name_in_module(env) in (part.name, str(part))
+    if part.name in kept:
+        once_more = _same(kept[part.name], env) or _are_alike(kept[part.name], env)
+    else:
+        once_more = part.name != "<lambda>" and re.sub(r"-\d+>$", ">", part.name) == f"<{_bare_name(env)}>"
+    if once_more:
+        kept[part.name] = env
+    return once_more
+
+
+def _are_alike(one: Any, other: Any) -> bool:
+    """Whether both have the same name at the top of a module: a cell of a notebook that was run once more."""
+    names = [(getattr(each, "__module__", ""), getattr(each, "__qualname__", "<>")) for each in (one, other)]
+    return names[0] == names[1] and "<" not in names[0][1]
 
 
 def _again(part: Named, given: Any, text: Callable[[Any], str]) -> str:
@@ -130,13 +163,21 @@ def _kept_of(made: Any) -> dict[str, Any]:
 
 def _named(made: Callable[..., Any]) -> str:
     """The text of a class or a function, which may have arguments already (``functools.partial``)."""
+    return _name_in_module(made) or _keep(_bare_name(made), made, _kept_of(made))
+
+
+def _name_in_module(made: Any) -> str | None:
+    """The text of what a module has; None of anything else."""
     if isinstance(made, functools.partial) and not made.args and (name := _in_module(made.func)):
         with contextlib.suppress(EnvError):  # of a value that no text has
             return str(Variant(Named(name, as_json_values(made.keywords, name))))
-    if (name := _in_module(made)) is not None:
-        return name
+    return _in_module(made)
+
+
+def _bare_name(made: Any) -> str:
+    """The name of a class or a function, without what the text of an environment cannot have."""
     inner = made.func if isinstance(made, functools.partial) else made
-    return keep(getattr(inner, "__name__", type(inner).__name__), made, _kept_of(made))
+    return re.sub(r"[^\w.-]", "", getattr(inner, "__name__", type(inner).__name__)) or "make"
 
 
 def _in_module(made: Any) -> str | None:
