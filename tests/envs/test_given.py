@@ -56,6 +56,14 @@ def test_what_no_module_has_is_kept_under_a_readable_name():
     assert make_plain("<lambda-2>").unwrapped.gain == 2.0  # pyright: ignore
 
 
+def test_classes_of_one_name_that_different_backends_step_have_two_texts():
+    bases = worldly.JaxWalk, worldly.Reach, worldly.Walk
+    kinds = [type("Twin", (base,), {"__module__": "__main__"}) for base in bases]
+    texts = [as_text(kind) for kind in kinds]
+    assert texts == ["<Twin>", "<Twin-2>", "<Twin-3>"] == [as_text(kind) for kind in kinds]
+    assert [envs.resolve(text).backend for text in texts] == ["native", "mujoco", "gymnasium"]
+
+
 def test_the_same_function_made_again_keeps_its_name():
     def made(gain):
         return lambda: worldly.Walk(gain=gain)

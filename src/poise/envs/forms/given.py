@@ -68,10 +68,10 @@ def text_of_wrapper(wrapper: Any) -> str:
 
 def _keep(name: str, made: Any, kept: dict[str, Any]) -> str:
     """Keeps a class or a function under its name in angle brackets; under the same one if it is the same."""
-    number = 1
+    number, every = 1, _all_kept()
     while True:
         text = f"<{name}>" if number == 1 else f"<{name}-{number}>"
-        if text not in kept or _same(kept[text], made):
+        if text not in every or _same(every[text], made):
             kept[text] = made
             return text
         number += 1
@@ -159,6 +159,13 @@ def _kept_of(made: Any) -> dict[str, Any]:
 
         return REGISTERED
     return HERE
+
+
+def _all_kept() -> dict[str, Any]:
+    """What is kept anywhere: a name stands for one class, whatever steps it."""
+    homes = {"poise.envs.tasks": "TASKS", "poise.envs.native.names": "REGISTERED"}
+    own = [getattr(sys.modules[home], name) for home, name in homes.items() if home in sys.modules]
+    return {name: made for kept in (*own, HERE) for name, made in kept.items()}
 
 
 def _named(made: Callable[..., Any]) -> str:
