@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from poise import envs
 from poise.checked import Checked, ConfigError, Place, as_path
+from poise.envs.forms.text import parse
 from poise.health.telling import run_lines
 from poise.own.naming import Network, names_in
 from poise.runs.driving.own_loop import OwnLoop
@@ -162,16 +163,15 @@ def resume(
         RunError: there is nothing to go on with, or the environment has changed.
         CheckpointError: no checkpoint is usable.
         ClaimError: another process is training it.
-        ConfigError: ``total_steps`` is less than what was done, or there is no such device.
+        ConfigError: ``total_steps`` is less than was done, no such device, or ``wrappers`` without ``env``.
         PlatformError, EnvFault, TrainingError, StorageError, KeyboardInterrupt: as of ``train``.
     """
     refuse_imported_script()
     shown = Lasting(file or sys.stdout, whole=False)
     folder = as_path("run", run)
-    env = None if env is None else _again(folder, env, wrappers)
     function = name_of_function(curriculum) if callable(curriculum) else curriculum
     others: Any = workers, device, devices, stop_at, max_seconds, function, names_in(network)
-    changes = Changes(total_steps, env, *others)
+    changes = Changes(total_steps, _again(folder, env, wrappers), *others)
     return _told(proceed(folder, changes, Conditions(shown, ray=ray, on_iteration=on_iteration)), shown)
 
 
@@ -187,13 +187,22 @@ def _texts(wrappers: Sequence[Any]) -> tuple[str, ...]:
     return texts_of(wrappers)
 
 
-def _again(run: Path, env: Any, wrappers: Sequence[Any]) -> str:
-    """The text of the environment that is given once more for a run."""
-    if isinstance(env, str) and not wrappers:
+def _again(run: Path, env: Any, wrappers: Sequence[Any]) -> str | None:
+    """The text of the environment that is given once more for a run; None: it is not.
+
+    Raises:
+        ConfigError: only its wrappers are.
+    """
+    if not wrappers and (env is None or isinstance(env, str)):
         return env
     from poise.envs.forms.given import again
 
-    return again(saved_env(run), env, wrappers)
+    saved = saved_env(run)
+    if env is None:
+        base = parse(saved).env
+        python = "..." if base.name.startswith("<") else repr(str(base))
+        raise ConfigError(f"wrappers are given without env: give the environment once more too, env={python}")
+    return again(saved, env, wrappers)
 
 
 def _told(run: Run, file: TextOut) -> Run:

@@ -13,6 +13,7 @@ import poise
 from poise.agents import film
 from poise.agents.agent import AgentError
 from poise.agents.stages import open_stage
+from poise.checked import ConfigError
 from poise.envs import EnvError
 from poise.envs.forms.making import HERE
 from poise.settings.files import read_settings
@@ -185,6 +186,25 @@ def test_a_run_on_what_a_program_alone_has_is_resumed_and_scored_there(tmp_path)
     assert again.summary["steps"] == 128
     assert resumed.summary["exact"]
     assert whole.summary["parameters_sha256"] == run.summary["parameters_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("given", "env"),
+    [
+        ({"env": "worldly:Walk", "env_kwargs": {"gain": 2.0}}, r"env='worldly:Walk\(gain=2.0\)'$"),
+        ({"env": lambda: worldly.Walk()}, r"env=\.\.\.$"),
+    ],
+)
+def test_wrappers_are_repeated_with_their_environment(given, env, tmp_path):
+    run = train(tmp_path, **given, wrappers=[worldly.Double])
+    with pytest.raises(
+        ConfigError, match=f"wrappers are given without env: give the environ.*{env}"
+    ) as error:
+        poise.resume(run, total_steps=96, wrappers=[worldly.Double], file=io.StringIO())
+    assert "\n" not in str(error.value)
+    again = "worldly:Walk(gain=2.0)" if "'" in env else given["env"]
+    resumed = poise.resume(run, total_steps=96, env=again, wrappers=[worldly.Double], file=io.StringIO())
+    assert resumed.summary["steps"] == 96
 
 
 def mean(agent, env):
