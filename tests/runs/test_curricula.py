@@ -32,7 +32,13 @@ from poise.runs.setup import Conditions
 from poise.store.checkpoint import checkpoints, read_manifest
 from poise.system.interrupts import Guard
 from poise.training.groups import make_collector
-from poise.training.starting.curriculum import Curriculum, CurriculumState, name_of_function, program_of
+from poise.training.starting.curriculum import (
+    Curriculum,
+    CurriculumState,
+    load_function,
+    name_of_function,
+    program_of,
+)
 
 TINY = Config(
     total_steps=12 * 96, num_envs=3, ppo=PPO(num_steps=32, num_epochs=2, minibatch_size=32), policy=Policy()
@@ -315,6 +321,20 @@ def test_a_run_dir_resumes_with_its_curriculum(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         poise.train("targets:Far-v0", **given, on_iteration=stop)
     assert poise.train("targets:Far-v0", **given).summary["steps"] == 4 * 96
+
+
+def test_a_function_of_the_program_itself_is_refused(monkeypatch):
+    def widen(state):
+        return {}
+
+    monkeypatch.setattr(widen, "__module__", "__main__")
+    monkeypatch.setattr(widen, "__qualname__", "widen")
+    monkeypatch.setattr(sys.modules["__main__"], "widen", widen, raising=False)
+    said = r"^curriculum: widen is defined in the program itself, .* such as tasks.py, and give tasks.widen$"
+    with pytest.raises(ConfigError, match=said):
+        name_of_function(widen)
+    with pytest.raises(ConfigError, match=said):
+        load_function("__main__:widen")
 
 
 def test_a_resume_repeats_the_function(tmp_path):

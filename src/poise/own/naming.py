@@ -30,16 +30,21 @@ def name_of(given: Any, option: str) -> Any:
         return given
     module, name = given.__module__, given.__qualname__
     if module == "__main__":
-        raise ConfigError(
-            f"{option}: {name} is defined in the program itself, where no other process finds it; move it "
-            f"into a module, such as nets.py, and give nets.{name}"
-        )
+        raise ConfigError(in_the_program(name, option, "nets"))
     if getattr(sys.modules.get(module), name, None) is not given:
         raise ConfigError(
             f"{option}: {module}.{name} is not this class; give one that is defined at the top of its module"
         )
     _named.add(f"{module}:{name}")
     return f"{module}:{name}"
+
+
+def in_the_program(name: str, option: str, module: str) -> str:
+    """Why what is in ``__main__`` is refused, and what to do. ``module``: an example of where to move it."""
+    return (
+        f"{option}: {name} is defined in the program itself, where no other process finds it; move it into a "
+        f"module, such as {module}.py, and give {module}.{name}"
+    )
 
 
 def names_in(network: Network) -> tuple[str, ...]:

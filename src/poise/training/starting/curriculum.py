@@ -23,6 +23,7 @@ from poise.config import Config
 from poise.envs.adjusting import Adjustable, adjust_all, packed_json, plain_settings, unpacked_json
 from poise.envs.vector import EnvError
 from poise.errors import message_of
+from poise.own.naming import in_the_program
 from poise.training.collector import Collected, Collector
 
 WINDOW = 100  # episodes
@@ -57,6 +58,8 @@ def load_function(name: str) -> Decide:
         ConfigError: there is none.
     """
     module, _, function = name.partition(":")
+    if module == "__main__":
+        raise ConfigError(in_the_program(function, "curriculum", "tasks"))
     try:
         found: Any = importlib.import_module(module)
         for each in function.split("."):
@@ -75,9 +78,11 @@ def name_of_function(function: Any) -> str:
     """The name ``module:function`` of a function, which must lead back to it.
 
     Raises:
-        ConfigError: it does not: a resumed training could not find the function.
+        ConfigError: it does not, or the program itself has it: a resumed training could not find it.
     """
     module, name = (str(getattr(function, a, "")) for a in ("__module__", "__qualname__"))
+    if module == "__main__" and name.isidentifier():
+        raise ConfigError(in_the_program(name, "curriculum", "tasks"))
     found: Any = sys.modules.get(module)
     for each in name.split("."):
         found = getattr(found, each, None)
