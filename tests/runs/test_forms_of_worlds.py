@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import shlex
 
 import gymnasium as gym
 import numpy as np
@@ -186,6 +187,27 @@ def test_a_run_on_what_a_program_alone_has_is_resumed_and_scored_there(tmp_path)
     assert again.summary["steps"] == 128
     assert resumed.summary["exact"]
     assert whole.summary["parameters_sha256"] == run.summary["parameters_sha256"]
+
+
+@pytest.mark.parametrize("form", ["class of the notebook", "kwargs"])
+def test_what_an_interrupted_run_prints_resumes_it(form, tmp_path):
+    shown = io.StringIO()
+
+    def interrupt(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        poise.train(**TINY, **FORMS[form][0](), out=tmp_path, file=shown, on_iteration=interrupt)
+    told = shown.getvalue().splitlines()[-1].partition("; to resume: ")[2]
+    HERE.clear()  # as in another program
+    if form == "kwargs":
+        command = shlex.split(told)
+        assert command[:2] == ["poise", "resume"]
+        resumed = poise.resume(command[2], env=command[command.index("--env") + 1], file=io.StringIO())
+    else:
+        call = told.removeprefix("in Python, ").removesuffix(")")
+        resumed = eval(f"{call}, file=io.StringIO())")  # with the names of this module
+    assert resumed.summary["status"] == "finished"
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from poise.runs.session import session
 from poise.runs.setup import Conditions, Setup
 from poise.runs.starting.demonstrations import read_demonstrations, read_npz
 from poise.runs.starting.initial import first_start, read_start
-from poise.runs.starting.repeating import ALL, Repeated, check_repeated
+from poise.runs.starting.repeating import ALL, Repeated, check_repeated, resume_command
 from poise.runs.starting.source import OF_PARTS, read_source
 from poise.settings.keywords import choose
 from poise.spec import Spec
@@ -242,6 +242,35 @@ def test_several_trainings_need_what_they_start_from_again(tmp_path):
         check_repeated(tmp_path, config, Repeated(start_from="there", demonstrations="x"), needed=ALL)
     with pytest.raises(RunError, match="leave out --start-from: a training has its start in its checkpoints"):
         check_repeated(tmp_path, config, Repeated(start_from="there", curriculum="mine:widen"))
+
+
+@pytest.mark.parametrize(
+    ("env", "command"),
+    [
+        ("Reacher-v5", "poise resume runs/1 --curriculum mine:widen --ray there:1"),
+        ("Pendulum-v1(g=5.0)", "poise resume runs/1 --curriculum mine:widen --ray there:1"),
+        (
+            "tank:Tank(g=5.0)",
+            "poise resume runs/1 --env 'tank:Tank(g=5.0)' --curriculum mine:widen --ray there:1",
+        ),
+        (
+            "<lambda>",
+            "in Python, poise.resume('runs/1', env=..., curriculum='mine:widen', ray='there:1')",
+        ),
+        (
+            "<Tank-2>(g=5.0) + m:Clip(most=2) + <lambda>",
+            "in Python, poise.resume('runs/1', env=Tank, wrappers=['m:Clip(most=2)', ...], "
+            "curriculum='mine:widen', ray='there:1')",
+        ),
+        (
+            "tank:Tank(g=5.0) + <Clip>",
+            "in Python, poise.resume('runs/1', env='tank:Tank(g=5.0)', wrappers=[Clip], "
+            "curriculum='mine:widen', ray='there:1')",
+        ),
+    ],
+)
+def test_the_command_that_resumes_repeats_what_a_folder_alone_never_imports(env, command):
+    assert resume_command(Path("runs/1"), env, Config(curriculum="mine:widen"), "there:1") == command
 
 
 # ------------------------------------------------------------------------------------------ demonstrations

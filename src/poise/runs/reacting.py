@@ -16,7 +16,7 @@ from poise.runs.live import Live, live
 from poise.runs.recorder import Recorder
 from poise.runs.scoring import EVALUATION_EPISODES
 from poise.runs.setup import Conditions
-from poise.runs.starting.repeating import typed_again
+from poise.runs.starting.repeating import resume_command
 from poise.system import cluster
 from poise.system.interrupts import Guard
 from poise.system.notebook import card
@@ -188,13 +188,11 @@ def _keep(error: BaseException, recorder: Recorder, view: Live, conditions: Cond
 
 def _how_to_resume(recorder: Recorder, conditions: Conditions, ending: str) -> str:
     """Where a training ended before its end, and the command that resumes it."""
-    resume = (
-        f"{typed('poise', 'resume', recorder.shown)}{typed_again(recorder.setup.config, ('curriculum',))}"
-    )
-    command = f"{resume}{cluster.typed(conditions.ray)}{conditions.peer_options}"
+    setup = recorder.setup
+    resume = resume_command(recorder.shown, setup.task.id, setup.config, conditions.ray)
     score = recorder.evaluation
     scored = f"; greedy return {score.mean:.2f} over {len(score.length)} episodes so far" if score else ""
-    return f"{ending} at step {recorder.steps:,}{scored}; to resume: {command}"
+    return f"{ending} at step {recorder.steps:,}{scored}; to resume: {resume}{conditions.peer_options}"
 
 
 @contextlib.contextmanager

@@ -1,11 +1,15 @@
 """What a folder names and the user must repeat, before poise imports a module or reads another folder."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from poise.config import Config
+from poise.envs.forms.text import Named, Variant, parse
+from poise.envs.naming import only_here, reaches_outside
 from poise.runs.folders import RunError
+from poise.system import cluster
 from poise.system.terminal import typed
 
 
@@ -66,3 +70,36 @@ def typed_again(config: Config, names: tuple[str, ...] = ALL) -> str:
     options = [("--" + name.replace("_", "-"), value) for name, value in values.items()]
     networks = [("--network", *config.own_networks)] if config.own_networks else []
     return "".join(f" {typed(*words)}" for words in [*options, *networks])
+
+
+def resume_command(folder: Path, env: str, config: Config, ray: str | None) -> str:
+    """The command that resumes a training, with what has to be repeated.
+
+    The call in Python where only the program that trained has the environment.
+    """
+    if only_here(env) is not None:
+        arguments = _arguments(folder, parse(env), config) + ([] if ray is None else [f"ray={ray!r}"])
+        return f"in Python, poise.resume({', '.join(arguments)})"
+    again = f" {typed('--env', env)}" if reaches_outside(env) else ""
+    options = f"{typed_again(config, ('curriculum',))}{cluster.typed(ray)}"
+    return f"{typed('poise', 'resume', folder)}{again}{options}"
+
+
+def _arguments(folder: Path, env: Variant, config: Config) -> list[str]:
+    """The arguments of ``poise.resume``, with what the program alone has under its name there."""
+    arguments = [repr(str(folder)), f"env={_in_python(env.env)}"]
+    if env.wrappers:
+        arguments.append(f"wrappers=[{', '.join(map(_in_python, env.wrappers))}]")
+    if config.curriculum is not None:
+        arguments.append(f"curriculum={config.curriculum!r}")
+    if config.own_networks:
+        arguments.append(f"network={list(config.own_networks)!r}")
+    return arguments
+
+
+def _in_python(part: Named) -> str:
+    """A class or a function of the program by its name, where it has one; anything else as text."""
+    if not part.name.startswith("<"):
+        return repr(str(part))
+    name = re.sub(r"(-\d+)?>$", "", part.name[1:])
+    return name if name.isidentifier() and name != "lambda" else "..."
