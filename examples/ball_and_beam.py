@@ -1,4 +1,4 @@
-"""A robot of one's own: keep a ball in the middle of a beam that a servo tilts.
+"""Your own robot: keep a ball in the middle of a beam that a servo tilts.
 
 In this folder: poise train ball_and_beam:BallAndBeam-v0
 """

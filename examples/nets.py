@@ -1,4 +1,4 @@
-"""Networks of one's own: classes of Equinox in place of poise's hidden layers.
+"""Your own networks: classes of Equinox in place of poise's hidden layers.
 
 In this folder: poise train Pendulum-v1 --policy.network nets:Skip --value.network nets:Skip
 """

@@ -1,4 +1,4 @@
-"""An environment of one's own: keep the water of a leaking tank at a level that changes.
+"""Your own environment: keep the water of a leaking tank at a level that changes.
 
 In this folder: poise check tank:Tank, then poise train tank:Tank
 """
