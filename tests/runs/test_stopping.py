@@ -190,6 +190,12 @@ def test_a_function_stops_a_training_and_a_killed_one_stays_stopped(tmp_path):
     assert again.summary["parameters_sha256"] == run.summary["parameters_sha256"]
 
 
+def test_the_class_of_a_stop_without_parentheses_stops(tmp_path):
+    run = trained(tmp_path, on_iteration=lambda progress: poise.Stop)
+    assert (run.summary["stopped_by"], run.summary["stop_reason"]) == ("on_iteration", None)
+    assert run.summary["steps"] == ROLLOUT
+
+
 @pytest.mark.parametrize("answer", [True, False, np.True_, 7, "stop", [poise.Stop()]])
 def test_nothing_but_a_stop_stops(answer, tmp_path):
     shown = io.StringIO()

@@ -63,7 +63,7 @@ class StopAt:
 
     def __post_init__(self) -> None:
         checked_value("target", float, self.target)
-        checked_value("episodes", int, self.episodes)
+        object.__setattr__(self, "episodes", checked_value("episodes", int, self.episodes))
         if not math.isfinite(self.target):
             raise ConfigError(f"target = {self.target}: must be a finite number")
         if not 1 <= self.episodes <= RECENT:
@@ -131,6 +131,8 @@ class Stops:
 
         Returns a sentence if that may be a mistake.
         """
+        if answer is Stop:  # without parentheses
+            answer = Stop()
         if isinstance(answer, Stop) and self._is_open(steps):
             by = "loop" if isinstance(answer, Left) else "on_iteration"
             self.stopped = Stopped(by, answer.reason or None)
