@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,6 +54,18 @@ def test_a_wrong_value_names_field_value_and_bound(make, message):
     with pytest.raises(ConfigError) as error:
         make()
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("whole", [1e6, np.float64(1e6), np.int64(10**6), 10**6])
+def test_a_whole_number_may_be_written_as_a_float(whole):
+    config = Config(total_steps=whole)
+    assert (config.total_steps, type(config.total_steps)) == (10**6, int)
+    assert Policy(hidden=(64.0, 32)).hidden == (64, 32)
+    for wrong in (True, 1.5, float("inf"), float("nan"), "4k"):
+        with pytest.raises(ConfigError, match=r"total_steps = .*: must be a whole number"):
+            Config(total_steps=wrong)
+    with pytest.raises(ConfigError, match="num_epochs = 0: must be >= 1"):
+        PPO(num_epochs=0.0)
 
 
 def test_derived_sizes():

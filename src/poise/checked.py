@@ -4,6 +4,7 @@ Also the arguments of public functions that name a folder.
 """
 
 import dataclasses
+import numbers
 import os
 import types
 import typing
@@ -18,6 +19,7 @@ from poise.wording import parse_layers, parse_schedule
 Record = TypeVar("Record")
 LARGEST = 1e300  # a larger number counts as infinite: its square is
 DEEPEST = 64  # hidden layers: more take minutes to compile
+WHOLE = "must be a whole number"
 
 
 class ConfigError(PoiseError):
@@ -140,9 +142,19 @@ def checked_value(name: str, hint: Any, value: Any) -> Any:
             value = _as_tuple(value, typing.get_args(hint)[0])
         except ValueError as error:
             raise ConfigError(f"{name} = {error}") from error
+    if _problem(hint, value) == WHOLE:
+        value = _as_whole(value)
     if problem := _problem(hint, value):
         raise ConfigError(f"{name} = {shown(value)}: {problem}")
     return value
+
+
+def _as_whole(value: Any) -> Any:
+    """A whole number that is a float (1e6) or one of NumPy, as an int, also in layers; the rest as it is."""
+    if isinstance(value, tuple):
+        return tuple(_as_whole(each) for each in value)
+    is_number = isinstance(value, float | numbers.Integral) and not isinstance(value, int)
+    return int(value) if is_number and value == value // 1 else value
 
 
 def shown(value: Any) -> str:
