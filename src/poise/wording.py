@@ -30,6 +30,21 @@ def parse_count(text: str) -> int:
     return int(value)
 
 
+def parse_number(text: str) -> float:
+    """A number as Python writes it, or as ``parse_count`` reads it: ``-0.5``, ``1e-4``, ``500k``, ``1,000``.
+
+    Raises:
+        ValueError: not a number.
+    """
+    match = _NUMBER.fullmatch(text.strip().lower())
+    if match is not None:
+        return float(Decimal(re.sub("[_,]", "", match[1])) * _SUFFIX[match[2]])
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a number such as 0.5, 1e-4, 500 or 500k") from None
+
+
 def figure(value: float) -> str:
     """A return as text: one decimal from 100 on, two below, three below 1."""
     size = abs(value)

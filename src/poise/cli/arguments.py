@@ -28,7 +28,7 @@ from poise.cli.everyday import about_group, shortened, shown
 from poise.settings.files import NOTHING, Given, Settings
 from poise.settings.presets import starting_point
 from poise.system.terminal import typed
-from poise.wording import parse_count, parse_layers
+from poise.wording import parse_count, parse_layers, parse_number
 
 registry = ConstructorRegistry()
 unset = arg(help_behavior_hint=lambda label: "" if label == "None" else f"(default: {label})")
@@ -213,6 +213,20 @@ def _count(info: Any) -> PrimitiveConstructorSpec[int] | None:
         metavar="INT",
         instance_from_str=lambda words: parse_count(words[0]),
         is_instance=lambda value: isinstance(value, int),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+@registry.primitive_rule
+def _number(info: Any) -> PrimitiveConstructorSpec[float] | None:
+    """So may other numbers: 500k."""
+    if info.type is not float:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FLOAT",
+        instance_from_str=lambda words: parse_number(words[0]),
+        is_instance=lambda value: isinstance(value, int | float),
         str_from_instance=lambda value: [str(value)],
     )
 
