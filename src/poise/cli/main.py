@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.metadata
+import inspect
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ from poise.cli.mistyped import as_typed, refuse_unknown, refuse_unknown_verb, wi
 from poise.cli.settings import config, settings_of, translate
 from poise.cli.studies import bench, compare, experiment_command, report, reproduce, sweep_command
 from poise.cli.train import env_name, resume_command, train_command
+from poise.cli.words import refuse_misread, with_lists_joined
 from poise.config import Config
 from poise.errors import PoiseError, StorageError, shortened
 from poise.runs.options import Options
@@ -107,6 +109,12 @@ def _commands(verb: str, options: list[str], guard: Guard) -> dict[str, Callable
     }
 
 
+def _needs_word(verb: str, command: Callable[..., Any], options: list[str]) -> bool:
+    """Whether the verb needs a word that is no option. A file may name the ENV of ``poise train``."""
+    first = next(iter(inspect.signature(command).parameters.values()))
+    return settings_of(options).env is None if verb == "train" else first.default is first.empty
+
+
 def _run(arguments: list[str], guard: Guard) -> None:
     """Runs the verb."""
     arguments = with_usual_names(arguments)
@@ -123,6 +131,9 @@ def _run(arguments: list[str], guard: Guard) -> None:
         refuse_unknown_verb(verb, commands)
     if verb in commands and verb != "completion":
         refuse_unknown(verb, commands[verb], options)
+        options = with_lists_joined(commands[verb], options)
+        if not {"-h", "--help"}.intersection(options):
+            refuse_misread(verb, commands[verb], options, needs=_needs_word(verb, commands[verb], options))
         run = functools.partial(tyro.cli, prog=f"poise {verb}", args=options)
         if help is None:
             run(commands[verb])

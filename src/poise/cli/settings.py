@@ -33,14 +33,17 @@ def settings_of(arguments: Sequence[str]) -> Settings:
     if len(sources) > 1:
         raise ConfigError("config: appears twice; one file can be named")
     settings = read_settings(sources[0]) if sources and sources[0] else NOTHING
-    given = {name: words[-1] for name in STARTS if (words := words_of(_option(name), arguments))}
+    given: dict[str, Any] = {
+        name: words[-1] for name in STARTS if (words := words_of(_option(name), arguments))
+    }
     settings.refuse_curriculum(given, lambda value: f": {typed('--curriculum', value)}")
     settings.refuse_paths(given, lambda name, value: f": {typed(_option(name), value)}")
-    start: dict[str, Any] = dict(given)
     if "start_from" in given:
         run = given["start_from"][0]
-        start["start_from"] = None if run in ("", "None") else run
-    return settings.starting_from(start)
+        given["start_from"] = None if run in ("", "None") else run
+    if "start_parts" in given:  # repeated, they add up
+        given["start_parts"] = list(itertools.chain.from_iterable(words_of("--start-parts", arguments)))
+    return settings.starting_from(given)
 
 
 def _option(name: str) -> str:
