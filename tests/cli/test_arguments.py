@@ -237,6 +237,8 @@ def test_the_config_json_of_a_run_is_a_configuration():
         ("--total_step 3", "did you mean --total-steps?"),
         ("--env X", "--env: is not an option; write the value alone: poise train ENV"),
         ("--exp-name x", "in poise it is --name"),
+        ("--resume runs/x", "--resume: is not an option of train but a command: poise resume RUN"),
+        ("--continue", "--continue: is not an option of train but a command: poise resume RUN"),
         ("--qqq", "poise: --qqq: no such option all options: poise train --help-all"),
     ],
 )

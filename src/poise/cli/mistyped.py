@@ -31,6 +31,7 @@ VERBS = {
     "plot": "report",
     "list": "envs",
 }
+OF_A_RUN = {"resume", "evaluate", "video", "export", "doctor", "compare", "report", "diff"}  # verbs with RUN
 
 
 def refuse_unknown_verb(verb: str, verbs: Collection[str]) -> None:
@@ -99,6 +100,8 @@ def refuse_unknown(verb: str, command: Callable[..., Any], arguments: Sequence[s
             lines.append(
                 f"{option}: is not an option; write the value alone: poise {verb} {_plain(option).upper()}"
             )
+        elif (meant := VERBS.get(_plain(option), _plain(option))) in OF_A_RUN:
+            lines.append(f"{option}: is not an option of {verb} but a command: poise {meant} RUN")
         else:
             lines.append(f"{option}: no such option{instead(_plain(option), options)}")
     if lines:
