@@ -12,7 +12,7 @@ from poise.checked import Bound, ConfigError
 from poise.cli import main as cli
 from poise.cli import mistyped
 from poise.cli.arguments import registry
-from poise.cli.everyday import EVERYDAY, LONG, REFUSED
+from poise.cli.everyday import ALSO, EVERYDAY, LONG, REFUSED
 from poise.cli.studies import sweep_command
 from poise.cli.train import train_command
 from poise.config import PPO, Config, Policy, Value
@@ -384,12 +384,20 @@ def test_the_help_of_every_day_fits_two_screens_and_says_how_to_see_the_rest(ver
 
 
 def test_each_option_of_every_day_is_an_option_and_listed(capsys):
-    listed = set().union(*(help_of(verb, "-h", capsys)[1] for verb in LONG))
+    helps = {verb: help_of(verb, "-h", capsys)[1] for verb in LONG}
+    listed = set().union(*(names - ALSO.get(verb, set()) for verb, names in helps.items()))
     assert {name.rstrip("_") for name in EVERYDAY} <= listed
+    assert all(names <= helps[verb] for verb, names in ALSO.items())
     assert not {name for name in listed if ".no_" not in name and not name.startswith("no_")} - {
         *(name.rstrip("_") for name in EVERYDAY),
         "help",
     }
+
+
+def test_the_help_of_resume_lists_the_devices_alone(capsys):
+    assert "--device {auto,cpu,gpu} " in " ".join(help_of("resume", "--help", capsys)[0].split())
+    assert "invalid choice 'tpu'" in refused(capsys, "resume /nowhere --device tpu")
+    assert "/nowhere" in refused(capsys, "resume /nowhere --device None")
 
 
 def test_an_option_that_the_help_does_not_list_can_be_typed(capsys):

@@ -248,18 +248,22 @@ def _layers(info: Any) -> PrimitiveConstructorSpec[tuple[int, ...]] | None:
 
 @registry.primitive_rule
 def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """An option that may be None has the metavar ``INT`` in the help, where tyro writes ``{None}|INT``."""
+    """An option that may be None has the metavar ``INT`` in the help, where tyro writes ``{None}|INT``.
+
+    Likewise one with choices: None may be typed, but is not listed.
+    """
     parts = typing.get_args(info.type)
     if info.type_origin not in (types.UnionType, typing.Union) or types.NoneType not in parts:
         return None
     rest: Any = typing.Union[tuple(part for part in parts if part is not types.NoneType)]  # noqa: UP007
     inner = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(rest, info.markers))
-    if isinstance(inner, UnsupportedTypeAnnotationError) or inner.nargs != 1 or inner.choices:
+    if isinstance(inner, UnsupportedTypeAnnotationError) or inner.nargs != 1:
         return None
     return PrimitiveConstructorSpec(
         nargs=1,
-        metavar=inner.metavar,
+        metavar=f"{{{','.join(inner.choices)}}}" if inner.choices else inner.metavar,
         instance_from_str=lambda words: None if words == ["None"] else inner.instance_from_str(words),
+        choices=inner.choices and (*inner.choices, "None"),
         is_instance=lambda value: value is None or inner.is_instance(value),
         str_from_instance=lambda value: ["None"] if value is None else inner.str_from_instance(value),
     )

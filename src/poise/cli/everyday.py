@@ -47,6 +47,7 @@ EVERYDAY = {
     "policy.hidden",
     "value.hidden",
 }
+ALSO = {"resume": {"network", "curriculum", "max_seconds"}}  # of one verb: without these a run may not resume
 LONG = {"train", "resume", "experiment", "sweep", "bench"}  # verbs whose --help is shorter than --help-all
 SINGLE = {"run_dir", "stop_at", "max_seconds", "workers"}  # options of a single training
 REFUSED = {"experiment": SINGLE, "sweep": SINGLE | {"together", "evaluate"}}  # options that a verb refuses
@@ -108,7 +109,8 @@ def _is_option(hint: Any) -> bool:
 def shown(name: str, hint: Any) -> Any:
     """The annotation of an option or of a group, without those that the help does not list."""
     help = _help.get()
-    hidden = help and (name in REFUSED.get(help.verb, ()) or (help.brief and name not in EVERYDAY))
+    listed = EVERYDAY | ALSO.get(help.verb, set()) if help else EVERYDAY
+    hidden = help and (name in REFUSED.get(help.verb, ()) or (help.brief and name not in listed))
     return Annotated[hint, Suppress] if hidden and _is_option(hint) else hint
 
 

@@ -162,7 +162,7 @@ class Repeated:
     demonstrations: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """The demonstrations of an experiment or a sweep, likewise."""
     curriculum: Annotated[str | None, arg(metavar="FUNCTION", help_behavior_hint="")] = None
-    """The function of the curriculum."""
+    """The function of the curriculum, repeated if the training has one."""
 
     def of_run(self) -> dict[str, Any]:
         """What a single training needs of it."""
