@@ -16,11 +16,12 @@ class Search(Checked):
 
     search: tuple[str, ...] = field(default=(), metadata={"metavar": "OPTION[=VALUES]..."})
     """Search these options instead of the usual ones: ppo.clip (its usual values), ppo.clip=0.1,0.2,
-    ppo.lam=0.9:0.98, ppo.policy-learning-rate=1e-4:1e-2:log, ppo.gamma=0.9:0.999:horizon."""
+    ppo.lam=0.9:0.98, ppo.policy-learning-rate=1e-4:1e-2:log, ppo.gamma=0.9:0.999:horizon (evenly in the
+    logarithm of the horizon, 1/(1 - gamma))."""
     trials: int = 50
     """Number of settings, including the defaults; counted over all processes that share a storage."""
     seeds: int = FEWEST_SEEDS
-    """Trainings of each setting, with consecutive seeds starting at --seed; at least 3."""
+    """Trainings of each setting, at least 3, with consecutive seeds starting at --seed."""
     final_seeds: int = 10
     """Trainings of the best setting and of the defaults at the end, with the seeds after those."""
     at_once: int = 4
