@@ -275,8 +275,8 @@ def _resumed(
     check_repeated(run, config, Repeated(curriculum=changes.curriculum))
     print(f"resuming from step {steps:,} of {config.total_steps:,}: {run}", file=file, flush=True)
     if config != manifest.config and (config.ppo.has_schedule or config.curriculum):
-        print("what is scheduled follows the new budget: not the training that", file=file)
-        print("this budget would have given from the start", file=file)
+        print("note: schedules now follow the new budget, so the result differs from a run", file=file)
+        print("that had it from the start", file=file)
     if not (same_machine(usable.past, file) and same_networks(usable, file)):
         usable = dataclasses.replace(usable, past=dataclasses.replace(usable.past, exact=False))
     task = resolved(manifest.env, manifest.backend)._replace(reading=manifest.spec)
