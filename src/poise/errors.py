@@ -25,6 +25,11 @@ class TrainingError(PoiseError):
     exit_code = 1
 
 
+def with_notes(error: BaseException) -> str:
+    """The message of an error, and below it the notes that were added, such as what to do about it."""
+    return "\n".join([str(error), *getattr(error, "__notes__", ())])
+
+
 MOST_TEXT = 2000  # characters of a message from other code
 
 

@@ -24,7 +24,7 @@ from poise.checked import ConfigError
 from poise.cli.main import main
 from poise.config import BESIDE, PPO, Config
 from poise.envs import make
-from poise.errors import StorageError
+from poise.errors import StorageError, with_notes
 from poise.runs import session as module
 from poise.runs.folders import RunError
 from poise.runs.journal import JournalError, cut
@@ -541,13 +541,17 @@ def test_an_environment_that_fails_repeatedly_ends_the_training(crashing, monkey
     (crashing / "crashing.py").write_text(CRASHING.replace('os.unlink("plan")', "pass"))
     monkeypatch.setattr("poise.training.host.episode_seed", lambda *_: 5)
     (crashing / "plan").write_text("exit 5 3")
-    with pytest.raises(poise.PoiseError, match="step 3: its process ended with exit code 7"):
+    shown = io.StringIO()
+    with pytest.raises(poise.PoiseError, match="step 3: its process ended with exit code 7") as raised:
         poise.train(
             "crashing:Crashing-v0",
             out=crashing / "runs",
-            file=io.StringIO(),
+            file=shown,
             total_steps=STEPS,
             backend="gymnasium-async",
             on_crash="restart",
             **QUICK,
         )
+    advice = "crash.json plays the episode that failed again"
+    assert advice not in shown.getvalue()  # it follows the error: below it in the traceback, and as here
+    assert with_notes(raised.value).splitlines()[-1].endswith(advice)

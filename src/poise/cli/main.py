@@ -25,7 +25,7 @@ from poise.cli.studies import bench, compare, experiment_command, report, reprod
 from poise.cli.train import env_name, resume_command, train_command
 from poise.cli.words import refuse_misread, with_lists_joined
 from poise.config import Config
-from poise.errors import PoiseError, StorageError, shortened
+from poise.errors import PoiseError, StorageError, shortened, with_notes
 from poise.runs.options import Options
 from poise.settings.files import NOTHING
 from poise.settings.presets import PRESETS
@@ -196,7 +196,7 @@ def main(arguments: list[str] | None = None) -> int:
                 active = guard
                 _run_verb(words, guard)
         except PoiseError as error:
-            message = as_typed(str(error), everywhere=isinstance(error, ConfigError))
+            message = as_typed(with_notes(error), everywhere=isinstance(error, ConfigError))
             print(f"poise: {shortened(message, LONGEST_ERROR)}", file=sys.stderr)
             return error.exit_code
         except KeyboardInterrupt:  # also raised by Ray, whatever the signal was

@@ -174,7 +174,7 @@ def _keep(error: BaseException, recorder: Recorder, view: Live, conditions: Cond
     """Saves what there is of a training that ended with ``error``."""
     if isinstance(error, EnvFault) and error.crash is not None:
         path = recorder.shown / write_crash(recorder.folder, error.crash).name
-        view.say(f"{typed('poise', 'check', path)} plays the episode that failed again")
+        error.add_note(f"{typed('poise', 'check', path)} plays the episode that failed again")
     if isinstance(error, OSError):
         with contextlib.suppress(OSError):
             recorder.close()

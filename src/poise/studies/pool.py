@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from poise.checked import ConfigError
 from poise.config import Config
 from poise.envs.processes import GUARD, UnguardedError
-from poise.errors import PoiseError, StorageError, message_of
+from poise.errors import PoiseError, StorageError, message_of, with_notes
 from poise.runs.folders import LOG
 from poise.runs.options import Options
 from poise.runs.resuming import unusable
@@ -234,7 +234,7 @@ def outcome_of(train: Callable[[], R], folder: Path, file: TextOut) -> R | Poise
     try:
         return train()
     except PoiseError as error:
-        print(error, file=file)
+        print(with_notes(error), file=file)
         return error
     except KeyboardInterrupt:
         raise
