@@ -19,6 +19,7 @@ from poise.runs.setup import Past, Setup, Stopped
 from poise.spec import Episode
 from poise.store.checkpoint import checkpoints
 from poise.training.loop import settled_iterations
+from poise.wording import figure
 
 ROLLOUT = 2 * 64
 SMALL = {
@@ -259,6 +260,40 @@ def test_greedy_scores_are_among_the_metrics_of_a_progress(tmp_path):
     scores = [p.metrics[GREEDY] for p in seen]
     assert scores[0] is scores[2] is None
     assert [scores[1], scores[3]] == pytest.approx([first, second])
+
+
+def test_an_end_that_is_not_reached_is_said_with_how_near_it_was(whole, tmp_path):
+    shown = io.StringIO()
+    trained(tmp_path / "a", stop_at=490, file=shown)
+    *_, (_, mean) = means(whole)
+    line = f"--stop-at 490: not reached; the mean return of the last 100 episodes is {figure(mean)}"
+    assert line in shown.getvalue().splitlines()
+    few = io.StringIO()
+    run = trained(tmp_path / "b", stop_at=490, total_steps=4 * ROLLOUT, file=few)
+    ended = len(list(read_episodes(run.folder)))
+    assert f"--stop-at 490: not reached; {ended} episodes ended, the mean of 100 is needed" in few.getvalue()
+    shown = io.StringIO()
+    run = trained(
+        tmp_path / "c",
+        stop_at=490,
+        total_steps=4 * ROLLOUT,
+        eval_every=2 * ROLLOUT,
+        eval_episodes=2,
+        file=shown,
+    )
+    *_, (_, mean) = read_greedy(run.folder)
+    said = f"--stop-at 490: not reached; the mean return of the last greedy score is {figure(mean)}"
+    assert said in shown.getvalue().splitlines()
+
+
+def test_an_end_that_is_reached_with_the_budget_is_not_called_missed():
+    stops = blocks(total=100)
+    episodes = tuple(Episode(0, 0, 0, 11.0, 1, True) for _ in range(100))
+    stops.consider(type("P", (), {"steps": 100, "metrics": {}, "recent": episodes}))  # pyright: ignore
+    assert stops.stopped is None
+    end = "the mean return of the last 100 episodes is 11.00"
+    assert stops.missed() == f"--stop-at 10: reached when the budget was used up; {end}"
+    assert blocks(stop_at=None).missed() is None  # pyright: ignore
 
 
 def blocks(stop_at=10.0, total=1000, rollout=10):

@@ -182,7 +182,8 @@ class Changed:
     devices: int | None = None
     """Another number of devices that train together; None: the same."""
     stop_at: float | None = None
-    """Another mean return at which it stops, also for a training that stopped at one; None: the same."""
+    """Another mean return (of the last 100 episodes) at which it stops, also for a training that stopped at
+    one; None: the same."""
     max_seconds: float | None = None
     """Another time limit, also for a training that it has stopped; None: the same."""
 

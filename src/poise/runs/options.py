@@ -58,9 +58,9 @@ class Options(Checked):
     """Seconds after which no further episode of that score starts. None: a quarter of the duration of the
     training, at least 60; no limit if --eval-max-steps is set."""
     stop_at: Annotated[float, Bound(ge=-1e15, le=1e15)] | None = None
-    """Mean return at which the training stops before its budget is used up, with a score and a video as
-    always. The mean is that of a greedy score (--eval-every) or, without these, of the last 100 episodes. One
-    training only. None: no such end."""
+    """Mean return (of the last 100 episodes) at which the training stops before its budget is used up, with a
+    score and a video as always. Where greedy scores are asked for (--eval-every), it is the mean of such a
+    score instead. One training only. None: no such end."""
     max_seconds: Positive | None = None
     """Seconds after which the training stops, at the end of an iteration and in the same way. Those before a
     resume count, too, up to the checkpoint. The score and the video come on top. One training only. None: no

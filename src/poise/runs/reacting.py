@@ -142,6 +142,8 @@ def _to_the_end(
         if stops.stopped is not None:
             recorder.stop(stops.stopped)  # if it was so before the first iteration
             view.say(f"stopped at step {recorder.steps:,} by {stops.stopped.describe()}")
+        elif (line := stops.missed()) is not None:
+            view.say(line)
         _complete(recorder, view, guard)
         return recorder.finish("finished")
 

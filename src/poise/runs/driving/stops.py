@@ -10,7 +10,7 @@ import numpy as np
 from poise.checked import ConfigError, checked_value
 from poise.runs.setup import Past, Setup, Stopped
 from poise.training.iteration import RECENT, Progress
-from poise.wording import figure
+from poise.wording import counted, figure
 
 GREEDY = "evaluation/return"  # in the metrics of a Progress where greedy scores are asked for
 LOOKS = 100  # at what steps training to a return, of the budget, where several iterations are one program
@@ -108,6 +108,8 @@ class Stops:
         options = setup.options
         self._at = None if options.stop_at is None else StopAt(options.stop_at)
         self._warned = False
+        self._mean: float | None = None  # that decides, at the end of the last iteration
+        self._ended = 0  # the episodes of which it is the mean
         self.stopped: Stopped | None = past.stopped
 
     def resume(self, past: Past, greedy: list[tuple[int, float]]) -> None:
@@ -119,6 +121,7 @@ class Stops:
             return
         metrics: dict[str, Any] = {}
         if self._setup.options.eval_every:
+            self._mean = greedy[-1][1] if greedy else None
             metrics[GREEDY] = next((mean for steps, mean in greedy if steps == past.steps), None)
         self._consider(past.steps, metrics, [e.episodic_return for e in past.episodes[-RECENT:]])
 
@@ -144,6 +147,23 @@ class Stops:
             )
         return None
 
+    def missed(self) -> str | None:
+        """What is said at the end of a training that did not come to its ``--stop-at``; None: nothing."""
+        if self._at is None or self.stopped is not None:
+            return None
+        greedy = bool(self._setup.options.eval_every)
+        start = f"--stop-at {self._at.target:g}: not reached"
+        if self._mean is None:
+            needed = "no greedy score was played" if greedy else self._too_few()
+            return f"{start}; {needed}"
+        what = "last greedy score" if greedy else f"last {RECENT} episodes"
+        if self._mean >= self._at.target:
+            start = f"--stop-at {self._at.target:g}: reached when the budget was used up"
+        return f"{start}; the mean return of the {what} is {figure(self._mean)}"
+
+    def _too_few(self) -> str:
+        return f"{counted(self._ended, 'episode')} ended, the mean of {RECENT} is needed"
+
     def is_stopped(self) -> bool:
         return self.stopped is not None
 
@@ -152,6 +172,7 @@ class Stops:
         return self.stopped is None and steps < self._setup.total_steps
 
     def _consider(self, steps: int, metrics: Mapping[str, Any], returns: list[float]) -> None:
+        self._note_mean(metrics, returns)
         if not self._is_open(steps):
             return
         limit = self._setup.options.max_seconds
@@ -165,6 +186,13 @@ class Stops:
             stop = self._at.judge(returns) if self._is_fixed(steps) else None
         if stop is not None:
             self.stopped = Stopped("stop_at", stop.reason)
+
+    def _note_mean(self, metrics: Mapping[str, Any], returns: list[float]) -> None:
+        if self._setup.options.eval_every:
+            self._mean = metrics[GREEDY] if metrics.get(GREEDY) is not None else self._mean
+        else:
+            self._ended = len(returns)
+            self._mean = float(np.mean(returns[-RECENT:])) if len(returns) >= RECENT else None
 
     def _is_fixed(self, steps: int) -> bool:
         """Whether an iteration ends there however fast the machine is: those within a block have no state."""
