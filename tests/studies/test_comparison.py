@@ -241,8 +241,11 @@ def test_runs_that_cannot_be_compared_are_an_error(runs, tmp_path):
         compare_runs([one, one])
     with pytest.raises(CompareError, match="no two runs have the same environment: Pendulum-v1, Reacher-v4"):
         compare_runs([one, runs(0.2, 0, 0.0, env="Reacher-v4")])
-    with pytest.raises(CompareError, match="is not the folder of a run, an experiment or a sweep"):
+    with pytest.raises(CompareError, match=f"is not a run but holds runs, the newest is {tmp_path}"):
         compare_runs([one, tmp_path])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CompareError, match="is not the folder of a run, an experiment or a sweep"):
+        compare_runs([one, tmp_path / "empty"])
 
 
 def test_the_command_draws_and_tells(runs, tmp_path, capsys):

@@ -15,6 +15,7 @@ from poise.runs.options import Options
 from poise.settings.files import NOTHING, Settings, as_yaml, load_data, nested, read_settings
 from poise.settings.presets import PRESETS, starting_point
 from poise.settings.sb3 import translate as translate_zoo
+from poise.store.places import instead_of_run
 from poise.system.terminal import print, typed
 
 STARTS = ("start_from", "start_parts", "demonstrations", "curriculum")
@@ -32,7 +33,7 @@ def settings_of(arguments: Sequence[str]) -> Settings:
     sources = [words[0] for words in words_of("--config", arguments)]
     if len(sources) > 1:
         raise ConfigError("config: appears twice; one file can be named")
-    settings = read_settings(sources[0]) if sources and sources[0] else NOTHING
+    settings = _read(sources[0]) if sources and sources[0] else NOTHING
     given: dict[str, Any] = {
         name: words[-1] for name in STARTS if (words := words_of(_option(name), arguments))
     }
@@ -48,6 +49,14 @@ def settings_of(arguments: Sequence[str]) -> Settings:
 
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def _read(source: str) -> Settings:
+    """``read_settings``. A folder that holds runs, given for a run, is answered with the newest of them."""
+    place = Path(source)
+    if place.is_dir() and not (place / "config.json").exists() and (why := instead_of_run(place)):
+        raise ConfigError(f"{source}: {why}")
+    return read_settings(source)
 
 
 def words_of(option: str, arguments: Sequence[str]) -> list[list[str]]:
@@ -87,7 +96,7 @@ def _settings(source: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, An
     if source in PRESETS:
         env, preset = starting_point(source)
         return {"env": env}, flat(preset.to_dict()), {}
-    settings = read_settings(source)
+    settings = _read(source)
     usual = Options()
     options = {name: value for name, value in settings.options.items() if value != getattr(usual, name)}
     world = {"env": settings.env, "env_kwargs": dict(settings.env_kwargs), "wrappers": settings.wrappers}

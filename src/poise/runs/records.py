@@ -22,6 +22,7 @@ from poise.runs.options import Options
 from poise.spec import Episode, Spec
 from poise.store.checkpoint import CheckpointError, checkpoints, read_manifest
 from poise.store.files import read_json
+from poise.store.places import instead_of_run
 from poise.system.terminal import typed
 from poise.training.metrics import NAME, base_name
 
@@ -136,7 +137,8 @@ def read_record(run: Path) -> Record:
         CheckpointError, JournalError: a file of it is damaged.
     """
     if not (folders := checkpoints(run)):
-        raise RecordError(f"{run}: is not a run folder (no checkpoints in it)")
+        why = instead_of_run(run) or "is not a run folder (no checkpoints in it)"
+        raise RecordError(f"{run}: {why}")
     manifest = read_manifest(folders[0])
     try:
         options = Options.from_dict(manifest.notes.get("options", {}))

@@ -48,6 +48,7 @@ from poise.spec import IN_JAX, Spec
 from poise.store.checkpoint import CheckpointError, checkpoints, read_manifest
 from poise.store.claim import claimed
 from poise.store.files import read_json
+from poise.store.places import instead_of_run
 from poise.system import cluster
 from poise.system.compile_cache import keep_compiled
 from poise.system.pulse import announced
@@ -222,7 +223,7 @@ def proceed(run: Path, changes: Changes, conditions: Conditions) -> Run:
 
 def _proceeding(run: Path, changes: Changes, conditions: Conditions) -> Session:
     if not (run / "checkpoints").is_dir():
-        raise RunError(f"{run}: no run to resume (no checkpoints in it)")
+        raise RunError(f"{run}: {instead_of_run(run) or 'no run to resume (no checkpoints in it)'}")
     with same_directory():
         import_named(changes.network)
     with claimed(run):

@@ -31,13 +31,14 @@ from poise.store.files import FileError, check_room, remove_leftovers, sum_of
 from poise.store.manifest import CheckpointError, Manifest, read_with_files
 from poise.store.manifest import manifest_sum as manifest_sum
 from poise.store.manifest import read_manifest as read_manifest
+from poise.store.places import REPLACED as REPLACED
+from poise.store.places import instead_of_run
 from poise.store.tensors import Described, read_arrays
 
 AGENT = "agent.safetensors"
 TRAINING = "training.safetensors"
 INITIAL = "initial.safetensors"
 BEST = "best"
-REPLACED = "replaced-"  # prefix of folders in a run folder that hold an earlier training
 KEPT = 3  # newest checkpoints of a run
 LARGEST_FILE = 2**31
 MOST_CANDIDATES = 8
@@ -247,6 +248,8 @@ def agent_folder(run: Path, which: Which = "last") -> Path:
         return run
     if which == "best":
         best = run / "checkpoints" / BEST
+        if not (run / "checkpoints").exists() and (why := instead_of_run(run)):
+            raise CheckpointError(f"{run}: {why}")
         if best.is_symlink() or not best.is_dir():
             raise CheckpointError(
                 f"{run}: no best agent is kept there; one is chosen when a training ends and is evaluated"
@@ -254,7 +257,8 @@ def agent_folder(run: Path, which: Which = "last") -> Path:
         return best
     folders = checkpoints(run)
     if not folders:
-        raise CheckpointError(f"{run}: no agent is kept there (no checkpoints/<steps>/manifest.json)")
+        why = instead_of_run(run) or "no agent is kept there (no checkpoints/<steps>/manifest.json)"
+        raise CheckpointError(f"{run}: {why}")
     if folders[0] == step_folder(run, 0):
         raise CheckpointError(f"{run}: no agent is kept there yet (its first iteration has not ended)")
     return folders[0]

@@ -14,6 +14,7 @@ from poise.errors import PoiseError
 from poise.runs.journal import RETURN
 from poise.runs.records import Record, judged_by, read_record, scored_info
 from poise.store.checkpoint import REPLACED
+from poise.store.places import instead_of_run
 from poise.store.files import check_room, inside
 from poise.studies import tables
 from poise.studies.figures import Line, draw_tasks
@@ -110,7 +111,8 @@ def find_runs(places: Sequence[Path]) -> list[Path]:
         elif (place / "checkpoints").is_dir():
             runs.append(place)
         else:
-            raise CompareError(f"{place}: is not the folder of a run, an experiment or a sweep")
+            why = instead_of_run(place) or "is not the folder of a run, an experiment or a sweep"
+            raise CompareError(f"{place}: {why}")
     if len({path.resolve() for path in runs}) < len(runs):
         raise CompareError("a run is named twice")
     return runs
