@@ -14,6 +14,7 @@ import types
 from pathlib import Path
 
 import gymnasium as gym
+import nets
 import numpy as np
 import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
@@ -25,6 +26,7 @@ from poise.config import PPO, Config, Policy
 from poise.envs import EnvError, make
 from poise.envs.adjusting import Adjusted, apply_settings, plain_settings
 from poise.envs.vector import Restorable
+from poise.own import naming
 from poise.runs.folders import RunError
 from poise.runs.options import Options
 from poise.runs.session import session
@@ -345,6 +347,22 @@ def test_a_resume_repeats_the_function(tmp_path):
     advance(tmp_path / "other", "targets:Far-v0", config, 1)
     with pytest.raises(RunError, match=r"curriculum in a Python module; .* --curriculum test_curricula:outw"):
         poise.resume(tmp_path / "other", env="targets:Far-v0", file=io.StringIO())
+
+
+def test_all_names_that_a_resume_needs_are_said_at_once(tmp_path, monkeypatch):
+    config = dataclasses.replace(
+        TINY, curriculum=name_of_function(outward), policy=Policy(network=nets.Plain)
+    )
+    advance(tmp_path / "run", "targets:Far-v0", config, 1)
+    monkeypatch.setattr(naming, "_named", set())
+    names = "--env targets:Far-v0 --curriculum test_curricula:outward --network nets:Plain"
+    whole = f"env, curriculum and network name .*: poise resume .*/run --total-steps 960 {names} "
+    with pytest.raises(RunError, match=whole):
+        poise.resume(tmp_path / "run", total_steps=960, file=io.StringIO())
+    with pytest.raises(
+        RunError, match=rf"its curriculum and network name .* {names} \(in Python: curriculum="
+    ):
+        poise.resume(tmp_path / "run", env="targets:Far-v0", file=io.StringIO())
 
 
 def test_a_score_is_with_the_last_settings(tmp_path):

@@ -111,6 +111,11 @@ def class_of(name: str) -> type:
     return getattr(sys.modules[module], wanted)
 
 
+def unnamed(names: Iterable[str]) -> list[str]:
+    """Those of the names that the user has not given in this process."""
+    return [name for name in names if name not in _named]
+
+
 def _to_repeat(names: Sequence[str]) -> str:
     plural, given = ("s", list(names)) if len(names) > 1 else ("", names[0])
     return (
@@ -129,5 +134,5 @@ def check_networks(repeated: Iterable[str], there: Iterable[str], where: object)
     if other := [name for name in repeated if name not in names]:
         has = f"its own network is {' and '.join(names)}" if names else "it has no network of your own"
         raise ConfigError(f"network = {other[0]!r}: does not belong to {where}; {has}")
-    if not _named.issuperset(names):
+    if unnamed(names):
         raise ConfigError(f"{where}: {_to_repeat(names)}")

@@ -41,7 +41,7 @@ from poise.runs.resuming import (
 )
 from poise.runs.setup import Conditions, Past, Setup, Stopped
 from poise.runs.starting.initial import Arrays, first_start, read_start
-from poise.runs.starting.repeating import Repeated, check_repeated
+from poise.runs.starting.repeating import Repeated, check_repeated, refuse_missing
 from poise.runs.starting.source import read_source_manifest
 from poise.runs.writers.tally import Tally
 from poise.spec import IN_JAX, Spec
@@ -226,11 +226,26 @@ def _proceeding(run: Path, changes: Changes, conditions: Conditions) -> Session:
         raise RunError(f"{run}: {instead_of_run(run) or 'no run to resume (no checkpoints in it)'}")
     with same_directory():
         import_named(changes.network)
+    _refuse_missing_names(run, changes)
     with claimed(run):
         placed = _placed_again(run, changes, conditions)
         usable = newest_usable(run, conditions.file)
         return (yield from _resumed(run, usable, changes, placed, conditions))
     raise AssertionError
+
+
+def _refuse_missing_names(run: Path, changes: Changes) -> None:
+    """Refuses a resume that lacks several names at once, by the newest checkpoint that can be read."""
+    for checkpoint in checkpoints(run):
+        with contextlib.suppress(CheckpointError, ConfigError):
+            manifest = read_manifest(checkpoint)
+            break
+    else:  # what is wrong with them is said when one is loaded
+        return
+    asked = {name: value for name, value in vars(changes).items() if value is not None and value != ()}
+    numbers = {name: value for name, value in asked.items() if name not in ("env", "curriculum", "network")}
+    words = [word for name, value in numbers.items() for word in (f"--{name.replace('_', '-')}", f"{value}")]
+    refuse_missing(run, manifest.env, manifest.config, asked.keys(), *words)
 
 
 def _placed_again(run: Path, changes: Changes, conditions: Conditions) -> device.Choice:

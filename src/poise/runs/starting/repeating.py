@@ -2,12 +2,14 @@
 
 import dataclasses
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from poise.config import Config
 from poise.envs.forms.text import Named, Variant, parse
 from poise.envs.naming import only_here, reaches_outside
+from poise.own.naming import unnamed
 from poise.runs.folders import RunError
 from poise.system import cluster
 from poise.system.terminal import typed
@@ -80,9 +82,7 @@ def resume_command(folder: Path, env: str, config: Config, ray: str | None) -> s
     if only_here(env) is not None:
         arguments = _arguments(folder, parse(env), config) + ([] if ray is None else [f"ray={ray!r}"])
         return f"in Python, poise.resume({', '.join(arguments)})"
-    again = f" {typed('--env', env)}" if reaches_outside(env) else ""
-    options = f"{typed_again(config, ('curriculum',))}{cluster.typed(ray)}"
-    return f"{typed('poise', 'resume', folder)}{again}{options}"
+    return f"{typed_resume(folder, env, config)}{cluster.typed(ray)}"
 
 
 def _arguments(folder: Path, env: Variant, config: Config) -> list[str]:
@@ -103,3 +103,48 @@ def _in_python(part: Named) -> str:
         return repr(str(part))
     name = re.sub(r"(-\d+)?>$", "", part.name[1:])
     return name if name.isidentifier() and name != "lambda" else "..."
+
+
+def names_again(env: str, config: Config) -> dict[str, tuple[str, ...]]:
+    """What ``poise resume`` of a training needs again, by option: names of modules."""
+    names = {
+        "env": (env,) if reaches_outside(env) else (),
+        "curriculum": () if config.curriculum is None else (config.curriculum,),
+        "network": tuple(config.own_networks),
+    }
+    return {option: words for option, words in names.items() if words}
+
+
+def typed_resume(folder: Path, env: str, config: Config, *changes: str) -> str:
+    """The whole command that resumes a training, with ``changes`` as they are typed."""
+    again = [word for option, words in names_again(env, config).items() for word in (f"--{option}", *words)]
+    return typed("poise", "resume", folder, *changes, *again)
+
+
+def refuse_missing(folder: Path, env: str, config: Config, given: Collection[str], *changes: str) -> None:
+    """Refuses to resume where several names are missing, with the whole command.
+
+    Where only one is, what needs it says so itself.
+
+    Args:
+        folder: of the training.
+        env: its environment.
+        config: of the training.
+        given: the options that the user has repeated.
+        changes: what else the user asks for, as it is typed.
+
+    Raises:
+        RunError: names all of them.
+    """
+    names = names_again(env, config)
+    missing = [option for option in names if option not in given]
+    if "network" in missing and not unnamed(config.own_networks):
+        missing.remove("network")
+    if len(missing) < 2:
+        return
+    python = {n: list(w) if len(w) > 1 else w[0] for n, w in names.items() if n in missing}
+    arguments = ", ".join(f"{name}={words!r}" for name, words in python.items())
+    raise RunError(
+        f"{folder}: its {', '.join(missing[:-1])} and {missing[-1]} name Python modules; to import and run "
+        f"them, repeat the names: {typed_resume(folder, env, config, *changes)} (in Python: {arguments})"
+    )
