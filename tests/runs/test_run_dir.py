@@ -9,6 +9,7 @@ import pytest
 
 import poise
 from poise.checked import ConfigError
+from poise.cli.main import main
 from poise.runs.driving.run_dir import make_run_dir
 from poise.runs.folders import RunError
 from poise.runs.options import Options
@@ -106,6 +107,35 @@ def test_another_training_there_is_refused_and_stays(other, message, is_finished
     with pytest.raises(RunError, match=message):
         trained(folder, **other)
     assert contents(folder) == before
+
+
+def test_a_training_that_was_continued_is_not_told_to_shrink(tmp_path, capsys):
+    folder = tmp_path / "run"
+    trained(folder, evaluate=False)
+    again = f"to go on with it: poise resume {folder} --total-steps"
+    with pytest.raises(RunError, match=f"instead of 256; it has 384 steps already; {again} 384; or choose"):
+        trained(folder, evaluate=False, total_steps=4 * ROLLOUT)
+    poise.resume(folder, total_steps=8 * ROLLOUT, file=io.StringIO())
+    said = f"it was continued by poise resume: it has 512 steps already; {again} 512; or choose another"
+    for total_steps in (6 * ROLLOUT, 8 * ROLLOUT):  # with both, other numbers follow from its first budget
+        with pytest.raises(RunError, match=said):
+            trained(folder, evaluate=False, total_steps=total_steps)
+    assert main(["resume", str(folder), "--total-steps", "512"]) == 0
+
+
+def test_the_advice_is_a_whole_command_that_works(tmp_path, capsys, monkeypatch):
+    (tmp_path / "advised.py").write_text(
+        "from gymnasium.envs.classic_control import PendulumEnv as Base\n\nclass Swing(Base):\n    pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    given = {**SMALL, "evaluate": False, "run_dir": Path("run"), "file": io.StringIO()}
+    poise.train("advised:Swing", **given)
+    with pytest.raises(RunError, match="to change it: poise resume") as raised:
+        poise.train("advised:Swing", **{**given, "total_steps": 8 * ROLLOUT})
+    command = str(raised.value).partition("to change it: poise ")[2]
+    assert command == "resume run --total-steps 512 --env advised:Swing"
+    assert main(command.split()) == 0
 
 
 def test_a_training_that_stopped_early_is_finished(tmp_path):

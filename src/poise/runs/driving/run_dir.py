@@ -1,19 +1,21 @@
 """The run folder that a user names (``--run-dir``): what may be in it when a training begins there."""
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
 
 from poise import envs
+from poise.checked import flat
 from poise.config import Config
 from poise.runs.folders import RunError
 from poise.runs.journal import LOGS, METRICS
 from poise.runs.options import Options
 from poise.runs.resuming import first_difference
-from poise.store.checkpoint import CheckpointError, checkpoints, read_manifest
+from poise.runs.starting.repeating import typed_resume
+from poise.store.checkpoint import CheckpointError, Manifest, checkpoints, read_manifest
 from poise.store.claim import LOCK
 from poise.store.files import check_room, is_leftover
-from poise.system.terminal import typed
 
 WRITTEN = {LOCK, "config.json", "summary.json", "checkpoints", *LOGS}  # before the first checkpoint
 CHANGED = ("total_steps", "workers", "device", "devices", "stop_at", "max_seconds")  # by poise resume
@@ -79,11 +81,32 @@ def refuse_another(folder: Path, task: envs.Resolved, config: Config, options: O
     name, theirs, ours = differs
     raise RunError(
         f"{folder}: holds another training, with {name} = {theirs!r:.60} instead of {ours!r:.60}; "
-        f"{_advice(folder, name, ours)}"
+        f"{_advice(folder, manifest, config, name, ours)}"
     )
 
 
-def _advice(folder: Path, name: str, ours: Any) -> str:
+def _advice(folder: Path, manifest: Manifest, config: Config, name: str, ours: Any) -> str:
+    """What the user can do about a setting ``name`` that is ``ours`` and not that of the folder.
+
+    ``config``: as the user gave it. What is None there follows from the budget, that of the folder from its
+    first budget.
+    """
+    resumed = bool(manifest.notes.get("resumed"))
+    passed = name == "total_steps" and _is_passed(manifest, ours)
+    if passed or (resumed and flat(config.to_dict()).get(name, ours) is None):
+        budget = "--total-steps", str(manifest.config.total_steps)
+        why = "it was continued by poise resume: " if resumed else ""
+        return (
+            f"{why}it has {manifest.steps:,} steps already; to go on with it: "
+            f"{typed_resume(folder, manifest.env, manifest.config, *budget)}; or choose another --run-dir"
+        )
     if name not in CHANGED or ours is None:
         return "repeat its settings, or choose another --run-dir"
-    return f"to change it: {typed('poise', 'resume', folder, '--' + name.replace('_', '-'), str(ours))}"
+    change = (f"--{name.replace('_', '-')}", str(ours))
+    return f"to change it: {typed_resume(folder, manifest.env, manifest.config, *change)}"
+
+
+def _is_passed(manifest: Manifest, total_steps: int) -> bool:
+    """Whether a training has more steps than it would have with this budget."""
+    config = dataclasses.replace(manifest.config, total_steps=total_steps)
+    return config.num_iterations * config.rollout_size < manifest.steps
