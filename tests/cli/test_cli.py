@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -437,3 +438,20 @@ def test_the_exit_code_of_an_interrupt_is_that_of_the_signal_that_was_heard(numb
 
     monkeypatch.setattr(cli, "_run", interrupted)
     assert main(["envs"]) == code
+
+
+def test_without_a_folder_the_run_that_was_saved_last_resumes_and_one_that_failed_is_called_so(
+    tmp_path, capsys
+):
+    for number, state in enumerate(("interrupted", "failed")):
+        saved = tmp_path / "task" / state / "checkpoints" / "000000000000"
+        saved.mkdir(parents=True)
+        (saved.parents[1] / "summary.json").write_text(json.dumps({"status": state}))
+        os.utime(saved, (number, number))
+    code, out, _ = poise(f"resume --out {tmp_path}", capsys)
+    assert code == 2  # its checkpoint is empty
+    failed = tmp_path / "task" / "failed"
+    assert out.splitlines()[0] == f"the newest unfinished run, which has failed: {failed}"
+    shutil.rmtree(failed)
+    first = poise(f"resume --out {tmp_path}", capsys)[1].splitlines()[0]
+    assert first == f"the newest unfinished run: {tmp_path / 'task' / 'interrupted'}"

@@ -206,7 +206,8 @@ def resume_command(guard: Guard) -> Callable[..., None]:
         Example: poise resume runs/Reacher-v4/20261124-120000-0 --total-steps 400k
 
         Args:
-            run: The folder to resume; by default the unfinished one under --out that was saved last.
+            run: The folder to resume; by default the one under --out that was saved last and is not finished,
+                whether it was interrupted, killed or failed.
             changed: What is changed of a single training.
             meeting: The machines of one training.
             out: The folder in which to look for an unfinished run.
@@ -223,7 +224,7 @@ def resume_command(guard: Guard) -> Callable[..., None]:
         follows = meeting.others and meeting.process != 0  # it needs no folder
         folder = newest_unfinished(out) if run is None and not follows else run or Path()
         if run is None and not follows:
-            print(f"the newest unfinished run: {folder}", file=file, flush=True)
+            print(f"the newest unfinished run{_how_it_ended(folder)}: {folder}", file=file, flush=True)
         kinds = () if follows else (SWEEP, EXPERIMENT)
         kind = next((kind for kind in kinds if (folder / kind).exists()), None)
         _check_kind(repeated, is_sweep=kind == SWEEP, is_experiment=kind == EXPERIMENT)
@@ -238,6 +239,13 @@ def resume_command(guard: Guard) -> Callable[..., None]:
         tell_run(resumed, json_)
 
     return resume
+
+
+def _how_it_ended(folder: Path) -> str:
+    """That a run has failed, which it may do again at the same place."""
+    from poise.runs.folders import status
+
+    return ", which has failed" if status(folder) == "failed" else ""
 
 
 def _check_kind(repeated: Repeated, *, is_sweep: bool, is_experiment: bool) -> None:
