@@ -118,8 +118,8 @@ def score(mean, episodes=100, **more):
 def test_the_best_agent_is_said_to_be_chosen_elsewhere():
     best = {"steps": 900, "evaluation": score(142.5), "chosen_on": 32}
     summary = {"steps": 1000, "evaluation": score(142.8), "best": best}
-    said = "the best agent, chosen on 32 other episodes, is that of step 900: 142.5 on the same episodes of"
-    assert telling.best_line(summary) == f"{said} the score"
+    said = "best agent: that of step 900, 142.5 on the same episodes, chosen on 32 other episodes"
+    assert telling.best_line(summary) == f'{said} (--which best; poise.load(run, "best"))'
     assert telling.best_line(summary | {"best": best | {"steps": 1000}}) is None
     assert telling.best_line(summary | {"best": None}) is None
 
@@ -127,8 +127,8 @@ def test_the_best_agent_is_said_to_be_chosen_elsewhere():
 def test_the_best_agent_of_an_earlier_version_and_of_fewer_episodes():
     best = {"steps": 900, "evaluation": score(142.5, 40)}
     summary = {"steps": 1000, "evaluation": score(142.8), "best": best}
-    said = "the best agent is that of step 900: 142.5 on the first 40 episodes of the score"
-    assert telling.best_line(summary) == said
+    said = "best agent: that of step 900, 142.5 on the first 40 episodes"
+    assert telling.best_line(summary) == f'{said} (--which best; poise.load(run, "best"))'
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,8 @@ def test_progress_in_plain_lines_names_backend_and_replacement(finished):
     assert [line.split()[0] for line in lines] == ["128", "256", "384", "512"]
     assert "return -" in lines[-1]
     (score,) = (line for line in shown if line.startswith("score: "))
-    assert re.match("score: up to 100 episodes of at most 50 steps; with the choice .* at most$", score)
+    choice = r"with the choice of the best of \d saved agents"
+    assert re.fullmatch(rf"score: up to 100 episodes, {choice}; about \d+ s at most", score)
 
 
 def test_the_curve_is_a_picture_with_ink(finished):

@@ -8,7 +8,7 @@ from poise.agents.evaluation import Evaluation
 from poise.health.diagnosis import examine, verdict
 from poise.health.findings import Finding
 from poise.runs.records import read_record
-from poise.wording import figure
+from poise.wording import counted, figure
 
 STOPPED = {  # why the score has fewer episodes
     "steps": "its budget of steps was used up (--eval-max-steps)",
@@ -22,7 +22,7 @@ def score_lines(evaluation: Evaluation) -> list[str]:
     low, high = evaluation.interval
     how = "sampled" if evaluation.sampled else "greedy"
     lines = [
-        f"{how} return {figure(evaluation.mean)} over {len(evaluation.length)} episodes "
+        f"{how} return {figure(evaluation.mean)} over {counted(len(evaluation.length), 'episode')} "
         f"(95% interval {figure(low)} to {figure(high)})"
     ]
     if (rate := evaluation.success_rate) is not None:
@@ -38,7 +38,7 @@ def score_lines(evaluation: Evaluation) -> list[str]:
 def _successes(evaluation: Evaluation) -> str:
     """How many of the episodes, and the interval of their share."""
     values, interval = evaluation.successes, evaluation.success_interval
-    total = f"{len(values)} episodes"
+    total = counted(len(values), "episode")
     if len(values) < len(evaluation.length):
         total += " that report it"
     if interval is None:
@@ -54,10 +54,10 @@ def best_line(summary: Mapping[str, Any]) -> str | None:
         return None
     score, last = best["evaluation"], summary.get("evaluation") or {}
     which = "the same" if score["episodes"] == last.get("episodes") else f"the first {score['episodes']}"
-    chosen = f", chosen on {best['chosen_on']} other episodes," if "chosen_on" in best else ""
+    chosen = f", chosen on {best['chosen_on']} other episodes" if "chosen_on" in best else ""
     return (
-        f"the best agent{chosen} is that of step {best['steps']:,}: "
-        f"{figure(score['mean'])} on {which} episodes of the score"
+        f"best agent: that of step {best['steps']:,}, {figure(score['mean'])} on {which} episodes{chosen} "
+        '(--which best; poise.load(run, "best"))'
     )
 
 

@@ -165,11 +165,10 @@ def _complete(recorder: Recorder, view: Live, guard: Guard) -> None:
 
 def _announcement(budget: Budget) -> str:
     """What the scores may cost: shown before they begin."""
-    most = "" if budget.seconds is None else f" and about {budget.seconds:.0f} s"
-    return (
-        f"score: up to {EVALUATION_EPISODES} episodes of at most {budget.longest:,} steps; with the choice "
-        f"of the best of {budget.rivals} agents {budget.total_steps():,} steps{most} at most"
-    )
+    most = f"{budget.total_steps():,} steps" if budget.seconds is None else f"about {budget.seconds:.0f} s"
+    agents = counted(budget.rivals, "saved agent")
+    choice = f", with the choice of the best of {agents}" if budget.rivals > 1 else ""
+    return f"score: up to {EVALUATION_EPISODES} episodes{choice}; {most} at most"
 
 
 def _keep(error: BaseException, recorder: Recorder, view: Live, conditions: Conditions) -> None:
