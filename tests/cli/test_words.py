@@ -47,6 +47,9 @@ def test_both_tags_reach_the_training(capsys, tmp_path):
     small = "--total-steps 32 --ppo.num-steps 16 --num-envs 2 --ppo.minibatch-size 16"
     small += " --no-video --no-evaluate"
     assert cli.main(shlex.split(f"train Pendulum-v1 --tag a b --tag c --out {tmp_path} {small}")) == 0
+    shown = capsys.readouterr().out
+    assert "1 iteration x 32" in shown
+    assert "too short to judge (1 iteration, at least" in shown
     assert cli.main(["runs", str(tmp_path), "--filter", "a", "--filter", "c"]) == 0
     assert "no runs" not in capsys.readouterr().out
 

@@ -17,7 +17,7 @@ from poise.health.spaces import SPACES
 from poise.runs.records import Record, read_record
 from poise.system.terminal import typed
 from poise.training.metrics import BY_NAME
-from poise.wording import figure
+from poise.wording import counted, figure
 
 FEWEST = 4  # iterations; a shorter training is not judged
 
@@ -52,9 +52,11 @@ def examine(record: Record) -> list[Finding]:
 def verdict(record: Record, findings: list[Finding]) -> str:
     """The diagnosis in one line."""
     if len(record.rows) < FEWEST:
-        return f"health: too short to judge ({len(record.rows)} iterations, at least {FEWEST} needed)"
+        return (
+            f"health: too short to judge ({counted(len(record.rows), 'iteration')}, at least {FEWEST} needed)"
+        )
     if not findings:
-        return f"health: good ({len(RULES)} checks, {len(record.rows)} iterations)"
+        return f"health: good ({len(RULES)} checks, {counted(len(record.rows), 'iteration')})"
     names = ", ".join(finding.rule for finding in findings)
     return f"health: {names} ({typed('poise', 'doctor', record.folder)} explains this)"
 

@@ -55,6 +55,7 @@ from poise.system.notebook import preformatted
 from poise.system.pulse import announced
 from poise.system.streams import TextOut
 from poise.system.terminal import print, typed
+from poise.wording import counted
 
 MASKS: dict[MaskSource, str] = {
     "obs": f'obs["{MASK}"]',
@@ -448,6 +449,6 @@ def _facts_in_words(facts: dict[str, Any]) -> list[str]:
     if "step_us" in facts:
         lines.append(
             f"  {facts['step_us']:,.0f} us a step, {facts['reset_us']:,.0f} us a reset "
-            f"({facts['played_steps']:,} steps in {facts['played_episodes']} episodes were played)"
+            f"({facts['played_steps']:,} steps in {counted(facts['played_episodes'], 'episode')} were played)"
         )
     return lines + in_words(facts)

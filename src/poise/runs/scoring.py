@@ -18,6 +18,7 @@ from poise.store.checkpoint import Trained, save_best
 from poise.training.acting import ActionScale, make_actor
 from poise.training.iteration import Progress
 from poise.training.starting.curriculum import settings_in
+from poise.wording import counted
 
 EVALUATION_EPISODES = 100
 RESCORING_EPISODES = 32
@@ -102,7 +103,7 @@ class Scores:
 
     def _shown(self, limits: Limits, doing: str) -> Limits:
         def watch(ended: int, episodes: int, steps: int) -> None:
-            self.phase(f"{doing}: {ended} / {episodes} episodes, {steps:,} steps")
+            self.phase(f"{doing}: {ended} / {counted(episodes, 'episode')}, {counted(steps, 'step')}")
 
         return dataclasses.replace(limits, watch=watch)
 

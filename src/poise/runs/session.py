@@ -60,6 +60,7 @@ from poise.training.groups import collected_groups, make_collector
 from poise.training.loop import Around, Start, choose_layout, settle, settled_iterations
 from poise.training.starting.curriculum import refuse_curriculum, with_curriculum
 from poise.training.workers import Workers, WorkerSettings, check_workers
+from poise.wording import counted
 
 MOST_CPU_DEVICES = 64
 
@@ -500,7 +501,7 @@ def _announce(
     lines = [
         f"{setup.task.id}: {setup.total_steps:,} steps, seed {config.seed}",
         f"on {world.backend}, learning on {learners}: "
-        f"{config.num_iterations} iterations x {config.rollout_size:,}",
+        f"{counted(config.num_iterations, 'iteration')} x {config.rollout_size:,}",
         f"discount {config.ppo.gamma:.4g}; {horizon}",
     ]
     if placed.reason is not None:

@@ -79,7 +79,7 @@ class StopAt:
         if len(returns) < self.episodes:
             return None
         mean = float(np.mean(returns[-self.episodes :]))
-        return self._judged(mean, f"the mean return of the last {self.episodes} episodes")
+        return self._judged(mean, f"the mean return of the last {counted(self.episodes, 'episode')}")
 
     def judge_greedy(self, mean: float | None) -> Stop | None:
         """``mean``: of a greedy score; None: there was none."""

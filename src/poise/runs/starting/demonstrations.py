@@ -33,6 +33,7 @@ from poise.system.streams import TextOut
 from poise.system.terminal import print
 from poise.training.acting import ActionScale
 from poise.training.starting.cloning import Cloned, Demonstrations, clone
+from poise.wording import counted
 
 LARGEST = 2**31  # bytes of the file, and of its arrays
 MOST_ARRAYS = 256
@@ -48,7 +49,7 @@ def cloned(setup: Setup, file: TextOut) -> dict[str, Any]:
     config, path = setup.config, setup.config.demonstrations
     assert path is not None
     shown = read_demonstrations(Path(path), setup.spec, normalize_action=config.normalize.action)
-    what = f"{config.demonstration_epochs} epochs over {shown.num_rows:,} steps of {path}"
+    what = f"{counted(config.demonstration_epochs, 'epoch')} over {shown.num_rows:,} steps of {path}"
     state = two_devices.init(setup.spec, config)
     with announced(f"cloning: {what}", lambda line: print(line, file=file, flush=True)):
         result: Cloned = clone(state, shown, config, in_jax=setup.task.backend in IN_JAX)
