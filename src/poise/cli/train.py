@@ -21,7 +21,7 @@ from poise.settings.files import NOTHING, Settings
 from poise.settings.presets import starting_point
 from poise.system.interrupts import Guard
 from poise.system.pulse import announced
-from poise.system.streams import quiet_output
+from poise.system.streams import TextOut, quiet_output
 from poise.system.terminal import print
 
 ALONE = PeerOptions()
@@ -217,14 +217,12 @@ def resume_command(guard: Guard) -> Callable[..., None]:
         from poise.runs.peers.following import proceed_with_peers
         from poise.runs.session import Changes
         from poise.runs.setup import Conditions
-        from poise.studies.unfinished import EXPERIMENT, SWEEP, newest_unfinished
+        from poise.studies.unfinished import EXPERIMENT, SWEEP
 
         loaded = time.perf_counter() - start
         find_modules_here(repeated.env, repeated.curriculum, repeated.network)
         follows = meeting.others and meeting.process != 0  # it needs no folder
-        folder = newest_unfinished(out) if run is None and not follows else run or Path()
-        if run is None and not follows:
-            print(f"the newest unfinished run{_how_it_ended(folder)}: {folder}", file=file, flush=True)
+        folder = _newest(out, file) if run is None and not follows else run or Path()
         kinds = () if follows else (SWEEP, EXPERIMENT)
         kind = next((kind for kind in kinds if (folder / kind).exists()), None)
         _check_kind(repeated, is_sweep=kind == SWEEP, is_experiment=kind == EXPERIMENT)
@@ -241,11 +239,15 @@ def resume_command(guard: Guard) -> Callable[..., None]:
     return resume
 
 
-def _how_it_ended(folder: Path) -> str:
-    """That a run has failed, which it may do again at the same place."""
+def _newest(out: Path, file: TextOut) -> Path:
+    """The unfinished run that was saved last. A line names it, and whether it has failed, as it may again."""
     from poise.runs.folders import status
+    from poise.studies.unfinished import newest_unfinished
 
-    return ", which has failed" if status(folder) == "failed" else ""
+    folder = newest_unfinished(out)
+    failed = ", which has failed" if status(folder) == "failed" else ""
+    print(f"the newest unfinished run{failed}: {folder}", file=file, flush=True)
+    return folder
 
 
 def _check_kind(repeated: Repeated, *, is_sweep: bool, is_experiment: bool) -> None:

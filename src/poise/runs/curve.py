@@ -53,7 +53,8 @@ def draw_curve(
         )
     if evaluation is not None:
         low, high = evaluation.interval
-        label = f"greedy, after training: {wording.figure(evaluation.mean)} ({wording.counted(len(evaluation.length), 'episode')})"
+        count = wording.counted(len(evaluation.length), "episode")
+        label = f"greedy, after training: {wording.figure(evaluation.mean)} ({count})"
         axes.axhline(evaluation.mean, color="#c2571a", linewidth=1.2, linestyle="--", label=label, zorder=1)
         if np.isfinite(low):
             axes.axhspan(low, high, color="#c2571a", alpha=0.15, linewidth=0)

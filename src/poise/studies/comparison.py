@@ -14,8 +14,8 @@ from poise.errors import PoiseError
 from poise.runs.journal import RETURN
 from poise.runs.records import Record, judged_by, read_record, scored_info
 from poise.store.checkpoint import REPLACED
-from poise.store.places import instead_of_run
 from poise.store.files import check_room, inside
+from poise.store.places import instead_of_run
 from poise.studies import tables
 from poise.studies.figures import Line, draw_tasks
 from poise.studies.pairs import Pair, compare_settings, pair_as_json, pair_lines

@@ -142,8 +142,8 @@ def refuse_missing(folder: Path, env: str, config: Config, given: Collection[str
         missing.remove("network")
     if len(missing) < 2:
         return
-    python = {n: list(w) if len(w) > 1 else w[0] for n, w in names.items() if n in missing}
-    arguments = ", ".join(f"{name}={words!r}" for name, words in python.items())
+    python = [(name, list(names[name])) for name in missing]
+    arguments = ", ".join(f"{name}={words if words[1:] else words[0]!r}" for name, words in python)
     raise RunError(
         f"{folder}: its {', '.join(missing[:-1])} and {missing[-1]} name Python modules; to import and run "
         f"them, repeat the names: {typed_resume(folder, env, config, *changes)} (in Python: {arguments})"
