@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import worldly
-from gymnasium.wrappers import ClipReward, FrameStackObservation, TransformReward
+from gymnasium.wrappers import ClipReward, FrameStackObservation, TimeLimit, TransformReward
 
 import poise
 from poise import envs
@@ -207,6 +207,7 @@ def test_a_wrapper_of_this_program_is_kept():
 @pytest.mark.parametrize(
     ("env", "message"),
     [
+        (TimeLimit(worldly.Walk(), 5), r"an object \(Walk\) .*lambda: TimeLimit\(Walk\(\.\.\.\), \.\.\.\)$"),
         (worldly.Walk(), r"an object \(Walk\) that gymnasium.make has not made.*lambda: Walk\(\.\.\.\)$"),
         (
             worldly.Unrecorded(gym.make("Pendulum-v1"), 2.0),

@@ -497,7 +497,7 @@ def _announce(
         together = setup.options.together or 1
         learners += f" of {together} seeds" if together > 1 else ""
     # A time limit that the environment does not declare would give another discount.
-    horizon = "episodes have no time limit" if limit is None else f"episodes end after {limit:,} steps"
+    horizon = "no time limit is declared" if limit is None else f"episodes end after {limit:,} steps"
     lines = [
         f"{setup.task.id}: {setup.total_steps:,} steps, seed {config.seed}",
         f"on {world.backend}, learning on {learners}: "

@@ -232,6 +232,12 @@ def _text_of_make(env: functools.partial[Any]) -> str:
     return _named(env)
 
 
+def _call_of(env: gym.Env) -> str:
+    """The calls that make an environment and its wrappers, without their arguments."""
+    name = type(env).__name__
+    return f"{name}({_call_of(env.env)}, ...)" if isinstance(env, gym.Wrapper) else f"{name}(...)"
+
+
 def _text_of_object(env: gym.Env) -> str:
     """An environment that its ``spec`` describes: id, changed arguments and wrappers.
 
@@ -243,7 +249,8 @@ def _text_of_object(env: gym.Env) -> str:
     if spec is None or spec.id not in gym.registry:
         raise EnvError(
             f"env is an object ({name}) that gymnasium.make has not made, so that no second one can be made: "
-            f"give its class, or a function that returns a new one: lambda: {name}(...)"
+            f"give {'a function' if isinstance(env, gym.Wrapper) else 'its class, or a function'} that "
+            f"returns a new one: lambda: {_call_of(env)}"
         )
     refuse_changed(env, spec)
     usual = gym.registry[spec.id]
