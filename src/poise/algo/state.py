@@ -18,6 +18,8 @@ from poise.seeds import Stream, branch
 from poise.spec import Spec
 from poise.types import Tensor
 
+BETAS, EPSILON = (0.9, 0.999), 1e-5  # of Adam
+
 
 class Learner(eqx.Module):
     """Two networks and the states of their optimizers."""
@@ -94,4 +96,4 @@ def make_optimizer(max_grad_norm: float | Float[Array, ""] | None) -> optax.Grad
     The step size changes with each iteration, so the caller applies it.
     """
     limit = optax.identity() if max_grad_norm is None else optax.clip_by_global_norm(max_grad_norm)  # pyright: ignore[reportArgumentType]
-    return optax.flatten(optax.chain(limit, optax.scale_by_adam(eps=1e-5)))
+    return optax.flatten(optax.chain(limit, optax.scale_by_adam(*BETAS, eps=EPSILON)))

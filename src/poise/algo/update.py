@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from poise.algo.descent import descend_in_blocks, is_large
 from poise.algo.groups import mean_of_groups, own_key, per_group
 from poise.algo.hyperparameters import Hyperparameters, Number
 from poise.algo.losses import policy_loss, standardize, value_loss
@@ -176,6 +177,8 @@ def descend(
 
     The step of an independent log_std is ``std_rate`` times as large.
     """
+    if is_large(params):
+        return descend_in_blocks(params, opt_state, gradient, step_size, hyper)
     with jax.numpy_dtype_promotion("standard"):  # Optax mixes its integer step count with floats
         step, opt_state = make_optimizer(hyper.max_grad_norm).update(gradient, opt_state)
     step = scale_log_std(step, hyper.std_rate)
