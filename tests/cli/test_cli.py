@@ -105,7 +105,7 @@ def test_options_reach_the_configuration(capsys, tmp_path):
         ("train Pendulum-v1 --seeds 2 --together 2 --ray auto", "together = 2: must be 1 with --ray"),
         ("sweep Pendulum-v1 --together 2", "together = 2: must be 1 in a sweep"),
         ("train Reacher-v4 --out /dev/null/x", "out = '/dev/null/x': no folder can be made there"),
-        ("train", "ENV"),
+        ("train", "ENV is missing; name an environment or a preset"),
         ("fly", "train"),
     ],
 )

@@ -215,7 +215,7 @@ def test_a_special_file_is_refused(name, kind, run, tmp_path):
         verb = lambda: read_record(folder)  # noqa: E731
     if name == "video.mp4":
         text = verb()
-        assert "The film is not shown" in text
+        assert "The video is not shown" in text
         assert "elsewhere" not in text.replace(str(tmp_path), "")
         return
     with pytest.raises(PoiseError, match=rf"{name}: .*({said})"):

@@ -99,6 +99,8 @@ def train_command(
             asked: How the environment is made, where the settings come from, and how many trainings.
         """
         find_modules_here(config.curriculum, config.own_networks)
+        if not env and settings is NOTHING:
+            raise ConfigError("ENV is missing; name an environment or a preset (poise envs, poise presets)")
         id, _ = starting_point(asked.of(env or None, settings))
         if asked.seeds == 1:
             _train_one(id, config, options, meeting, guard or Guard(), ray, json_)

@@ -182,13 +182,16 @@ def _of_record(record: Any, prefix: str) -> dict[str, Option]:
 
 def _of_field(name: str, hint: Any) -> dict[str, Option]:
     marks: list[Any] = []
+    is_mixed = False  # whether it may be a number or text
     while typing.get_origin(hint) in (typing.Annotated, types.UnionType, typing.Union):
-        marks += getattr(hint, "__metadata__", ())
-        hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
+        marks += (about := getattr(hint, "__metadata__", ()))
+        parts = typing.get_args(hint)[:1] if about else typing.get_args(hint)
+        kinds = [part for part in parts if part is not types.NoneType]
+        hint, is_mixed = kinds[0], is_mixed or len(kinds) > 1
     if hint is bool:
         group, dot, last = name.rpartition(".")
         return {name: Option(0), f"{group}{dot}no_{last}": Option(0)}
     is_tuple = typing.get_origin(hint) is tuple and UseAppendAction not in marks
     is_open = is_tuple or any(isinstance(m, PrimitiveConstructorSpec) and m.nargs == "*" for m in marks)
-    number = hint if hint in NUMBERS else None
+    number = hint if hint in NUMBERS and not is_mixed else None
     return {name: Option(None if is_open else 1, number, is_tuple and typing.get_args(hint)[0] is str)}

@@ -120,7 +120,8 @@ def _resolve_name(id: str, backend: Backend) -> Resolved:
                 f"backend {backend} has Gymnasium's own {name}, but something else is registered under that "
                 "name; --backend gymnasium trains on it"
             )
-        raise EnvError(f"backend {backend} has no {id}; it has {', '.join(offered)}")
+        names = [name for name in offered if not name.startswith("<")]  # those that have one
+        raise EnvError(f"backend {backend} has no {id}; it has {', '.join(names)}")
     return _resolve_gymnasiums(id, backend)
 
 
