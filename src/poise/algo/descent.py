@@ -61,9 +61,9 @@ def descend_in_blocks(
 
     tails = [slope.size // BLOCK * BLOCK for slope in slopes]
     rest = [slice(start + tail, end) for start, tail, end in zip(starts, tails, ends, strict=True)]
-    means = [jnp.concatenate([vector[part] for part in rest]) for vector in (mu, nu)]
+    mean, square = (jnp.concatenate([vector[part] for part in rest]) for vector in (mu, nu))
     slope = jnp.concatenate([slope[tail:] for slope, tail in zip(slopes, tails, strict=True)])
-    m, v = moments(*means, slope * factor)
+    m, v = moments(mean, square, slope * factor)
     m, v, step = jax.lax.optimization_barrier((m, v, direction(m, v, count)))
     at = 0
     for i, (part, tail, rate) in enumerate(zip(rest, tails, rates, strict=True)):
